@@ -1,0 +1,1 @@
+"""Tensors only: grids, schedules, flow matching, resizing and the reference sampling loop."""

@@ -1,0 +1,135 @@
+"""Sizes of clips in pixels and in latents, and which of them a model accepts."""
+
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+# Not typing.Self: beartype, which checks signatures in tests, refuses it outside decorated classes.
+_SizeT = TypeVar("_SizeT", bound="_Size")
+_SIZE_PATTERN = re.compile(r"\s*(\d+)\s*[x×]\s*(\d+)\s*[x×]\s*(\d+)\s*")
+
+
+@dataclass(frozen=True)
+class _Size:
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for axis in ("frames", "height", "width"):
+            value = getattr(self, axis)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{type(self).__name__}.{axis}: got {value!r}, expected a whole number of at least 1."
+                )
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        """(frames, height, width), the axis order of every tensor here."""
+        return (self.frames, self.height, self.width)
+
+    @classmethod
+    def parse(cls: type[_SizeT], text: str) -> _SizeT:
+        """Read "FRAMESxHEIGHTxWIDTH", for example "33x128x128".
+
+        Raises:
+            ValueError: if `text` is not three whole numbers of at least 1 joined by "x".
+        """
+        match = _SIZE_PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a size; write FRAMESxHEIGHTxWIDTH, for example 33x128x128.")
+        frames, height, width = (int(group) for group in match.groups())
+        return cls(frames, height, width)
+
+
+@dataclass(frozen=True)
+class PixelSize(_Size):
+    """Size of a clip as one watches it: frames, height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class LatentSize(_Size):
+    """Size of a clip as the transformer sees it: latent frames, height and width."""
+
+    def tokens(self, patch: tuple[int, int, int] = (1, 2, 2)) -> int:
+        """Number of transformer tokens at this size.
+
+        Args:
+            patch: latents in one token along frames, height and width.
+
+        Raises:
+            ValueError: if the size is not a whole number of patches.
+        """
+        if any(axis % step for axis, step in zip(self.as_tuple(), patch, strict=True)):
+            raise ValueError(f"latent size {self} is not a whole number of {_join(patch)} patches.")
+        return (self.frames // patch[0]) * (self.height // patch[1]) * (self.width // patch[2])
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How a causal video VAE and a patchifying transformer divide a clip.
+
+    `temporal * k + 1` frames become `k + 1` latent frames: latent frame 0 holds one picture, every
+    later one holds `temporal` of them. Height and width shrink by `spatial`.
+
+    Attributes:
+        temporal: frames per latent frame, after the first.
+        spatial: pixels per latent along height and along width.
+        patch: latents in one transformer token along frames, height and width.
+    """
+
+    temporal: int = 4
+    spatial: int = 8
+    patch: tuple[int, int, int] = (1, 2, 2)
+
+    def latent_size(self, size: PixelSize) -> LatentSize:
+        """The latent size of a legal clip.
+
+        Raises:
+            ValueError: if the model cannot take this size; the message offers the nearest one it can.
+        """
+        nearest = self.nearest_legal(size)
+        if nearest != size:
+            raise ValueError(
+                f"{size} (frames x height x width) is not a legal size: got {size.frames} frames, expected "
+                f"{self._frames_rule()}; got height {size.height} and width {size.width}, expected multiples "
+                f"of {self._step(1)} and {self._step(2)}. Nearest legal size: {nearest}."
+            )
+        return LatentSize(
+            (size.frames - 1) // self.temporal + 1, size.height // self.spatial, size.width // self.spatial
+        )
+
+    def pixel_size(self, size: LatentSize) -> PixelSize:
+        """The size of the clip that latents of `size` decode to."""
+        return PixelSize(
+            (size.frames - 1) * self.temporal + 1, size.height * self.spatial, size.width * self.spatial
+        )
+
+    def nearest_legal(self, size: PixelSize) -> PixelSize:
+        """The legal size closest to `size` on every axis; the smaller one where two are equally near."""
+        latent_frames = _nearest_multiple((size.frames - 1) / self.temporal + 1, self.patch[0])
+        return PixelSize(
+            (latent_frames - 1) * self.temporal + 1,
+            _nearest_multiple(size.height, self._step(1)),
+            _nearest_multiple(size.width, self._step(2)),
+        )
+
+    def _step(self, axis: int) -> int:
+        return self.spatial * self.patch[axis]
+
+    def _frames_rule(self) -> str:
+        if self.patch[0] == 1:
+            return f"{self.temporal}k + 1"
+        return f"{self.temporal}k + 1 with k + 1 a multiple of {self.patch[0]}"
+
+
+def _nearest_multiple(value: float, step: int) -> int:
+    below = int(value // step) * step
+    nearest = below if value - below <= below + step - value else below + step
+    return max(step, nearest)
+
+
+def _join(numbers: tuple[int, ...]) -> str:
+    return "x".join(str(number) for number in numbers)

@@ -1,0 +1,127 @@
+"""Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and a schedule for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule, Stage
+
+TINY_TEXT_LENGTH = 48
+
+
+def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer without merges, so that every prompt has tokens of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=TINY_TEXT_LENGTH,
+    )
+
+
+def build_tiny_transformer(in_channels: int = 4) -> WanTransformer3DModel:
+    """Three blocks, two heads of twelve channels: 24 channels a token."""
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=in_channels,
+        out_channels=in_channels,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=3,
+        rope_max_seq_len=64,
+    )
+
+
+def build_tiny_vae() -> AutoencoderKLWan:
+    """8 x in space, 4 x in time, four latent channels with statistics that are not 0 and 1."""
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 1.5, 1.0, 2.0],
+    )
+
+
+def build_tiny_text_encoder(vocab_size: int) -> UMT5EncoderModel:
+    """Two layers of 16 channels."""
+    config = UMT5Config(
+        vocab_size=vocab_size,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    return UMT5EncoderModel(config)
+
+
+def build_tiny_wan_pipe() -> WanPipeline:
+    """A real WanPipeline with random weights, the same at every call; global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = build_tiny_tokenizer()
+        pipe = WanPipeline(
+            tokenizer=tokenizer,
+            text_encoder=build_tiny_text_encoder(len(tokenizer)).eval(),
+            vae=build_tiny_vae().eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            transformer=build_tiny_transformer().eval(),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def tiny_wan_pipe() -> WanPipeline:
+    """A fresh pipeline for every test: change it freely."""
+    return build_tiny_wan_pipe()
+
+
+@pytest.fixture(scope="session")
+def tiny_wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pipeline saved once in diffusers' folder format; do not write into it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-wan"
+    build_tiny_wan_pipe().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_schedule() -> ScaleSchedule:
+    """Three stages that grow first in time and then in space, to clips of 9x48x64 pixels."""
+    return ScaleSchedule(
+        (
+            Stage(1.0, LatentSize(2, 4, 4)),
+            Stage(0.8, LatentSize(3, 4, 4)),
+            Stage(0.5, LatentSize(3, 6, 8)),
+        )
+    )
