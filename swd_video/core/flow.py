@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Sigma = float | Float[Tensor, ""] | Float[Tensor, " batch"]
+Sigma = float | int | Float[Tensor, ""] | Float[Tensor, " batch"]
 _S = TypeVar("_S", float, Tensor)
 
 

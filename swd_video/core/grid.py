@@ -125,7 +125,7 @@ class Compression:
         return f"{self.temporal}k + 1 with k + 1 a multiple of {self.patch[0]}"
 
 
-def _nearest_multiple(value: float, step: int) -> int:
+def _nearest_multiple(value: float | int, step: int) -> int:
     below = int(value // step) * step
     nearest = below if value - below <= below + step - value else below + step
     return max(step, nearest)
