@@ -1,0 +1,247 @@
+"""YAML files to configs: `extends:`, overrides, and errors that name the file, the line and the key."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from swd_video.config.schema import DistillConfig
+
+KeyPath = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message is one line for the person who wrote it."""
+
+
+@dataclass
+class _Source:
+    """Values merged so far, and where each of them was written, for error messages."""
+
+    values: dict[str, Any]
+    origins: dict[KeyPath, str]
+
+
+def load_config(path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DistillConfig:
+    """Read a YAML config, the files it extends, and overrides on top.
+
+    `extends: other.yaml` (relative to the file that says so) takes the other file's values first:
+    mappings are merged key by key, everything else, lists included, is replaced.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted key to YAML text, for example `{"train.lr": "1e-4"}`; the command line gives these.
+
+    Raises:
+        ConfigError: naming file, line and key, or the override, and what was expected there.
+    """
+    source = _read(Path(path), seen=())
+    for key, text in (overrides or {}).items():
+        _override(source, key, text)
+    try:
+        return DistillConfig.model_validate(source.values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source, Path(path))) from None
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Command-line words such as `--train.lr 1e-4` or `--train.lr=1e-4` to dotted keys and YAML text.
+
+    Raises:
+        ConfigError: for a word that is not a flag, or a flag without a value.
+    """
+    overrides: dict[str, str] = {}
+    words = list(arguments)
+    while words:
+        flag = words.pop(0)
+        if not flag.startswith("--") or len(flag) == 2:
+            raise ConfigError(f"{flag!r}: expected an override such as --train.lr 1e-4")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"--{key}: no value; write --{key} VALUE")
+            value = words.pop(0)
+        overrides[key.replace("-", "_")] = value
+    return overrides
+
+
+def dump_config(config: DistillConfig) -> str:
+    """The whole config, defaults included, as YAML that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: DistillConfig) -> dict[str, Any]:
+    """Dotted key to value, lists whole; for comparing two configs."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> _Source:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: extends itself through {' -> '.join(map(str, seen))}; break the circle")
+    values, origins = _read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return _Source(values, origins)
+    if not isinstance(parent, str):
+        raise ConfigError(
+            f"{origins[('extends',)]}: extends: expected the path of one YAML file, got {parent!r}"
+        )
+    parent_path = path.parent / parent
+    if not parent_path.is_file():
+        raise ConfigError(f"{origins[('extends',)]}: extends: no file {parent_path}")
+    base = _read(parent_path, (*seen, path.resolve()))
+    return _Source(_merge(base.values, values), base.origins | origins)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}: expected keys such as `model:` and `train:` at the top of the file")
+        origins: dict[KeyPath, str] = {}
+        _note_origins(node, (), path, origins)
+        return loader.construct_document(node), origins
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    finally:
+        loader.dispose()
+
+
+def _note_origins(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath, str]) -> None:
+    origins.setdefault(at, f"{path}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _note_origins(item, (*at, index), path, origins)
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*at, str(key_node.value))
+            here = f"{path}:{key_node.start_mark.line + 1}"
+            if key in origins:
+                raise ConfigError(f"{here}: {_dotted(key)}: written twice, first at {origins[key]}")
+            origins[key] = here
+            _note_origins(value_node, key, path, origins)
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(source: _Source, key: str, text: str) -> None:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
+    parts = key.split(".")
+    here = source.values
+    for depth, part in enumerate(parts[:-1]):
+        inner = here.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--{key}: {'.'.join(parts[: depth + 1])} has no keys below it")
+        here[part] = here = dict(inner)
+    here[parts[-1]] = value
+    at = tuple(parts)
+    source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{key}"}
+
+
+def _explain(error: ValidationError, source: _Source, path: Path) -> str:
+    problem = error.errors(include_url=False)[0]
+    at = _without_kinds(problem["loc"], source.values)
+    key = _dotted(at)
+    if problem["type"] == "missing":
+        return f"{_origin(source, at[:-1], path)}: {key}: missing; add it"
+    where = _origin(source, at, path)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown key{_suggestion(at, source.values)}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: {key}.kind: missing; add it"
+    if problem["type"] == "value_error":
+        reason = str(problem["ctx"]["error"])
+        # The schedule's own messages already say which stage.
+        return f"{where}: {reason}" if key == "schedule" or not key else f"{where}: {key}: {reason}"
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{where}: {key}: {reason}, got {problem['input']!r}"
+
+
+def _without_kinds(location: Sequence[str | int], values: Any) -> KeyPath:
+    """Drop the tags that pydantic adds to locations inside a union by `kind`."""
+    kept: list[str | int] = []
+    here = values
+    for part in location:
+        if isinstance(here, dict) and here.get("kind") == part and part not in here:
+            continue
+        kept.append(part)
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
+    return tuple(kept)
+
+
+def _origin(source: _Source, at: KeyPath, path: Path) -> str:
+    for length in range(len(at), 0, -1):
+        if at[:length] in source.origins:
+            return source.origins[at[:length]]
+    return str(path)
+
+
+def _suggestion(at: KeyPath, values: dict[str, Any]) -> str:
+    known = sorted(_known_keys(at[:-1], values))
+    close = difflib.get_close_matches(str(at[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _known_keys(at: KeyPath, values: Any) -> set[str]:
+    sections: list[type[BaseModel]] = [DistillConfig]
+    here = values
+    for part in at:
+        here = here[part]
+        if isinstance(part, int):
+            continue
+        found = [_sections_in(section.model_fields[part].annotation) for section in sections]
+        sections = [inner for group in found for inner in group]
+        kind = here.get("kind") if isinstance(here, dict) else None
+        sections = [s for s in sections if kind is None or s.model_fields["kind"].default == kind]
+    return {key for section in sections for key in section.model_fields}
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]
+
+
+def _dotted(at: KeyPath) -> str:
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

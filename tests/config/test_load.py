@@ -1,0 +1,204 @@
+"""Configs: merging, overrides, round trips, and errors that name the file, the line and the key."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from swd_video.config.load import ConfigError, dump_config, flatten, load_config, parse_overrides
+from swd_video.config.schema import DistillConfig, FullTrainConfig, LoraTrainConfig, MuonConfig
+from swd_video.core.grid import LatentSize
+
+BASE = """\
+model: some-teacher
+data:
+  cache: out/cache
+schedule:
+  - {sigma: 1.0, frames: 2, height: 4, width: 4}
+  - {sigma: 0.5, frames: 3, height: 6, width: 8}
+train:
+  kind: full
+  steps: 10
+  lr: 2e-4
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def _error(path: Path, overrides: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def _edited(base: Path, old: str, new: str) -> Path:
+    assert old in BASE
+    path = base.with_name("edited.yaml")
+    path.write_text(BASE.replace(old, new))
+    return path
+
+
+def test_reads_values_and_defaults(base: Path) -> None:
+    config = load_config(base)
+    assert config.model == "some-teacher"
+    assert isinstance(config.train, FullTrainConfig)
+    assert config.train.lr == 2e-4  # plain YAML reads 2e-4 as text
+    assert config.loss.mmd.kernel == "linear" and config.loss.mmd.sigma_max == 0.6
+    assert config.scale_schedule().target == LatentSize(3, 6, 8)
+
+
+def test_is_frozen(base: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_config(base).seed = 3  # type: ignore[misc]
+
+
+def test_the_dump_is_valid_input_and_equal(base: Path, tmp_path: Path) -> None:
+    config = load_config(
+        base, {"train.lr": "1e-5", "train.optimizer": "{kind: muon}", "train.sample_prompts": "[é]"}
+    )
+    again = tmp_path / "resolved.yaml"
+    again.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(again) == config
+
+
+def test_extends_merges_mappings_and_replaces_lists(base: Path) -> None:
+    child = base.parent / "nested" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text(
+        "extends: ../base.yaml\nschedule: [{sigma: 1, frames: 3, height: 6, width: 8}]\ntrain: {steps: 20}\n"
+    )
+    config = load_config(child)
+    assert config.train.steps == 20 and config.train.lr == 2e-4
+    assert len(config.schedule) == 1
+
+
+def test_a_child_can_turn_to_lora(base: Path) -> None:
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\ntrain: {kind: lora, rank: 8}\n")
+    config = load_config(child)
+    assert isinstance(config.train, LoraTrainConfig) and config.train.rank == 8 and config.train.steps == 10
+
+
+def test_extends_in_a_circle_is_refused(base: Path) -> None:
+    base.write_text("extends: base.yaml\n" + BASE)
+    assert "extends itself" in _error(base)
+
+
+def test_extends_of_a_missing_file_names_both(base: Path) -> None:
+    base.write_text("extends: nowhere.yaml\n" + BASE)
+    message = _error(base)
+    assert message.startswith(f"{base}:1: extends:") and "nowhere.yaml" in message
+
+
+def test_overrides_win(base: Path) -> None:
+    overrides = parse_overrides(
+        ["--train.lr", "1e-3", "--train.optimizer.kind=muon", "--data.encode-batch-size", "2"]
+    )
+    config = load_config(base, overrides)
+    assert config.train.lr == 1e-3
+    assert isinstance(config.train.optimizer, MuonConfig)
+    assert config.data.encode_batch_size == 2
+
+
+@pytest.mark.parametrize("words", [["train.lr", "1"], ["--train.lr"], ["--train.lr", "--seed", "1"], ["--"]])
+def test_malformed_overrides_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse_overrides(words)
+
+
+def test_unknown_key_names_file_line_key_and_the_likely_one(base: Path) -> None:
+    path = _edited(base, "  steps: 10\n", "  setps: 10\n")
+    assert _error(path) == f"{path}:9: train.setps: unknown key; did you mean steps?"
+
+
+def test_unknown_key_far_from_all_lists_what_is_known(base: Path) -> None:
+    assert _error(_edited(base, "  cache:", "  cache: x\n  zzz:")).endswith(
+        "data.zzz: unknown key; known here: cache, encode_batch_size, manifest"
+    )
+
+
+def test_a_lora_key_in_full_training_is_unknown(base: Path) -> None:
+    assert "train.rank: unknown key" in _error(_edited(base, "  steps: 10\n", "  rank: 10\n"))
+
+
+def test_missing_key_is_named(base: Path) -> None:
+    message = _error(_edited(base, "data:\n  cache: out/cache\n", "data: {}\n"))
+    assert ":2: data.cache: missing" in message
+
+
+def test_missing_kind_is_named(base: Path) -> None:
+    assert "train.kind: missing" in _error(_edited(base, "  kind: full\n", ""))
+
+
+def test_wrong_value_says_what_was_got(base: Path) -> None:
+    message = _error(_edited(base, "lr: 2e-4", "lr: -1"))
+    assert ":10: train.lr:" in message and "greater than 0" in message and "got -1" in message
+
+
+def test_an_error_in_the_parent_names_the_parent(base: Path) -> None:
+    base.write_text(BASE.replace("steps: 10", "steps: none"))
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\nseed: 1\n")
+    assert _error(child).startswith(f"{base}:9: train.steps:")
+
+
+def test_an_error_in_an_override_names_the_flag(base: Path) -> None:
+    assert _error(base, {"train.lrr": "1"}).startswith("--train.lrr: train.lrr: unknown key; did you mean lr")
+    assert "--model.name" in _error(base, {"model.name": "x"})
+
+
+def test_a_bad_schedule_names_the_stage_and_the_line(base: Path) -> None:
+    message = _error(_edited(base, "frames: 3, height: 6", "frames: 1, height: 6"))
+    assert message.startswith(f"{base.with_name('edited.yaml')}:") and "stages[1]" in message
+    assert "1 latent frames cannot follow 2" in message
+
+
+def test_a_stage_with_a_wrong_key_is_located(base: Path) -> None:
+    message = _error(_edited(base, "{sigma: 0.5,", "{sgima: 0.5,"))
+    assert "schedule[1].sigma: missing" in message
+
+
+def test_rules_across_keys(base: Path) -> None:
+    assert "stage_weights has 1 numbers for 2 stages" in _error(base, {"train.stage_weights": "[1]"})
+    assert "sample_prompts is empty" in _error(base, {"train.sample_every": "5"})
+    assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "{sigma_min: 0.5, sigma_max: 0.4}"})
+
+
+def test_a_key_written_twice_is_refused(base: Path) -> None:
+    path = _edited(base, "  steps: 10\n", "  steps: 10\n  steps: 20\n")
+    assert _error(path) == f"{path}:10: train.steps: written twice, first at {path}:9"
+
+
+def test_broken_yaml_and_missing_files_are_one_line(base: Path) -> None:
+    assert "not valid YAML" in _error(_edited(base, "data:", "data: ]"))
+    assert "no such config file" in _error(base.with_name("none.yaml"))
+    base.write_text("- a\n- b\n")
+    assert "expected keys" in _error(base)
+
+
+def test_flatten_gives_dotted_keys(base: Path) -> None:
+    flat = flatten(load_config(base))
+    assert flat["train.lr"] == 2e-4 and flat["loss.mmd.kernel"] == "linear"
+    assert isinstance(flat["schedule"], list)
+
+
+def test_every_key_of_the_schema_is_explained() -> None:
+    schema = DistillConfig.model_json_schema()
+    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "MmdConfig"):
+        for key, entry in schema["$defs"][section]["properties"].items():
+            plain = key in ("kind", "optimizer")
+            assert plain or entry.get("description"), f"{section}.{key} has no description"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs" / "pocket").glob("*.yaml")), ids=str
+)
+def test_shipped_configs_load(path: Path) -> None:
+    assert load_config(path).scale_schedule().sigmas[0] == 1
