@@ -1,0 +1,214 @@
+"""Adherence: a small video classifier, trained on real clips alone, reads the attributes of a prompt back."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swd_video.evaluation.clips import check_clips
+from swd_video.evaluation.interval import Estimate, bootstrap_share
+
+WEIGHTS_NAME = "judge.safetensors"
+CONFIG_NAME = "judge.json"
+
+
+class _SpaceTimeBlock(nn.Module):
+    """Residual block of two (2+1)-D convolutions, halving the frame at its start.
+
+    Source: R(2+1)D, Tran et al. (arXiv 1711.11248).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, time_stride: int) -> None:
+        super().__init__()
+        stride = (time_stride, 2, 2)
+        self.space1 = nn.Conv3d(channels_in, channels_out, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False)
+        self.time1 = nn.Conv3d(
+            channels_out, channels_out, (3, 1, 1), (time_stride, 1, 1), (1, 0, 0), bias=False
+        )
+        self.norm1 = nn.BatchNorm3d(channels_out)
+        self.space2 = nn.Conv3d(channels_out, channels_out, (1, 3, 3), 1, (0, 1, 1), bias=False)
+        self.time2 = nn.Conv3d(channels_out, channels_out, (3, 1, 1), 1, (1, 0, 0), bias=False)
+        self.norm2 = nn.BatchNorm3d(channels_out)
+        self.shortcut = nn.Conv3d(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.silu(self.norm1(self.time1(self.space1(x))))
+        return functional.silu(self.norm2(self.time2(self.space2(hidden))) + self.shortcut(x))
+
+
+class AttributeJudge(nn.Module):
+    """A 3-D CNN with one classification head for each attribute of a prompt (subject, motion, background).
+
+    Attributes:
+        classes: For each attribute, the names of its classes in the order of the head's outputs.
+        input_frames: Frames the network reads, spread evenly over a clip from its first to its last.
+        input_size_px: Height and width the network reads.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Sequence[str]],
+        *,
+        input_frames: int = 17,
+        input_size_px: int = 64,
+        width: int = 24,
+    ) -> None:
+        """Make an untrained judge.
+
+        Args:
+            classes: For each attribute the names of its classes.
+            input_frames: Frames it reads.
+            input_size_px: Height and width it reads.
+            width: Channels after the first convolution.
+
+        Raises:
+            ValueError: If an attribute has fewer than two classes or names one twice.
+        """
+        super().__init__()
+        for attribute, names in classes.items():
+            if len(names) < 2 or len(set(names)) != len(names):
+                raise ValueError(
+                    f"classes[{attribute!r}]: got {list(names)}, expected two or more different names."
+                )
+        self.classes = {attribute: tuple(names) for attribute, names in classes.items()}
+        self.input_frames = input_frames
+        self.input_size_px = input_size_px
+        self.width = width
+        self.stem = nn.Conv3d(3, width, (3, 5, 5), (2, 2, 2), (1, 2, 2), bias=False)
+        self.norm = nn.BatchNorm3d(width)
+        self.blocks = nn.Sequential(
+            _SpaceTimeBlock(width, 2 * width, 1),
+            _SpaceTimeBlock(2 * width, 4 * width, 2),
+            _SpaceTimeBlock(4 * width, 6 * width, 2),
+        )
+        self.heads = nn.ModuleDict({name: nn.Linear(12 * width, len(c)) for name, c in self.classes.items()})
+
+    def prepare(
+        self, frames: UInt8[np.ndarray, "batch frames height width 3"]
+    ) -> UInt8[Tensor, "batch 3 judged_frames judged_height judged_width"]:
+        """Pick frames evenly and shrink them (antialiased) to the judge's input.
+
+        Raises:
+            ValueError: If the clips are not uint8 RGB or have fewer frames than two.
+        """
+        check_clips(frames)
+        picked = np.linspace(0, frames.shape[1] - 1, self.input_frames).round().astype(int)
+        flat = torch.from_numpy(np.ascontiguousarray(frames[:, picked])).flatten(0, 1).permute(0, 3, 1, 2)
+        size = (self.input_size_px, self.input_size_px)
+        if flat.shape[-2:] != size:
+            small = functional.interpolate(flat.float(), size=size, mode="bilinear", antialias=True)
+            flat = small.round().clamp(0, 255).to(torch.uint8)
+        return flat.unflatten(0, (len(frames), -1)).transpose(1, 2).contiguous()
+
+    def features(
+        self, pixels: Float[Tensor, "batch 3 frames height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """Mean and maximum over space and time of the last block; `pixels` lie in [-1, 1]."""
+        hidden = self.blocks(functional.silu(self.norm(self.stem(pixels))))
+        return torch.cat([hidden.mean(dim=(2, 3, 4)), hidden.amax(dim=(2, 3, 4))], dim=1)
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 frames height width"]
+    ) -> dict[str, Float[Tensor, "batch _"]]:
+        """Logits for each attribute; `pixels` lie in [-1, 1] at the judge's input size."""
+        features = self.features(pixels)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.inference_mode()
+    def predict(
+        self, frames: UInt8[np.ndarray, "clips frames height width 3"], *, batch_size: int = 32
+    ) -> dict[str, Int[np.ndarray, " clips"]]:
+        """The most likely class of each clip, by attribute; clips of any size and length."""
+        was_training = self.training
+        self.eval()
+        device = self.stem.weight.device
+        labels: dict[str, list[np.ndarray]] = {name: [] for name in self.classes}
+        for start in range(0, len(frames), batch_size):
+            pixels = to_pixels(self.prepare(frames[start : start + batch_size]).to(device))
+            for name, logits in self(pixels).items():
+                labels[name].append(logits.argmax(dim=1).cpu().numpy())
+        self.train(was_training)
+        return {name: np.concatenate(parts) for name, parts in labels.items()}
+
+    def save(self, folder: Path, **about: object) -> None:
+        """Write weights and class names to a folder; `about` (recipe, accuracy) is kept in the JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": 1,
+            "classes": {name: list(names) for name, names in self.classes.items()},
+            "input_frames": self.input_frames,
+            "input_size_px": self.input_size_px,
+            "width": self.width,
+            "about": about,
+        }
+        weights = folder / (WEIGHTS_NAME + ".tmp")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, weights)
+        os.replace(weights, folder / WEIGHTS_NAME)
+        text = folder / (CONFIG_NAME + ".tmp")
+        text.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(text, folder / CONFIG_NAME)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "AttributeJudge":
+        """Read a judge back, frozen and in evaluation mode.
+
+        Raises:
+            ValueError: If the folder holds no judge.
+        """
+        if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
+            raise ValueError(
+                f"{folder}: no judge there, expected {CONFIG_NAME} and {WEIGHTS_NAME}. "
+                "Train one first (tools/pocket/judge.py for the pocket world)."
+            )
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        judge = cls(
+            config["classes"],
+            input_frames=config["input_frames"],
+            input_size_px=config["input_size_px"],
+            width=config["width"],
+        )
+        judge.load_state_dict(load_file(folder / WEIGHTS_NAME))
+        return judge.requires_grad_(False).eval().to(device)
+
+
+def to_pixels(frames: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """8-bit values to [-1, 1]."""
+    return frames.float() / 127.5 - 1.0
+
+
+def adherence(
+    predictions: Mapping[str, Int[np.ndarray, " clips"]],
+    labels: Mapping[str, Int[np.ndarray, " labels"]],
+    prompts: Int[np.ndarray, " prompts"] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Share of clips in which the judge reads what the prompt asked for, by attribute.
+
+    Args:
+        predictions: The judge's classes, by attribute.
+        labels: The classes the prompts asked for, by attribute.
+        prompts: Number of each clip's prompt: intervals resample prompts, not clips.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If the attributes or the numbers of clips differ.
+    """
+    if predictions.keys() != labels.keys():
+        raise ValueError(f"adherence: predictions of {sorted(predictions)} but labels of {sorted(labels)}.")
+    shares = {}
+    for name, predicted in predictions.items():
+        if len(predicted) != len(labels[name]):
+            raise ValueError(
+                f"adherence: {len(predicted)} predictions but {len(labels[name])} labels of {name!r}."
+            )
+        hits = (np.asarray(predicted) == np.asarray(labels[name])).astype(np.int64)
+        shares[name] = bootstrap_share(hits, prompts, seed=seed)
+    return shares

@@ -1,0 +1,113 @@
+"""Tables of estimates: Markdown with intervals, JSON with everything, and a marked place in a document."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from swd_video.evaluation.interval import Estimate
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a report.
+
+    Attributes:
+        key: Name of the figure in each row.
+        title: Head of the column.
+        digits: Digits after the point.
+        interval: Whether the interval is printed too.
+    """
+
+    key: str
+    title: str
+    digits: int = 2
+    interval: bool = True
+
+
+def format_figure(figure: Estimate | float | str | None, digits: int, *, interval: bool = True) -> str:
+    """One cell: `0.95 [0.92, 0.97]`, a plain number, the text itself, or an en dash where there is none."""
+    if figure is None:
+        return "–"
+    if isinstance(figure, str):
+        return figure
+    if isinstance(figure, Estimate):
+        text = f"{figure.value:.{digits}f}"
+        return f"{text} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]" if interval else text
+    return f"{figure:.{digits}f}" if math.isfinite(figure) else "–"
+
+
+def markdown_table(
+    columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[str, Estimate | float | str | None]]]
+) -> str:
+    """A Markdown table with one row for each `(title, figures)`; missing figures become dashes."""
+    lines = [
+        "| | " + " | ".join(column.title for column in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for title, figures in rows:
+        cells = [format_figure(figures.get(c.key), c.digits, interval=c.interval) for c in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON under a temporary name, then move it in place; dataclasses become objects, NaN null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name, then move it in place."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def check_markers(path: Path, name: str) -> None:
+    """Check that a document has one marked place of this name, before hours are spent on filling it.
+
+    Raises:
+        ValueError: If the file or a marker is missing, doubled or out of order.
+    """
+    _split(path, name)
+
+
+def replace_between_markers(path: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in a document.
+
+    Raises:
+        ValueError: If the file or a marker is missing, doubled or out of order.
+    """
+    before, after = _split(path, name)
+    write_text(path, f"{before}\n{text.strip()}\n{after}")
+
+
+def _split(path: Path, name: str) -> tuple[str, str]:
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; make it, with the lines {begin!r} and {end!r} where the table goes."
+        )
+    document = path.read_text(encoding="utf-8")
+    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
+        raise ValueError(
+            f"{path}: expected {begin!r} and later {end!r}, once each; put them where the table goes."
+        )
+    before, rest = document.split(begin)
+    return before + begin, end + rest.split(end)[1]
+
+
+def _plain(data: object) -> Any:
+    if is_dataclass(data) and not isinstance(data, type):
+        return _plain(asdict(data))
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from swd_video.evaluation.adherence import AttributeJudge, adherence, to_pixels
+
+CLASSES = {
+    "subject": ("square", "bar"),
+    "motion": ("left", "right", "still"),
+    "background": ("dark", "light"),
+}
+
+
+def clips_with_labels(count: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Squares or bars that go left, right or nowhere over a dark or a light ground."""
+    rng = np.random.default_rng(seed)
+    labels = {name: rng.integers(len(classes), size=count) for name, classes in CLASSES.items()}
+    clips = np.zeros((count, 9, 48, 48, 3), dtype=np.uint8)
+    for clip, subject, motion, ground in zip(clips, *labels.values(), strict=True):
+        clip[...] = (30, 200)[ground] + rng.integers(-20, 20)
+        height, width = ((14, 14), (6, 26))[subject]
+        y, x = rng.integers(4, 44 - height), 24 - width // 2 + rng.integers(-3, 4)
+        colour = rng.integers(90, 150, size=3)
+        for index, frame in enumerate(clip):
+            left = max(x + (-2, 2, 0)[motion] * (index - 4), 0)
+            frame[y : y + height, left : left + width] = colour
+    return clips, labels
+
+
+def small_judge() -> AttributeJudge:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AttributeJudge(CLASSES, input_frames=9, input_size_px=32, width=8)
+
+
+def test_a_judge_learns_to_read_the_attributes_back(tmp_path: Path) -> None:
+    judge = small_judge()
+    clips, labels = clips_with_labels(256, seed=0)
+    pixels = to_pixels(judge.prepare(clips))
+    targets = {name: torch.from_numpy(values) for name, values in labels.items()}
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
+    judge.train()
+    for step in range(60):
+        batch = torch.arange(step * 32, step * 32 + 32) % 256
+        logits = judge(pixels[batch])
+        loss = sum(functional.cross_entropy(logits[name], targets[name][batch]) for name in CLASSES)
+        optimizer.zero_grad()
+        torch.as_tensor(loss).backward()
+        optimizer.step()
+
+    unseen, answers = clips_with_labels(96, seed=1)
+    judge.save(tmp_path, note="test")
+    reloaded = AttributeJudge.load(tmp_path)
+    predictions = reloaded.predict(unseen, batch_size=40)
+    shares = adherence(predictions, answers)
+    assert {name: round(share.value, 1) for name, share in shares.items() if share.value < 0.9} == {}
+    for name, expected in judge.predict(unseen).items():
+        np.testing.assert_array_equal(predictions[name], expected)
+    backwards = reloaded.predict(np.ascontiguousarray(unseen[:, ::-1]))
+    moving = answers["motion"] < 2
+    assert np.mean(backwards["motion"][moving] == 1 - answers["motion"][moving]) > 0.9
+
+
+def test_prepare_keeps_first_and_last_frame_and_takes_any_size() -> None:
+    judge = small_judge()
+    clip = np.zeros((1, 33, 64, 48, 3), dtype=np.uint8)
+    clip[0] = np.arange(33)[:, None, None, None]
+    prepared = judge.prepare(clip)
+    assert prepared.shape == (1, 3, 9, 32, 32)
+    assert prepared[0, 0, :, 0, 0].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32]
+    with pytest.raises(ValueError, match="two or more frames"):
+        judge.prepare(clip[:, :1])
+
+
+def test_predicting_leaves_the_mode_and_batching_does_not_matter() -> None:
+    judge = small_judge().train()
+    clips, _ = clips_with_labels(7, seed=2)
+    together = judge.predict(clips)
+    apart = judge.predict(clips, batch_size=2)
+    assert judge.training
+    for name in CLASSES:
+        np.testing.assert_array_equal(together[name], apart[name])
+
+
+def test_shares_count_hits_over_prompts() -> None:
+    labels = {"subject": np.repeat([0, 1, 2, 3], 25)}
+    predictions = {"subject": np.repeat([0, 1, 2, 0], 25)}
+    prompts = np.repeat([0, 1, 2, 3], 25)
+    by_prompt = adherence(predictions, labels, prompts)["subject"]
+    by_clip = adherence(predictions, labels)["subject"]
+    assert by_prompt.value == by_clip.value == 0.75
+    assert by_prompt.high - by_prompt.low > 2 * (by_clip.high - by_clip.low)
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no judge there"):
+        AttributeJudge.load(tmp_path)
+    with pytest.raises(ValueError, match="two or more different names"):
+        AttributeJudge({"subject": ("cat", "cat")})
+    with pytest.raises(ValueError, match="labels of"):
+        adherence({"a": np.zeros(2, dtype=np.int64)}, {"b": np.zeros(2, dtype=np.int64)})
+    with pytest.raises(ValueError, match="2 predictions but 3 labels"):
+        adherence({"a": np.zeros(2, dtype=np.int64)}, {"a": np.zeros(3, dtype=np.int64)})

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from swd_video.evaluation.fidelity import (
+    ImageNetVideoFeatures,
+    frechet_distance,
+    frechet_distance_of_moments,
+    frechet_estimate,
+    kernel_distance,
+    kernel_estimate,
+)
+
+
+def test_frechet_of_commuting_gaussians_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    a, b = rng.uniform(0.1, 4.0, size=(2, 12))
+    mean_a, mean_b = rng.normal(size=(2, 12))
+    expected = ((mean_a - mean_b) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    got = frechet_distance_of_moments(mean_a, basis * a @ basis.T, mean_b, basis * b @ basis.T)
+    assert got == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_frechet_of_samples_is_that_of_their_moments(count: int) -> None:
+    """Both with more samples than features and with fewer, where the covariances are singular."""
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(count, 30)) @ rng.normal(size=(30, 30))
+    b = rng.normal(size=(count + 7, 30)) + 0.5
+    product = np.cov(a.T) @ np.cov(b.T)
+    root = scipy.linalg.sqrtm(product + (1e-9 * np.eye(30) if count < 30 else 0.0)).real
+    difference = a.mean(0) - b.mean(0)
+    expected = difference @ difference + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-3)
+    moments = (a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance_of_moments(*moments), rel=1e-8)
+
+
+def test_frechet_survives_a_large_offset_and_is_zero_for_the_same_set() -> None:
+    a = np.random.default_rng(2).normal(size=(60, 8))
+    assert frechet_distance(a + 1e4, a + 1e4) == pytest.approx(0.0, abs=1e-9)
+    assert frechet_distance(a + 1e4, a + 1e4 + 3.0) == pytest.approx(8 * 9.0, rel=1e-6)
+
+
+def test_kernel_distance_is_unbiased_and_grows_with_the_shift() -> None:
+    rng = np.random.default_rng(3)
+    same = [kernel_distance(*rng.normal(size=(2, 40, 6))) for _ in range(300)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(300)
+    x, y = rng.normal(size=(2, 400, 6))
+    shifted = [kernel_distance(x + shift, y) for shift in (0.0, 0.3, 0.6)]
+    assert shifted[0] < shifted[1] < shifted[2]
+
+
+def test_kernel_distance_of_shifted_gaussians_is_the_closed_form() -> None:
+    """In one dimension E k(x, y) follows from the moments of x y: with k = (x y + 1)^3."""
+
+    def expected_kernel(m: float, n: float) -> float:
+        first = m * n
+        second = (1 + m**2) * (1 + n**2)
+        third = (m**3 + 3 * m) * (n**3 + 3 * n)
+        return third + 3 * second + 3 * first + 1
+
+    shift = 0.7
+    expected = expected_kernel(shift, shift) + expected_kernel(0, 0) - 2 * expected_kernel(shift, 0)
+    rng = np.random.default_rng(4)
+    got = [kernel_distance(rng.normal(shift, 1, (500, 1)), rng.normal(0, 1, (500, 1))) for _ in range(40)]
+    assert np.mean(got) == pytest.approx(expected, abs=4 * np.std(got) / np.sqrt(40))
+
+
+def test_estimates_hold_the_plain_figures_and_count_prompts() -> None:
+    rng = np.random.default_rng(5)
+    prompts = np.repeat(np.arange(30), 4)
+    features = np.repeat(rng.normal(size=(30, 5)), 4, axis=0) + 0.1 * rng.normal(size=(120, 5))
+    reference = rng.normal(size=(200, 5))
+    for estimator, plain in ((frechet_estimate, frechet_distance), (kernel_estimate, kernel_distance)):
+        grouped = estimator(features, reference, prompts, resamples=200)
+        alone = estimator(features, reference, resamples=200)
+        assert grouped.value == alone.value == pytest.approx(plain(features, reference), rel=1e-9)
+        assert grouped.low < grouped.value < grouped.high
+        assert grouped.high - grouped.low > 1.3 * (alone.high - alone.low)
+
+
+def test_resampling_does_not_count_a_clip_against_itself() -> None:
+    """The interval of a distance to the own distribution must hold zero."""
+    x, y = np.random.default_rng(6).normal(size=(2, 150, 8))
+    estimate = kernel_estimate(x, y, resamples=400)
+    assert estimate.low < 0 < estimate.high
+
+
+def test_mismatched_features_are_refused() -> None:
+    with pytest.raises(ValueError, match="one width"):
+        frechet_distance(np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="at least 2"):
+        kernel_distance(np.zeros((1, 3)), np.zeros((4, 3)))
+
+
+def moving_clips(count: int, *, seed: int, blur: bool = False, frozen: bool = False) -> np.ndarray:
+    """Bright squares that move over a gradient."""
+    rng = np.random.default_rng(seed)
+    clips = np.zeros((count, 5, 48, 48, 3), dtype=np.uint8)
+    for clip in clips:
+        colour = rng.integers(60, 255, size=3)
+        top, left, step = rng.integers(0, 20), rng.integers(0, 12), rng.integers(2, 5)
+        for index, frame in enumerate(clip):
+            frame[...] = np.linspace(0, 90, 48, dtype=np.uint8)[:, None, None]
+            x = left + (0 if frozen else step * index)
+            frame[top : top + 16, x : x + 16] = colour
+            if blur:
+                mean = frame.reshape(6, 8, 6, 8, 3).mean(axis=(1, 3)).astype(np.uint8)
+                frame[...] = mean.repeat(8, axis=0).repeat(8, axis=1)
+    return clips
+
+
+def test_image_net_features_tell_blurred_and_frozen_clips_from_real_ones() -> None:
+    describe = ImageNetVideoFeatures(size_px=48)
+    reference = describe(moving_clips(24, seed=0))
+    assert reference.shape == (24, 640) and reference.dtype == np.float64
+    floor = frechet_distance(describe(moving_clips(24, seed=1)), reference)
+    for damage in ({"blur": True}, {"frozen": True}):
+        assert frechet_distance(describe(moving_clips(24, seed=1, **damage)), reference) > 1.5 * floor
+    frozen = describe(moving_clips(3, seed=2, frozen=True))
+    np.testing.assert_allclose(frozen[:, 320:], 0.0, atol=1e-4)
+
+
+def test_features_do_not_depend_on_the_batching() -> None:
+    clips = moving_clips(4, seed=3)
+    together = ImageNetVideoFeatures(size_px=64, frames_per_forward=64)(clips)
+    apart = np.concatenate(
+        [ImageNetVideoFeatures(size_px=64, frames_per_forward=3)(clips[i : i + 1]) for i in range(4)]
+    )
+    np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="expected uint8"):
+        ImageNetVideoFeatures(size_px=64)(clips[:, :1])
