@@ -1,0 +1,1 @@
+"""The `swd-video` command line: one module a command, imported only when it runs."""

@@ -1,0 +1,106 @@
+"""Entry point of `swd-video`: picks the command, and turns errors into one line and an exit code."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import swd_video
+from swd_video.cli.allocator import keep_freed_memory
+
+EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
+EXIT_INTERRUPTED = 130
+
+TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
+"""Set to 1 to see where a one-line error was raised."""
+
+
+class Command(NamedTuple):
+    """A row of the command table: where the command lives, its line of help, and whether it moves tensors."""
+
+    module: str
+    help: str
+    heavy: bool = True
+
+
+# Literals, so that neither `--help` nor a mistyped command imports a command and torch with it.
+COMMANDS = {
+    "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
+    "distill": Command("swd_video.cli.distill", "distill a teacher into a student of a few stages"),
+    "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
+    "doctor": Command(
+        "swd_video.cli.doctor",
+        "say what this machine has: devices, attention, decoders, encoders",
+        heavy=False,
+    ),
+}
+
+
+def usage() -> str:
+    """Return the text of `swd-video --help`."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: swd-video [--version] [--help] COMMAND ...\n\n"
+        "Distil video diffusion models into few stages, growing in space and time, and render with them.\n\n"
+        f"commands:\n{rows}\n\n"
+        "`swd-video COMMAND --help` lists a command's options. With --json a command prints one JSON\n"
+        "object on stdout. Exit codes: 0 done, 1 failed, 2 wrong input.\n"
+        f"{TRACEBACK_VARIABLE}=1 in the environment shows where an error came from."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: Arguments after the program's name; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return EXIT_DONE if arguments else EXIT_WRONG_INPUT
+    if arguments[0] in ("-V", "--version"):
+        print(f"swd-video {swd_video.__version__}")
+        return EXIT_DONE
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        cure = f"Did you mean `{close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
+        return _report(f"no command {name!r}. {cure}", EXIT_WRONG_INPUT)
+    return _run(COMMANDS[name], rest)
+
+
+def _run(command: Command, arguments: list[str]) -> int:
+    if command.heavy:
+        keep_freed_memory()
+    debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
+    try:
+        return int(importlib.import_module(command.module).run(arguments))
+    except KeyboardInterrupt:
+        return _report("interrupted. Run the same command again to go on.", EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "").startswith("swd_video"):
+            raise
+        return _report(
+            f"{error}. Install what this command needs: pip install 'swd-video[train]'.", EXIT_FAILED
+        )
+    except ValueError as error:
+        if debug:
+            raise
+        return _report(str(error) or repr(error), EXIT_WRONG_INPUT)
+    except OSError as error:
+        if debug:
+            raise
+        return _report(str(error), EXIT_FAILED)
+
+
+def _report(message: str, exit_code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
