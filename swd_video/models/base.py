@@ -96,7 +96,7 @@ class VideoModel(ABC):
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
         blocks: Sequence[int],
         transformer: nn.Module | None = None,
-    ) -> list[Float[Tensor, "batch tokens channels"]]:
+    ) -> list[Float[Tensor, "batch tokens hidden_size"]]:
         """Tokens after each of the asked transformer blocks, in the order asked.
 
         Nothing after the last asked block is computed, and gradients reach `noisy_latents`.

@@ -1,0 +1,111 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+import swd_video.models.loading as loading
+from swd_video.core.grid import PixelSize
+from swd_video.models.loading import (
+    VideoSpec,
+    load_model,
+    load_teacher,
+    read_video_spec,
+    resolve_model_path,
+    shipped_models,
+    write_video_spec,
+)
+
+
+@pytest.fixture
+def own_folder(tiny_wan_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_wan_folder, tmp_path / "own"))
+
+
+def test_a_teacher_is_a_plain_diffusers_pipeline(tiny_wan_folder: Path, tiny_wan_pipe: WanPipeline) -> None:
+    pipe = load_teacher(tiny_wan_folder)
+    assert type(pipe) is WanPipeline
+    for name, tensor in tiny_wan_pipe.transformer.state_dict().items():
+        assert torch.equal(pipe.transformer.state_dict()[name], tensor)
+    assert not any(getattr(pipe, name).training for name in ("transformer", "text_encoder", "vae"))
+
+
+def test_precision_reaches_every_part(tiny_wan_folder: Path) -> None:
+    pipe = load_teacher(tiny_wan_folder, dtype=torch.bfloat16)
+    assert {pipe.transformer.dtype, pipe.text_encoder.dtype, pipe.vae.dtype} == {torch.bfloat16}
+    model = load_model(tiny_wan_folder, dtype=torch.bfloat16)
+    embeds = model.encode_prompt(["a cat"])
+    assert model.predict_velocity(torch.zeros(1, 4, 3, 4, 4), 1.0, embeds).dtype == torch.float32
+    assert model.encode_video(torch.zeros(1, 3, 5, 32, 32)).dtype == torch.float32
+
+
+def test_a_model_knows_what_its_folder_says(own_folder: Path) -> None:
+    assert load_model(own_folder).spec.fps == 16
+    write_video_spec(own_folder, VideoSpec(fps=12.0, training_size=PixelSize(9, 48, 64), text_length=20))
+    spec = load_model(own_folder).spec
+    assert (spec.fps, spec.training_size, spec.text_length) == (12, PixelSize(9, 48, 64), 20)
+    assert type(WanPipeline.from_pretrained(own_folder)) is WanPipeline
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"fsp": 12}', "got fsp, expected only fps, training_size and text_length"),
+        ('{"training_size": "9x48"}', "'9x48' is not a size"),
+        ('{"fps": [12]}', "float"),
+        ("[1]", "got 1, expected only"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_broken_spec_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "video_spec.json").write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_video_spec(tmp_path)
+    assert str(error.value).startswith(str(tmp_path / "video_spec.json"))
+    assert message in str(error.value)
+
+
+def test_names_of_shipped_models_resolve(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ASSETS", own_folder.parent)
+    assert shipped_models() == ["own"]
+    assert resolve_model_path("own") == str(own_folder)
+
+
+def test_folders_and_hub_names_resolve(tiny_wan_folder: Path) -> None:
+    assert resolve_model_path(tiny_wan_folder) == str(tiny_wan_folder)
+    assert resolve_model_path("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+
+
+@pytest.mark.parametrize("name", ["pocket-wam", "./runs/studnet", "/no/such/folder", ""])
+def test_what_is_no_model_is_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        resolve_model_path(name)
+    assert str(error.value).startswith(f"model {name!r}")
+    assert "give a shipped model" in str(error.value)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no model_index\.json"):
+        load_teacher(tmp_path)
+
+
+def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
+    shutil.rmtree(own_folder / "vae")
+    with pytest.raises(ValueError, match="cannot be loaded") as error:
+        load_teacher(own_folder)
+    assert "\n" not in str(error.value)
+
+
+def test_other_families_are_refused(own_folder: Path) -> None:
+    index = own_folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxPipeline"}))
+    with pytest.raises(ValueError, match="got a FluxPipeline, expected one of WanPipeline"):
+        load_teacher(own_folder)
+
+
+def test_a_student_is_no_teacher(tmp_path: Path) -> None:
+    (tmp_path / "student.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a distilled student"):
+        load_model(tmp_path)
