@@ -1,0 +1,1 @@
+"""Clips on disk: reading and writing video, manifests, and caches of latents."""

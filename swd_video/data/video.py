@@ -1,0 +1,183 @@
+"""Read and write clips: one function each way, whatever the file.
+
+Time is in seconds from the first frame that is shown. A clip read at a rate of its own choosing gets, for
+each of its frames, the picture on display in the middle of that frame's interval; so files of varying frame
+rate, GIFs among them, play at their true speed. Transparent pictures (GIF, WebP, ProRes 4444) are laid over
+white.
+"""
+
+import math
+import os
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from swd_video.data.decoders import decode_with_decord, decode_with_pillow, decode_with_pyav, load_decord
+from swd_video.data.probe import VideoError, VideoInfo, VideoSource, probe_source
+from swd_video.data.video_writing import read_video_metadata, write_preview, write_video
+
+__all__ = [
+    "VideoError",
+    "VideoInfo",
+    "choose_decoder",
+    "probe_video",
+    "read_video",
+    "read_video_metadata",
+    "write_preview",
+    "write_video",
+]
+
+Decoder = Literal["auto", "decord", "pyav"]
+
+# Containers round times to a millisecond, some to more: bounds this close to a frame's time mean that time.
+_TIME_TOLERANCE_SECONDS = 1e-3
+_COUNT_TOLERANCE = 0.05
+
+
+def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
+    """Find out what a file holds, mostly without decoding it.
+
+    Raises:
+        VideoError: if it is missing, no video, or cut short.
+    """
+    return probe_source(path).info
+
+
+def choose_decoder(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Which decoder `read_video(decoder="auto")` takes for a file, and why.
+
+    Returns:
+        "decord", "pyav" or "pillow", and the reason in a few words.
+
+    Raises:
+        VideoError: if the file cannot be read at all.
+    """
+    source = probe_source(path)
+    if source.info.codec == "webp":
+        return "pillow", "FFmpeg knows no animated WebP"
+    if source.decord_objection is not None:
+        return "pyav", source.decord_objection
+    if load_decord() is None:
+        return "pyav", "decord is not installed"
+    return "decord", "fast, and gives the same frames"
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    decoder: Decoder = "auto",
+) -> tuple[UInt8[np.ndarray, "frames height width 3"], float]:
+    """Read a clip.
+
+    Args:
+        path: any file that FFmpeg reads, or an animated WebP.
+        start_seconds: where the clip starts.
+        end_seconds: where it ends; by default with the file.
+        num_frames: how many frames: the first ones where `fps` is given, else spread evenly over the clip.
+            By default all of them.
+        fps: rate to resample to; by default the frames as they are. Pictures repeat where the file is slower.
+        decoder: "auto" takes decord where it is installed and gives the same frames, else PyAV (Pillow for
+            WebP); "decord" fails where it would not give the same frames.
+
+    Returns:
+        RGB frames, and their rate in frames per second (the mean where the file's varies and `fps` is None).
+
+    Raises:
+        VideoError: if the file cannot be read, is shorter than asked, or is not one for the asked decoder.
+    """
+    source = probe_source(path)
+    picked, rate = pick_frames(
+        source, start_seconds=start_seconds, end_seconds=end_seconds, num_frames=num_frames, fps=fps
+    )
+    distinct, position = np.unique(picked, return_inverse=True)
+    frames = _decode(source, [int(index) for index in distinct], decoder)
+    return (frames if len(distinct) == len(picked) else frames[position]), rate
+
+
+def pick_frames(
+    source: VideoSource,
+    *,
+    start_seconds: float,
+    end_seconds: float | None,
+    num_frames: int | None,
+    fps: float | None,
+) -> tuple[NDArray[np.int64], float]:
+    """The numbers of the frames that `read_video` reads, ascending, and their rate.
+
+    Raises:
+        VideoError: if the file is shorter than asked.
+    """
+    info = source.info
+    end = info.seconds if end_seconds is None else end_seconds
+    _check_window(source, start_seconds, end, num_frames, fps)
+    end = min(end, info.seconds)
+    window = f"from {start_seconds:g} s to {end:.4g} s"
+    if fps is None:
+        inside = np.flatnonzero(
+            (source.starts >= start_seconds - _TIME_TOLERANCE_SECONDS)
+            & (source.starts < end - _TIME_TOLERANCE_SECONDS)
+        )
+        if len(inside) == 0:
+            raise VideoError(source.path, f"no frame appears {window}. Widen it, or give fps.")
+        if num_frames is None:
+            return inside, info.fps
+        if num_frames > len(inside):
+            raise VideoError(
+                source.path, f"has {len(inside)} frames {window}, fewer than the {num_frames} asked for."
+            )
+        middles = start_seconds + (np.arange(num_frames) + 0.5) * (end - start_seconds) / num_frames
+        return _on_display(source, middles), num_frames / (end - start_seconds)
+    available = math.floor((end - start_seconds) * fps + _COUNT_TOLERANCE)
+    wanted = available if num_frames is None else num_frames
+    if wanted < 1 or wanted > available:
+        raise VideoError(
+            source.path,
+            f"has {available} frames at {fps:g} fps {window}, fewer than the {max(wanted, 1)} asked for.",
+        )
+    return _on_display(source, start_seconds + (np.arange(wanted) + 0.5) / fps), fps
+
+
+def _check_window(
+    source: VideoSource, start: float, end: float, num_frames: int | None, fps: float | None
+) -> None:
+    length = source.info.seconds
+    if not 0 <= start < end:
+        raise VideoError(source.path, f"got a clip from {start:g} s to {end:g} s, expected 0 <= start < end.")
+    if not end <= length + 0.5 / source.info.fps:
+        raise VideoError(source.path, f"is {length:.4g} s long, but the clip is to end at {end:g} s.")
+    if num_frames is not None and num_frames < 1:
+        raise VideoError(source.path, f"got num_frames {num_frames}, expected at least 1.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise VideoError(source.path, f"got fps {fps}, expected a positive number.")
+
+
+def _on_display(source: VideoSource, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    return np.asarray(np.searchsorted(source.starts, times, side="right") - 1, dtype=np.int64).clip(min=0)
+
+
+def _decode(
+    source: VideoSource, indices: list[int], decoder: Decoder
+) -> UInt8[np.ndarray, "frames height width 3"]:
+    if decoder not in ("auto", "decord", "pyav"):
+        raise ValueError(f'decoder: got {decoder!r}, expected "auto", "decord" or "pyav".')
+    if decoder == "decord" and source.decord_objection is not None:
+        raise VideoError(
+            source.path, f"decord would not give the right frames: {source.decord_objection}. Use PyAV."
+        )
+    if source.info.codec == "webp":
+        return decode_with_pillow(source, indices)
+    if decoder == "decord":
+        return decode_with_decord(source, indices)
+    if decoder == "auto" and source.decord_objection is None and load_decord() is not None:
+        try:
+            return decode_with_decord(source, indices)
+        except VideoError:
+            # PyAV either reads the file, or has the better explanation of what is wrong with it.
+            return decode_with_pyav(source, indices)
+    return decode_with_pyav(source, indices)
