@@ -1,0 +1,156 @@
+"""What the repository promises beside its code: configs load, documented commands exist, rules hold."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from swd_video.cli.main import COMMANDS, main
+from swd_video.config.load import load_config, parse_overrides
+from swd_video.core.flow import add_noise
+from swd_video.studio.script import load_script, parse_script
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def shell_commands(document: Path) -> list[list[str]]:
+    lines = "".join(blocks(document, "sh")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        code: object = main([command, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code in (0, None), captured.err
+    return captured.out
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_every_config_loads(path: Path) -> None:
+    if path.parent.name == "scripts":
+        assert load_script(path).shots
+    else:
+        assert len(load_config(path).scale_schedule())
+
+
+def test_there_are_configs_and_documents_to_check() -> None:
+    assert {"configs/scripts/demo.yaml", "configs/pocket/swd.yaml"} <= set(map(name_of, CONFIGS))
+    assert {"README.md", "CONTRIBUTING.md", "docs/method.md"} <= set(map(name_of, DOCUMENTS))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(COMMANDS[command].module)
+    assert COMMANDS[command].help == module.HELP
+    text = help_of(command, capsys)
+    assert "usage" in text.lower()
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_documented_commands_exist(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in shell_commands(document):
+        program = Path(words[0]).name
+        if program == "make":
+            assert {word for word in words[1:] if "=" not in word} <= MAKE_TARGETS, words
+        elif program == "swd-video" and words[1] in COMMANDS:
+            check_flags(words[1], words[2:], help_of(words[1], capsys))
+        elif program == "swd-video":
+            assert words[1] in ("--help", "--version"), words
+        for word in words[1:]:
+            if word.startswith(("configs/", "tools/", "tests/")):
+                assert (ROOT / word.partition("::")[0]).exists(), words
+            for extra in re.findall(r"\[([a-z,]+)\]$", word):
+                assert set(extra.split(",")) <= set(PROJECT["optional-dependencies"]), words
+
+
+def check_flags(command: str, arguments: list[str], text: str) -> None:
+    flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    # `distill` takes any key of its config as a flag; the config itself knows which there are.
+    keys = {flag for flag in flags if command == "distill" and flag not in text}
+    assert flags - keys <= set(re.findall(r"--[a-z][a-z-]*", text)), arguments
+    for flag in keys:
+        at = [word.partition("=")[0] for word in arguments].index(flag)
+        load_config(ROOT / arguments[0], parse_overrides(arguments[at : at + 1 + ("=" not in arguments[at])]))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
+    broken = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert broken == []
+
+
+def test_the_script_in_the_readme_is_a_script() -> None:
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    script = parse_script(text, "README.md")
+    assert [take.name for take in script.takes()] == ["tiger", "rocket", "rocket-take2", "rocket-take3"]
+
+
+def test_the_newcomers_path_in_the_readme_exists() -> None:
+    path = re.search(r"six short files:\n(.*?)\n\n", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert path is not None
+    files = re.findall(r"`([^`]+)`", path[1])
+    assert len(files) == 6
+    assert [file for file in files if not (ROOT / "swd_video" / file).is_file()] == []
+
+
+def test_import_rules_hold() -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command; lint_imports_command()",
+            "--no-cache",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Contracts:" in result.stdout
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            pin = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
+            assert pin is not None, line
+            pins[canonicalize_name(pin[1])] = pin[2]
+    extras = PROJECT["optional-dependencies"].values()
+    for text in [*PROJECT["dependencies"], *(item for extra in extras for item in extra)]:
+        requirement = Requirement(text)
+        pinned = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pinned), f"{requirement} does not accept {pinned}"
+
+
+def test_shapes_are_checked_under_pytest() -> None:
+    with pytest.raises(TypeCheckError):
+        add_noise(torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 3, 4, 6), 0.5)
