@@ -79,7 +79,7 @@ def _encode(
     for picture in frames:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame = frame.reformat(
-            format="yuv420p", dst_colorspace="itu709", dst_color_range="mpeg", interpolation="AREA"
+            format="yuv420p", dst_colorspace="itu709", dst_color_range="MPEG", interpolation="AREA"
         )
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

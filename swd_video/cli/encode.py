@@ -1,0 +1,163 @@
+"""`swd-video encode CONFIG --out CACHE`: videos to latents on every grid of a schedule."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from swd_video.config.schema import DistillConfig
+    from swd_video.core.grid import LatentSize
+    from swd_video.data.encode import EncodeReport
+    from swd_video.data.latent_cache import SkippedClip
+    from swd_video.data.manifest import Clip
+
+HELP = "encode videos into a cache of latents on every grid"
+
+_DESCRIPTION = """Encode the clips of a manifest into a cache that `swd-video distill` trains from.
+
+Every clip is read at the model's frame rate, cropped to the shape of the schedule's last stage, shrunk in pixels
+to every grid of the schedule, and encoded by the model's VAE; captions by its text encoder. A clip that cannot be
+read, or is shorter or smaller than the last stage, is reported and skipped. Running the same command again after it
+was stopped goes on where it was; a finished cache is left as it is.
+
+Any key of the config can be set after the options: --model pocket-wan --data.manifest clips.jsonl.
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video encode`."""
+
+    config: tyro.conf.Positional[Path]
+    """YAML file of a distillation, for example configs/pocket/swd.yaml: its model, schedule and data are used."""
+    out: Path | None = None
+    """Folder of the cache; by default the config's data.cache."""
+    manifest: Path | None = None
+    """JSON lines of path, caption, start and end; by default the config's data.manifest."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to encode; auto takes cuda, then mps, then cpu."""
+    shard_size: int = 64
+    """Clips in one file of the cache; what a kill loses at most."""
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Precision of what is stored."""
+    decoder: Literal["pyav", "auto", "decord"] = "pyav"
+    """pyav notices damaged pictures; auto takes decord where it reads a healthy file alike."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object on stdout: out, clips, samples, captions, skipped, reused, grids, seconds."""
+
+
+def run(argv: list[str]) -> int:
+    """Encode a manifest; returns 1 if not one clip could be encoded, else 0.
+
+    Raises:
+        ValueError: The config, the manifest, the model or the cache folder is not usable.
+    """
+    arguments, rest = tyro.cli(
+        Arguments,
+        prog="swd-video encode",
+        description=_DESCRIPTION,
+        args=argv,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    started = time.monotonic()
+    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.data.manifest import read_manifest
+
+    config = load_config(arguments.config, parse_overrides(rest))
+    manifest = arguments.manifest or config.data.manifest
+    if manifest is None:
+        raise ValueError(f"{arguments.config}: data.manifest: not set, so there is nothing to encode.")
+    out = Path(arguments.out or config.data.cache)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: is a file, expected a folder. Choose another name.")
+    clips = read_manifest(manifest)
+    grids = _grids(config)
+    report = _encode(arguments, config, clips, grids, out)
+    seconds = time.monotonic() - started
+    if arguments.json_output:
+        skipped = [{"path": clip.path, "reason": clip.reason} for clip in report.skipped]
+        counts = {"clips": report.clips, "samples": report.samples, "captions": report.captions}
+        summary = {"out": str(out), **counts, "skipped": skipped, "reused": report.reused}
+        summary["grids"] = [str(grid) for grid in grids]
+        print(json.dumps({**summary, "seconds": round(seconds, 3)}, ensure_ascii=False))
+    else:
+        print(
+            f"{report.samples} of {report.clips} clips on {', '.join(map(str, grids))}, {len(report.skipped)} skipped, "
+            f"in {seconds:.1f} s: {out}"
+        )
+    return 0 if report.samples else 1
+
+
+def _grids(config: "DistillConfig") -> "list[LatentSize]":
+    """The grids of other schedules that the config asks for, then its own: what `distill` encodes too."""
+    from swd_video.core.grid import LatentSize
+
+    extra = [LatentSize.parse(text) for text in config.data.extra_grids]
+    return list(dict.fromkeys([*extra, *config.scale_schedule().distinct_grids]))
+
+
+def _encode(
+    arguments: Arguments,
+    config: "DistillConfig",
+    clips: "list[Clip]",
+    grids: "list[LatentSize]",
+    out: Path,
+) -> "EncodeReport":
+    from swd_video.data.encode import encode_manifest, fingerprint_encoders, finished_report
+    from swd_video.models.loading import load_model, resolve_model_path
+
+    encoders = fingerprint_encoders(resolve_model_path(config.model))
+    same: dict[str, Any] = {"model_name": config.model, "encoders": encoders, "dtype": arguments.dtype}
+    finished = finished_report(out, clips, grids, **same)
+    if finished is not None:
+        _say(f"{out} is finished already")
+        return finished
+    model = load_model(config.model, device=_device(arguments.device))
+    with _progress_bar(len(clips)) as bar:
+
+        def show(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        def skip(clip: "SkippedClip") -> None:
+            bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr)
+
+        return encode_manifest(
+            clips,
+            model,
+            grids,
+            out,
+            **same,
+            batch_size=config.data.encode_batch_size,
+            shard_size=arguments.shard_size,
+            decoder=arguments.decoder,
+            progress=show,
+            on_skip=skip,
+        )
+
+
+def _progress_bar(clips: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=clips, unit="clip", desc="encoding", file=sys.stderr, disable=None)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(device for device, found in available.items() if found)
+        raise ValueError(f"--device {name}: torch does not see one; it sees {there}. Try swd-video doctor.")
+    return name
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,110 @@
+"""Manifests: which clips there are, one JSON object a line.
+
+    {"path": "clips/fox.mp4", "caption": "a fox jumps", "start": 1.5, "end": 4.25}
+
+`path` is relative to the manifest's folder unless absolute; `start` and `end` are seconds and may be left out.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_KEYS = ("path", "caption", "start", "end")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message names file and line."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of a video file and what it shows.
+
+    Attributes:
+        path: the file, ready to open.
+        caption: what the clip shows.
+        start: seconds from the first frame.
+        end: seconds from the first frame; None for the end of the file.
+        written_path: the path as the manifest gives it, the same on every machine.
+    """
+
+    path: Path
+    caption: str
+    start: float = 0.0
+    end: float | None = None
+    written_path: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file as people know it: as the manifest gives it, where there is one."""
+        return self.written_path or str(self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest line that gives this clip."""
+        line: dict[str, Any] = {"path": self.name, "caption": self.caption, "start": self.start}
+        return line if self.end is None else {**line, "end": self.end}
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
+    """Read every clip of a manifest, in order. Whether the videos exist is found out when they are read.
+
+    Raises:
+        ManifestError: if the file cannot be read, a line is not what it should be, or there is no clip.
+    """
+    manifest = Path(path)
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{manifest}: no such manifest.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{manifest}: cannot be read as text: {error}") from None
+    # Not splitlines(): JSON may hold other line ends, such as U+2028, inside a caption.
+    lines = enumerate(text.split("\n"), start=1)
+    clips = [_parse(line, f"{manifest}:{number}", manifest.parent) for number, line in lines if line.strip()]
+    if not clips:
+        raise ManifestError(
+            f'{manifest}: holds no clip; write one JSON object a line, such as {{"path": "fox.mp4", '
+            '"caption": "a fox jumps"}.'
+        )
+    return clips
+
+
+def clips_digest(clips: Sequence[Clip]) -> str:
+    """SHA-256 of what the manifest says, the same wherever the videos lie."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(json.dumps(clip.as_dict(), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _parse(line: str, where: str, folder: Path) -> Clip:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}.") from None
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{where}: got {line.strip()[:40]}, expected an object with path and caption.")
+    unknown = [key for key in fields if key not in _KEYS]
+    if unknown:
+        raise ManifestError(f"{where}: unknown key {unknown[0]!r}; a clip has {', '.join(_KEYS)}.")
+    for key in ("path", "caption"):
+        if not isinstance(fields.get(key), str) or not fields[key].strip():
+            raise ManifestError(f"{where}: {key}: got {fields.get(key)!r}, expected text.")
+    start = _seconds(fields.get("start"), "start", where) or 0.0
+    end = _seconds(fields.get("end"), "end", where)
+    if end is not None and end <= start:
+        raise ManifestError(f"{where}: end: got {end:g} s, expected more than start, {start:g} s.")
+    return Clip(folder / fields["path"], fields["caption"].strip(), start, end, fields["path"])
+
+
+def _seconds(value: Any, key: str, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ManifestError(f"{where}: {key}: got {value!r}, expected seconds, 0 or more.")
+    return float(value)
