@@ -136,6 +136,17 @@ def test_import_rules_hold() -> None:
     assert "Contracts:" in result.stdout
 
 
+def test_only_cli_and_build_see_a_whole_config() -> None:
+    package = ROOT / "swd_video"
+    users = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if re.search(r"\bDistillConfig\b", file.read_text())
+    }
+    outside = {user for user in users if not user.startswith(("cli/", "config/"))}
+    assert outside <= {"training/build.py"}
+
+
 def test_every_dependency_is_pinned_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {}
