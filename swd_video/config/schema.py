@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 
 # Attention (to text too) and MLP of a transformer block, as diffusers names them in the Wan family.
@@ -26,8 +27,17 @@ class DataConfig(Section):
     """JSON lines of path, caption, start and end. Encoded into `cache` first where that is not complete."""
     cache: str
     """Folder of latents on every grid of the schedule. Relative paths start at the working directory."""
+    extra_grids: tuple[str, ...] = ()
+    """Grids to encode besides the schedule's, as "3x8x8", so that runs on other schedules share the cache."""
     encode_batch_size: int = Field(default=4, ge=1)
     """Clips encoded at once."""
+
+    @field_validator("extra_grids")
+    @classmethod
+    def _check_grids(cls, grids: tuple[str, ...]) -> tuple[str, ...]:
+        for grid in grids:
+            LatentSize.parse(grid)
+        return grids
 
 
 class StageConfig(Section):

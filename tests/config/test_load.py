@@ -120,7 +120,7 @@ def test_unknown_key_names_file_line_key_and_the_likely_one(base: Path) -> None:
 
 def test_unknown_key_far_from_all_lists_what_is_known(base: Path) -> None:
     assert _error(_edited(base, "  cache:", "  cache: x\n  zzz:")).endswith(
-        "data.zzz: unknown key; known here: cache, encode_batch_size, manifest"
+        "data.zzz: unknown key; known here: cache, encode_batch_size, extra_grids, manifest"
     )
 
 

@@ -1,0 +1,72 @@
+"""`swd-video distill CONFIG --out DIR`: from a teacher and clips to a student of a few stages."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+HELP = "distill a teacher into a student of a few stages"
+
+_DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
+
+Clips of the config's manifest are encoded first where the cache is not complete. Running the same command again after
+it was stopped goes on from the last checkpoint.
+
+Any key of the config can be set after the options: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
+defaults are explained in docs/distill.md and swd_video/config/schema.py; DIR/config.yaml shows all that were used.
+"""
+
+
+@dataclass
+class _Arguments:
+    config: Annotated[Path, tyro.conf.Positional]
+    """YAML file, for example configs/pocket/swd.yaml."""
+    out: Path
+    """Folder of the run: student/, train.json, config.yaml, checkpoints/, samples/, tensorboard/."""
+    json: bool = False
+    """Print one JSON object on stdout: student, steps, seconds, seconds_per_step, loss, stage_losses."""
+
+
+def run(argv: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: the words after `distill`.
+
+    Returns:
+        0 when the student is written, 1 when training stopped at a loss that is not finite.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+    """
+    arguments, rest = tyro.cli(
+        _Arguments,
+        prog="swd-video distill",
+        description=_DESCRIPTION,
+        args=argv,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from swd_video.config.load import load_config, parse_overrides
+
+    config = load_config(arguments.config, parse_overrides(rest))
+
+    from swd_video.training.build import build_run, finished_summary
+    from swd_video.training.loop import train
+    from swd_video.training.step import NonFiniteError
+
+    summary = finished_summary(config, arguments.out)
+    if summary is None:
+        try:
+            summary = train(build_run(config, arguments.out))
+        except NonFiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        print(f"student of {summary.steps} steps: {summary.student}", file=sys.stderr)
+    return 0

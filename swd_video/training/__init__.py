@@ -1,0 +1,1 @@
+"""Distillation. Read `build`, `loop`, `step`, `objectives`, in this order."""

@@ -1,0 +1,243 @@
+"""Config to objects: the only part of training that sees a whole config."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from tqdm import tqdm
+
+from swd_video.config.load import ConfigError, dump_config, flatten, load_config
+from swd_video.config.schema import DistillConfig, LoraTrainConfig
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.encode import encode_manifest, fingerprint_encoders
+from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
+from swd_video.data.manifest import clips_digest, read_manifest
+from swd_video.models.base import VideoModel
+from swd_video.models.loading import load_model, resolve_model_path
+from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
+from swd_video.training.objectives import MmdObjective
+from swd_video.training.optimizers import build_optimizers
+from swd_video.training.randomness import keyed_seed
+from swd_video.training.roles import FullRoles, LoraRoles, Roles
+from swd_video.training.samples import SampleWriter
+from swd_video.training.step import Stepper, StepSettings
+
+CONFIG_FILE = "config.yaml"
+
+# What may change between a start and a restart: it moves no weight of any step both would take.
+_FREE_KEYS = {
+    "data.encode_batch_size",
+    "train.steps",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+    "train.sample_prompts",
+    "train.log_every",
+}
+
+
+def finished_summary(config: DistillConfig, folder: Path) -> TrainSummary | None:
+    """What an earlier run of the same config left in `folder`, if it came to its end.
+
+    Raises:
+        ConfigError: if the folder holds a run of another config.
+    """
+    _check_same_run(config, folder)
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    summary = TrainSummary(**json.loads(path.read_text(encoding="utf-8")))
+    return summary if summary.steps == config.train.steps else None
+
+
+def build_run(config: DistillConfig, folder: Path) -> Run:
+    """Load the teacher, encode clips where that is missing, and put all parts of a run together.
+
+    Args:
+        config: all of it; saved as `config.yaml` in the folder.
+        folder: of the run; made where it is missing. A run that was stopped there goes on.
+
+    Raises:
+        ValueError: for input that cannot work, in one line.
+    """
+    _check_same_run(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
+    accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
+    if accelerator.is_main_process:
+        write_text(folder / CONFIG_FILE, dump_config(config))
+    model = load_model(config.model, device=accelerator.device)
+    schedule = config.scale_schedule()
+    _check_grids(schedule, model)
+    clips = _open_clips(config, schedule, model, accelerator)
+    roles = _build_roles(config, model)
+    return Run(
+        folder=folder,
+        base_model=config.model,
+        stepper=_build_stepper(config, schedule, clips, roles, accelerator),
+        checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
+        samples=_build_samples(config, schedule, roles, folder),
+        settings=LoopSettings(
+            steps=config.train.steps,
+            checkpoint_every=config.train.checkpoint_every,
+            sample_every=config.train.sample_every,
+            log_every=config.train.log_every,
+            average=config.train.ema_decay > 0,
+        ),
+    )
+
+
+def _check_same_run(config: DistillConfig, folder: Path) -> None:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return
+    before, now = flatten(load_config(path)), flatten(config)
+    for key in before.keys() | now.keys():
+        if key not in _FREE_KEYS and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
+                "Choose another --out, or delete the folder to start anew."
+            )
+
+
+def _check_grids(schedule: ScaleSchedule, model: VideoModel) -> None:
+    for index, grid in enumerate(schedule.grids):
+        try:
+            grid.tokens(model.spec.compression.patch)
+        except ValueError as error:
+            raise ConfigError(f"schedule.stages[{index}]: {error}") from None
+
+
+def _open_clips(
+    config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, accelerator: Accelerator
+) -> LatentCache:
+    data = config.data
+    encoders = fingerprint_encoders(resolve_model_path(config.model))
+    if data.manifest is not None and accelerator.is_main_process and not _is_complete(data.cache):
+        _encode(config, schedule, model, encoders)
+    accelerator.wait_for_everyone()
+    try:
+        clips = LatentCache(data.cache)
+    except CacheError as error:
+        hint = "" if data.manifest is not None else " Or name the clips in data.manifest."
+        raise ConfigError(f"data.cache: {error}{hint}") from None
+    _check_clips(config, schedule, clips, encoders)
+    return clips
+
+
+def _is_complete(cache: str) -> bool:
+    return (Path(cache) / INDEX_NAME).is_file() and bool(read_index(cache)["complete"])
+
+
+def _encode(config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, encoders: str) -> None:
+    data = config.data
+    assert data.manifest is not None
+    manifest = read_manifest(data.manifest)
+    extra = [LatentSize.parse(text) for text in data.extra_grids]
+    with tqdm(total=len(manifest), desc="encode", unit="clip", file=sys.stderr) as bar:
+        report = encode_manifest(
+            manifest,
+            model,
+            [*extra, *schedule.distinct_grids],
+            data.cache,
+            model_name=config.model,
+            encoders=encoders,
+            batch_size=data.encode_batch_size,
+            progress=lambda done, _: bar.update(done - bar.n),
+            on_skip=lambda clip: bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr),
+        )
+    if report.skipped:
+        print(
+            f"{len(report.skipped)} of {report.clips} clips could not be encoded; their paths and reasons are "
+            f"in {Path(data.cache) / INDEX_NAME}.",
+            file=sys.stderr,
+        )
+
+
+def _check_clips(config: DistillConfig, schedule: ScaleSchedule, clips: LatentCache, encoders: str) -> None:
+    cache, index = config.data.cache, clips.index
+    # Names say less than weights: compared only where a fingerprint is missing (models from a hub).
+    fingerprinted = bool(encoders and index["encoders"])
+    here, there = (encoders, index["encoders"]) if fingerprinted else (config.model, index["model"])
+    if here != there:
+        raise ConfigError(
+            f"data.cache: {cache} was encoded by another VAE or text encoder ({index['model']}) than that of "
+            f"model {config.model}. Give data.cache another folder, or delete this one to encode again."
+        )
+    manifest = config.data.manifest
+    if manifest is not None and Path(manifest).is_file():
+        digest = clips_digest(read_manifest(manifest))
+        if digest != index["clips_digest"]:
+            raise ConfigError(
+                f"data.cache: {cache} holds other clips than {manifest}. Give data.cache another folder, or "
+                "delete this one to encode again."
+            )
+    missing = [str(grid) for grid in schedule.distinct_grids if grid not in clips.grids]
+    if missing:
+        raise ConfigError(
+            f"data.cache: {cache} has no latents on {', '.join(missing)}, it has "
+            f"{', '.join(map(str, clips.grids))}. Give data.cache another folder, to encode for this schedule."
+        )
+    if len(clips) == 0:
+        raise ConfigError(f"data.cache: {cache} holds no clip: none could be read.")
+
+
+def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
+    if not isinstance(config.train, LoraTrainConfig):
+        return FullRoles(model)
+    # The additions' first half starts random; the run's seed decides it, and nothing else does.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(config.seed, "lora"))
+        return LoraRoles(model, config.train.rank, config.train.targets)
+
+
+def _build_stepper(
+    config: DistillConfig,
+    schedule: ScaleSchedule,
+    clips: LatentCache,
+    roles: Roles,
+    accelerator: Accelerator,
+) -> Stepper:
+    train, mmd = config.train, config.loss.mmd
+    parameters = roles.trainable_parameters()
+    roles.student_forward = accelerator.prepare_model(roles.student)
+    optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
+    num_blocks = roles.model.spec.num_blocks
+    block = num_blocks // 2 if mmd.block is None else mmd.block
+    if block >= num_blocks:
+        raise ConfigError(
+            f"loss.mmd.block: {block} does not exist; {config.model} has blocks 0 to {num_blocks - 1}"
+        )
+    return Stepper(
+        roles=roles,
+        objective=MmdObjective(mmd.kernel, block, mmd.sigma_min, mmd.sigma_max),
+        schedule=schedule,
+        clips=clips,
+        optimizers=optimizers,
+        ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
+        accelerator=accelerator,
+        settings=StepSettings(
+            seed=config.seed,
+            batch_size=train.batch_size,
+            grad_accum=train.grad_accum,
+            stage_weights=train.stage_weights or (1.0,) * len(schedule),
+            lr_warmup_steps=train.lr_warmup_steps,
+            max_grad_norm=train.max_grad_norm,
+            bf16=train.mixed_precision == "bf16",
+        ),
+    )
+
+
+def _build_samples(
+    config: DistillConfig, schedule: ScaleSchedule, roles: Roles, folder: Path
+) -> SampleWriter | None:
+    if not config.train.sample_every:
+        return None
+    prompts = config.train.sample_prompts
+    prompt_embeds = roles.model.encode_prompt(list(prompts))
+    return SampleWriter(roles, schedule, prompts, prompt_embeds, folder / "samples", config.seed)

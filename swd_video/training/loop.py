@@ -1,0 +1,243 @@
+"""The training loop: steps, checkpoints, samples, logs, and a student at the end."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from diffusers import WanTransformer3DModel
+from tqdm import tqdm
+
+from swd_video.pipelines.loading import save_student
+from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
+from swd_video.training.samples import SampleWriter
+from swd_video.training.step import Stepper, StepReport
+
+STUDENT_FOLDER, SUMMARY_FILE = "student", "train.json"
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When things happen, in steps; 0 for never.
+
+    Attributes:
+        steps: how many to take.
+        checkpoint_every: steps between checkpoints; one is also written at the end.
+        sample_every: steps between sample clips.
+        log_every: steps between TensorBoard entries.
+        average: whether samples and the final student use the running average of the weights.
+    """
+
+    steps: int
+    checkpoint_every: int
+    sample_every: int = 0
+    log_every: int = 10
+    average: bool = True
+
+
+@dataclass
+class Run:
+    """A distillation ready to start or to go on.
+
+    Attributes:
+        folder: gets everything.
+        base_model: name of the teacher, for the student's folder.
+        stepper: takes steps.
+        checkpoints: where they are kept.
+        samples: writes sample clips, if any.
+        settings: when things happen.
+    """
+
+    folder: Path
+    base_model: str
+    stepper: Stepper
+    checkpoints: CheckpointFolder
+    samples: SampleWriter | None
+    settings: LoopSettings
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """How a run ended; also `train.json`.
+
+    Attributes:
+        student: folder of the student.
+        steps: optimizer steps.
+        seconds: training time, restarts added up, encoding not counted.
+        seconds_per_step: `seconds` over `steps`, samples and checkpoints included.
+        loss: smoothed, mean over stages.
+        stage_losses: smoothed, for each stage; None for one that was never drawn.
+    """
+
+    student: str
+    steps: int
+    seconds: float
+    seconds_per_step: float
+    loss: float | None
+    stage_losses: list[float | None]
+
+
+def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) -> TrainSummary:
+    """Take the steps that are missing, write the student and `train.json`.
+
+    Args:
+        run: from `build.build_run`.
+        on_step: called after each step and its checkpoint, with the number of finished steps.
+
+    Raises:
+        NonFiniteError: when the loss or its gradient is not finite; the last checkpoint stays.
+    """
+    stepper, settings = run.stepper, run.settings
+    parameters = stepper.roles.trainable_parameters()
+    done, progress = run.checkpoints.restore(parameters, stepper.ema, stepper.optimizers)
+    losses = SmoothLoss(len(stepper.schedule))
+    losses.state = progress.get("losses", losses.state)
+    clock = _Clock(progress.get("seconds", 0.0))
+    time_left = _plan(run)
+    is_main = stepper.accelerator.is_main_process
+
+    def save(step: int) -> None:
+        if is_main:
+            state = {"losses": losses.state, "seconds": clock.seconds}
+            run.checkpoints.save(step, parameters, stepper.ema, stepper.optimizers, state)
+
+    with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
+        for step in range(done, settings.steps):
+            report = stepper.take_step(step)
+            time_left.add_step(report.stages, report.seconds)
+            for index, loss, _ in report.stages:
+                losses.add(index, loss)
+            done = step + 1
+            if _due(done, settings.log_every):
+                _log(run, done, losses, report)
+            if is_main and run.samples is not None and _due(done, settings.sample_every):
+                time_left.add_pause(_write_samples(run, run.samples, done))
+            if _due(done, settings.checkpoint_every) or done == settings.steps:
+                save(done)
+            _show(bar, time_left, losses, done, settings)
+            if on_step is not None:
+                on_step(done, report)
+    summary = _summarise(run, clock.seconds, losses)
+    if is_main:
+        _write_student(run)
+        write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
+    stepper.accelerator.wait_for_everyone()
+    return summary
+
+
+class _Clock:
+    def __init__(self, before: float) -> None:
+        self._start = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _plan(run: Run) -> TimeLeft:
+    stepper = run.stepper
+    patch = stepper.roles.model.spec.compression.patch
+    tokens = [grid.tokens(patch) for grid in stepper.schedule.grids]
+    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.grad_accum, tokens)
+
+
+@contextmanager
+def _logging(run: Run, done: int) -> Iterator[None]:
+    # purge_step: entries that a killed run wrote after its last checkpoint are about to be written again.
+    accelerator = run.stepper.accelerator
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+    try:
+        yield
+    finally:
+        accelerator.end_training()
+
+
+@contextmanager
+def _progress_bar(steps: int, done: int, disable: bool) -> Iterator[Any]:
+    layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
+    with tqdm(
+        total=steps, initial=done, desc="distill", bar_format=layout, file=sys.stderr, disable=disable
+    ) as bar:
+        yield bar
+
+
+def _show(bar: Any, time_left: TimeLeft, losses: SmoothLoss, done: int, settings: LoopSettings) -> None:
+    every = settings.sample_every
+    pauses = settings.steps // every - done // every if every else 0
+    left = time_left.seconds_left(done, pauses)
+    words = f"loss {losses.mean:.4g}" if losses.mean is not None else ""
+    bar.set_postfix_str(f"{words}, {format_seconds(left)} left" if left is not None else words, refresh=False)
+    bar.update(1)
+
+
+def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
+    values: dict[str, float] = {
+        f"loss/stage_{index + 1}": loss for index, loss in enumerate(losses.state) if loss is not None
+    }
+    values["grad_norm"] = report.grad_norm
+    values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
+    values["seconds_per_step"] = report.seconds
+    run.stepper.accelerator.log(values, step=done)
+
+
+@contextmanager
+def _averaged_weights(run: Run) -> Iterator[None]:
+    parameters = list(run.stepper.roles.trainable_parameters().values())
+    if not run.settings.average:
+        yield
+        return
+    run.stepper.ema.store(parameters)
+    run.stepper.ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        run.stepper.ema.restore(parameters)
+
+
+def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
+    started = time.perf_counter()
+    with _averaged_weights(run):
+        samples.write(done)
+    return time.perf_counter() - started
+
+
+def _write_student(run: Run) -> None:
+    roles = run.stepper.roles
+    with _averaged_weights(run):
+        additions = roles.lora_state_dict()
+        save_student(
+            run.folder / STUDENT_FOLDER,
+            base_model=run.base_model,
+            schedule=run.stepper.schedule,
+            transformer=cast(WanTransformer3DModel, roles.student) if additions is None else None,
+            lora_state_dict=additions,
+        )
+
+
+def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
+    steps = run.settings.steps
+    return TrainSummary(
+        student=str(run.folder / STUDENT_FOLDER),
+        steps=steps,
+        seconds=round(seconds, 2),
+        seconds_per_step=round(seconds / steps, 4),
+        loss=losses.mean,
+        stage_losses=losses.state,
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

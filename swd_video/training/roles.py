@@ -1,0 +1,113 @@
+"""Who is teacher and who is student, and how the two share weights."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from swd_video.core.flow import x0_from_velocity
+from swd_video.models.base import VideoModel
+from swd_video.models.lora import add_lora, lora_disabled, lora_state_dict
+
+
+class Roles(ABC):
+    """A teacher that never changes and a student that starts as its equal.
+
+    Both stay in evaluation mode: dropout would make student and teacher differ for no reason.
+
+    Attributes:
+        model: the teacher's adapter: text encoder, VAE, and how its transformer is called.
+        student: the network that trains.
+        student_forward: what is called for a training prediction: `student`, or the wrapper around it that
+            averages gradients over processes.
+    """
+
+    def __init__(self, model: VideoModel, student: nn.Module) -> None:
+        self.model = model
+        self.student = student
+        self.student_forward = student
+
+    @abstractmethod
+    def teacher(self) -> AbstractContextManager[nn.Module]:
+        """A context that gives the teacher's network; only inside it does that network act as the teacher."""
+
+    @abstractmethod
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """The student's additions under diffusers' keys; None where the student is a whole network."""
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name, always in the same order."""
+        return {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
+
+    def predict_velocity(
+        self,
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: float,
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """The student's velocity."""
+        return self.model.predict_velocity(
+            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward
+        )
+
+    def predict_x0(
+        self,
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: float,
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """The student's guess at the clean latents."""
+        velocity = self.predict_velocity(noisy_latents, sigma, prompt_embeds)
+        return x0_from_velocity(noisy_latents, velocity, sigma)
+
+    def teacher_features(
+        self,
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: Float[Tensor, " batch"],
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        block: int,
+    ) -> Float[Tensor, "batch tokens hidden"]:
+        """Tokens after one block of the teacher; gradients reach `noisy_latents` but no weight of its own."""
+        with self.teacher() as teacher:
+            (tokens,) = self.model.features(
+                noisy_latents, sigma, prompt_embeds, blocks=(block,), transformer=teacher
+            )
+        return tokens
+
+
+class FullRoles(Roles):
+    """The student is a copy of all the teacher's weights."""
+
+    def __init__(self, model: VideoModel) -> None:
+        model.transformer.requires_grad_(False).eval()
+        super().__init__(model, copy.deepcopy(model.transformer).requires_grad_(True))
+
+    def teacher(self) -> AbstractContextManager[nn.Module]:
+        """A context that gives the teacher's network."""
+        return nullcontext(self.model.transformer)
+
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """None: the student is a whole network."""
+        return None
+
+
+class LoraRoles(Roles):
+    """One copy of the weights: with low-rank additions the student, without them the teacher."""
+
+    def __init__(self, model: VideoModel, rank: int, targets: Sequence[str]) -> None:
+        model.transformer.eval()
+        add_lora(model.transformer, rank, targets)
+        super().__init__(model, model.transformer)
+
+    @contextmanager
+    def teacher(self) -> Iterator[nn.Module]:
+        """A context that gives the shared network with its additions off."""
+        with lora_disabled(self.student):
+            yield self.student
+
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """The additions under diffusers' keys."""
+        return lora_state_dict(self.student)

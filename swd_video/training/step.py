@@ -1,0 +1,205 @@
+"""One optimizer step: draw a stage, make its training pair, compare, and move the student."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float
+from torch import Tensor
+
+from swd_video.core.flow import add_noise
+from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.latent_cache import LatentBatch, LatentCache
+from swd_video.training.objectives import MmdObjective
+from swd_video.training.randomness import keyed_choice, keyed_generator, shuffled_index
+from swd_video.training.roles import Roles
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient is nan or infinite; the student was not changed."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Numbers of a step that stay the same for the whole run.
+
+    Attributes:
+        seed: all draws follow from it, the step, the micro-batch and the rank.
+        batch_size: clips in one micro-batch of one process.
+        grad_accum: micro-batches in a step.
+        stage_weights: how often each stage is drawn, relative to the others.
+        lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
+        max_grad_norm: gradients are scaled down to this norm, if any.
+        bf16: run the networks under bfloat16 autocast.
+    """
+
+    seed: int
+    batch_size: int
+    grad_accum: int
+    stage_weights: tuple[float, ...]
+    lr_warmup_steps: int = 0
+    max_grad_norm: float | None = None
+    bf16: bool = False
+
+
+@dataclass
+class StepReport:
+    """What happened in a step, on this process.
+
+    Attributes:
+        stages: stage index, loss and seconds of every micro-batch.
+        grad_norm: norm of the gradient before clipping.
+        seconds: the whole step.
+    """
+
+    stages: list[tuple[int, float, float]] = field(default_factory=list)
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+
+
+def training_pair(
+    latents: dict[LatentSize, Tensor], schedule: ScaleSchedule, stage_index: int, noise: Tensor
+) -> tuple[Float[Tensor, "batch channels _ _ _"], Float[Tensor, "batch channels _ _ _"]]:
+    """What the student sees at a stage, and what it should make of it.
+
+    It sees what sampling will show it: the previous, smaller grid's latents (here the true ones, made by shrinking
+    pixels), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
+
+    Args:
+        latents: the clips on every grid of the schedule.
+        schedule: the stages.
+        stage_index: which stage.
+        noise: standard normal, on the stage's grid.
+
+    Returns:
+        (noisy latents, target latents), both on the stage's grid.
+
+    Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.1.
+    """
+    stage = schedule[stage_index]
+    target_x0 = latents[stage.grid]
+    if stage_index == 0:
+        return noise, target_x0
+    upsampled = resize_latents(latents[schedule[stage_index - 1].grid], stage.grid)
+    return add_noise(upsampled, noise, stage.sigma), target_x0
+
+
+@dataclass
+class Stepper:
+    """Takes optimizer steps; holds all that a step reads or changes.
+
+    Attributes:
+        roles: teacher and student.
+        objective: the loss.
+        schedule: the stages.
+        clips: the training clips on every grid of the schedule.
+        optimizers: between them they hold every trainable parameter; each group's "initial_lr" is its rate.
+        ema: running average of the trainable parameters.
+        accelerator: device, processes and gradient averaging.
+        settings: numbers.
+    """
+
+    roles: Roles
+    objective: MmdObjective
+    schedule: ScaleSchedule
+    clips: LatentCache
+    optimizers: Sequence[torch.optim.Optimizer]
+    ema: EMAModel
+    accelerator: Accelerator
+    settings: StepSettings
+
+    def __post_init__(self) -> None:
+        self._parameters = list(self.roles.trainable_parameters().values())
+
+    def stage_of(self, step: int, micro_batch: int) -> int:
+        """Which stage a micro-batch of this process trains; known before it is run."""
+        settings = self.settings
+        rank = self.accelerator.process_index
+        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, micro_batch, rank)
+
+    def take_step(self, step: int) -> StepReport:
+        """Run forward and backward `grad_accum` times and change the student once.
+
+        Args:
+            step: number of the step, from 0.
+
+        Raises:
+            NonFiniteError: before the student is changed.
+        """
+        started = time.perf_counter()
+        report = StepReport()
+        for micro_batch in range(self.settings.grad_accum):
+            is_last = micro_batch == self.settings.grad_accum - 1
+            with self._gradient_averaging(is_last):
+                report.stages.append(self._run_micro_batch(step, micro_batch))
+        report.grad_norm = self._clip_gradient(step)
+        self._set_learning_rate(step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.ema.step(self._parameters)
+        report.seconds = time.perf_counter() - started
+        return report
+
+    def loss(self, step: int, micro_batch: int) -> Float[Tensor, ""]:
+        """The student's loss on a micro-batch; its clips, stage and noise follow from the arguments alone."""
+        stage_index = self.stage_of(step, micro_batch)
+        stage, device = self.schedule[stage_index], self.accelerator.device
+        grids = dict.fromkeys((stage.grid, self.schedule[max(stage_index - 1, 0)].grid))
+        batch = self._batch(step, micro_batch, list(grids))
+        latents = {grid: batch.latents[grid].to(device, torch.float32) for grid in grids}
+        prompt_embeds = batch.prompt_embeds.to(device, torch.float32)
+        rank = self.accelerator.process_index
+        generator = keyed_generator(self.settings.seed, "noise", step, micro_batch, rank)
+        noise = torch.randn(latents[stage.grid].shape, generator=generator).to(device)
+        noisy_latents, target_x0 = training_pair(latents, self.schedule, stage_index, noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+            predicted_x0 = self.roles.predict_x0(noisy_latents, stage.sigma, prompt_embeds)
+            return self.objective(self.roles, predicted_x0, target_x0, prompt_embeds, generator)
+
+    def _run_micro_batch(self, step: int, micro_batch: int) -> tuple[int, float, float]:
+        started = time.perf_counter()
+        index = self.stage_of(step, micro_batch)
+        loss = self.loss(step, micro_batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"step {step}: the loss of stage {index + 1} is {value}; stopped before the optimizer. "
+                "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
+            )
+        self.accelerator.backward(loss / self.settings.grad_accum)
+        return index, value, time.perf_counter() - started
+
+    def _batch(self, step: int, micro_batch: int, grids: list[LatentSize]) -> LatentBatch:
+        size, processes = self.settings.batch_size, self.accelerator.num_processes
+        number = (step * self.settings.grad_accum + micro_batch) * processes + self.accelerator.process_index
+        positions = range(number * size, (number + 1) * size)
+        indices = [shuffled_index(position, len(self.clips), self.settings.seed) for position in positions]
+        return self.clips.batch(indices, grids)
+
+    def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if is_last else self.accelerator.no_sync(self.roles.student_forward)
+
+    def _clip_gradient(self, step: int) -> float:
+        limit = self.settings.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self._parameters, math.inf if limit is None else limit)
+        value = float(norm)
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"step {step}: the gradient's norm is {value}; stopped before the optimizer. "
+                "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
+            )
+        return value
+
+    def _set_learning_rate(self, step: int) -> None:
+        share = min(1.0, (step + 1) / max(1, self.settings.lr_warmup_steps))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share

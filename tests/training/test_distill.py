@@ -1,0 +1,223 @@
+"""Whole distillations of a tiny model: what must stay, what must change, and what a kill must not change."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import WanPipeline
+
+from swd_video.cli.distill import run as run_command
+from swd_video.config.load import ConfigError, dump_config, load_config
+from swd_video.config.schema import DistillConfig
+from swd_video.core.grid import PixelSize
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.video import probe_video
+from swd_video.pipelines.loading import load_pipeline
+from swd_video.training.build import build_run, finished_summary
+from swd_video.training.loop import train
+from swd_video.training.step import StepReport
+
+MakeConfig = Callable[..., DistillConfig]
+
+_KILLED_CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[3]))
+from swd_video.config.load import load_config
+from swd_video.training.build import build_run
+from swd_video.training.loop import train
+
+def kill(done, report):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(build_run(load_config(sys.argv[1]), Path(sys.argv[2])), on_step=kill)
+"""
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(steps=5, grad_accum=2, sample_every=2, sample_prompts=["a red square"])
+    train(build_run(config, tmp_path / "straight"))
+
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    command = [sys.executable, "-c", _KILLED_CHILD, str(path), str(tmp_path / "killed")]
+    child = subprocess.run([*command, str(torch.get_num_threads())], capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step_00000002"]
+    assert not (tmp_path / "killed" / "student").exists()
+
+    train(build_run(config, tmp_path / "killed"))
+    for part in ("student", "samples"):
+        straight = _digests(tmp_path / "straight" / part)
+        assert straight and _digests(tmp_path / "killed" / part) == straight
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_lora_run_ends_with_the_same_student(
+    optimizer: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("lora", steps=5, mixed_precision="bf16", optimizer={"kind": optimizer})
+    train(build_run(config, tmp_path / "straight"))
+
+    def stop(done: int, report: StepReport) -> None:
+        if done == 3:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train(build_run(config, tmp_path / "stopped"), on_step=stop)
+    train(build_run(config, tmp_path / "stopped"))
+    straight = _digests(tmp_path / "straight" / "student")
+    assert straight and _digests(tmp_path / "stopped" / "student") == straight
+
+
+def test_the_teacher_stays_and_the_student_renders(
+    make_config: MakeConfig, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    before = _digests(tiny_wan_folder)
+    run = build_run(
+        make_config(sample_every=2, sample_prompts=["a red square", "a blue one"]), tmp_path / "run"
+    )
+    teacher = {
+        name: weight.clone() for name, weight in run.stepper.roles.model.transformer.state_dict().items()
+    }
+    summary = train(run)
+    assert summary.steps == 4 and summary.loss is not None
+    assert all(
+        torch.equal(weight, teacher[name])
+        for name, weight in run.stepper.roles.model.transformer.state_dict().items()
+    )
+    assert _digests(tiny_wan_folder) == before
+
+    pipe = load_pipeline(tmp_path / "run" / "student")
+    assert pipe.scheduler.schedule == tiny_schedule
+    assert any(not torch.equal(w, teacher[name]) for name, w in pipe.transformer.state_dict().items())
+    frames = pipe("a red square", generator=torch.Generator().manual_seed(0), output_type="np").frames
+    assert frames.shape == (1, 9, 48, 64, 3)
+
+    samples = tmp_path / "run" / "samples" / "step_00000004"
+    assert sorted(path.name for path in samples.iterdir()) == ["00.mp4", "01.mp4", "contact.png"]
+    info = probe_video(samples / "00.mp4")
+    assert PixelSize(info.frames, info.height, info.width) == PixelSize(9, 48, 64)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_lora_loads_in_stock_diffusers_at_full_strength(
+    make_config: MakeConfig, tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    run = build_run(make_config("lora", ema_decay=0.0, lr=1e-2), tmp_path / "run")
+    train(run)
+    pipe = WanPipeline.from_pretrained(tiny_wan_folder)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 4, 3, 4, 4, generator=generator),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 48, 16, generator=generator),
+    }
+    with torch.no_grad():
+        base = pipe.transformer(**inputs).sample
+        pipe.load_lora_weights(tmp_path / "run" / "student")
+        loaded = pipe.transformer(**inputs).sample
+        student = run.stepper.roles.student(**inputs).sample
+    torch.testing.assert_close(loaded, student)
+    assert (loaded - base).abs().max() > 1e-3
+
+
+def test_samples_do_not_disturb_training(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(build_run(make_config(), tmp_path / "without"))
+    train(build_run(make_config(sample_every=1, sample_prompts=["a red square"]), tmp_path / "with"))
+    assert _digests(tmp_path / "with" / "student") == _digests(tmp_path / "without" / "student")
+
+
+def test_the_seed_decides(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    train(build_run(config, tmp_path / "a"))
+    train(build_run(config.model_copy(update={"seed": 6}), tmp_path / "b"))
+    assert _digests(tmp_path / "a" / "student") != _digests(tmp_path / "b" / "student")
+
+
+def test_bf16_muon_and_stage_weights_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(mixed_precision="bf16", optimizer={"kind": "muon"}, stage_weights=[1, 1e-9, 1e-9])
+    summary = train(build_run(config, tmp_path / "run"))
+    first, second, third = summary.stage_losses
+    assert first is not None and second is None and third is None
+
+
+def test_command_writes_resumes_and_reports(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(dump_config(make_config()))
+    assert run_command([str(path), "--out", str(out), "--json", "--train.steps", "2"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["steps"] == 2 and Path(printed["student"]) == out / "student"
+    saved = load_config(out / "config.yaml")
+    assert saved == load_config(path, {"train.steps": "2"})
+
+    before = _digests(out)
+    assert run_command([str(path), "--out", str(out), "--train.steps", "2"]) == 0  # nothing left to do
+    assert _digests(out) == before
+    assert finished_summary(load_config(path), out) is None
+    assert run_command([str(path), "--out", str(out)]) == 0  # two more steps
+    assert _digests(out / "student") != before
+    with pytest.raises(ConfigError, match=r"another train\.lr \(0\.001 there, 0\.1 now\)"):
+        run_command([str(path), "--out", str(out), "--train.lr", "0.1"])
+
+
+def test_command_says_when_training_blows_up(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(make_config(lr=1e30, max_grad_norm=None)))
+    assert run_command([str(path), "--out", str(tmp_path / "run")]) == 1
+    assert "error: step 1: the loss of stage" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "student").exists()
+
+
+def test_a_cache_that_does_not_fit_is_refused(make_config: MakeConfig, cache: Path, tmp_path: Path) -> None:
+    config = make_config()
+    build_run(config, tmp_path / "first")  # the cache is there now
+    stages = [*config.schedule[:2], config.schedule[2].model_copy(update={"width": 10})]
+    wider = config.model_copy(update={"schedule": tuple(stages)})
+    with pytest.raises(ConfigError, match=r"has no latents on 3x6x10, it has 2x4x4, 3x4x4, 3x6x8"):
+        build_run(wider, tmp_path / "second")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"path": "x.mp4", "caption": "x"}\n')
+    data = config.data.model_copy(update={"manifest": str(other)})
+    with pytest.raises(ConfigError, match="holds other clips than"):
+        build_run(config.model_copy(update={"data": data}), tmp_path / "third")
+
+
+def test_a_cache_alone_is_enough_and_none_at_all_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    build_run(config, tmp_path / "first")
+    alone = config.data.model_copy(update={"manifest": None})
+    assert len(build_run(config.model_copy(update={"data": alone}), tmp_path / "second").stepper.clips) == 6
+    nowhere = alone.model_copy(update={"cache": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"data\.cache: .*nowhere.*data\.manifest"):
+        build_run(config.model_copy(update={"data": nowhere}), tmp_path / "third")
+
+
+def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.mmd\.block: 3 does not exist"):
+        build_run(make_config(loss={"block": 3}), tmp_path / "a")
+    config = make_config()
+    stages = (*config.schedule[:2], config.schedule[2].model_copy(update={"width": 9}))
+    with pytest.raises(ConfigError, match=r"schedule\.stages\[2\]: .*not a whole number"):
+        build_run(config.model_copy(update={"schedule": stages}), tmp_path / "b")

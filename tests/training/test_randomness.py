@@ -1,0 +1,36 @@
+"""Keyed draws: the same for the same key, unrelated otherwise."""
+
+from collections import Counter
+
+import torch
+
+from swd_video.training.randomness import keyed_choice, keyed_generator, keyed_seed, shuffled_index
+
+
+def test_a_key_gives_one_seed_for_ever() -> None:
+    # Another number here would change what a run of an earlier version resumes to.
+    assert keyed_seed(0, "noise", 3, 1) == 7491294907676062191
+
+
+def test_draws_do_not_depend_on_what_was_drawn_before() -> None:
+    first = torch.randn(4, generator=keyed_generator(0, "noise", 5))
+    torch.randn(100, generator=keyed_generator(0, "noise", 6))
+    assert torch.equal(first, torch.randn(4, generator=keyed_generator(0, "noise", 5)))
+
+
+def test_keys_are_not_confused() -> None:
+    keys = [(0, "noise", 1, 11), (0, "noise", 11, 1), (0, "stage", 1, 11), (1, "noise", 1, 11)]
+    assert len({keyed_seed(*key) for key in keys}) == len(keys)
+
+
+def test_choices_follow_their_weights() -> None:
+    counts = Counter(keyed_choice((1.0, 3.0), 7, step) for step in range(4000))
+    assert 0.72 < counts[1] / 4000 < 0.78
+    assert {keyed_choice((1.0,), step) for step in range(50)} == {0}
+
+
+def test_every_epoch_has_each_clip_once_in_an_order_of_its_own() -> None:
+    epochs = [[shuffled_index(epoch * 50 + i, 50, seed=3) for i in range(50)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != [shuffled_index(i, 50, seed=4) for i in range(50)]

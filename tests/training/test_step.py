@@ -1,0 +1,167 @@
+"""The training pair, the objective, and a single optimizer step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from swd_video.config.schema import DistillConfig
+from swd_video.core.flow import add_noise
+from swd_video.core.resize import resize_latents
+from swd_video.core.sampling import sample_scalewise
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.wan import WanModel
+from swd_video.training.build import build_run
+from swd_video.training.objectives import MmdObjective
+from swd_video.training.roles import FullRoles, LoraRoles, Roles
+from swd_video.training.step import NonFiniteError, training_pair
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _latents(schedule: ScaleSchedule) -> dict:
+    return {grid: _randn(2, 4, *grid.as_tuple(), seed=i) for i, grid in enumerate(schedule.distinct_grids)}
+
+
+def _roles(kind: str, pipe: WanPipeline) -> Roles:
+    model = WanModel.from_pipeline(pipe)
+    return FullRoles(model) if kind == "full" else LoraRoles(model, 4, ("to_q", "ffn.net.2"))
+
+
+def test_the_first_stage_sees_pure_noise(tiny_schedule: ScaleSchedule) -> None:
+    latents = _latents(tiny_schedule)
+    noise = _randn(2, 4, *tiny_schedule[0].grid.as_tuple(), seed=9)
+    noisy, target = training_pair(latents, tiny_schedule, 0, noise)
+    assert torch.equal(noisy, noise)
+    assert torch.equal(target, latents[tiny_schedule[0].grid])
+
+
+def test_later_stages_see_what_sampling_would_show_them(tiny_schedule: ScaleSchedule) -> None:
+    # A student that always hits the true latents: every stage of sampling must then see its training input.
+    latents = _latents(tiny_schedule)
+    seen, noises = [], []
+    generator = torch.Generator().manual_seed(3)
+
+    def oracle(noisy: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
+        seen.append(noisy)
+        return (noisy - latents[tiny_schedule[index].grid]) / sigma
+
+    sample_scalewise(oracle, tiny_schedule, batch_size=2, channels=4, generator=generator)
+    generator.manual_seed(3)
+    for stage in tiny_schedule:
+        noises.append(torch.randn(2, 4, *stage.grid.as_tuple(), generator=generator))
+    for index, noise in enumerate(noises):
+        noisy, _ = training_pair(latents, tiny_schedule, index, noise)
+        torch.testing.assert_close(noisy, seen[index], rtol=0, atol=1e-5)
+
+
+def test_later_stages_upsample_before_they_noise(tiny_schedule: ScaleSchedule) -> None:
+    latents = _latents(tiny_schedule)
+    stage = tiny_schedule[2]
+    noise = _randn(2, 4, *stage.grid.as_tuple(), seed=9)
+    noisy, target = training_pair(latents, tiny_schedule, 2, noise)
+    upsampled = resize_latents(latents[tiny_schedule[1].grid], stage.grid)
+    assert torch.equal(noisy, add_noise(upsampled, noise, stage.sigma))
+    assert torch.equal(target, latents[stage.grid])
+
+
+@pytest.mark.parametrize("kernel", ["linear", "pseudo_huber"])
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_objective_moves_the_prediction_and_no_weight(
+    kernel: str, kind: str, tiny_wan_pipe: WanPipeline
+) -> None:
+    roles = _roles(kind, tiny_wan_pipe)
+    target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
+    predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
+    objective = MmdObjective(kernel, block=1)
+
+    def loss(x0: torch.Tensor) -> torch.Tensor:
+        return objective(roles, x0, target, prompt_embeds, torch.Generator().manual_seed(4))
+
+    assert loss(target).item() == 0.0  # the same noise and sigma on both sides
+    loss(predicted).backward()
+    assert predicted.grad is not None and predicted.grad.abs().sum() > 0
+    weights = [*roles.student.parameters(), *roles.model.transformer.parameters()]
+    assert all(weight.grad is None for weight in weights)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_student_starts_as_the_teacher_and_alone_is_trainable(
+    kind: str, tiny_wan_pipe: WanPipeline
+) -> None:
+    before = {name: weight.clone() for name, weight in tiny_wan_pipe.transformer.state_dict().items()}
+    noisy, prompt_embeds = _randn(1, 4, 3, 4, 4), _randn(1, 48, 16, seed=2)
+    model = WanModel.from_pipeline(tiny_wan_pipe)
+    expected = model.predict_velocity(noisy, 0.7, prompt_embeds)
+    roles = _roles(kind, tiny_wan_pipe)
+    assert torch.equal(roles.predict_velocity(noisy, 0.7, prompt_embeds), expected)
+    with torch.no_grad():
+        for weight in roles.trainable_parameters().values():
+            weight.add_(0.1)
+    assert not torch.equal(roles.predict_velocity(noisy, 0.7, prompt_embeds), expected)
+    with roles.teacher() as teacher:
+        assert torch.equal(model.predict_velocity(noisy, 0.7, prompt_embeds, transformer=teacher), expected)
+    # Outside the context the student is a student again.
+    assert all(weight.requires_grad for weight in roles.trainable_parameters().values())
+    after = {name.replace(".base_layer.", "."): w for name, w in roles.model.transformer.state_dict().items()}
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kernel", ["linear", "pseudo_huber"])
+def test_a_few_steps_reduce_the_loss(kind: str, kernel: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(kind, loss={"kernel": kernel}, steps=30, lr=1e-2, batch_size=4)
+    stepper = build_run(config, tmp_path / "run").stepper
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        return sum(stepper.loss(1000 + number, 0).item() for number in range(9))
+
+    before = held_out_loss()
+    for step in range(30):
+        stepper.take_step(step)
+    assert held_out_loss() < 0.8 * before
+
+
+def test_accumulation_averages_micro_batches(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(grad_accum=3, max_grad_norm=None)
+    stepper = build_run(config, tmp_path / "run").stepper
+    parameters = list(stepper.roles.trainable_parameters().values())
+    losses = torch.stack([stepper.loss(0, micro_batch) for micro_batch in range(3)])
+    expected = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+    norm = torch.stack([grad.norm() for grad in expected if grad is not None]).norm().item()
+    report = stepper.take_step(0)
+    assert report.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert [loss for _, loss, _ in report.stages] == pytest.approx(losses.tolist())
+    assert len({stage for stage, _, _ in report.stages}) > 1  # stages are drawn for each micro-batch
+
+
+def test_learning_rate_rises_over_the_warmup(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(lr=1e-3, lr_warmup_steps=4, optimizer={"kind": "muon", "adamw_lr": 2e-3})
+    stepper = build_run(config, tmp_path / "run").stepper
+    rates = []
+    for step in range(6):
+        stepper.take_step(step)
+        rates.append([group["lr"] for optimizer in stepper.optimizers for group in optimizer.param_groups])
+    shares = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rates == [pytest.approx([1e-3 * share, 2e-3 * share]) for share in shares]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    stepper = build_run(make_config(), tmp_path / "run").stepper
+    parameters = stepper.roles.trainable_parameters()
+    with torch.no_grad():
+        parameters["proj_out.bias"].fill_(float("nan"))
+    before = {name: weight.clone() for name, weight in parameters.items()}
+    with pytest.raises(NonFiniteError, match=r"step 0: the loss of stage \d is nan; stopped before"):
+        stepper.take_step(0)
+    for name, weight in parameters.items():
+        assert torch.equal(weight.nan_to_num(7.0), before[name].nan_to_num(7.0))
