@@ -40,7 +40,8 @@ class Shot:
         seed: The shot's own seed; None when it is derived from the script's.
         takes: How many versions to render, at least 1.
         line: Line of the script on which the shot starts, from 1.
-        seconds_line: Line on which `seconds` was given, from 1; `line` when it was not.
+        prompt_line: Line on which its prompt starts.
+        seconds_line: Line on which its length was given, maybe as a default; `line` when it was not.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Shot:
     seed: int | None
     takes: int
     line: int
+    prompt_line: int
     seconds_line: int
 
 
@@ -171,6 +173,7 @@ def parse_script(text: str, path: str | Path) -> Script:
                 seed=entry.integer("seed", minimum=0) if entry.has("seed") else None,
                 takes=entry.integer("takes", takes, minimum=1),
                 line=entry.line(),
+                prompt_line=entry.line("prompt"),
                 seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
             )
         )

@@ -1,0 +1,102 @@
+"""`swd-video render`: a script in, clips and a contact sheet out."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from swd_video.studio.script import load_script
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "render a script into clips, previews and a contact sheet"
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video render`."""
+
+    script: tyro.conf.Positional[Path]
+    """The script, a YAML file with `shots`; docs/render.md explains it."""
+    out: Path
+    """Folder for the clips; finished clips in it are kept, so run again to go on."""
+    model: str | None = None
+    """Student to use instead of the script's: a shipped name or a folder."""
+    device: Device = "auto"
+    """Where to run; auto takes cuda, then mps, then cpu."""
+    dtype: Dtype = "auto"
+    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object on stdout instead of a summary."""
+
+
+def run(argv: list[str]) -> int:
+    """Render a script; returns 1 if a shot failed, else 0.
+
+    Raises:
+        ValueError: The script or the model is not usable.
+    """
+    arguments = tyro.cli(
+        Arguments,
+        prog="swd-video render",
+        description=HELP,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    script = load_script(arguments.script)  # before torch is imported: mistakes should show at once
+    out: Path = arguments.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: is a file, expected a folder. Choose another name.")
+
+    device, dtype = _choose(arguments.device, arguments.dtype)
+    from swd_video.studio.model import load_model_for_rendering
+    from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render_script
+
+    _quiet_loading()
+    name = arguments.model or script.model
+    _say(f"loading {name} on {device} in {str(dtype).removeprefix('torch.')}")
+    pipe, model = load_model_for_rendering(name, device=device, dtype=dtype)
+    pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
+    report = render_script(script, pipe, model, out, say=_say)
+
+    if arguments.json_output:
+        print(json.dumps(report.as_dict(out), ensure_ascii=False))
+    else:
+        counts = [f"{report.count(status)} {status}" for status in ("rendered", "skipped", "failed")]
+        print(f"{', '.join(counts)} in {report.seconds:.1f} s: {out / SHEET_NAME}, {out / REPORT_NAME}")
+    return 1 if report.count("failed") else 0
+
+
+def _choose(device: str, dtype: str) -> tuple[str, "torch.dtype"]:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        there = ", ".join(name for name, found in available.items() if found)
+        raise ValueError(f"--device {device}: torch does not see one; it sees {there}. Try swd-video doctor.")
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    chosen: Any = getattr(torch, dtype)
+    return device, chosen
+
+
+def _quiet_loading() -> None:
+    """Take the progress bars of diffusers and transformers, one a component, off stderr."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,115 @@
+"""From the shots of a script to the exact clips to render: frames, size, schedule, and a hash of it all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from swd_video.core.grid import Compression, PixelSize
+from swd_video.studio.fingerprint import hash_content
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import Script, Shot, Take
+
+RENDER_VERSION = 1
+"""Raised whenever the same script and model would give other bytes; clips of older versions are made anew."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to render, with everything that its bytes depend on.
+
+    Attributes:
+        take: The shot, the take number and the seed.
+        size: Size in pixels.
+        fps: Frames per second.
+        stages: Noise level and size in pixels of every stage.
+        metadata: Text stored in the video file.
+        content_hash: Hash of all this, the model's weights and `RENDER_VERSION`.
+    """
+
+    take: Take
+    size: PixelSize
+    fps: float
+    stages: tuple[tuple[float, PixelSize], ...]
+    metadata: Mapping[str, str]
+    content_hash: str
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return self.take.name
+
+    @property
+    def seconds(self) -> float:
+        """Exact length of the clip."""
+        return self.size.frames / self.fps
+
+
+def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
+    """Work out every clip of a script for a model.
+
+    Raises:
+        ScriptError: A shot asks for a length that the model cannot make, or says more than it reads.
+    """
+    native = model.compression.pixel_size(model.schedule.target)
+    _check_prompts(script, model)
+    clips = []
+    for take in script.takes():
+        frames = _frames(script, take.shot, model, native)
+        size = PixelSize(frames, native.height, native.width)
+        grids = model.schedule.scaled_to(model.compression.latent_size(size), model.compression.patch)
+        stages = tuple((stage.sigma, model.compression.pixel_size(stage.grid)) for stage in grids)
+        metadata = {
+            "title": take.name,
+            "comment": take.shot.prompt,
+            "prompt": take.shot.prompt,
+            "seed": str(take.seed),
+            "model": model.name,
+        }
+        fields: dict[str, Any] = {
+            "render_version": RENDER_VERSION,
+            "model": [model.fingerprint, model.device, model.dtype],
+            "size": size.as_tuple(),
+            "fps": model.fps,
+            "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],
+            "metadata": metadata,
+        }
+        clips.append(Clip(take, size, model.fps, stages, metadata, hash_content(fields)))
+    return clips
+
+
+def _check_prompts(script: Script, model: ModelFacts) -> None:
+    """Refuse prompts whose end the text encoder would never see."""
+    for index, shot in enumerate(script.shots):
+        count = model.count_tokens(shot.prompt)
+        if count > model.text_length:
+            raise script.error(
+                shot.prompt_line,
+                f"shots[{index}].prompt",
+                f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. "
+                "Shorten it.",
+            )
+
+
+def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) -> int:
+    """Frames of a shot: those of a legal length that is at most one frame away from the one asked for."""
+    if shot.seconds is None:
+        return native.frames
+    wanted = shot.seconds * model.fps
+    nearest = _nearest_legal(wanted, model.compression, native)
+    if abs(nearest - wanted) <= 1 + 1e-6:
+        return nearest
+    step = model.compression.temporal * model.compression.patch[0]
+    lengths = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
+    offers = " or ".join(f"{frames / model.fps:.4g} ({frames} frames)" for frames in lengths if frames >= 1)
+    raise script.error(
+        shot.seconds_line,
+        f"shots[{script.shots.index(shot)}].seconds",
+        f"{shot.seconds:g} seconds are {wanted:.4g} frames at {model.fps:g} frames a second, which "
+        f"{model.name} cannot make. Nearest lengths: {offers}. Its native one is "
+        f"{native.frames / model.fps:.4g} ({native.frames} frames): drop the key to get that.",
+    )
+
+
+def _nearest_legal(wanted: float, compression: Compression, native: PixelSize) -> int:
+    size = PixelSize(max(1, round(wanted)), native.height, native.width)
+    return compression.nearest_legal(size).frames

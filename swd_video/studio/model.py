@@ -1,0 +1,93 @@
+"""The model of a script: loaded once, with the facts that planning and skipping need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from swd_video.core.grid import Compression
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.loading import STUDENT_FILE_NAME, resolve_model_path
+from swd_video.models.wan import tokenizer_length
+from swd_video.pipelines.loading import base_model_path, load_pipeline
+from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.studio.fingerprint import fingerprint_folders
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What planning needs to know about a loaded model.
+
+    Attributes:
+        name: As the script names it; written into every clip.
+        fingerprint: Hash of its files.
+        fps: Frames per second of the clips it makes.
+        compression: Which sizes are legal for it.
+        schedule: Its stages at its native size.
+        text_length: Tokens of a prompt that it reads.
+        count_tokens: Tells how many tokens a prompt has.
+        device: Kind of device that it runs on, for example "cpu".
+        dtype: Precision, for example "float32".
+    """
+
+    name: str
+    fingerprint: str
+    fps: float
+    compression: Compression
+    schedule: ScaleSchedule
+    text_length: int
+    count_tokens: Callable[[str], int]
+    device: str
+    dtype: str
+
+
+def load_model_for_rendering(
+    name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[WanScaleWisePipeline, ModelFacts]:
+    """Load a student and gather what planning needs.
+
+    Args:
+        name: A shipped student, a student folder or a saved pipeline, as `load_pipeline` takes it.
+        device: Where to run it.
+        dtype: Precision of all its parts.
+
+    Raises:
+        ValueError: There is no such student, or it cannot be loaded.
+    """
+    pipe = load_pipeline(name, device=device, dtype=dtype)
+
+    def count_tokens(prompt: str) -> int:
+        return len(pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+    return pipe, ModelFacts(
+        name=name,
+        fingerprint=fingerprint_folders(model_folders(name)),
+        fps=pipe.fps,
+        compression=pipe.compression,
+        schedule=pipe.scheduler.schedule,
+        text_length=pipe.config.text_length or tokenizer_length(pipe.tokenizer),
+        count_tokens=count_tokens,
+        device=torch.device(device).type,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def model_folders(name: str) -> list[Path]:
+    """The folders whose files make up a model: a student's own and its base model's, or a pipeline's.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    path = resolve_model_path(name)
+    if (Path(path) / STUDENT_FILE_NAME).is_file():
+        return [Path(path), _local_folder(base_model_path(path))]
+    return [_local_folder(path)]
+
+
+def _local_folder(path_or_hub_name: str) -> Path:
+    if Path(path_or_hub_name).is_dir():
+        return Path(path_or_hub_name)
+    # Loaded from the hub before, so it lies in the cache.
+    return Path(DiffusionPipeline.download(path_or_hub_name, local_files_only=True))

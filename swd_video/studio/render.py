@@ -1,0 +1,302 @@
+"""Rendering a script: clips, sidecars, previews, a contact sheet and `render.json`, resumable at any moment.
+
+A clip is finished when its sidecar is there, and the sidecar is written last. It holds the hash of everything
+that the clip depends on and the hashes of the clip's files, so a second run can tell what is still as asked.
+Nothing but `render.json` holds times, so an interrupted and resumed run ends with the same files.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from swd_video.data.video import write_preview, write_video
+from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.studio.clips import Clip, plan_clips
+from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
+from swd_video.studio.fingerprint import hash_file
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import Script
+
+SHEET_NAME = "contact_sheet.png"
+REPORT_NAME = "render.json"
+PREVIEW_LONG_SIDE_PX = 320
+"""Previews of larger clips are scaled down to this."""
+
+Status = Literal["pending", "rendered", "skipped", "failed"]
+
+
+@dataclass
+class ClipResult:
+    """What became of one clip.
+
+    Attributes:
+        clip: What was to be rendered.
+        status: "rendered" in this run, "skipped" as it was finished before, "failed", or still "pending".
+        stage_seconds: Compute time of every stage, from an earlier run if skipped; None where unknown.
+        error: Why it failed, in one line.
+    """
+
+    clip: Clip
+    status: Status = "pending"
+    stage_seconds: list[float | None] = field(default_factory=list)
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The clip's entry in `render.json`; sizes are in pixels, `file` lies beside `render.json`."""
+        clip = self.clip
+        times = self.stage_seconds or [None] * len(clip.stages)
+        entry: dict[str, Any] = {
+            "id": clip.take.shot.id,
+            "take": clip.take.take,
+            "prompt": clip.take.shot.prompt,
+            "seed": clip.take.seed,
+            "file": f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
+            "frames": clip.size.frames,
+            "width": clip.size.width,
+            "height": clip.size.height,
+            "fps": clip.fps,
+            "seconds": round(clip.seconds, 6),
+            "status": self.status,
+            "stages": [
+                stage | {"seconds": seconds} for stage, seconds in zip(_stages(clip), times, strict=True)
+            ],
+        }
+        return entry | ({"error": self.error} if self.error else {})
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """The outcome of a run: a result for every clip, and the wall time of it all."""
+
+    results: Sequence[ClipResult]
+    seconds: float
+
+    def count(self, status: Status) -> int:
+        """How many clips have this status."""
+        return sum(result.status == status for result in self.results)
+
+    def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        """Plain values: `{"shots": [...], "seconds": ...}`.
+
+        Args:
+            folder: Turns every `file` into an absolute path; without it, names are relative to `render.json`.
+        """
+        shots = [result.as_dict() for result in self.results]
+        if folder is not None:
+            shots = [shot | {"file": shot["file"] and str(folder.resolve() / shot["file"])} for shot in shots]
+        return {"shots": shots, "seconds": round(self.seconds, 3)}
+
+
+def render_script(
+    script: Script,
+    pipe: WanScaleWisePipeline,
+    model: ModelFacts,
+    out: Path,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> RenderReport:
+    """Render what is not finished yet, one clip at a time, and describe everything in `out`.
+
+    Args:
+        script: What to render.
+        pipe: The loaded model.
+        model: Facts about the same model.
+        out: Folder for all files; made if missing. Files of shots no longer in the script are left alone.
+        say: Takes lines about progress.
+
+    Raises:
+        ScriptError: A shot asks for what the model cannot make; nothing has been written then.
+        OSError: The folder cannot be written to.
+    """
+    started = time.perf_counter()
+    clips = plan_clips(script, model)
+    out.mkdir(parents=True, exist_ok=True)
+    known_times = _read_times(out / REPORT_NAME)
+    results = [ClipResult(clip, stage_seconds=_times_of(clip, known_times)) for clip in clips]
+
+    def report() -> RenderReport:
+        current = RenderReport(results, time.perf_counter() - started)
+        _write_json(out / REPORT_NAME, _describe_run(script, model, current))
+        return current
+
+    for index, result in enumerate(results):
+        label = f"[{index + 1}/{len(results)}] {result.clip.name}"
+        begun = time.perf_counter()
+        _render_if_needed(result, pipe, model, out)
+        say(_progress_line(label, result, time.perf_counter() - begun))
+        report()
+    draw_contact_sheet(
+        out / SHEET_NAME, script.title, model.name, [_sheet_row(result, out) for result in results]
+    )
+    return report()
+
+
+def _render_if_needed(result: ClipResult, pipe: WanScaleWisePipeline, model: ModelFacts, out: Path) -> None:
+    try:
+        if _is_finished(result.clip, out):
+            result.status = "skipped"
+            return
+        frames, result.stage_seconds = _generate(result.clip, pipe)
+        _write_clip(result.clip, frames, model, out)
+        result.status = "rendered"
+    except Exception as error:  # whatever goes wrong with one shot, the others are still wanted
+        result.status, result.stage_seconds = "failed", []
+        result.error = " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _generate(
+    clip: Clip, pipe: WanScaleWisePipeline
+) -> tuple[UInt8[np.ndarray, "frames height width 3"], list[float | None]]:
+    # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
+    output: Any = pipe(
+        clip.take.shot.prompt,
+        frames=clip.size.frames,
+        height=clip.size.height,
+        width=clip.size.width,
+        generator=torch.Generator("cpu").manual_seed(clip.take.seed),
+        output_type="np",
+    )
+    video = np.asarray(output.frames[0])
+    if not np.isfinite(video).all():
+        raise FloatingPointError("the model made values that are not numbers. Try --dtype float32.")
+    return (video * 255).round().astype(np.uint8), [float(seconds) for seconds in output.stage_seconds]
+
+
+def _write_clip(
+    clip: Clip, frames: UInt8[np.ndarray, "frames height width 3"], model: ModelFacts, out: Path
+) -> None:
+    video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
+    write_preview(preview, _shrink(frames), clip.fps)
+    write_video(video, frames, clip.fps, metadata=clip.metadata)
+    sidecar = {
+        "id": clip.take.shot.id,
+        "take": clip.take.take,
+        "prompt": clip.take.shot.prompt,
+        "seed": clip.take.seed,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "device": model.device,
+        "dtype": model.dtype,
+        "frames": clip.size.frames,
+        "width": clip.size.width,
+        "height": clip.size.height,
+        "fps": clip.fps,
+        "seconds": round(clip.seconds, 6),
+        "stages": _stages(clip),
+        "content_hash": clip.content_hash,
+        "files": {path.name: hash_file(path) for path in (video, preview)},
+    }
+    _write_json(_sidecar(clip, out), sidecar)
+
+
+def _is_finished(clip: Clip, out: Path) -> bool:
+    sidecar = _read_json(_sidecar(clip, out))
+    files = sidecar.get("files")
+    if sidecar.get("content_hash") != clip.content_hash or not isinstance(files, Mapping):
+        return False
+    if set(files) != {f"{clip.name}.mp4", f"{clip.name}.webp"}:
+        return False
+    return all((out / name).is_file() and hash_file(out / name) == digest for name, digest in files.items())
+
+
+def _shrink(frames: UInt8[np.ndarray, "frames height width 3"]) -> UInt8[np.ndarray, "frames _ _ 3"]:
+    height, width = frames.shape[1:3]
+    scale = PREVIEW_LONG_SIDE_PX / max(height, width)
+    if scale >= 1:
+        return frames
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack(
+        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames]
+    )
+
+
+def _stages(clip: Clip) -> list[dict[str, float | int]]:
+    return [
+        {"frames": size.frames, "height": size.height, "width": size.width, "sigma": sigma}
+        for sigma, size in clip.stages
+    ]
+
+
+def _sheet_row(result: ClipResult, out: Path) -> SheetRow:
+    clip = result.clip
+    return SheetRow(
+        heading=clip.name,
+        details=f"{clip.seconds:.3g} s   seed {clip.take.seed}",
+        prompt=clip.take.shot.prompt,
+        video=None if result.status == "failed" else out / f"{clip.name}.mp4",
+        problem=result.error,
+    )
+
+
+def _progress_line(label: str, result: ClipResult, took_seconds: float) -> str:
+    clip = result.clip
+    if result.status == "failed":
+        return f"{label}: failed: {result.error}"
+    asked = clip.take.shot.seconds
+    exact = asked is None or abs(asked - clip.seconds) < 5e-4
+    length = f"{clip.size.frames} frames, {clip.seconds:.4g} s" + (
+        "" if exact else f" (asked for {asked:g} s)"
+    )
+    done = "finished before" if result.status == "skipped" else f"rendered in {took_seconds:.1f} s"
+    return f"{label}: {length}, {done}"
+
+
+def _describe_run(script: Script, model: ModelFacts, report: RenderReport) -> dict[str, Any]:
+    described = report.as_dict()
+    for entry, result in zip(described["shots"], report.results, strict=True):
+        entry["content_hash"] = result.clip.content_hash
+    return {
+        "title": script.title,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "seed": script.seed,
+        **described,
+    }
+
+
+def _read_times(path: Path) -> dict[str, list[float | None]]:
+    """Compute times of an earlier run, by content hash; what cannot be understood is not there."""
+    times = {}
+    shots = _read_json(path).get("shots")
+    for entry in shots if isinstance(shots, list) else []:
+        try:
+            times[str(entry["content_hash"])] = [stage["seconds"] for stage in entry["stages"]]
+        except (KeyError, TypeError):
+            continue
+    return times
+
+
+def _times_of(clip: Clip, known: Mapping[str, list[float | None]]) -> list[float | None]:
+    times = known.get(clip.content_hash, [])
+    known_well = len(times) == len(clip.stages) and all(isinstance(time, float | None) for time in times)
+    return times if known_well else []
+
+
+def _sidecar(clip: Clip, out: Path) -> Path:
+    return out / f"{clip.name}.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""A tiny student on disk, loaded for rendering once, and a script for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.studio.model import ModelFacts, load_model_for_rendering
+
+SCRIPT = """\
+title: Two shots
+seed: 5
+shots:
+  - id: tiger
+    prompt: a tiger walking left
+  - id: fish
+    prompt: a fish staying on pink
+    seconds: 0.3125
+    takes: 2
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_student(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A whole-transformer student whose clips differ from the teacher's; do not write into it."""
+    folder = tmp_path_factory.mktemp("students") / "tiny-student"
+    transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
+    with torch.no_grad():
+        transformer.proj_out.bias.add_(0.1)
+    save_student(folder, base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=transformer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_student: Path) -> tuple[WanScaleWisePipeline, ModelFacts]:
+    """The student, loaded once: rendering must not change it."""
+    pipe, model = load_model_for_rendering(str(tiny_student))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, model

@@ -1,0 +1,72 @@
+"""The contact sheet shows every take, evenly spaced, with text that fits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swd_video.data.video import VideoError, write_video
+from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
+
+BACKGROUND = (250, 250, 248)
+
+
+def write_ramp(path: Path, frames: int = 11, height: int = 32, width: int = 64) -> None:
+    """A clip whose frame number can be read off its brightness: 0, 20, 40, ..."""
+    levels = np.arange(frames, dtype=np.uint8) * 20
+    write_video(path, np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).copy(), 12.0)
+
+
+def runs_of_pictures(sheet: np.ndarray) -> list[tuple[int, int]]:
+    """Top and bottom of each band of rows whose first 200 columns hold no background, as only pictures do."""
+    filled = (np.abs(sheet[:, 24:224].astype(int) - BACKGROUND).max(axis=2) > 8).all(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], filled, [False]]).astype(int)))
+    return [(int(top), int(bottom)) for top, bottom in edges.reshape(-1, 2)]
+
+
+def draw(path: Path, rows: list[SheetRow], title: str = "Title") -> np.ndarray:
+    draw_contact_sheet(path, title, "model", rows)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_each_take_has_a_row_of_evenly_spaced_frames(tmp_path: Path) -> None:
+    write_ramp(tmp_path / "long.mp4")
+    write_ramp(tmp_path / "short.mp4", frames=3)
+    rows = [SheetRow(name, "", f"prompt of {name}", tmp_path / f"{name}.mp4") for name in ("long", "short")]
+    sheet = draw(tmp_path / "sheet.png", rows)
+
+    (top, bottom), (other_top, other_bottom) = runs_of_pictures(sheet)
+    assert bottom - top == other_bottom - other_top == 104, "a 64x32 clip scaled to 208 pixels of width"
+    middles = [24 + column * 216 + 104 for column in range(6)]
+    shown = [int(sheet[(top + bottom) // 2, x, 0]) for x in middles]
+    assert shown == pytest.approx([0, 40, 80, 120, 160, 200], abs=3)
+    other = [int(sheet[(other_top + other_bottom) // 2, x, 0]) for x in middles]
+    assert other[:3] == pytest.approx([0, 20, 40], abs=3)
+    assert other[3:] == [BACKGROUND[0]] * 3, "a short clip repeats no frame"
+
+
+def test_text_is_drawn_dark_and_long_prompts_wrap(tmp_path: Path) -> None:
+    short = draw(tmp_path / "a.png", [SheetRow("a", "", "a prompt", None, "failed")])
+    long = draw(tmp_path / "b.png", [SheetRow("a", "", "many words " * 60, None, "failed")])
+    unbroken = draw(tmp_path / "c.png", [SheetRow("a", "", "m" * 400, None, "failed")])
+
+    for sheet in (short, long, unbroken):
+        assert (sheet < 60).all(axis=2).any(), "ink"
+        assert (sheet[:, -16:] == BACKGROUND).all(), "nothing runs off the right edge"
+    assert long.shape[0] > short.shape[0] + 100
+    assert unbroken.shape[0] > short.shape[0] + 100
+
+
+def test_a_failed_take_says_why_in_red(tmp_path: Path) -> None:
+    sheet = draw(tmp_path / "a.png", [SheetRow("a", "", "prompt", None, "ValueError: no")]).astype(int)
+    red = (sheet[..., 0] - sheet[..., 1] > 100).any()
+    assert red
+    assert not runs_of_pictures(sheet)
+
+
+def test_a_clip_that_cannot_be_read_leaves_no_half_sheet(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    with pytest.raises(VideoError):
+        draw(tmp_path / "sheet.png", [SheetRow("a", "", "prompt", tmp_path / "bad.mp4")])
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.mp4"]

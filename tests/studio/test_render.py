@@ -1,0 +1,255 @@
+"""Rendering: files, seeds, skipping, failing and resuming, with a tiny real model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+
+from swd_video.data.video import probe_video, read_video, read_video_metadata
+from swd_video.studio.clips import plan_clips
+from swd_video.studio.render import RenderReport, render_script
+from swd_video.studio.script import ScriptError, derive_seed, parse_script
+
+from .conftest import SCRIPT
+
+NAMES = ["tiger", "fish", "fish-take2"]
+FILES = {f"{name}{suffix}" for name in NAMES for suffix in (".mp4", ".webp", ".json")}
+FILES |= {"contact_sheet.png", "render.json"}
+
+
+def render(out: Path, loaded: Any, text: str = SCRIPT) -> RenderReport:
+    return render_script(parse_script(text, "film.yaml"), *loaded, out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file but `render.json`, which holds times."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "render.json"}
+
+
+def statuses(report: RenderReport) -> list[str]:
+    return [result.status for result in report.results]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> tuple[Path, RenderReport]:
+    """One rendered script that tests look at and do not touch."""
+    out = tmp_path_factory.mktemp("finished") / "deep" / "out"
+    return out, render(out, loaded)
+
+
+def test_every_file_is_there_and_no_other(finished: tuple[Path, RenderReport]) -> None:
+    out, report = finished
+    assert {path.name for path in out.iterdir()} == FILES
+    assert statuses(report) == ["rendered"] * 3
+
+
+def test_clips_are_what_the_script_asks_for(finished: tuple[Path, RenderReport], tiny_student: Path) -> None:
+    out, _ = finished
+    for name, frames in zip(NAMES, (9, 5, 5), strict=True):
+        info = probe_video(out / f"{name}.mp4")
+        assert (info.codec, info.frames, info.width, info.height, info.fps) == ("h264", frames, 64, 48, 16)
+        assert len(imageio.imread(out / f"{name}.webp", index=None, plugin="pillow")) == frames
+    metadata = read_video_metadata(out / "fish-take2.mp4")
+    assert metadata["prompt"] == "a fish staying on pink"
+    assert metadata["seed"] == str(derive_seed(5, "fish", 2))
+    assert metadata["model"] == str(tiny_student)
+
+
+def test_a_clip_shows_what_the_pipeline_makes_of_its_seed(
+    finished: tuple[Path, RenderReport], loaded: Any
+) -> None:
+    out, _ = finished
+    generator = torch.Generator().manual_seed(derive_seed(5, "tiger", 1))
+    expected = loaded[0]("a tiger walking left", generator=generator).frames[0]
+    frames, _ = read_video(out / "tiger.mp4")
+    # Noise is hard to compress: compare means over 8 x 8 blocks.
+    blocks = (frames / 255 - expected).reshape(9, 6, 8, 8, 8, 3).mean(axis=(2, 4))
+    assert np.abs(blocks).mean() < 0.02
+    assert np.abs(expected - expected.mean()).mean() > 0.04, (
+        "the comparison above would pass for anything grey"
+    )
+
+
+def test_the_report_has_exactly_the_promised_keys(finished: tuple[Path, RenderReport]) -> None:
+    out, report = finished
+    described = report.as_dict(out)
+    assert set(described) == {"shots", "seconds"}
+    tiger, fish, fish2 = described["shots"]
+    assert set(tiger) == {
+        "id", "take", "prompt", "seed", "file", "frames", "width", "height", "fps", "seconds", "status", "stages",
+    }  # fmt: skip
+    assert Path(tiger["file"]) == out.resolve() / "tiger.mp4"
+    assert (tiger["frames"], tiger["width"], tiger["height"], tiger["fps"]) == (9, 64, 48, 16)
+    assert (tiger["seconds"], fish["seconds"]) == (9 / 16, 5 / 16)
+    assert (fish["id"], fish["take"], fish2["id"], fish2["take"]) == ("fish", 1, "fish", 2)
+    assert [list(stage) for stage in tiger["stages"]] == [
+        ["frames", "height", "width", "sigma", "seconds"]
+    ] * 3
+    assert [tuple(stage.values())[:4] for stage in tiger["stages"]] == [
+        (5, 32, 32, 1.0),
+        (9, 32, 32, 0.8),
+        (9, 48, 64, 0.5),
+    ]
+    assert all(stage["seconds"] > 0 for stage in tiger["stages"])
+
+
+def test_render_json_and_sidecars_say_the_same(finished: tuple[Path, RenderReport]) -> None:
+    out, report = finished
+    written = json.loads((out / "render.json").read_text())
+    assert (written["title"], written["seed"]) == ("Two shots", 5)
+    for entry, shown in zip(written["shots"], report.as_dict()["shots"], strict=True):
+        sidecar = json.loads((out / f"{Path(entry['file']).stem}.json").read_text())
+        assert shown.items() <= entry.items()
+        for key in ("id", "take", "prompt", "seed", "frames", "fps", "seconds", "content_hash"):
+            assert sidecar[key] == entry[key]
+        assert "seconds" not in sidecar["stages"][0], "times would make resumed runs differ"
+
+
+def test_finished_clips_are_skipped_with_their_times(tmp_path: Path, loaded: Any) -> None:
+    first = render(tmp_path, loaded)
+    before, modified = contents(tmp_path), (tmp_path / "tiger.mp4").stat().st_mtime_ns
+    second = render(tmp_path, loaded)
+
+    assert statuses(second) == ["skipped"] * 3
+    assert contents(tmp_path) == before
+    assert (tmp_path / "tiger.mp4").stat().st_mtime_ns == modified
+    assert second.results[0].stage_seconds == first.results[0].stage_seconds
+
+    (tmp_path / "render.json").unlink()
+    third = render(tmp_path, loaded)
+    assert statuses(third) == ["skipped"] * 3
+    assert [stage["seconds"] for stage in third.as_dict()["shots"][0]["stages"]] == [None] * 3
+
+
+def test_editing_one_shot_leaves_the_others_bit_identical(
+    tmp_path: Path, finished: tuple[Path, RenderReport], loaded: Any
+) -> None:
+    # Another prompt, one shot more in front, and the rest in another order.
+    text = """\
+seed: 5
+shots:
+  - {id: new, prompt: something else}
+  - {id: fish, prompt: a fish staying on pink, seconds: 0.3125, takes: 2}
+  - {id: tiger, prompt: a tiger running right}
+"""
+    report = render(tmp_path, loaded, text)
+    assert statuses(report) == ["rendered"] * 4
+    before, after = contents(finished[0]), contents(tmp_path)
+    same = {name for name in before if name in after and before[name] == after[name]}
+    assert same == {name for name in FILES if name.startswith("fish")}
+
+    again = render(tmp_path, loaded, text.replace("something else", "something new"))
+    assert statuses(again) == ["rendered", "skipped", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize("damage", ["tiger.mp4", "tiger.webp", "tiger.json"])
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_a_damaged_clip_is_made_again(
+    damage: str, how: str, tmp_path: Path, finished: tuple[Path, RenderReport], loaded: Any
+) -> None:
+    for name, data in contents(finished[0]).items():
+        (tmp_path / name).write_bytes(data)
+    if how == "missing":
+        (tmp_path / damage).unlink()
+    else:
+        (tmp_path / damage).write_bytes(b"{}" + (tmp_path / damage).read_bytes()[2:])
+
+    assert statuses(render(tmp_path, loaded)) == ["rendered", "skipped", "skipped"]
+    assert contents(tmp_path) == contents(finished[0])
+
+
+def test_another_seed_or_model_is_another_clip(
+    tmp_path: Path, tiny_student: Path, finished: tuple[Path, RenderReport], loaded: Any
+) -> None:
+    hashes = {result.clip.content_hash for result in finished[1].results}
+    assert len(hashes) == 3
+    script = parse_script(SCRIPT, "film.yaml")
+    _, model = loaded
+    assert {clip.content_hash for clip in plan_clips(script, model)} == hashes
+    reseeded = parse_script(SCRIPT.replace("seed: 5", "seed: 6"), "film.yaml")
+    assert hashes.isdisjoint(clip.content_hash for clip in plan_clips(reseeded, model))
+    retrained = type(model)(**{**vars(model), "fingerprint": "another"})
+    assert hashes.isdisjoint(clip.content_hash for clip in plan_clips(script, retrained))
+
+
+def test_a_failing_shot_does_not_stop_the_others(tmp_path: Path, loaded: Any) -> None:
+    (tmp_path / "tiger.mp4" / "in the way").mkdir(parents=True)
+    lines: list[str] = []
+    report = render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=lines.append)
+
+    assert statuses(report) == ["failed", "rendered", "rendered"]
+    tiger = json.loads((tmp_path / "render.json").read_text())["shots"][0]
+    assert (tiger["status"], tiger["file"]) == ("failed", None)
+    assert "tiger.mp4" in tiger["error"]
+    assert lines[0].startswith("[1/3] tiger: failed: ")
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+    (tmp_path / "tiger.mp4" / "in the way").rmdir()
+    (tmp_path / "tiger.mp4").rmdir()
+    assert statuses(render(tmp_path, loaded)) == ["rendered", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [("0.5625", 9), ("0.5", 9), ("0.56", 9), ("0.625", 9), ("0.75", 13), ("0.0625", 1)]
+)
+def test_lengths_within_a_frame_of_a_legal_one_are_taken(seconds: str, frames: int, loaded: Any) -> None:
+    script = parse_script(f"shots: [{{id: a, prompt: b, seconds: {seconds}}}]", "film.yaml")
+    (clip,) = plan_clips(script, loaded[1])
+    assert clip.size.as_tuple() == (frames, 48, 64)
+
+
+def test_an_inexact_length_is_said(tmp_path: Path, loaded: Any) -> None:
+    lines: list[str] = []
+    script = parse_script("shots: [{id: a, prompt: b, seconds: 0.5}]", "film.yaml")
+    render_script(script, *loaded, tmp_path, say=lines.append)
+    assert "9 frames, 0.5625 s (asked for 0.5 s)" in lines[0]
+
+
+def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded: Any) -> None:
+    text = "defaults:\n  seconds: 0.6875\nshots: [{id: a, prompt: b}]"
+    with pytest.raises(ScriptError) as caught:
+        render(tmp_path / "out", loaded, text)
+    assert str(caught.value).startswith(
+        "film.yaml:2: shots[0].seconds: 0.6875 seconds are 11 frames at 16 frames"
+    )
+    assert "Nearest lengths: 0.5625 (9 frames) or 0.8125 (13 frames)." in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_would_be_cut_are_refused(loaded: Any) -> None:
+    text = f"shots:\n  - id: a\n    prompt: {'word ' * 20}"
+    with pytest.raises(ScriptError, match=r"film.yaml:3: shots\[0\].prompt: has 100 tokens, and .* reads 48"):
+        plan_clips(parse_script(text, "film.yaml"), loaded[1])
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_files(
+    tmp_path: Path, tiny_student: Path, finished: tuple[Path, RenderReport], loaded: Any
+) -> None:
+    out, script = tmp_path / "out", tmp_path / "film.yaml"
+    script.write_text(SCRIPT + f"model: {tiny_student}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swd_video.cli.main", "render", str(script), "--out", str(out)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and not (out / "tiger.json").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert not (out / "contact_sheet.png").exists()
+
+    report = render(out, loaded)
+    assert report.results[0].status == "skipped"
+    assert "rendered" in statuses(report)
+    assert {path.name for path in out.iterdir()} == FILES
+    assert contents(out) == contents(finished[0])
