@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, WanPipeline
+from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
 
 import swd_video
 from swd_video.core.grid import PixelSize
@@ -115,7 +115,11 @@ def write_video_spec(folder: str | Path, spec: VideoSpec) -> None:
 
 
 def load_teacher(
-    name_or_path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    transformer: WanTransformer3DModel | None = None,
 ) -> WanPipeline:
     """Load a text-to-video teacher as diffusers' own pipeline, in evaluation mode.
 
@@ -123,6 +127,7 @@ def load_teacher(
         name_or_path: see `resolve_model_path`.
         device: where to put it; on CUDA the fastest attention that really runs is chosen.
         dtype: precision of all its parts.
+        transformer: use this one instead of loading the model's own.
 
     Raises:
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
@@ -138,7 +143,8 @@ def load_teacher(
             raise ValueError(
                 f"model {str(name_or_path)!r}: got a {family}, expected one of {', '.join(_WAN_PIPELINES)}."
             )
-        pipe = WanPipeline.from_pretrained(path, dtype=dtype)
+        replaced = {} if transformer is None else {"transformer": transformer}
+        pipe = WanPipeline.from_pretrained(path, dtype=dtype, **replaced)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model {str(name_or_path)!r} cannot be loaded: {reason}") from error

@@ -1,0 +1,1 @@
+"""Sampling pipelines in the diffusers form, and loading distilled students into them."""

@@ -1,0 +1,215 @@
+"""The scale-wise sampler in the form of a diffusers scheduler.
+
+Saved pipelines record this module's path, and diffusers finds the class again only where `SchedulerMixin` is
+a name in the same module: do not move the class, and keep the import.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from jaxtyping import Float
+from torch import Tensor
+
+from swd_video.core.flow import add_noise, x0_from_velocity
+from swd_video.core.resize import resize_latents
+from swd_video.core.sampling import Generators, draw_noise
+from swd_video.core.schedule import ScaleSchedule
+
+
+@dataclass
+class ScaleWiseFlowMatchSchedulerOutput(BaseOutput):
+    """What `ScaleWiseFlowMatchScheduler.step` gives.
+
+    Attributes:
+        prev_sample: noisy latents on the grid and at the noise level of the next stage; after the last
+            stage, the clean latents.
+        pred_original_sample: clean latents predicted by this stage, on its own grid.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
+    """Few-step sampling on grids that grow in space and time.
+
+    Each step turns the predicted velocity into clean latents, upsamples these to the grid of the next stage
+    and noises them afresh. On one grid it is `diffusers.FlowMatchLCMScheduler`, number for number.
+
+    Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.1.
+
+    Args:
+        stages: noise level and latent grid of every stage:
+            `[{"sigma": 1.0, "frames": 3, "height": 8, "width": 8}, ...]`, see `ScaleSchedule`.
+        num_train_timesteps: timestep that the transformer is given for sigma 1.
+
+    Raises:
+        ValueError: if the stages break a rule of `ScaleSchedule`.
+    """
+
+    _compatibles: list[Any] = []  # noqa: RUF012 - diffusers reads it from the class
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000) -> None:
+        self._schedule = ScaleSchedule.from_dict(stages)
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self.set_timesteps()
+
+    @classmethod
+    def from_schedule(
+        cls, schedule: ScaleSchedule, num_train_timesteps: int = 1000
+    ) -> "ScaleWiseFlowMatchScheduler":
+        """Make a scheduler from a checked schedule."""
+        return cls(stages=schedule.as_dict(), num_train_timesteps=num_train_timesteps)
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The stages from the config."""
+        return self._schedule
+
+    @property
+    def active_schedule(self) -> ScaleSchedule:
+        """The stages in use since `set_timesteps`: the config's, or those for another clip size."""
+        return self._active
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the next stage; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index of the stage to begin with, where a pipeline has said so."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Say which stage comes first, so that `step` need not look its timestep up."""
+        self._begin_index = begin_index
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        schedule: ScaleSchedule | None = None,
+    ) -> None:
+        """Start over from the first stage.
+
+        Args:
+            num_inference_steps: may be left out; the number of stages is fixed when a student is distilled.
+            device: where `timesteps` go.
+            schedule: use these stages instead of the config's, for a clip of another size.
+
+        Raises:
+            ValueError: if `num_inference_steps` is not the number of stages.
+        """
+        self._active = self._schedule if schedule is None else schedule
+        count = len(self._active)
+        if num_inference_steps not in (None, count):
+            raise ValueError(
+                f"num_inference_steps: got {num_inference_steps}, expected {count}, the number of stages "
+                "that the student was distilled for. Leave it out."
+            )
+        sigmas = torch.tensor(self._active.sigmas, dtype=torch.float32)
+        self.num_inference_steps = count
+        self.sigmas = torch.cat([sigmas, torch.zeros(1)])
+        self.timesteps = (sigmas * self.config.num_train_timesteps).to(device)
+        self._step_index = None
+        self._begin_index = None
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | float | int | None = None) -> Tensor:
+        """Latents as the transformer takes them: unchanged."""
+        return sample
+
+    def step(
+        self,
+        model_output: Float[Tensor, "batch channels frames height width"],
+        timestep: Tensor | float | int,
+        sample: Float[Tensor, "batch channels frames height width"],
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> ScaleWiseFlowMatchSchedulerOutput | tuple[Tensor, Tensor]:
+        """Finish a stage and prepare the next one. Computed in float32.
+
+        Args:
+            model_output: predicted velocity.
+            timestep: the one of `timesteps` that belongs to this stage.
+            sample: noisy latents of this stage.
+            generator: source of the fresh noise; one for all clips or one for each.
+            return_dict: give an object instead of a tuple of `prev_sample` and `pred_original_sample`.
+
+        Returns:
+            `prev_sample` and `pred_original_sample`, both in the dtype of `sample`.
+
+        Raises:
+            ValueError: if the timestep is not one of this schedule's, all stages are done, or `sample` is not
+                on the grid of its stage.
+        """
+        if self._step_index is None:
+            begin = self._begin_index
+            self._step_index = self.index_for_timestep(timestep) if begin is None else begin
+        index = self._step_index
+        self._check_sample(index, sample)
+
+        x0 = x0_from_velocity(sample.float(), model_output, self._active[index].sigma)
+        prev_sample = x0
+        if index + 1 < len(self._active):
+            following = self._active[index + 1]
+            upsampled = resize_latents(x0, following.grid)
+            noise = draw_noise(tuple(upsampled.shape), generator=generator, device=upsampled.device)
+            prev_sample = add_noise(upsampled, noise, following.sigma)
+
+        self._step_index += 1
+        prev_sample, x0 = prev_sample.to(sample.dtype), x0.to(sample.dtype)
+        if not return_dict:
+            return prev_sample, x0
+        return ScaleWiseFlowMatchSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+    def index_for_timestep(self, timestep: Tensor | float | int) -> int:
+        """Which stage a timestep belongs to.
+
+        Raises:
+            ValueError: if it belongs to none.
+        """
+        value = torch.as_tensor(timestep)
+        matches = (self.timesteps.cpu() == value.cpu()).nonzero()
+        if not value.is_floating_point() or len(matches) != 1:
+            known = ", ".join(f"{known:g}" for known in self.timesteps.tolist())
+            raise ValueError(f"timestep: got {timestep}, expected one of scheduler.timesteps ({known}).")
+        return int(matches.item())
+
+    def scale_noise(
+        self,
+        sample: Float[Tensor, "batch *rest"],
+        timestep: Tensor | float | int,
+        noise: Float[Tensor, "batch *rest"],
+    ) -> Float[Tensor, "batch *rest"]:
+        """Noise clean latents to a timestep, one for all clips or one for each, in the dtype of `sample`."""
+        timesteps = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1)
+        return add_noise(sample, noise, timesteps / self.config.num_train_timesteps).to(sample.dtype)
+
+    def add_noise(
+        self,
+        original_samples: Float[Tensor, "batch *rest"],
+        noise: Float[Tensor, "batch *rest"],
+        timesteps: Tensor,
+    ) -> Float[Tensor, "batch *rest"]:
+        """`scale_noise` under the name and argument order of older schedulers."""
+        return self.scale_noise(original_samples, timesteps, noise)
+
+    def _check_sample(self, index: int, sample: Tensor) -> None:
+        if index >= len(self._active):
+            raise ValueError(f"all {len(self._active)} stages are done; call set_timesteps to start over.")
+        expected = self._active[index].grid
+        if tuple(sample.shape[2:]) != expected.as_tuple():
+            got = "x".join(map(str, sample.shape[2:]))
+            raise ValueError(f"sample: got a {got} grid, expected {expected} for stage {index + 1}.")
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)

@@ -1,0 +1,231 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchLCMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swd_video.core.flow import add_noise
+from swd_video.core.grid import LatentSize
+from swd_video.core.sampling import sample_scalewise
+from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler, ScaleWiseFlowMatchSchedulerOutput
+
+SIGMAS = (1.0, 0.896, 0.737, 0.602)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _network(noisy_latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Any deterministic function of latents and timestep."""
+    return (noisy_latents * 1.3 + timestep / 700).sin() - 0.1
+
+
+def _on(grid: LatentSize, sigmas: tuple[float, ...] = SIGMAS) -> ScaleSchedule:
+    return ScaleSchedule(tuple(Stage(sigma, grid) for sigma in sigmas))
+
+
+def _run(
+    scheduler: ScaleWiseFlowMatchScheduler, latents: torch.Tensor, generator: object
+) -> list[torch.Tensor]:
+    scheduler.set_timesteps()
+    trajectory = []
+    for timestep in scheduler.timesteps:
+        velocity = _network(latents, timestep)
+        latents = scheduler.step(velocity, timestep, latents, generator=generator, return_dict=False)[0]
+        trajectory.append(latents)
+    return trajectory
+
+
+def _run_lcm(
+    scheduler: FlowMatchLCMScheduler, latents: torch.Tensor, generator: object
+) -> list[torch.Tensor]:
+    scheduler.set_timesteps(sigmas=list(SIGMAS))
+    trajectory = []
+    for timestep in scheduler.timesteps:
+        velocity = _network(latents, timestep)
+        latents = scheduler.step(velocity, timestep, latents, generator=generator, return_dict=False)[0]
+        trajectory.append(latents)
+    return trajectory
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+def test_on_one_grid_it_is_the_lcm_scheduler_bit_for_bit(clips: int) -> None:
+    grid = LatentSize(3, 4, 6)
+    latents = torch.randn(clips, 4, *grid.as_tuple(), generator=_generator(1))
+    ours = ScaleWiseFlowMatchScheduler.from_schedule(_on(grid))
+    theirs = FlowMatchLCMScheduler()
+    got, expected = _run(ours, latents, _generator(7)), _run_lcm(theirs, latents, _generator(7))
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert torch.equal(ours.sigmas, theirs.sigmas)
+    for step, (left, right) in enumerate(zip(got, expected, strict=True)):
+        assert torch.equal(left, right), f"step {step}"
+
+
+def test_a_generator_for_each_clip_draws_as_the_lcm_scheduler_does() -> None:
+    grid = LatentSize(2, 4, 4)
+    latents = torch.randn(2, 3, *grid.as_tuple(), generator=_generator(1))
+    ours = ScaleWiseFlowMatchScheduler.from_schedule(_on(grid))
+    got = _run(ours, latents, [_generator(3), _generator(4)])
+    expected = _run_lcm(FlowMatchLCMScheduler(), latents, [_generator(3), _generator(4)])
+    for left, right in zip(got, expected, strict=True):
+        assert torch.equal(left, right)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(10, 999), min_size=0, max_size=4, unique=True), st.integers(0, 99))
+def test_any_noise_levels_agree_with_the_lcm_scheduler(levels: list[int], seed: int) -> None:
+    sigmas = (1.0, *(level / 1000 for level in sorted(levels, reverse=True)))
+    ours = ScaleWiseFlowMatchScheduler.from_schedule(_on(LatentSize(2, 2, 2), sigmas))
+    theirs = FlowMatchLCMScheduler()
+    theirs.set_timesteps(sigmas=list(sigmas))
+    left = right = torch.randn(1, 2, 2, 2, 2, generator=_generator(seed))
+    for timestep in theirs.timesteps:
+        noise = _generator(seed + 1), _generator(seed + 1)
+        left = ours.step(_network(left, timestep), timestep, left, noise[0]).prev_sample
+        right = theirs.step(_network(right, timestep), timestep, right, noise[1]).prev_sample
+        assert torch.equal(left, right)
+
+
+def test_on_pictures_that_grow_it_is_the_lcm_scheduler_bit_for_bit() -> None:
+    # The one growing case that the LCM scheduler samples as the paper does: pictures, 4-D tensors, bicubic.
+    sizes = [(4, 6), (6, 9), (8, 12), (12, 18)]
+    schedule = ScaleSchedule(
+        tuple(Stage(sigma, LatentSize(1, *size)) for sigma, size in zip(SIGMAS, sizes, strict=True))
+    )
+    latents = torch.randn(2, 4, 4, 6, generator=_generator(1))
+    got = _run(ScaleWiseFlowMatchScheduler.from_schedule(schedule), latents.unsqueeze(2), _generator(7))
+    lcm = FlowMatchLCMScheduler(scale_factors=[1.5, 2.0, 3.0], upscale_mode="bicubic")
+    expected = _run_lcm(lcm, latents, _generator(7))
+    for left, right in zip(got, expected, strict=True):
+        assert torch.equal(left.squeeze(2), right)
+
+
+def test_on_clips_that_grow_the_lcm_scheduler_differs_only_by_its_upsampling() -> None:
+    # All that the LCM scheduler has for clips is one factor for every axis and trilinear upsampling without
+    # aligned ends. A clip without any structure comes out of both alike, so everything else must agree.
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(2, 4, 4)), Stage(0.5, LatentSize(4, 8, 8))))
+    ours = ScaleWiseFlowMatchScheduler.from_schedule(schedule)
+    theirs = FlowMatchLCMScheduler(scale_factors=[2.0], upscale_mode="trilinear")
+    theirs.set_timesteps(sigmas=[1.0, 0.5])
+    constant = torch.full((1, 2, 2, 4, 4), 0.25)
+    left = ours.step(constant, ours.timesteps[0], constant * 3, _generator(2)).prev_sample
+    right = theirs.step(constant, theirs.timesteps[0], constant * 3, _generator(2)).prev_sample
+    assert left.shape == right.shape
+    torch.testing.assert_close(left, right)
+
+
+def test_it_is_the_reference_loop_bit_for_bit(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    clean: list[torch.Tensor] = []
+    generator = _generator(9)
+    latents = randn_tensor((2, 4, *tiny_schedule[0].grid.as_tuple()), generator=generator)
+    for timestep in scheduler.timesteps:
+        output = scheduler.step(_network(latents, timestep), timestep, latents, generator)
+        assert isinstance(output, ScaleWiseFlowMatchSchedulerOutput)
+        latents = output.prev_sample
+        clean.append(output.pred_original_sample)
+
+    expected: list[torch.Tensor] = []
+    reference = sample_scalewise(
+        lambda x, sigma, _: _network(x, torch.tensor(sigma) * 1000),
+        tiny_schedule,
+        batch_size=2,
+        channels=4,
+        generator=_generator(9),
+        on_stage=lambda _, x0: expected.append(x0),
+    )
+    assert torch.equal(latents, reference)
+    for left, right in zip(clean, expected, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_half_precision_velocity_is_used_in_float32(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    sample = torch.randn(1, 4, *tiny_schedule[0].grid.as_tuple(), generator=_generator())
+    velocity = sample.bfloat16()
+    got = scheduler.step(velocity, scheduler.timesteps[0], sample, _generator(1))
+    scheduler.set_timesteps()
+    expected = scheduler.step(velocity.float(), scheduler.timesteps[0], sample, _generator(1))
+    assert got.prev_sample.dtype == torch.float32
+    assert torch.equal(got.prev_sample, expected.prev_sample)
+
+
+def test_half_precision_samples_keep_their_dtype(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    sample = torch.zeros(1, 4, *tiny_schedule[0].grid.as_tuple(), dtype=torch.bfloat16)
+    output = scheduler.step(sample, scheduler.timesteps[0], sample, _generator())
+    assert output.prev_sample.dtype == output.pred_original_sample.dtype == torch.bfloat16
+
+
+def test_saved_and_loaded_it_has_the_same_stages(tiny_schedule: ScaleSchedule, tmp_path: Path) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    scheduler.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert config["stages"] == tiny_schedule.as_dict()
+    assert ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path).schedule == tiny_schedule
+    assert ScaleWiseFlowMatchScheduler.from_config(scheduler.config).schedule == tiny_schedule
+
+
+def test_a_broken_config_is_refused_with_the_stage() -> None:
+    stages = [{"sigma": 1.0, "frames": 2, "height": 4, "width": 4}]
+    with pytest.raises(ValueError, match=r"schedule\.stages\[1\]: 1 latent frames cannot follow 2"):
+        ScaleWiseFlowMatchScheduler(stages=[*stages, {"sigma": 0.5, "frames": 1, "height": 4, "width": 4}])
+
+
+def test_another_clip_size_lasts_until_the_next_start(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    longer = tiny_schedule.scaled_to(LatentSize(5, 6, 8))
+    scheduler.set_timesteps(schedule=longer)
+    assert scheduler.active_schedule == longer and scheduler.schedule == tiny_schedule
+    scheduler.set_timesteps(3)
+    assert scheduler.active_schedule == tiny_schedule
+
+
+def test_the_number_of_stages_is_fixed(tiny_schedule: ScaleSchedule) -> None:
+    with pytest.raises(ValueError, match="num_inference_steps: got 50, expected 3"):
+        ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule).set_timesteps(50)
+
+
+def test_misuse_is_refused(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    sample = torch.zeros(1, 4, *tiny_schedule[0].grid.as_tuple())
+    with pytest.raises(ValueError, match=r"timestep: got 999\.0, expected one of .* \(1000, 800, 500\)"):
+        scheduler.step(sample, 999.0, sample)
+    with pytest.raises(ValueError, match="timestep: got 1000, expected one of"):
+        scheduler.step(sample, torch.tensor(1000), sample)
+    with pytest.raises(ValueError, match="sample: got a 2x4x4 grid, expected 3x4x4 for stage 2"):
+        scheduler.step(sample, scheduler.timesteps[1], sample)
+    scheduler.set_timesteps()
+    for timestep, grid in zip(scheduler.timesteps, tiny_schedule.grids, strict=True):
+        done = torch.zeros(1, 4, *grid.as_tuple())
+        scheduler.step(done, timestep, done)
+    with pytest.raises(ValueError, match="all 3 stages are done"):
+        scheduler.step(done, timestep, done)
+
+
+def test_a_begin_index_starts_in_the_middle(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    scheduler.set_begin_index(2)
+    sample = torch.ones(1, 4, *tiny_schedule.target.as_tuple())
+    output = scheduler.step(sample, scheduler.timesteps[2], sample)
+    assert scheduler.begin_index == 2 and scheduler.step_index == 3
+    assert torch.equal(output.prev_sample, torch.full_like(sample, 0.5))
+
+
+def test_noising_by_timestep_is_noising_by_sigma(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    x0 = torch.randn(2, 4, 3, 4, 4, generator=_generator())
+    noise = torch.randn(2, 4, 3, 4, 4, generator=_generator(1))
+    timesteps = torch.tensor([800.0, 250.0])
+    got = scheduler.scale_noise(x0, timesteps, noise)
+    torch.testing.assert_close(got, add_noise(x0, noise, torch.tensor([0.8, 0.25])))
+    assert torch.equal(got, scheduler.add_noise(x0, noise, timesteps))
+    assert scheduler.scale_noise(x0.bfloat16(), 500.0, noise).dtype == torch.bfloat16
+    assert scheduler.scale_model_input(x0, timesteps[0]) is x0
+    assert len(scheduler) == 1000 and scheduler.init_noise_sigma == 1.0
