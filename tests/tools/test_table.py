@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.models.loading import load_teacher
+from swd_video.pipelines.loading import save_student
+from tools.pocket.corpus import is_held_out
+from tools.pocket.judge import CLASSES
+from tools.pocket.rows import evaluation_specs, make_clips, real_row, teacher_row
+from tools.pocket.table import MARKER, check_targets, main
+
+SIZE = PixelSize(5, 32, 32)
+
+
+@pytest.fixture
+def judge_folder(tmp_path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AttributeJudge(CLASSES, input_frames=5, input_size_px=16, width=4).save(tmp_path / "judge")
+    return tmp_path / "judge"
+
+
+@pytest.fixture
+def students(tmp_path: Path, tiny_wan_folder: Path) -> dict[str, Path]:
+    """The teacher's own weights with two schedules: same size throughout, and growing."""
+    transformer = load_teacher(str(tiny_wan_folder)).transformer
+    target = LatentSize(2, 4, 4)
+    schedules = {
+        "full": ScaleSchedule((Stage(1.0, target), Stage(0.6, target))),
+        "grow": ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)), Stage(0.6, target))),
+    }
+    for name, schedule in schedules.items():
+        save_student(
+            tmp_path / name, base_model=str(tiny_wan_folder), schedule=schedule, transformer=transformer
+        )
+    return {name: tmp_path / name for name in schedules}
+
+
+def test_one_command_makes_the_whole_table_and_does_no_work_twice(
+    pocket_corpus: Path,
+    tiny_wan_folder: Path,
+    judge_folder: Path,
+    students: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = tmp_path / "pocket.md"
+    document.write_text(f"# Pocket\n<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\nrest\n")
+    arguments = [
+        *("--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")),
+        *("--full-resolution", str(students["full"]), "--spatiotemporal", str(students["grow"])),
+        *("--docs", str(document), "--size", str(SIZE), "--teacher-steps", "3", "1", "--count", "4"),
+        *("--reference-count", "6", "--batch-size", "4", "--rounds", "1", "--json"),
+    ]
+    assert main(arguments) == 0
+    output = capsys.readouterr()
+    table = json.loads(output.out)
+    assert list(table["rows"]) == [
+        "real",
+        "codec",
+        "teacher-3",
+        "teacher-1",
+        "full-resolution",
+        "spatiotemporal",
+    ]
+    teacher, one, full, grow = (list(table["rows"].values())[i] for i in (2, 3, 4, 5))
+    assert teacher["diversity"]["value"] == teacher["flow"]["value"] == 1.0
+    assert teacher["subject"]["count"] == 4
+    assert teacher["transformer_tflops"] == pytest.approx(3 * one["transformer_tflops"])
+    assert (teacher["transformer_calls"], full["transformer_calls"], grow["transformer_calls"]) == (6, 2, 2)
+    assert grow["transformer_tflops"] < full["transformer_tflops"] < one["transformer_tflops"] * 1.1
+    assert table["rows"]["real"]["frechet"]["value"] < table["rows"]["spatiotemporal"]["frechet"]["value"]
+    assert "transformer_seconds" not in table["rows"]["real"]
+    assert len(table["targets"]) == 9
+
+    text = document.read_text()
+    assert text.startswith("# Pocket\n") and text.endswith(f"<!-- {MARKER}: end -->\nrest\n")
+    assert text.count("| teacher, 3 steps, guidance 3 |") == 1 and "not met" in text
+
+    clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").rglob("*.npz")}
+    assert main(arguments) == 0
+    assert "clips, about" not in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in clips} == clips
+    assert document.read_text().count("| teacher, 3 steps, guidance 3 |") == 1
+
+
+def test_a_stopped_row_goes_on_with_the_same_clips(
+    pocket_corpus: Path, tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    pipe = load_teacher(str(tiny_wan_folder))
+    pipe.set_progress_bar_config(disable=True)
+    row = teacher_row(pipe, steps=2, guidance=2.0, size=SIZE, text_length=16)
+    specs = evaluation_specs(3, 5, 2)
+    home, whole = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    assert whole.shape == (5, 5, 32, 32, 3) and whole.dtype == np.uint8
+    assert len({clip.tobytes() for clip in whole}) == 5
+    (home / "0001.npz").unlink()
+    _, again = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    np.testing.assert_array_equal(again, whole)
+    other = teacher_row(pipe, steps=2, guidance=2.5, size=SIZE, text_length=16)
+    assert other.digest() != row.digest()
+    _, alone = make_clips(row, specs, tmp_path / "b", seed=3, batch_size=1)
+    assert np.abs(alone.astype(int) - whole).max() <= 1
+
+
+def test_prompts_are_held_out_and_sampled_several_times(pocket_corpus: Path) -> None:
+    specs = evaluation_specs(1, 30, 3)
+    assert len(specs) == 30 and len({spec.seed for spec in specs}) == 30
+    assert all(is_held_out(spec.subject, spec.motion, spec.background) for spec in specs)
+    assert [spec.caption for spec in specs[:3]] == [specs[0].caption] * 3
+    assert len({spec.caption for spec in specs}) == 10
+    frames = real_row(SIZE).make(specs[:3], [0, 0, 0])
+    assert len({clip.tobytes() for clip in frames}) == 3
+
+
+def test_targets_are_judged_by_the_figures() -> None:
+    from swd_video.evaluation.interval import Estimate
+
+    def row(share: float, frechet: float, seconds: float) -> dict[str, Estimate]:
+        figures = {
+            name: Estimate(share, share, share, 9) for name in ("subject", "motion_read", "background")
+        }
+        figures["frechet"] = Estimate(frechet, frechet - 1, frechet + 1, 9)
+        figures["transformer_seconds"] = Estimate(seconds, seconds, seconds, 9)
+        return figures
+
+    rows = {"teacher-50": row(0.96, 50.0, 4.0), "full-resolution": row(0.9, 50.0, 0.2)}
+    good = check_targets({**rows, "spatiotemporal": row(0.95, 51.5, 0.05)}, "teacher-50")
+    assert len(good) == 9 and all(check["met"] for check in good)
+    bad = check_targets({**rows, "spatiotemporal": row(0.90, 53.0, 0.15)}, "teacher-50")
+    assert [check["met"] for check in bad] == [True] * 3 + [False] * 6
+    assert len(check_targets(rows, "teacher-50")) == 3
+
+
+def test_what_is_missing_is_said_before_the_work(
+    pocket_corpus: Path,
+    tiny_wan_folder: Path,
+    judge_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = ["--teacher", str(tiny_wan_folder), "--out", str(tmp_path / "out")]
+    assert main([*common, "--judge", str(judge_folder), "--docs", str(tmp_path / "none.md")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main([*common, "--judge", str(tmp_path / "nobody"), "--docs", "None"]) == 2
+    assert "no judge there" in capsys.readouterr().err
+    assert main([*common, "--judge", str(judge_folder), "--docs", "None"]) == 2
+    assert "--size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

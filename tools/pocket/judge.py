@@ -1,0 +1,271 @@
+"""Train the judge of the pocket world: a small 3-D CNN that reads subject, motion and background back.
+
+    python -m tools.pocket.judge --out runs/pocket/judge
+
+It sees composed corpus clips of the training split alone, never a teacher's or a student's, and is tested on
+the held-out combinations. Kill it at any moment and run the same command again: it goes on from the clips
+already composed and the last checkpoint, and ends with the same weights.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional
+
+from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence, to_pixels
+from tools.pocket import corpus
+from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec, compose_clip, corpus_specs
+
+CLASSES = {"subject": tuple(SUBJECTS), "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
+_SHARD_CLIPS = 256
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How the judge is trained."""
+
+    out: Path
+    """Folder for the judge, its composed clips and its checkpoint."""
+    seed: int = 0
+    clips: int = 4096
+    """Training clips to compose."""
+    test_clips: int = 1024
+    """Held-out clips to test on."""
+    steps: int = 2400
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    checkpoint_every: int = 200
+    workers: int = os.cpu_count() or 1
+    """Processes that compose clips."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the result as one JSON object on stdout."""
+
+    def recipe(self) -> dict[str, float | int]:
+        """What the weights depend on."""
+        kept = ("seed", "clips", "steps", "batch_size", "learning_rate")
+        return {name: value for name, value in asdict(self).items() if name in kept}
+
+
+def attribute_labels(specs: Sequence[ClipSpec]) -> dict[str, np.ndarray]:
+    """The classes that clips show, by attribute."""
+    return {
+        name: np.array([classes.index(getattr(spec, name)) for spec in specs], dtype=np.int64)
+        for name, classes in CLASSES.items()
+    }
+
+
+def compose_shards(
+    folder: Path, judge: AttributeJudge, specs: Sequence[ClipSpec], *, workers: int
+) -> list[np.ndarray]:
+    """Clips at the judge's input size in files of 256, memory-mapped; files that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    with ProcessPoolExecutor(workers) as pool:
+        for start in range(0, len(specs), _SHARD_CLIPS):
+            path = folder / f"{start // _SHARD_CLIPS:03d}.npy"
+            if not path.exists():
+                chunk = specs[start : start + _SHARD_CLIPS]
+                clips = [judge.prepare(clip[None]) for clip in pool.map(compose_clip, chunk, chunksize=8)]
+                temporary = path.with_suffix(".part")
+                with temporary.open("wb") as file:
+                    np.save(file, torch.cat(clips).numpy())
+                temporary.replace(path)
+                print(f"{folder.name}: {start + len(chunk)} of {len(specs)} clips", file=sys.stderr)
+            shards.append(np.load(path, mmap_mode="r"))
+    return shards
+
+
+def read_clips(shards: Sequence[np.ndarray], indices: np.ndarray) -> Tensor:
+    """Prepared clips by their numbers."""
+    return torch.from_numpy(np.stack([shards[i // _SHARD_CLIPS][i % _SHARD_CLIPS] for i in indices]))
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Softer, noisier, shifted and recoloured clips, so that the judge reads shapes and not the last pixel.
+
+    A clip is changed alike in all its frames. Nothing is mirrored or reversed: both change the answer.
+    """
+    batch, _, frames, height, width = pixels.shape
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    gain, offset = 1 + 0.1 * (random(batch, 3, 1, 1, 1) - 0.5), 0.2 * (random(batch, 3, 1, 1, 1) - 0.5)
+    pixels = pixels * gain + offset
+    flat = pixels.transpose(1, 2).flatten(0, 1)
+    soft = functional.avg_pool2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = random(batch, 1, 1, 1).repeat_interleave(frames, dim=0)
+    flat = flat + share * (soft - flat)
+    reach = 4
+    padded = functional.pad(flat, (reach, reach, reach, reach), mode="replicate").unflatten(
+        0, (batch, frames)
+    )
+    corners = torch.randint(0, 2 * reach + 1, (batch, 2), generator=generator).tolist()
+    shifted = [clip[..., y : y + height, x : x + width] for clip, (y, x) in zip(padded, corners, strict=True)]
+    pixels = torch.stack(shifted).transpose(1, 2)
+    noise = torch.randn(pixels.shape, generator=generator)
+    return pixels + 0.08 * random(batch, 1, 1, 1, 1) * noise
+
+
+def train(
+    judge: AttributeJudge,
+    read: Callable[[np.ndarray], Tensor],
+    labels: Mapping[str, np.ndarray],
+    options: JudgeOptions,
+) -> None:
+    """Train in place: AdamW, warmup, cosine decay; goes on from `checkpoint.pt` in `options.out`.
+
+    Args:
+        judge: The network.
+        read: Gives prepared uint8 clips by their numbers.
+        labels: Class of every clip, by attribute.
+        options: Recipe and output folder.
+    """
+    count = len(next(iter(labels.values())))
+    targets = {name: torch.from_numpy(values) for name, values in labels.items()}
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=0.05)
+    first = _resume(judge, optimizer, options)
+    judge.train()
+    began = time.monotonic()
+    for step in range(first, options.steps):
+        indices = _batch_indices(options, step, count)
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        logits = judge(augment(to_pixels(read(indices)), generator))
+        losses = [
+            functional.cross_entropy(values, targets[name][indices], label_smoothing=0.05)
+            for name, values in logits.items()
+        ]
+        loss = torch.stack(losses).sum()
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * _rate(step, options.steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+        optimizer.step()
+        done = step + 1
+        if done % 50 == 0 or done == options.steps:
+            left = (time.monotonic() - began) / (done - first) * (options.steps - done)
+            print(
+                f"step {done} of {options.steps}: loss {loss.item():.3f}, {left:.0f} s left", file=sys.stderr
+            )
+        if done % options.checkpoint_every == 0 or done == options.steps:
+            _checkpoint(judge, optimizer, done, options)
+
+
+def _batch_indices(options: JudgeOptions, step: int, count: int) -> np.ndarray:
+    per_epoch = max(count // options.batch_size, 1)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([options.seed, epoch]).permutation(count)
+    return order[place * options.batch_size : (place + 1) * options.batch_size]
+
+
+def _rate(step: int, steps: int) -> float:
+    warmup = max(steps // 20, 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def _resume(judge: AttributeJudge, optimizer: torch.optim.Optimizer, options: JudgeOptions) -> int:
+    path = options.out / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != options.recipe():
+        raise ValueError(
+            f"{path}: made with {state['recipe']}, but asked for {options.recipe()}; "
+            "use the same options, another --out, or delete the checkpoint."
+        )
+    judge.load_state_dict(state["judge"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _checkpoint(
+    judge: AttributeJudge, optimizer: torch.optim.Optimizer, step: int, options: JudgeOptions
+) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    temporary = options.out / "checkpoint.part"
+    state = {
+        "step": step,
+        "judge": judge.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "recipe": options.recipe(),
+    }
+    torch.save(state, temporary)
+    temporary.replace(options.out / "checkpoint.pt")
+
+
+def run(options: JudgeOptions) -> dict[str, object]:
+    """Compose, train, test and save; returns what `judge.json` says about the judge."""
+    corpus.fetch(corpus.EMOJI_FOLDER)
+    torch.manual_seed(options.seed)
+    judge = AttributeJudge(CLASSES)
+    specs = corpus_specs("train", options.seed, options.clips)
+    cache = options.out / f"clips-seed{options.seed}-{judge.input_frames}x{judge.input_size_px}"
+    shards = compose_shards(cache / "train", judge, specs, workers=options.workers)
+    train(judge, lambda indices: read_clips(shards, indices), attribute_labels(specs), options)
+
+    test_specs = corpus_specs("heldout", options.seed + 1, options.test_clips)
+    test_shards = compose_shards(cache / "heldout", judge, test_specs, workers=options.workers)
+    judge.eval()
+    predictions: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
+    with torch.inference_mode():
+        for start in range(0, len(test_specs), 64):
+            clips = read_clips(test_shards, np.arange(start, min(start + 64, len(test_specs))))
+            for name, logits in judge(to_pixels(clips)).items():
+                predictions[name].append(logits.argmax(dim=1).numpy())
+    labels = attribute_labels(test_specs)
+    read_back = {name: np.concatenate(parts) for name, parts in predictions.items()}
+    about: dict[str, object] = {
+        "trained_on": "composed corpus clips of the train split",
+        "recipe": options.recipe(),
+        "held_out_accuracy": {name: e.as_dict() for name, e in adherence(read_back, labels).items()},
+        "confusions": _confusions(read_back, labels),
+    }
+    judge.save(options.out, **about)
+    return about
+
+
+def _confusions(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How often one class was read as another, the most frequent twelve."""
+    counts: dict[str, int] = {}
+    for name, predicted in predictions.items():
+        for right, read in zip(labels[name], predicted, strict=True):
+            if right != read:
+                key = f"{CLASSES[name][right]} read as {CLASSES[name][read]}"
+                counts[key] = counts.get(key, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:12])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = tyro.cli(JudgeOptions, args=argv, description=__doc__)
+    try:
+        about = run(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json_output:
+        print(json.dumps(about))
+    else:
+        for name, share in dict(about["held_out_accuracy"]).items():  # type: ignore[call-overload]
+            print(f"{name}: {share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}] of held-out clips")
+        print(f"wrote {options.out / CONFIG_NAME}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

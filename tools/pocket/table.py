@@ -1,0 +1,312 @@
+r"""Make the table of docs/pocket.md: teacher, students and real clips on held-out prompts, and their cost.
+
+    python -m tools.pocket.table --judge runs/pocket/judge --out runs/pocket/table \
+        --full-resolution runs/pocket/full-4 --spatiotemporal pocket-wan-swd
+
+Clips are made row by row and kept in batches, scores beside them, so the command may be killed and run again.
+Nothing here judges with a network that trained a student: adherence is read by the judge of
+tools/pocket/judge.py, fidelity and diversity over ImageNet features, motion by optical flow. All rows start
+clip i from the same seed. Speed is measured at the end, one clip at a time, the rows taking turns in this one
+process.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from swd_video.cli.allocator import keep_freed_memory
+from swd_video.core.grid import PixelSize
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.fidelity import ImageNetVideoFeatures
+from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.report import (
+    Column,
+    check_markers,
+    markdown_table,
+    replace_between_markers,
+    write_json,
+)
+from swd_video.evaluation.speed import Timing, count_tflops, median_seconds, time_interleaved
+from swd_video.models.loading import load_model
+from swd_video.pipelines.loading import load_pipeline
+from tools.pocket import corpus
+from tools.pocket.judge import CLASSES
+from tools.pocket.rows import (
+    Row,
+    codec_row,
+    evaluation_specs,
+    make_clips,
+    real_row,
+    student_row,
+    teacher_row,
+    weights_digest,
+)
+from tools.pocket.scores import Scores, row_figures, score_clips
+
+MARKER = "pocket table"
+COLUMNS = (
+    Column("subject", "subject"),
+    Column("motion_read", "motion"),
+    Column("background", "background"),
+    Column("frechet", "Frechet ↓", 1),
+    Column("kernel", "kernel x 1000 ↓", 1),
+    Column("diversity", "diversity, share of teacher's"),
+    Column("flow", "optical flow, share of teacher's"),
+    Column("flicker", "steadiness (VBench)", 3, interval=False),
+    Column("transformer_seconds", "transformer s/clip ↓", 3),
+    Column("total_seconds", "all s/clip ↓", 3, interval=False),
+    Column("transformer_tflops", "transformer TFLOPs ↓", 4),
+)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What to judge and how."""
+
+    judge: Path
+    """Folder of the judge (tools/pocket/judge.py)."""
+    out: Path
+    """Folder for clips, scores, timings and table.json."""
+    teacher: str = "pocket-wan"
+    full_resolution: str | None = None
+    """Student with all its stages at full size."""
+    spatiotemporal: str | None = None
+    """Student whose stages grow in space and time."""
+    others: tuple[str, ...] = ()
+    """More students, each as TITLE=FOLDER."""
+    docs: Path | None = Path("docs/pocket.md")
+    """Document with the markers; "None" to leave it alone."""
+    size: str | None = None
+    """Clip size of the teacher, FRAMESxHEIGHTxWIDTH; default what the model folder says."""
+    guidance: float = 3.0
+    teacher_steps: tuple[int, ...] = (50, 8, 4)
+    """Sampling steps of the teacher's rows; the first is what shares refer to."""
+    count: int = 256
+    """Clips in each row."""
+    samples_per_prompt: int = 2
+    reference_count: int = 1024
+    """Real clips, of other seeds, that the distances are measured to."""
+    codec: bool = True
+    """Also judge real clips that went through the VAE."""
+    batch_size: int = 16
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    rounds: int = 5
+    """Timed runs of each row."""
+    threads: int | None = None
+    """CPU threads; default PyTorch's choice."""
+    seed: int = 1
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print everything as one JSON object on stdout."""
+
+
+def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
+    """Load every model and describe every row; also the size of the clips.
+
+    Raises:
+        ValueError: If a model is missing or the clip size is not known.
+    """
+    dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
+    teacher = load_model(options.teacher, dtype=dtype)
+    pipe: Any = teacher.pipe  # type: ignore[attr-defined]
+    pipe.set_progress_bar_config(disable=True)
+    size = PixelSize.parse(options.size) if options.size else teacher.spec.training_size
+    if size is None:
+        raise ValueError(
+            f"--size: {options.teacher} does not say what clips it makes; give FRAMESxHEIGHTxWIDTH."
+        )
+    teacher.spec.compression.latent_size(size)
+    rows = [real_row(size)]
+    if options.codec:
+        rows.append(codec_row(teacher, pipe.vae, size, dtype))
+    for steps in options.teacher_steps:
+        text_length = teacher.spec.text_length
+        rows.append(
+            teacher_row(pipe, steps=steps, guidance=options.guidance, size=size, text_length=text_length)
+        )
+    students = [("full-resolution", "student, full resolution", options.full_resolution)]
+    students.append(("spatiotemporal", "student, space and time", options.spatiotemporal))
+    for other in options.others:
+        title, equals, path = other.partition("=")
+        if not equals:
+            raise ValueError(f"--others: got {other!r}, expected TITLE=FOLDER.")
+        students.append(("".join(c if c.isalnum() else "-" for c in title.lower()), title, path))
+    for key, title, folder in students:
+        if folder is not None:
+            student: Any = load_pipeline(folder, dtype=dtype)
+            student.set_progress_bar_config(disable=True)
+            stages = " → ".join(str(grid) for grid in student.scheduler.schedule.grids)
+            rows.append(student_row(key, f"{title} ({stages})", student, size))
+    return rows, size
+
+
+def cost_figures(
+    rows: Sequence[Row], spec: corpus.ClipSpec, options: TableOptions
+) -> dict[str, dict[str, Estimate | float]]:
+    """Seconds and TFLOPs of one clip for every row that has networks, the rows taking turns."""
+    timed = {row.key: row.sampler(spec, options.seed) for row in rows if row.modules}
+
+    def tell(key: str, timing: Timing) -> None:
+        print(f"timing {key}: transformer {timing.parts['transformer']:.3f} s", file=sys.stderr)
+
+    timings = time_interleaved(timed, rounds=options.rounds, on_run=tell)
+    figures: dict[str, dict[str, Estimate | float]] = {}
+    for key, sampler in timed.items():
+        tflops = count_tflops(sampler.run, sampler.modules)
+        figures[key] = {
+            "total_seconds": median_seconds(timings[key]),
+            "transformer_calls": float(timings[key][0].calls["transformer"]),
+            **{f"{part}_seconds": median_seconds(timings[key], part) for part in sampler.modules},
+            **{f"{part}_tflops": value for part, value in tflops.items()},
+        }
+    return figures
+
+
+def check_targets(figures: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """Hold the figures against what the pocket world must reach; only what the rows allow."""
+    checks: list[dict[str, Any]] = []
+
+    def check(name: str, value: float, target: float, met: bool) -> None:
+        checks.append({"name": name, "value": value, "target": target, "met": bool(met)})
+
+    teacher = figures[baseline]
+    for name in ("subject", "motion_read", "background"):
+        value = teacher[name].value
+        check(f"teacher's {name.removesuffix('_read')}, at least", value, 0.95, value >= 0.95)
+    student = figures.get("spatiotemporal")
+    if student is None:
+        return checks
+    for name in ("subject", "motion_read", "background"):
+        share = student[name].value / max(teacher[name].value, 1e-9)
+        label = f"student's {name.removesuffix('_read')}, share of the teacher's, at least"
+        check(label, share, 0.97, share >= 0.97)
+    ours, theirs = student["frechet"], teacher["frechet"]
+    no_worse = ours.value <= theirs.value or ours.overlaps(theirs)
+    check("student's Frechet distance, at most the teacher's or equal,", ours.value, theirs.value, no_worse)
+    seconds = student["transformer_seconds"].value
+    for other, target in (("full-resolution", 2.3), (baseline, 40.0)):
+        if other in figures:
+            gain = figures[other]["transformer_seconds"].value / seconds
+            check(f"transformer time, times as fast as {other}, at least", gain, target, gain >= target)
+    return checks
+
+
+def render(
+    rows: Sequence[Row],
+    figures: Mapping[str, Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> str:
+    """The Markdown that goes between the markers."""
+    table = markdown_table(COLUMNS, [(row.title, figures[row.key]) for row in rows])
+    note = (
+        f"{about['count']} clips a row on held-out prompts, {about['samples_per_prompt']} samples a prompt, "
+        f"{about['size']}, {about['dtype']}; distances to {about['reference_count']} other real clips over "
+        f"{about['features']}, the real clips' own distance being the floor; 95 % bootstrap intervals over "
+        f"prompts, so figures whose intervals overlap are equal. Seconds: medians of {about['rounds']} runs, "
+        f"rows taking turns in one process, {about['threads']} CPU threads, PyTorch {about['torch']}, "
+        f"{about['machine']}."
+    )
+    verdicts = "\n".join(
+        f"- {check['name']} {check['target']:.2f}: {check['value']:.2f}, "
+        + ("met" if check["met"] else "**not met**")
+        for check in checks
+    )
+    return f"{table}\n\n{note}\n\n{verdicts}"
+
+
+def run(options: TableOptions) -> dict[str, Any]:
+    """Make, judge, time and report; returns what table.json holds.
+
+    Raises:
+        ValueError: If a model, the judge or the place in the document is missing.
+    """
+    if options.docs is not None:
+        check_markers(options.docs, MARKER)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    corpus.fetch(corpus.EMOJI_FOLDER)
+    judge = AttributeJudge.load(options.judge)
+    if judge.classes != CLASSES:
+        raise ValueError(f"{options.judge}: the judge knows other classes than the corpus; train it again.")
+    features, judged_by = ImageNetVideoFeatures(), weights_digest(judge)
+    rows, size = build_rows(options)
+    specs = evaluation_specs(options.seed, options.count, options.samples_per_prompt)
+    reference_specs = corpus.corpus_specs("heldout", options.seed + 1000, options.reference_count)
+
+    def scored(row: Row, which: Sequence[corpus.ClipSpec]) -> Scores:
+        home, frames = make_clips(
+            row, which, options.out / "clips", seed=options.seed, batch_size=options.batch_size
+        )
+        return score_clips(home, frames, features, judge, judged_by)
+
+    reference = scored(rows[0], reference_specs)
+    scores = {row.key: scored(row, specs) for row in rows}
+    baseline = f"teacher-{options.teacher_steps[0]}"
+    figures: dict[str, dict[str, Any]] = {
+        key: dict(row_figures(value, scores[baseline], reference.features, specs))
+        for key, value in scores.items()
+    }
+    for key, costs in cost_figures(rows, specs[0], options).items():
+        figures[key].update(costs)
+    checks = check_targets(figures, baseline)
+    about = _about(options, size, features.name, judged_by)
+    result = {
+        "about": about,
+        "rows": figures,
+        "titles": {row.key: row.title for row in rows},
+        "targets": checks,
+    }
+    write_json(options.out / "table.json", result)
+    if options.docs is not None:
+        replace_between_markers(options.docs, MARKER, render(rows, figures, checks, about))
+    return result
+
+
+def _about(options: TableOptions, size: PixelSize, features: str, judge_digest: str) -> dict[str, Any]:
+    kept = asdict(options)
+    about = {
+        name: value for name, value in kept.items() if name not in ("out", "docs", "judge", "json_output")
+    }
+    return {
+        **about,
+        "size": str(size),
+        "features": features,
+        "judge_weights": judge_digest,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": _machine(),
+    }
+
+
+def _machine() -> str:
+    cpu = Path("/proc/cpuinfo")
+    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = tyro.cli(TableOptions, args=argv, description=__doc__)
+    keep_freed_memory()
+    try:
+        result = run(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json_output:
+        print((options.out / "table.json").read_text(encoding="utf-8"))
+    else:
+        print(json.dumps(result["targets"], indent=2))
+        print(f"wrote {options.out / 'table.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
