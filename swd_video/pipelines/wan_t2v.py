@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanPipeline, WanTransformer3DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -90,8 +91,8 @@ class WanScaleWisePipeline(WanPipeline):
     ) -> None:
         if not isinstance(scheduler, ScaleWiseFlowMatchScheduler):
             raise ValueError(
-                f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with the "
-                "student's stages; make one with from_schedule."
+                f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with "
+                "the student's stages; make one with from_schedule."
             )
         super().__init__(
             tokenizer=tokenizer,
@@ -214,7 +215,9 @@ class WanScaleWisePipeline(WanPipeline):
         """Turn clean latents of any stage into clips, in one of the forms of `output_type`."""
         if output_type == "latent":
             return latents
-        raw_latents = denormalize_latents(latents.to(self.vae.device, self.vae.dtype), self.vae)
+        # Not vae.device: an offloaded VAE moves only when it is called.
+        latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
+        raw_latents = denormalize_latents(latents, self.vae)
         pixels = self.vae.decode(raw_latents, return_dict=False)[0]
         return self.video_processor.postprocess_video(pixels, output_type=output_type)
 
