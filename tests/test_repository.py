@@ -35,7 +35,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def shell_commands(document: Path) -> list[list[str]]:
-    lines = "".join(blocks(document, "sh")).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks(document, "(?:sh|bash)")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -82,6 +82,8 @@ def test_documented_commands_exist(document: Path, capsys: pytest.CaptureFixture
         elif program == "swd-video":
             assert words[1] in ("--help", "--version"), words
         for word in words[1:]:
+            if word.startswith("tools."):
+                assert (ROOT / word.replace(".", "/")).with_suffix(".py").exists(), words
             if word.startswith(("configs/", "tools/", "tests/")):
                 assert (ROOT / word.partition("::")[0]).exists(), words
             for extra in re.findall(r"\[([a-z,]+)\]$", word):
@@ -105,10 +107,11 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     assert broken == []
 
 
-def test_the_script_in_the_readme_is_a_script() -> None:
-    (text,) = blocks(ROOT / "README.md", "yaml")
-    script = parse_script(text, "README.md")
-    assert [take.name for take in script.takes()] == ["tiger", "rocket", "rocket-take2", "rocket-take3"]
+def test_documented_scripts_are_scripts() -> None:
+    scripts = [(doc, text) for doc in DOCUMENTS for text in blocks(doc, "yaml") if "\nshots:" in text]
+    assert ROOT / "README.md" in [document for document, _ in scripts]
+    for document, text in scripts:
+        assert list(parse_script(text, name_of(document)).takes())
 
 
 def test_the_newcomers_path_in_the_readme_exists() -> None:
