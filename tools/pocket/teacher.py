@@ -1,0 +1,241 @@
+"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on every grid of the ladder.
+
+    python -m tools.pocket.teacher init --vae build/pocket/vae/final --text build/pocket/text --out build/pocket/pipeline
+    swd-video encode configs/pocket/swd.yaml ...            # with that pipeline's VAE and text encoder
+    python -m tools.pocket.teacher train --pipeline build/pocket/pipeline --cache build/pocket/latents --out ...
+
+Most samples are on the small grids, where a step is cheap and shapes are learnt; then the full grid takes over. The
+matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on from its last checkpoint.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from swd_video.core.flow import add_noise, velocity_target
+from swd_video.core.grid import LatentSize
+from swd_video.data.latent_cache import LatentCache
+from swd_video.models.loading import VideoSpec, load_model, write_video_spec
+from swd_video.models.wan import WanModel
+from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
+from tools.pocket.corpus import CLIP_SIZE, FPS, parse_caption
+from tools.pocket.muon import Float32Muon
+from tools.pocket.pictures import save_sheet
+from tools.pocket.text import wording
+
+PROMPTS = (
+    "a tiger moving left on a green meadow",
+    "a penguin falling down in the snow",
+    "an alien coming closer at night",
+    "a racing car moving right on a sandy beach",
+    "a bee floating up under a blue sky",
+    "an elephant standing still at sunset",
+    "a birthday cake coming closer under a blue sky",
+    "a surfer moving left on a sandy beach",
+)
+PROMPT_DROPOUT = 0.1
+CANONICAL_WORDING = 0.75
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of the training: from which step, and for each grid its share of the steps and its batch size."""
+
+    until: float
+    grids: dict[LatentSize, tuple[float, int]]
+
+
+FULL = LatentSize(5, 12, 12)
+SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8))
+PHASES = (
+    Phase(0.5, {SMALL[0]: (0.15, 64), SMALL[1]: (0.35, 64), SMALL[2]: (0.45, 64), FULL: (0.05, 24)}),
+    Phase(1.0, {SMALL[0]: (0.08, 64), SMALL[1]: (0.09, 64), SMALL[2]: (0.13, 64), FULL: (0.70, 24)}),
+)
+
+
+def build_transformer(text_dim: int) -> WanTransformer3DModel:
+    """The untrained network."""
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=48,
+        in_channels=16,
+        out_channels=16,
+        text_dim=text_dim,
+        freq_dim=128,
+        ffn_dim=768,
+        num_layers=6,
+        cross_attn_norm=True,
+        rope_max_seq_len=64,
+    )
+
+
+def initialise(vae: Path, text: Path, out: Path) -> None:
+    """Put the parts together as an ordinary pipeline folder, its transformer untrained."""
+    torch.manual_seed(0)
+    encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
+    pipe = WanPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(text / "tokenizer"),
+        text_encoder=encoder,
+        transformer=build_transformer(encoder.config.d_model),
+        vae=AutoencoderKLWan.from_pretrained(vae),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+    )
+    pipe.save_pretrained(out)
+    write_video_spec(out, VideoSpec(fps=FPS, training_size=CLIP_SIZE))
+
+
+def phase_of(step: int, steps: int) -> Phase:
+    """The phase that a step belongs to."""
+    return next(phase for phase in PHASES if step < phase.until * steps)
+
+
+def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
+    """One noise level for each clip, spread evenly over the batch, leaning to high noise (shift 1.5)."""
+    even = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
+    return torch.from_numpy(1.5 * even / (1 + 0.5 * even)).float()
+
+
+def learning_rate_share(step: int, steps: int) -> float:
+    """Warm-up over 100 steps, constant, linear decay over the last 45 %."""
+    return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (0.45 * steps)))
+
+
+def build_optimizers(
+    transformer: WanTransformer3DModel, muon_lr: float, adamw_lr: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for everything else."""
+    matrices = [p for name, p in transformer.named_parameters() if "blocks." in name and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in transformer.parameters() if id(p) not in chosen]
+    return [
+        Float32Muon(matrices, lr=muon_lr),
+        torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+class Corpus:
+    """The whole latent cache in memory, and prompt embeddings in many wordings."""
+
+    def __init__(self, cache: LatentCache, model: WanModel) -> None:
+        samples = [cache.get(index) for index in range(len(cache))]
+        self.specs = [parse_caption(sample["caption"]) for sample in samples]
+        self.latents = {
+            grid: torch.stack([sample["latents"][grid] for sample in samples]).float()
+            for grid in samples[0]["latents"]
+        }
+        self.model = model
+        self._embeds: dict[str, Tensor] = {}
+
+    def prompt_embeds(self, indices: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Captions of the clips, one in ten empty, one in four in other words."""
+        captions = [
+            "" if rng.random() < PROMPT_DROPOUT else wording(self.specs[i], rng, CANONICAL_WORDING) for i in indices
+        ]
+        new = sorted({caption for caption in captions if caption not in self._embeds})
+        if new:
+            self._embeds.update(zip(new, self.model.encode_prompt(new), strict=True))
+        return torch.stack([self._embeds[caption] for caption in captions])
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """The training loop."""
+    model = load_model(arguments.pipeline)
+    assert isinstance(model, WanModel)
+    transformer = model.pipe.transformer.train()
+    corpus = Corpus(LatentCache(arguments.cache), model)
+    optimizers = build_optimizers(transformer, arguments.muon_lr, arguments.adamw_lr)
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
+    state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
+    first = load_checkpoint(arguments.out, state)
+    history: dict[str, list[float]] = {}
+    started = time.monotonic()
+    for step in range(first, arguments.steps):
+        rng = np.random.default_rng([step, 11])
+        grids = phase_of(step, arguments.steps).grids
+        grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
+        indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
+        sigma = draw_sigmas(len(indices), rng)
+        x0 = corpus.latents[grid][indices]
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step))
+        velocity = model.predict_velocity(add_noise(x0, noise, sigma), sigma, corpus.prompt_embeds(indices, rng))
+        loss = (velocity - velocity_target(x0, noise)).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        share = learning_rate_share(step, arguments.steps)
+        for optimizer, base in zip(optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * share
+            optimizer.step()
+            optimizer.zero_grad()
+        ema.step(transformer.parameters())
+        history.setdefault(str(grid), []).append(loss.item())
+        done = step + 1
+        if done % 50 == 0:
+            losses = " ".join(f"{name} {np.mean(values[-50:]):.4f}" for name, values in sorted(history.items()))
+            pace = (time.monotonic() - started) / (done - first)
+            print(f"step {done} {pace:.2f} s a step; {losses}", flush=True)
+        if done % arguments.save_every == 0 or done == arguments.steps:
+            save_checkpoint(arguments.out, done, state)
+            ema.store(transformer.parameters())
+            ema.copy_to(transformer.parameters())
+            sample(model, done >= 0.5 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
+            if done == arguments.steps:
+                model.pipe.save_pretrained(arguments.out / "final")
+                write_video_spec(arguments.out / "final", VideoSpec(fps=FPS, training_size=CLIP_SIZE))
+            ema.restore(transformer.parameters())
+
+
+@torch.no_grad()
+def sample(model: WanModel, full: bool, sheet: Path, steps: int = 20, guidance_scale: float = 2.5) -> None:
+    """Clips of `PROMPTS` by plain guided Euler steps, as a sheet to look at."""
+    grid = FULL if full else SMALL[-1]
+    shape = (len(PROMPTS), model.spec.latent_channels, *grid.as_tuple())
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    embeds = torch.cat([model.encode_prompt(list(PROMPTS)), model.encode_prompt([""] * len(PROMPTS))])
+    even = torch.linspace(1, 0, steps + 1)
+    sigmas = (2 * even / (1 + even)).tolist()
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        conditional, unconditional = model.predict_velocity(latents.repeat(2, 1, 1, 1, 1), sigma, embeds).chunk(2)
+        velocity = unconditional + guidance_scale * (conditional - unconditional)
+        latents = latents + (following - sigma) * velocity
+    save_sheet(sheet, list(model.decode(latents)), columns=5)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    assemble = commands.add_parser("init", help="put the parts together, the transformer untrained")
+    for name in ("--vae", "--text", "--out"):
+        assemble.add_argument(name, type=Path, required=True)
+    trainer = commands.add_parser("train", help="train the transformer on a latent cache")
+    for name in ("--pipeline", "--cache", "--out"):
+        trainer.add_argument(name, type=Path, required=True)
+    trainer.add_argument("--steps", type=int, default=5000)
+    trainer.add_argument("--muon-lr", type=float, default=1e-2)
+    trainer.add_argument("--adamw-lr", type=float, default=1e-3)
+    trainer.add_argument("--ema-decay", type=float, default=0.998)
+    trainer.add_argument("--save-every", type=int, default=400)
+    arguments = parser.parse_args()
+    if arguments.command == "init":
+        initialise(arguments.vae, arguments.text, arguments.out)
+    else:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        (arguments.out / "settings.json").write_text(json.dumps(settings, indent=2))
+        train(arguments)
+
+
+if __name__ == "__main__":
+    main()
