@@ -1,0 +1,97 @@
+"""The entry point: help without torch, exit codes, one-line errors."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import swd_video
+from swd_video.cli.main import COMMANDS, main
+
+
+def run_python(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["no-such-command"]])
+def test_help_version_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from swd_video.cli.main import main; main(sys.argv[1:]); "
+        "loaded = {'torch', 'numpy', 'diffusers', 'transformers', 'tyro', 'pydantic'} & set(sys.modules); "
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    result = run_python("-c", code, *arguments)
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in out
+        assert command.help in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"swd-video {swd_video.__version__}\n"
+
+
+def test_no_command_prints_the_usage_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: swd-video" in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rendr"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: no command 'rendr'. Did you mean `render`?\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_the_same_in_its_own_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(COMMANDS[name].module)
+    assert COMMANDS[name].help == module.HELP
+
+    with pytest.raises(SystemExit) as stopped:
+        module.run(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert f"swd-video {name}" in out
+    assert "--json" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_needs_no_torch(name: str) -> None:
+    code = (
+        "import sys\nfrom swd_video.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    result = run_python("-c", code, name, "--help")
+    assert result.returncode == 0, result.stderr
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "absent.yaml"
+    assert main(["render", str(missing), "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {missing}: no such script. Check the path.\n"
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_traceback_is_there_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWD_VIDEO_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="no such script"):
+        main(["render", str(tmp_path / "absent.yaml"), "--out", str(tmp_path / "out")])
