@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from swd_video.studio.script import DEFAULT_MODEL, ScriptError, derive_seed, load_script, parse_script
+from tools.pocket.corpus import BACKGROUNDS, MOTIONS, parse_caption
 
 GOOD = """\
 title: A short film
@@ -139,4 +140,7 @@ def test_the_demo_script_is_valid() -> None:
 
     assert script.model == DEFAULT_MODEL
     assert len(script.shots) >= 6
-    assert len({shot.prompt for shot in script.shots}) == len(script.shots)
+    told = [parse_caption(shot.prompt) for shot in script.shots]
+    assert {spec.motion for spec in told} == set(MOTIONS), "it shows off the whole world"
+    assert {spec.background for spec in told} == set(BACKGROUNDS)
+    assert len({spec.subject for spec in told}) == len(told)
