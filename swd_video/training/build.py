@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig
+from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest, fingerprint_encoders
@@ -22,6 +22,7 @@ from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.objectives import MmdObjective
 from swd_video.training.optimizers import build_optimizers
+from swd_video.training.precision import bf16_slowdown
 from swd_video.training.randomness import keyed_seed
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
@@ -39,6 +40,9 @@ _FREE_KEYS = {
     "train.sample_prompts",
     "train.log_every",
 }
+
+
+_SLOW_BF16 = 2.0
 
 
 def finished_summary(config: DistillConfig, folder: Path) -> TrainSummary | None:
@@ -71,6 +75,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     if accelerator.is_main_process:
         write_text(folder / CONFIG_FILE, dump_config(config))
+    _warn_of_slow_bf16(config, accelerator)
     model = load_model(config.model, device=accelerator.device)
     schedule = config.scale_schedule()
     _check_grids(schedule, model)
@@ -103,6 +108,24 @@ def _check_same_run(config: DistillConfig, folder: Path) -> None:
                 f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
                 "Choose another --out, or delete the folder to start anew."
             )
+
+
+def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:
+    uses = {
+        "train.mixed_precision: bf16": config.train.mixed_precision == "bf16",
+        # torch's Muon orthogonalises in bfloat16 whatever the weights are.
+        "train.optimizer.kind: muon": isinstance(config.train.optimizer, MuonConfig),
+    }
+    keys = [key for key, used in uses.items() if used]
+    if not keys or not accelerator.is_main_process:
+        return
+    slowdown = bf16_slowdown(accelerator.device)
+    if slowdown > _SLOW_BF16:
+        print(
+            f"warning: {' and '.join(keys)} multiplies in bfloat16, for which this processor takes {slowdown:.0f} "
+            "times as long as for float32.",
+            file=sys.stderr,
+        )
 
 
 def _check_grids(schedule: ScaleSchedule, model: VideoModel) -> None:

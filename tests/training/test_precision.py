@@ -1,0 +1,24 @@
+"""The speed of bfloat16, and the warning about it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from swd_video.config.schema import DistillConfig
+from swd_video.training.build import build_run
+from swd_video.training.precision import bf16_slowdown
+
+
+def test_the_warning_follows_the_measurement(
+    make_config: Callable[..., DistillConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slowdown = bf16_slowdown(torch.device("cpu"))
+    assert slowdown > 0
+    build_run(make_config(), tmp_path / "plain")
+    assert "warning" not in capsys.readouterr().err
+    build_run(make_config(mixed_precision="bf16"), tmp_path / "bf16")
+    # Between 1 and 4 the clock may say either on a busy machine.
+    if slowdown > 4 or slowdown < 1:
+        assert ("train.mixed_precision: bf16 multiplies" in capsys.readouterr().err) == (slowdown > 4)
