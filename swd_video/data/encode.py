@@ -189,7 +189,7 @@ def fingerprint_encoders(model_folder: str | os.PathLike[str]) -> str:
 
 
 def clip_pixels(
-    clip: Clip, size: PixelSize, fps: float, decoder: Decoder = "pyav"
+    clip: Clip, size: PixelSize, fps: int | float, decoder: Decoder = "pyav"
 ) -> Float[Tensor, "1 3 frames height width"]:
     """Read a clip as pixels in [-1, 1]: the first `size.frames` at `fps`, cropped and shrunk to `size`.
 
@@ -217,7 +217,7 @@ def clip_pixels(
 
 
 def crop_to_shape(
-    frames: UInt8[np.ndarray, "frames height width 3"], size: PixelSize, pixel_aspect: float = 1.0
+    frames: UInt8[np.ndarray, "frames height width 3"], size: PixelSize, pixel_aspect: int | float = 1.0
 ) -> UInt8[np.ndarray, "frames _ _ 3"]:
     """Cut out the largest centred part that has the shape of `size` when shown.
 

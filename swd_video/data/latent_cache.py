@@ -32,7 +32,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # One key, because safetensors writes several in random order, and the same cache should be the same bytes.
 _HEADER_KEY = "swd_video"
 _TEMPORARY_SUFFIX = ".tmp"
-_OPEN_SHARDS = 64
+_OPEN_SHARDS = 256
 
 
 class CacheError(ValueError):

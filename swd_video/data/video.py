@@ -67,10 +67,10 @@ def choose_decoder(path: str | os.PathLike[str]) -> tuple[str, str]:
 def read_video(
     path: str | os.PathLike[str],
     *,
-    start_seconds: float = 0.0,
-    end_seconds: float | None = None,
+    start_seconds: int | float = 0.0,
+    end_seconds: int | float | None = None,
     num_frames: int | None = None,
-    fps: float | None = None,
+    fps: int | float | None = None,
     decoder: Decoder = "auto",
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], float]:
     """Read a clip.
@@ -82,8 +82,10 @@ def read_video(
         num_frames: how many frames: the first ones where `fps` is given, else spread evenly over the clip.
             By default all of them.
         fps: rate to resample to; by default the frames as they are. Pictures repeat where the file is slower.
-        decoder: "auto" takes decord where it is installed and gives the same frames, else PyAV (Pillow for
-            WebP); "decord" fails where it would not give the same frames.
+        decoder: "auto" takes decord where it is installed and gives the same frames, else, or where it fails
+            (some widths below 100), PyAV, and Pillow for WebP; "decord" fails where it would not give the
+            same frames. Of a file with damaged pictures decord repairs what it can without a word, where
+            PyAV mostly notices.
 
     Returns:
         RGB frames, and their rate in frames per second (the mean where the file's varies and `fps` is None).
@@ -97,17 +99,17 @@ def read_video(
     )
     distinct, position = np.unique(picked, return_inverse=True)
     frames = _decode(source, [int(index) for index in distinct], decoder)
-    return (frames if len(distinct) == len(picked) else frames[position]), rate
+    return (frames if len(distinct) == len(picked) else frames[position]), float(rate)
 
 
 def pick_frames(
     source: VideoSource,
     *,
-    start_seconds: float,
-    end_seconds: float | None,
+    start_seconds: int | float,
+    end_seconds: int | float | None,
     num_frames: int | None,
-    fps: float | None,
-) -> tuple[NDArray[np.int64], float]:
+    fps: int | float | None,
+) -> tuple[NDArray[np.int64], int | float]:
     """The numbers of the frames that `read_video` reads, ascending, and their rate.
 
     Raises:
@@ -144,7 +146,7 @@ def pick_frames(
 
 
 def _check_window(
-    source: VideoSource, start: float, end: float, num_frames: int | None, fps: float | None
+    source: VideoSource, start: int | float, end: int | float, num_frames: int | None, fps: int | float | None
 ) -> None:
     length = source.info.seconds
     if not 0 <= start < end:

@@ -26,7 +26,7 @@ _LIMITED_RANGE = 1
 def write_video(
     path: str | os.PathLike[str],
     frames: UInt8[np.ndarray, "frames height width 3"],
-    fps: float,
+    fps: int | float,
     *,
     metadata: Mapping[str, str] | None = None,
     crf: int = 16,
@@ -43,9 +43,11 @@ def write_video(
         crf: x264's constant rate factor, 0 (lossless) to 51.
 
     Raises:
-        VideoError: if the size is odd, there is nothing to write, or writing fails.
+        VideoError: if the size is odd, a number is out of range, there is nothing to write, or writing fails.
     """
     _check(path, frames, fps)
+    if not 0 <= crf <= 51:
+        raise VideoError(path, f"got crf {crf}, expected 0 to 51.")
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise VideoError(
@@ -67,7 +69,7 @@ def write_video(
 def _encode(
     container: av.container.OutputContainer,
     frames: UInt8[np.ndarray, "frames height width 3"],
-    fps: float,
+    fps: int | float,
     crf: int,
 ) -> None:
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -101,7 +103,7 @@ def read_video_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def write_preview(
     path: str | os.PathLike[str],
     frames: UInt8[np.ndarray, "frames height width 3"],
-    fps: float,
+    fps: int | float,
     *,
     quality: int = 80,
 ) -> None:
@@ -137,7 +139,7 @@ def write_preview(
     _write_whole(path, write)
 
 
-def _check(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "_ _ _ 3"], fps: float) -> None:
+def _check(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "_ _ _ 3"], fps: int | float) -> None:
     if len(frames) == 0:
         raise VideoError(path, "got no frames to write, expected at least one.")
     if not 0 < fps <= 1000:
