@@ -15,9 +15,11 @@ _DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
 Clips of the config's manifest are encoded first where the cache is not complete. Running the same command again after
 it was stopped goes on from the last checkpoint.
 
-Any key of the config can be set after the options: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
+Any key of the config is a flag too: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
 defaults are explained in docs/distill.md and swd_video/config/schema.py; DIR/config.yaml shows all that were used.
 """
+
+_OWN_FLAGS = ("--out", "--json", "--help")
 
 
 @dataclass
@@ -42,17 +44,17 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments, rest = tyro.cli(
+    own, overrides = _split(argv)
+    arguments = tyro.cli(
         _Arguments,
         prog="swd-video distill",
         description=_DESCRIPTION,
-        args=argv,
-        return_unknown_args=True,
+        args=own,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     from swd_video.config.load import load_config, parse_overrides
 
-    config = load_config(arguments.config, parse_overrides(rest))
+    config = load_config(arguments.config, parse_overrides(overrides))
 
     from swd_video.training.build import build_run, finished_summary
     from swd_video.training.loop import train
@@ -70,3 +72,19 @@ def run(argv: list[str]) -> int:
     else:
         print(f"student of {summary.steps} steps: {summary.student}", file=sys.stderr)
     return 0
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the flags that are keys of the config, with their values."""
+    own: list[str] = []
+    overrides: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or name in _OWN_FLAGS:
+            own.append(word)
+            continue
+        overrides.append(word)
+        if not equals:
+            overrides.extend(value for value in [next(words, None)] if value is not None)
+    return own, overrides

@@ -178,16 +178,18 @@ def _explain(error: ValidationError, source: _Source, path: Path) -> str:
     if problem["type"] == "missing":
         return f"{_origin(source, at[:-1], path)}: {key}: missing; add it"
     where = _origin(source, at, path)
+    prefix = f"{where}: {key}"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{_suggestion(at, source.values)}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{where}: {key}.kind: missing; add it"
-    if problem["type"] == "value_error":
+        reason = f"unknown key{_suggestion(at, source.values)}"
+    elif problem["type"] == "union_tag_not_found":
+        prefix, reason = f"{prefix}.kind", "missing; add it"
+    elif problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
-        # The schedule's own messages already say which stage.
-        return f"{where}: {reason}" if key == "schedule" or not key else f"{where}: {key}: {reason}"
-    reason = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{where}: {key}: {reason}, got {problem['input']!r}"
+        if key == "schedule" or not key:  # These messages name their keys themselves.
+            prefix = where
+    else:
+        reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    return f"{prefix.removeprefix(f'--{key}: ')}: {reason}"
 
 
 def _without_kinds(location: Sequence[str | int], values: Any) -> KeyPath:

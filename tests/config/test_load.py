@@ -150,7 +150,7 @@ def test_an_error_in_the_parent_names_the_parent(base: Path) -> None:
 
 
 def test_an_error_in_an_override_names_the_flag(base: Path) -> None:
-    assert _error(base, {"train.lrr": "1"}).startswith("--train.lrr: train.lrr: unknown key; did you mean lr")
+    assert _error(base, {"train.lrr": "1"}).startswith("train.lrr: unknown key; did you mean lr")
     assert "--model.name" in _error(base, {"model.name": "x"})
 
 

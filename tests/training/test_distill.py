@@ -164,7 +164,7 @@ def test_command_writes_resumes_and_reports(
 ) -> None:
     path, out = tmp_path / "config.yaml", tmp_path / "run"
     path.write_text(dump_config(make_config()))
-    assert run_command([str(path), "--out", str(out), "--json", "--train.steps", "2"]) == 0
+    assert run_command(["--train.steps", "2", str(path), "--out", str(out), "--json"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["steps"] == 2 and Path(printed["student"]) == out / "student"
     saved = load_config(out / "config.yaml")
