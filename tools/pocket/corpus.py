@@ -254,7 +254,15 @@ def _backdrop(name: str, height: int, width: int, shift: float, tint: np.ndarray
         draw.rectangle((0, 0.8 * height, width, height), fill=(70, 35, 70))
     elif name == "at night":
         draw.ellipse(box(0.82, 0.17, 0.1, 0.1), fill=(250, 245, 205))
-        for x, y in ((0.1, 0.12), (0.3, 0.07), (0.5, 0.18), (0.15, 0.42), (0.9, 0.5), (0.07, 0.75), (0.62, 0.06)):
+        for x, y in (
+            (0.1, 0.12),
+            (0.3, 0.07),
+            (0.5, 0.18),
+            (0.15, 0.42),
+            (0.9, 0.5),
+            (0.07, 0.75),
+            (0.62, 0.06),
+        ):
             draw.ellipse(box(x, y, 0.012, 0.012), fill=(255, 255, 255))
     elif name == "on a sandy beach":
         draw.rectangle((0, 0.45 * height, width, 0.7 * height), fill=(40, 140, 200))
@@ -277,7 +285,9 @@ def fetch(folder: Path = EMOJI_FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for package, integrity in _PACKAGES.items():
         with tempfile.TemporaryDirectory() as scratch:
-            subprocess.run(["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL
+            )
             (archive,) = Path(scratch).glob("*.tgz")
             got = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
             if got != integrity:

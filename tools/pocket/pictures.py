@@ -14,7 +14,9 @@ from swd_video.core.grid import PixelSize
 from tools.pocket.corpus import CLIP_SIZE, compose_clip, corpus_specs
 
 
-def composed_frames(split: str, seed: int, count: int, cache: Path, size: PixelSize = CLIP_SIZE) -> np.ndarray:
+def composed_frames(
+    split: str, seed: int, count: int, cache: Path, size: PixelSize = CLIP_SIZE
+) -> np.ndarray:
     """uint8 clips (count, frames, height, width, 3), composed once and kept in `cache` as .npy."""
     path = cache / f"{split}-{seed}-{count}-{size}.npy"
     if not path.exists():

@@ -1,8 +1,9 @@
-"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on every grid of the ladder.
+r"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on every grid of the ladder.
 
-    python -m tools.pocket.teacher init --vae build/pocket/vae/final --text build/pocket/text --out build/pocket/pipeline
-    swd-video encode configs/pocket/swd.yaml ...            # with that pipeline's VAE and text encoder
-    python -m tools.pocket.teacher train --pipeline build/pocket/pipeline --cache build/pocket/latents --out ...
+    python -m tools.pocket.teacher init --vae out/pocket/vae/final --text out/pocket/text --out out/pocket/pipeline
+    swd-video encode configs/pocket/swd.yaml --model out/pocket/pipeline
+    python -m tools.pocket.teacher train --pipeline out/pocket/pipeline --cache out/pocket/latents \
+        --out out/pocket/teacher
 
 Most samples are on the small grids, where a step is cheap and shapes are learnt; then the full grid takes over. The
 matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on from its last checkpoint.
@@ -12,6 +13,7 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +141,8 @@ class Corpus:
     def prompt_embeds(self, indices: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Captions of the clips, one in ten empty, one in four in other words."""
         captions = [
-            "" if rng.random() < PROMPT_DROPOUT else wording(self.specs[i], rng, CANONICAL_WORDING) for i in indices
+            "" if rng.random() < PROMPT_DROPOUT else wording(self.specs[i], rng, CANONICAL_WORDING)
+            for i in indices
         ]
         new = sorted({caption for caption in captions if caption not in self._embeds})
         if new:
@@ -168,7 +171,9 @@ def train(arguments: argparse.Namespace) -> None:
         sigma = draw_sigmas(len(indices), rng)
         x0 = corpus.latents[grid][indices]
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step))
-        velocity = model.predict_velocity(add_noise(x0, noise, sigma), sigma, corpus.prompt_embeds(indices, rng))
+        velocity = model.predict_velocity(
+            add_noise(x0, noise, sigma), sigma, corpus.prompt_embeds(indices, rng)
+        )
         loss = (velocity - velocity_target(x0, noise)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -182,7 +187,9 @@ def train(arguments: argparse.Namespace) -> None:
         history.setdefault(str(grid), []).append(loss.item())
         done = step + 1
         if done % 50 == 0:
-            losses = " ".join(f"{name} {np.mean(values[-50:]):.4f}" for name, values in sorted(history.items()))
+            losses = " ".join(
+                f"{name} {np.mean(values[-50:]):.4f}" for name, values in sorted(history.items())
+            )
             pace = (time.monotonic() - started) / (done - first)
             print(f"step {done} {pace:.2f} s a step; {losses}", flush=True)
         if done % arguments.save_every == 0 or done == arguments.steps:
@@ -205,8 +212,10 @@ def sample(model: WanModel, full: bool, sheet: Path, steps: int = 20, guidance_s
     embeds = torch.cat([model.encode_prompt(list(PROMPTS)), model.encode_prompt([""] * len(PROMPTS))])
     even = torch.linspace(1, 0, steps + 1)
     sigmas = (2 * even / (1 + even)).tolist()
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        conditional, unconditional = model.predict_velocity(latents.repeat(2, 1, 1, 1, 1), sigma, embeds).chunk(2)
+    for sigma, following in pairwise(sigmas):
+        conditional, unconditional = model.predict_velocity(
+            latents.repeat(2, 1, 1, 1, 1), sigma, embeds
+        ).chunk(2)
         velocity = unconditional + guidance_scale * (conditional - unconditional)
         latents = latents + (following - sigma) * velocity
     save_sheet(sheet, list(model.decode(latents)), columns=5)

@@ -1,6 +1,6 @@
 """Train the text encoder of pocket-wan: a two-layer `UMT5EncoderModel` over whole words, and its tokenizer.
 
-    python -m tools.pocket.text --out build/pocket/text
+    python -m tools.pocket.text --out out/pocket/text
 
 It learns to say, from the mean of its tokens, which subject, motion and background a caption names, over many
 wordings of each. That takes a minute; it is frozen from then on.
@@ -52,13 +52,23 @@ def wording(spec: ClipSpec, rng: np.random.Generator, canonical: float) -> str:
         for words in (spec.subject, spec.motion, spec.background)
     )
     noun = f"{rng.choice(('a', 'the', 'one'))} {subject}"
-    forms = (f"{noun} {motion} {background}", f"{noun} is {motion} {background}", f"{background} {noun} {motion}")
+    forms = (
+        f"{noun} {motion} {background}",
+        f"{noun} is {motion} {background}",
+        f"{background} {noun} {motion}",
+    )
     return str(rng.choice(forms))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word, lower case; padding, end and unknown as T5 numbers them."""
-    phrases = [*SUBJECTS, *MOTIONS, *BACKGROUNDS, *(w for words in WORDINGS.values() for w in words), "a an the one is"]
+    phrases = [
+        *SUBJECTS,
+        *MOTIONS,
+        *BACKGROUNDS,
+        *(w for words in WORDINGS.values() for w in words),
+        "a an the one is",
+    ]
     words = sorted({word for phrase in phrases for word in phrase.split()})
     vocabulary = {word: index for index, word in enumerate(("<pad>", "</s>", "<unk>", *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -115,14 +125,17 @@ def main() -> None:
             ClipSpec(*(table[i] for table, i in zip(tables, row, strict=True)), seed=0) for row in labels
         ]
         captions = [wording(spec, rng, canonical=0.3) for spec in specs]
-        tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+        tokens = tokenizer(
+            captions, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+        )
         states = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         weights = tokens.attention_mask.unsqueeze(-1)
         pooled = (states * weights).sum(1) / weights.sum(1)
         scores = [head(pooled) for head in heads]
         targets = torch.tensor(labels).unbind(1)
         loss = sum(
-            (nn.functional.cross_entropy(s, t) for s, t in zip(scores, targets, strict=True)), start=torch.zeros(())
+            (nn.functional.cross_entropy(s, t) for s, t in zip(scores, targets, strict=True)),
+            start=torch.zeros(()),
         )
         optimizer.zero_grad()
         loss.backward()

@@ -1,11 +1,12 @@
 """Train the VAE of pocket-wan: an `AutoencoderKLWan` of 8x in space and 4x in time.
 
-    python -m tools.pocket.vae --out build/pocket/vae --steps 2500
+    python -m tools.pocket.vae --out out/pocket/vae --steps 2500
 
-Like Wan 2.2's, it folds 2x2 pixels into channels first, so that its convolutions run at half the size. The loss is L1
-on pixels and on their differences in space and time, a weak pull of the latents to zero, and, for a quarter of the batches, the same loss
-between *resized* latents' decoding and resized pixels (EQ-VAE, arXiv 2502.09509): a scale-wise student upsamples
-latents, so they had better behave like pictures. Stopped at any moment, it goes on from its last checkpoint.
+Like Wan 2.2's, it folds 2x2 pixels into channels first, so that its convolutions run at half the size. The loss is
+L1 on pixels and on their differences in space and time, a weak pull of the latents to zero, and, for a quarter of the
+batches, the same loss between *resized* latents' decoding and resized pixels (EQ-VAE, arXiv 2502.09509): a scale-wise
+student upsamples latents, so they had better behave like pictures. Stopped at any moment, it goes on from its last
+checkpoint.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def settle_normalisation(vae: AutoencoderKLWan, frames: np.ndarray) -> None:
     Every channel gets the *same* scale, so that a channel weighs in the flow loss as much as its energy: whitening
     spends the transformer on channels nobody sees.
     """
-    means = torch.cat([vae.encode(to_pixels(clips)).latent_dist.mode() for clips in np.split(frames[:96], 12)])
+    means = torch.cat(
+        [vae.encode(to_pixels(clips)).latent_dist.mode() for clips in np.split(frames[:96], 12)]
+    )
     mean = means.mean(dim=(0, 2, 3, 4))
     std = (means - mean.view(1, -1, 1, 1, 1)).square().mean().sqrt()
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=[std.item()] * len(mean))
@@ -96,7 +99,9 @@ def validate(vae: AutoencoderKLWan, frames: np.ndarray, sheet: Path) -> float:
     """Mean PSNR in dB on clips of unseen combinations; writes a sheet of pairs."""
     pixels = to_pixels(frames)
     decoded = torch.cat([vae.decode(vae.encode(clip).latent_dist.mode()).sample for clip in pixels.split(4)])
-    save_sheet(sheet, [clip for pair in zip(pixels[:6], decoded[:6], strict=True) for clip in pair], columns=5)
+    save_sheet(
+        sheet, [clip for pair in zip(pixels[:6], decoded[:6], strict=True) for clip in pair], columns=5
+    )
     error = (decoded - pixels).square().mean(dim=(1, 2, 3, 4)) / 4
     return float((-10 * error.log10()).mean())
 
@@ -128,7 +133,9 @@ def main() -> None:
     for step in range(first, arguments.steps):
         rng = np.random.default_rng([step, 3])
         torch.manual_seed(step)
-        loss = training_loss(vae, draw_batch(train, rng, arguments.batch_size, step < 0.56 * arguments.steps), rng)
+        loss = training_loss(
+            vae, draw_batch(train, rng, arguments.batch_size, step < 0.56 * arguments.steps), rng
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()

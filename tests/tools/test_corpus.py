@@ -1,0 +1,69 @@
+"""The corpus is the same whoever composes it, and its held-out combinations stay out."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swd_video.core.grid import PixelSize
+from tools.pocket import corpus
+from tools.pocket.corpus import ClipSpec, combinations, compose_clip, corpus_specs, parse_caption
+
+EMOJI = Path(__file__).parents[1] / "data" / "files" / "fire.webp"
+
+
+@pytest.fixture
+def one_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(EMOJI, tmp_path / f"{corpus.SUBJECTS['tiger']}.webp")
+    monkeypatch.setattr(corpus, "EMOJI_FOLDER", tmp_path)
+    corpus._sprites.cache_clear()
+
+
+def centre_of_change(frames: np.ndarray, backdrop: np.ndarray) -> tuple[float, float]:
+    changed = (np.abs(frames.astype(int) - backdrop.astype(int)).sum(-1) > 60).nonzero()
+    return float(changed[0].mean()), float(changed[1].mean())
+
+
+def test_splits_share_no_combination() -> None:
+    train, held_out = set(combinations("train")), set(combinations("heldout"))
+    assert not train & held_out
+    assert len(train | held_out) == 32 * 6 * 6
+    assert 100 < len(held_out) < 190
+
+
+def test_every_combination_comes_equally_often() -> None:
+    specs = corpus_specs("train", seed=0, count=2 * len(combinations("train")))
+    counts: dict[tuple[str, str, str], int] = {}
+    for spec in specs:
+        key = (spec.subject, spec.motion, spec.background)
+        counts[key] = counts.get(key, 0) + 1
+    assert set(counts.values()) == {2}
+    assert specs == corpus_specs("train", seed=0, count=len(specs))
+    assert specs != corpus_specs("train", seed=1, count=len(specs))
+
+
+def test_captions_read_back() -> None:
+    for spec in corpus_specs("heldout", seed=3, count=50):
+        assert parse_caption(spec.caption, spec.seed) == spec
+    with pytest.raises(ValueError, match="a unicorn"):
+        parse_caption("a unicorn moving left at night")
+
+
+def test_clips_repeat_and_move_as_the_caption_says(one_emoji: None) -> None:
+    size = PixelSize(9, 48, 48)
+    left = compose_clip(ClipSpec("tiger", "moving left", "at sunset", 5), size)
+    assert left.shape == (9, 48, 48, 3)
+    assert np.array_equal(left, compose_clip(ClipSpec("tiger", "moving left", "at sunset", 5), size))
+    for motion, axis, sign in (("moving left", 1, -1), ("moving right", 1, 1), ("floating up", 0, -1)):
+        clip = compose_clip(ClipSpec("tiger", motion, "at sunset", 5), size)
+        backdrop = np.median(clip, axis=0)
+        first, last = (centre_of_change(clip[index], backdrop)[axis] for index in (0, -1))
+        assert sign * (last - first) > 4, motion
+
+
+def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "EMOJI_FOLDER", tmp_path)
+    corpus._sprites.cache_clear()
+    with pytest.raises(FileNotFoundError, match="corpus fetch"):
+        compose_clip(ClipSpec("tiger", "moving left", "at night", 0))

@@ -1,0 +1,80 @@
+"""Parts of the pocket trainers that have an exact answer."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
+from tools.pocket.corpus import ClipSpec
+from tools.pocket.muon import Float32Muon, orthogonalised
+from tools.pocket.teacher import PHASES, draw_sigmas, learning_rate_share, phase_of
+from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
+
+
+def test_orthogonalised_keeps_directions_and_levels_strengths() -> None:
+    torch.manual_seed(0)
+    for shape in ((2, 24, 8), (2, 8, 24)):
+        matrices = torch.randn(shape)
+        left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+        levelled = torch.linalg.svdvals(orthogonalised(matrices))
+        assert levelled.min() > 0.3 and levelled.max() < 1.3
+        assert torch.linalg.matrix_norm(orthogonalised(matrices) - left @ right).max() < 1.3
+
+
+def test_muon_solves_a_linear_problem_and_resumes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    target, inputs = torch.randn(6, 4), torch.randn(64, 4)
+
+    def run(folder: Path, until: int) -> torch.nn.Linear:
+        torch.manual_seed(1)
+        layer = torch.nn.Linear(4, 6, bias=False)
+        optimizer = Float32Muon(layer.parameters(), lr=0.05)
+        state = {"layer": layer, "optimizer": optimizer}
+        for _ in range(load_checkpoint(folder, state), until):
+            (layer(inputs) - inputs @ target.T).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        save_checkpoint(folder, until, state)
+        return layer
+
+    straight = run(tmp_path / "straight", 80)
+    assert (straight.weight - target).norm() < 0.25 * target.norm()
+    run(tmp_path / "resumed", 30)
+    assert torch.equal(run(tmp_path / "resumed", 80).weight, straight.weight)
+
+
+def test_every_wording_is_in_the_vocabulary_and_fits() -> None:
+    tokenizer, rng = build_tokenizer(), np.random.default_rng(0)
+    for words in WORDINGS:
+        subject, motion, background = "racing car", "moving left", "on a sandy beach"
+        if words.startswith(("under", "on", "at", "in")):
+            background = words
+        elif words in (
+            "motorbike",
+            "racing car",
+            "birthday cake",
+            "santa claus",
+            "christmas tree",
+            "blue heart",
+            "chick",
+        ):
+            subject = words
+        else:
+            motion = words
+        for _ in range(20):
+            caption = wording(ClipSpec(subject, motion, background, 0), rng, canonical=0.2)
+            tokens = tokenizer(caption).input_ids
+            assert tokenizer.unk_token_id not in tokens, caption
+            assert len(tokens) <= TEXT_LENGTH, caption
+
+
+def test_noise_levels_and_phases_cover_the_run() -> None:
+    sigmas = draw_sigmas(64, np.random.default_rng(0))
+    assert 0 <= sigmas.min() < 0.05 and 0.97 < sigmas.max() <= 1
+    assert sigmas.mean() > 0.5
+    assert phase_of(0, 100) is PHASES[0] and phase_of(99, 100) is PHASES[-1]
+    for phase in PHASES:
+        assert abs(sum(share for share, _ in phase.grids.values()) - 1) < 1e-9
+    assert learning_rate_share(0, 1000) < learning_rate_share(99, 1000) == 1.0
+    assert learning_rate_share(999, 1000) < 0.01
