@@ -77,7 +77,7 @@ def test_a_generator_for_each_clip_draws_as_the_lcm_scheduler_does() -> None:
         assert torch.equal(left, right)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(10, 999), min_size=0, max_size=4, unique=True), st.integers(0, 99))
 def test_any_noise_levels_agree_with_the_lcm_scheduler(levels: list[int], seed: int) -> None:
     sigmas = (1.0, *(level / 1000 for level in sorted(levels, reverse=True)))

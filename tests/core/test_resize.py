@@ -56,7 +56,7 @@ def test_half_precision_latents_keep_their_dtype() -> None:
     assert torch.equal(got, resize_latents(latents.bfloat16().float(), LatentSize(3, 8, 8)).bfloat16())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.builds(LatentSize, st.integers(1, 5), st.integers(1, 8), st.integers(1, 8)),
     st.builds(LatentSize, st.integers(1, 7), st.integers(1, 10), st.integers(1, 10)),

@@ -32,7 +32,7 @@ def schedules(draw: st.DrawFn) -> ScaleSchedule:
     return ScaleSchedule(tuple(map(Stage, sigmas, map(LatentSize, *axes))))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(schedules(), st.integers(1, 2))
 def test_any_schedule_ends_on_its_last_grid(schedule: ScaleSchedule, batch_size: int) -> None:
     seen: list[tuple[tuple[int, ...], float, int]] = []
