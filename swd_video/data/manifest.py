@@ -35,8 +35,8 @@ class Clip:
 
     path: Path
     caption: str
-    start: float = 0.0
-    end: float | None = None
+    start: int | float = 0.0
+    end: int | float | None = None
     written_path: str = ""
 
     @property

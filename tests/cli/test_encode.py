@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from swd_video.cli.main import main
+from swd_video.data.latent_cache import LatentCache
+
+CONFIG = """
+model: {model}
+data: {{cache: {cache}, encode_batch_size: 2}}
+schedule:
+  - {{sigma: 1.0, frames: 2, height: 4, width: 4}}
+  - {{sigma: 0.5, frames: 3, height: 6, width: 8}}
+train: {{kind: full}}
+"""
+EMOJI = Path(__file__).parents[1] / "data" / "files"
+
+
+@pytest.fixture
+def config(tiny_wan_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "swd.yaml"
+    path.write_text(CONFIG.format(model=tiny_wan_folder, cache=tmp_path / "cache"))
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    lines = [
+        {"path": str(EMOJI / "clapping.webp"), "caption": "hands clapping"},
+        {"path": str(EMOJI / "LICENSE.md"), "caption": "law"},
+        {"path": str(EMOJI / "tea.webp"), "caption": "a cup of tea", "start": 0.5},
+    ]
+    path = tmp_path / "clips.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_encodes_reports_and_goes_on(
+    config: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["encode", str(config), "--manifest", str(manifest), "--out", str(tmp_path / "out"), "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    law = str(EMOJI / "LICENSE.md")
+    assert (summary["clips"], summary["samples"], summary["captions"], summary["reused"]) == (3, 2, 3, 0)
+    assert [clip["path"] for clip in summary["skipped"]] == [law]
+    assert f"skipped {law}: cannot be read as video" in captured.err
+    assert summary["grids"] == ["2x4x4", "3x6x8"]
+    assert summary["out"] == str(tmp_path / "out")
+    cache = LatentCache(tmp_path / "out")
+    assert [cache.get(index)["caption"] for index in range(2)] == ["hands clapping", "a cup of tea"]
+
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["reused"] == 3
+    assert "finished already" in captured.err
+
+
+def test_config_names_manifest_and_cache(
+    config: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["encode", str(config), "--data.manifest", str(manifest), "--data.extra-grids", '["3x4x4"]']
+    assert main(arguments) == 0
+    assert "2 of 3 clips on 3x4x4, 2x4x4, 3x6x8, 1 skipped" in capsys.readouterr().out
+    assert len(LatentCache(tmp_path / "cache")) == 2
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(
+    config: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error_of(*arguments: str) -> str:
+        assert main(["encode", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
+
+    assert "data.manifest: not set" in error_of(str(config))
+    assert "no such manifest" in error_of(str(config), "--manifest", str(tmp_path / "none.jsonl"))
+    assert "is a file" in error_of(str(config), "--manifest", str(manifest), "--out", str(config))
+    assert "no such config file" in error_of(str(tmp_path / "none.yaml"))
+    assert "model 'none'" in error_of(str(config), "--manifest", str(manifest), "--model", "none")
+    manifest.write_text('{"path": 3}')
+    assert f"{manifest}:1: path: got 3" in error_of(str(config), "--manifest", str(manifest))
+
+
+def test_nothing_readable_is_a_failure(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").write_text('{"path": "none.mp4", "caption": "x"}')
+    assert main(["encode", str(config), "--manifest", str(tmp_path / "clips.jsonl")]) == 1

@@ -1,0 +1,238 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.core.resize import resize_pixels
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.encode import (
+    clip_pixels,
+    crop_to_shape,
+    encode_manifest,
+    fingerprint_encoders,
+    finished_report,
+)
+from swd_video.data.latent_cache import CacheError, LatentCache, SkippedClip
+from swd_video.data.manifest import Clip, read_manifest
+from swd_video.data.video import VideoError, read_video
+from swd_video.models.base import VideoModel
+from swd_video.models.loading import load_model
+
+Draw = Callable[[int, int, int], np.ndarray]
+EncodeFile = Callable[..., Path]
+# The tiny model's frame rate is 16: 9 frames, the tiny schedule's target, last 0.5625 s.
+TARGET = PixelSize(9, 48, 64)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_wan_folder: Path) -> VideoModel:
+    return load_model(tiny_wan_folder)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, pictures: Draw, encode_file: EncodeFile) -> Path:
+    """A folder of readable and unreadable clips, with a manifest."""
+    folder = tmp_path_factory.mktemp("videos")
+    encode_file(folder / "wide.mp4", pictures(30, 64, 128))
+    encode_file(folder / "tall.webm", pictures(20, 96, 64), codec="libvpx-vp9", options={"cpu-used": "8"})
+    encode_file(folder / "short.mp4", pictures(8, 64, 128))
+    encode_file(folder / "small.mp4", pictures(20, 32, 64))
+    (folder / "cut.mp4").write_bytes((folder / "wide.mp4").read_bytes()[:-500])
+    lines = [
+        {"path": "wide.mp4", "caption": "discs"},
+        {"path": "cut.mp4", "caption": "cut"},
+        {"path": "tall.webm", "caption": "tall discs"},
+        {"path": "short.mp4", "caption": "discs"},
+        {"path": "wide.mp4", "caption": "late discs", "start": 0.5, "end": 1.1},
+        {"path": "small.mp4", "caption": "discs"},
+        {"path": "none.mp4", "caption": "nothing"},
+        {"path": "tall.webm", "caption": "discs", "start": 0.2},
+    ]
+    (folder / "clips.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_grid_holds_what_the_vae_sees_of_the_shrunk_clip(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips = read_manifest(videos / "clips.jsonl")
+    skipped: list[SkippedClip] = []
+    progress: list[tuple[int, int]] = []
+    report = encode_manifest(
+        clips,
+        model,
+        tiny_schedule.grids,
+        tmp_path,
+        model_name="tiny",
+        batch_size=2,
+        shard_size=3,
+        progress=lambda done, total: progress.append((done, total)),
+        on_skip=skipped.append,
+    )
+    assert (report.clips, report.samples, report.captions, report.reused) == (8, 4, 5, 0)
+    assert [clip.path for clip in skipped] == ["cut.mp4", "short.mp4", "small.mp4", "none.mp4"]
+    reasons = [clip.reason for clip in skipped]
+    assert "is cut short" in reasons[0]
+    assert "has 5 frames at 16 fps from 0 s to 0.3333 s, fewer than the 9 asked for" in reasons[1]
+    assert "shows 64x32 pixels, fewer than the 64x48" in reasons[2]
+    assert "No such file" in reasons[3]
+    assert report.skipped == tuple(skipped)
+    assert progress == [(done, 8) for done in range(9)]
+    cache = LatentCache(tmp_path)
+    assert cache.index["skipped"] == [vars(clip) for clip in skipped]
+    assert [cache.get(i)["key"] for i in range(4)] == ["00000000", "00000002", "00000004", "00000007"]
+    # The third shard holds two clips, one of them unreadable; clip 4 shares a shard with two unreadable ones.
+    for position, number in enumerate([0, 2, 4, 7]):
+        sample, clip = cache.get(position), clips[number]
+        assert sample["caption"] == clip.caption
+        expected = model.encode_prompt([clip.caption])[0]
+        torch.testing.assert_close(sample["prompt_embeds"].float(), expected, rtol=2e-3, atol=2e-3)
+        pixels = clip_pixels(clip, TARGET, 16)
+        for grid in tiny_schedule.distinct_grids:
+            shrunk = resize_pixels(pixels, model.spec.compression.pixel_size(grid))
+            expected = model.encode_video(shrunk)[0]
+            torch.testing.assert_close(sample["latents"][grid].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_clip_is_the_right_frames_cropped_to_the_right_place(videos: Path) -> None:
+    clip = Clip(videos / "wide.mp4", "", start=0.5)
+    pixels = clip_pixels(clip, TARGET, 16)
+    frames, _ = read_video(videos / "wide.mp4", start_seconds=0.5, fps=16, num_frames=9)
+    # 128x64 pictures: the middle 85 columns have the shape of 64x48.
+    middle = torch.from_numpy(frames[:, :, 21:106].copy()).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    assert pixels.shape == (1, 3, 9, 48, 64)
+    torch.testing.assert_close(pixels, resize_pixels(middle, TARGET), rtol=0, atol=1e-5)
+    with pytest.raises(VideoError, match=r"is 1\.25 s long, but the clip is to end at 2 s"):
+        clip_pixels(Clip(videos / "wide.mp4", "", start=0.5, end=2), TARGET, 16)
+
+
+def test_crops(pictures: Draw) -> None:
+    square = PixelSize(1, 32, 32)
+    wide = pictures(2, 40, 64)
+    assert np.array_equal(crop_to_shape(wide, square), wide[:, :, 12:52])
+    tall = pictures(2, 64, 40)
+    assert np.array_equal(crop_to_shape(tall, square), tall[:, 12:52])
+    # Pixels twice as wide as high: 40x80 shown; 20 columns of 40 rows are square.
+    assert np.array_equal(crop_to_shape(pictures(2, 40, 40), square, 2.0), pictures(2, 40, 40)[:, :, 10:30])
+    exact = pictures(2, 32, 32)
+    assert np.array_equal(crop_to_shape(exact, square), exact)
+    with pytest.raises(ValueError, match="shows 40x31 pixels, fewer than the 32x32"):
+        crop_to_shape(pictures(2, 31, 40), square)
+
+
+def test_a_finished_cache_serves_and_another_is_refused(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips = read_manifest(videos / "clips.jsonl")[:1]
+    grids = tiny_schedule.distinct_grids
+    assert finished_report(tmp_path, clips, grids, model_name="tiny") is None
+    first = encode_manifest(clips, model, grids, tmp_path, model_name="tiny", encoders="e")
+    before = contents(tmp_path)
+    for wanted in (grids, grids[-1:], tiny_schedule.grids):
+        again = encode_manifest(clips, model, wanted, tmp_path, model_name="tiny", encoders="e")
+        assert (again.samples, again.reused) == (first.samples, 1)
+    assert contents(tmp_path) == before
+    # Another target means other crops and sizes, although its latents lie in the cache.
+    with pytest.raises(CacheError, match="another grids"):
+        encode_manifest(clips, model, grids[:1], tmp_path, model_name="tiny", encoders="e")
+    with pytest.raises(CacheError, match="another encoders"):
+        encode_manifest(clips, model, grids, tmp_path, model_name="tiny", encoders="retrained")
+    with pytest.raises(CacheError, match="another clips_digest"):
+        encode_manifest(clips * 2, model, grids, tmp_path, model_name="tiny", encoders="e")
+
+
+def test_wrong_grids_are_named(model: VideoModel, videos: Path, tmp_path: Path) -> None:
+    clips = read_manifest(videos / "clips.jsonl")
+    with pytest.raises(ValueError, match="latent grid 3x5x8: its clips of 9x40x64"):
+        encode_manifest(clips, model, [LatentSize(3, 5, 8)], tmp_path / "a", model_name="tiny")
+    grids = [LatentSize(3, 8, 4), LatentSize(3, 6, 8)]
+    with pytest.raises(ValueError, match="latent grid 3x8x4 is larger than the last one, 3x6x8"):
+        encode_manifest(clips, model, grids, tmp_path / "a", model_name="tiny")
+    assert not (tmp_path / "a").exists()
+
+
+def test_nothing_readable_still_makes_a_cache(
+    model: VideoModel, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    clips = [Clip(tmp_path / f"{name}.mp4", name) for name in "abc"]
+    out = tmp_path / "cache"
+    report = encode_manifest(clips, model, tiny_schedule.grids, out, model_name="tiny", shard_size=2)
+    assert (report.samples, len(report.skipped)) == (0, 3)
+    assert len(LatentCache(out)) == 0
+
+
+def test_fingerprint_sees_retrained_encoders(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_wan_folder, copy)
+    first = fingerprint_encoders(tiny_wan_folder)
+    assert len(first) == 64
+    assert fingerprint_encoders(copy) == first
+    (copy / "transformer" / "config.json").write_text("{}")
+    assert fingerprint_encoders(copy) == first
+    weights = next((copy / "vae").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    retrained = fingerprint_encoders(copy)
+    assert retrained != first
+    (copy / "video_spec.json").write_text('{"fps": 12}')
+    assert fingerprint_encoders(copy) not in (first, retrained)
+    assert fingerprint_encoders("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == ""
+
+
+_ENCODE = """
+import sys
+from swd_video.core.grid import LatentSize
+from swd_video.data.encode import encode_manifest
+from swd_video.data.manifest import read_manifest
+from swd_video.models.loading import load_model
+manifest, model, out = sys.argv[1:4]
+grids = [LatentSize.parse(text) for text in sys.argv[4:]]
+encode_manifest(
+    read_manifest(manifest), load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=2
+)
+"""
+
+
+def test_killed_and_started_again_ends_with_the_same_bytes(
+    model: VideoModel, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    manifest = videos / "many.jsonl"
+    lines = (videos / "clips.jsonl").read_text().splitlines()
+    manifest.write_text("\n".join((lines * 3)) + "\n")
+    grids = [str(grid) for grid in tiny_schedule.distinct_grids]
+    killed = tmp_path / "killed"
+    arguments = [sys.executable, "-c", _ENCODE, str(manifest), str(tiny_wan_folder), str(killed), *grids]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(arguments, env=environment)
+    while process.poll() is None and len(list(killed.glob("latents-*"))) < 2:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run came to its end before it could be killed"
+    assert 2 <= len(list(killed.glob("latents-*"))) < 12
+    with pytest.raises(CacheError, match="not finished"):
+        LatentCache(killed)
+
+    clips = read_manifest(manifest)
+    settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
+    resumed = encode_manifest(clips, model, tiny_schedule.distinct_grids, killed, **settings)
+    whole = encode_manifest(clips, model, tiny_schedule.distinct_grids, tmp_path / "whole", **settings)
+    assert resumed.reused >= 4
+    assert (resumed.samples, resumed.skipped) == (whole.samples, whole.skipped)
+    assert contents(killed) == contents(tmp_path / "whole")

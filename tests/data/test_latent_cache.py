@@ -1,0 +1,192 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from swd_video.core.grid import LatentSize
+from swd_video.data.latent_cache import (
+    CacheError,
+    CacheHeader,
+    LatentCache,
+    LatentCacheWriter,
+    SkippedClip,
+    collate,
+    read_index,
+)
+
+SMALL, LARGE = LatentSize(2, 4, 4), LatentSize(3, 6, 8)
+CAPTIONS = ["a fox", "an owl 🦉", "a fox", "rain", "a fox"]
+HEADER = CacheHeader(
+    model="tiny",
+    encoders="e",
+    clips_digest="d",
+    num_clips=5,
+    num_captions=3,
+    fps=12.0,
+    grids=(SMALL, LARGE),
+)
+
+
+def latents_of(clip: int, grid: LatentSize) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(clip)
+    return torch.randn(4, *grid.as_tuple(), generator=generator)
+
+
+def embeds_of(caption: str) -> torch.Tensor:
+    return torch.randn(6, 16, generator=torch.Generator().manual_seed(len(caption)))
+
+
+def write_shard(writer: LatentCacheWriter, shard: int) -> None:
+    """Clip 3 cannot be read."""
+    readable = [clip for clip in writer.latent_shards[shard] if clip != 3]
+    skipped = [SkippedClip("3", "rain.mp4", "is empty.")] if 3 in writer.latent_shards[shard] else []
+    latents = {g: torch.stack([latents_of(c, g) for c in readable]) for g in (SMALL, LARGE) if readable}
+    keys = [str(clip) for clip in readable]
+    writer.write_latents(shard, keys, [CAPTIONS[clip] for clip in readable], latents, skipped)
+
+
+def write_prompts(writer: LatentCacheWriter, shard: int) -> None:
+    captions = [list(dict.fromkeys(CAPTIONS))[index] for index in writer.prompt_shards[shard]]
+    writer.write_prompts(shard, captions, torch.stack([embeds_of(caption) for caption in captions]))
+
+
+def write_missing(writer: LatentCacheWriter) -> None:
+    for shard in range(len(writer.prompt_shards)):
+        if not writer.has_prompts(shard):
+            write_prompts(writer, shard)
+    for shard in range(len(writer.latent_shards)):
+        if not writer.has_latents(shard):
+            write_shard(writer, shard)
+    writer.finish()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("shard_size", [1, 2, 64])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_written_is_read(shard_size: int, dtype: str, tmp_path: Path) -> None:
+    write_missing(LatentCacheWriter(tmp_path, replace(HEADER, dtype=dtype), shard_size))
+    cache = LatentCache(tmp_path)
+    narrow = getattr(torch, dtype)
+    assert len(cache) == 4
+    assert cache.grids == (SMALL, LARGE)
+    for position, clip in enumerate([0, 1, 2, 4]):
+        sample = cache.get(position)
+        assert (sample["key"], sample["caption"]) == (str(clip), CAPTIONS[clip])
+        assert torch.equal(sample["prompt_embeds"], embeds_of(CAPTIONS[clip]).to(narrow))
+        for grid in (SMALL, LARGE):
+            assert torch.equal(sample["latents"][grid], latents_of(clip, grid).to(narrow))
+    assert cache.index["skipped"] == [{"key": "3", "path": "rain.mp4", "reason": "is empty."}]
+    assert (cache.index["samples"], cache.index["num_clips"], cache.index["num_captions"]) == (4, 5, 3)
+    assert cache.index["grids"] == ["2x4x4", "3x6x8"]
+    with pytest.raises(IndexError):
+        cache.get(4)
+
+
+def test_batches(tmp_path: Path) -> None:
+    write_missing(LatentCacheWriter(tmp_path, HEADER, 2))
+    cache = LatentCache(tmp_path)
+    batch = cache.batch([3, 0, 3])
+    assert batch.captions == ["a fox"] * 3
+    assert batch.latents[LARGE].shape == (3, 4, 3, 6, 8)
+    assert torch.equal(batch.latents[SMALL][0], latents_of(4, SMALL).half())
+    assert torch.equal(batch.prompt_embeds[1], embeds_of("a fox").half())
+    assert list(cache.batch([0], grids=[LARGE]).latents) == [LARGE]
+    with pytest.raises(CacheError, match="has no grid 9x9x9; it has 2x4x4, 3x6x8"):
+        cache.batch([0], grids=[LatentSize(9, 9, 9)])
+    loaded = next(iter(DataLoader(cache, batch_size=4, collate_fn=collate)))
+    assert torch.equal(loaded.latents[LARGE], cache.batch(range(4)).latents[LARGE])
+
+
+@pytest.mark.parametrize("stop_after", range(7))
+def test_going_on_ends_with_the_same_bytes(stop_after: int, tmp_path: Path) -> None:
+    write_missing(LatentCacheWriter(tmp_path / "whole", HEADER, 2))
+    stopped = LatentCacheWriter(tmp_path / "stopped", HEADER, 2)
+    steps = [lambda s=s: write_prompts(stopped, s) for s in range(2)]
+    steps += [lambda s=s: write_shard(stopped, s) for s in (2, 0, 1)]
+    for step in [*steps, stopped.finish][:stop_after]:
+        step()
+    # What a kill in the middle of a write leaves behind.
+    (tmp_path / "stopped" / ".latents-00001.safetensors.tmp").write_bytes(b"half")
+    if stop_after < 6:
+        with pytest.raises(CacheError, match="not finished"):
+            LatentCache(tmp_path / "stopped")
+    write_missing(LatentCacheWriter(tmp_path / "stopped", HEADER, 2))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_killed_before_the_first_index(tmp_path: Path) -> None:
+    (tmp_path / ".index.json.tmp").write_text("{")
+    LatentCacheWriter(tmp_path, HEADER)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other"}, r"another model \(there 'tiny', now 'other'\)"),
+        ({"encoders": "retrained"}, "another encoders"),
+        ({"clips_digest": "x"}, "another clips_digest"),
+        ({"grids": (LARGE,)}, "another grids"),
+        ({"dtype": "bfloat16"}, "another dtype"),
+    ],
+)
+def test_another_cache_is_not_continued(change: dict, message: str, tmp_path: Path) -> None:
+    LatentCacheWriter(tmp_path, HEADER)
+    before = contents(tmp_path)
+    with pytest.raises(CacheError, match=message):
+        LatentCacheWriter(tmp_path, replace(HEADER, **change))
+    with pytest.raises(CacheError, match="another shard_size"):
+        LatentCacheWriter(tmp_path, HEADER, 7)
+    assert contents(tmp_path) == before
+
+
+def test_folders_that_are_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear")
+    with pytest.raises(CacheError, match=r"holds diary.txt but no index\.json"):
+        LatentCacheWriter(tmp_path, HEADER)
+    with pytest.raises(CacheError, match="no cache of latents here"):
+        LatentCache(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 99}')
+    with pytest.raises(CacheError, match="not a cache of format 1"):
+        read_index(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(CacheError, match="cannot be read"):
+        read_index(tmp_path)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    write_missing(LatentCacheWriter(tmp_path, HEADER, 2))
+    shard = tmp_path / "latents-00001.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-10])
+    with pytest.raises(CacheError, match=r"latents-00001\.safetensors: cannot be read"):
+        LatentCache(tmp_path)
+    shard.unlink()
+    with pytest.raises(CacheError, match=r"latents-00001\.safetensors: cannot be read"):
+        LatentCache(tmp_path)
+    shard.write_bytes(whole)
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**index, "samples": 9}))
+    with pytest.raises(CacheError, match="counts 9 samples, the shards hold 4"):
+        LatentCache(tmp_path)
+
+
+def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    writer = LatentCacheWriter(tmp_path, replace(HEADER, num_clips=1, num_captions=1))
+    with pytest.raises(CacheError, match="prompt embeds: infinite or nan in float16; use dtype bfloat16"):
+        writer.write_prompts(0, ["x"], torch.full((1, 6, 16), 1e5))
+    latents = {grid: latents_of(0, grid)[None] for grid in (SMALL, LARGE)}
+    latents[LARGE][0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(CacheError, match="latents on 3x6x8: infinite or nan in float16; the model's weights"):
+        writer.write_latents(0, ["0"], ["x"], latents)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
+    with pytest.raises(CacheError, match="dtype: got 'int8'"):
+        LatentCacheWriter(tmp_path, replace(HEADER, dtype="int8"))
+    with pytest.raises(CacheError, match="shard_size: got 0"):
+        LatentCacheWriter(tmp_path, HEADER, 0)

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from swd_video.data.manifest import Clip, ManifestError, clips_digest, read_manifest
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "clips.jsonl"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_lines_become_clips_with_paths_beside_the_manifest(tmp_path: Path) -> None:
+    manifest = write(
+        tmp_path,
+        '\ufeff{"path": "a/fox.mp4", "caption": " a fox\u2028jumps "}\n'
+        "\n"
+        '{"path": "/films/owl.mkv", "caption": "狐", "start": 1, "end": 2.5}\r\n'
+        '{"path": "fox.webp", "caption": "x", "start": null, "end": null}',
+    )
+    assert read_manifest(manifest) == [
+        Clip(tmp_path / "a" / "fox.mp4", "a fox\u2028jumps", 0.0, None, "a/fox.mp4"),
+        Clip(Path("/films/owl.mkv"), "狐", 1.0, 2.5, "/films/owl.mkv"),
+        Clip(tmp_path / "fox.webp", "x", 0.0, None, "fox.webp"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1, 2]", r"got \[1, 2\], expected an object"),
+        ('{"caption": "x"}', "path: got None, expected text"),
+        ('{"path": "a.mp4", "caption": "  "}', "caption: got '  ', expected text"),
+        ('{"path": "a.mp4", "caption": 3}', "caption: got 3, expected text"),
+        (
+            '{"path": "a.mp4", "caption": "x", "begin": 3}',
+            "unknown key 'begin'; a clip has path, caption, start",
+        ),
+        ('{"path": "a.mp4", "caption": "x", "start": -1}', "start: got -1, expected seconds"),
+        ('{"path": "a.mp4", "caption": "x", "start": true}', "start: got True"),
+        ('{"path": "a.mp4", "caption": "x", "end": "3"}', "end: got '3'"),
+        ('{"path": "a.mp4", "caption": "x", "end": NaN}', "end: got nan"),
+        ('{"path": "a.mp4", "caption": "x", "end": Infinity}', "end: got inf"),
+        (
+            '{"path": "a.mp4", "caption": "x", "start": 2, "end": 2}',
+            "end: got 2 s, expected more than start, 2",
+        ),
+    ],
+)
+def test_mistakes_name_file_and_line(line: str, message: str, tmp_path: Path) -> None:
+    manifest = write(tmp_path, '{"path": "a.mp4", "caption": "x"}\n\n' + line + "\n")
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(manifest)
+    assert str(caught.value).startswith(f"{manifest}:3: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such manifest"):
+        read_manifest(tmp_path / "none.jsonl")
+    with pytest.raises(ManifestError, match="holds no clip"):
+        read_manifest(write(tmp_path, "\n \n"))
+    (tmp_path / "a.mp4").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ManifestError, match="cannot be read as text"):
+        read_manifest(tmp_path / "a.mp4")
+    with pytest.raises(ManifestError, match="cannot be read as text"):
+        read_manifest(tmp_path)
+
+
+def test_digest_follows_the_words_not_the_place(tmp_path: Path) -> None:
+    digests = []
+    for name, end in (("here", 2), ("there", 2), ("other", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest = write(folder, f'{{"path": "a.mp4", "caption": "x", "end": {end}}}')
+        digests.append(clips_digest(read_manifest(manifest)))
+    assert digests[0] == digests[1] != digests[2]

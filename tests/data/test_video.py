@@ -1,0 +1,280 @@
+import io
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from swd_video.data.decoders import decode_with_decord, over_white
+from swd_video.data.probe import probe_source
+from swd_video.data.video import VideoError, choose_decoder, pick_frames, probe_video, read_video
+
+Draw = Callable[[int, int, int], np.ndarray]
+EncodeFile = Callable[..., Path]
+CLOSED_GOPS = {"g": "12", "x264-params": "open-gop=0:scenecut=0"}
+OPEN_GOPS = {"x264-params": "open-gop=1:keyint=12:scenecut=0:bframes=4"}
+
+
+def varying_times(num_frames: int) -> list[int]:
+    gaps = np.random.default_rng(0).integers(20, 90, num_frames)
+    return [int(time) for time in np.cumsum(gaps) - gaps[0]]
+
+
+def sequential(path: Path) -> np.ndarray:
+    """All frames in order, by nothing but PyAV."""
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+FILES = {
+    "closed GOPs": ("a.mp4", {"options": CLOSED_GOPS}),
+    "matroska": ("a.mkv", {"options": CLOSED_GOPS}),
+    "vp9": ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "12", "b": "0", "cpu-used": "8"}}),
+    "full chroma": ("a.mp4", {"options": CLOSED_GOPS, "pixel_format": "yuv444p"}),
+    "varying rate": ("a.mp4", {"options": CLOSED_GOPS, "milliseconds": varying_times(48)}),
+    "open GOPs": ("a.mp4", {"options": OPEN_GOPS}),
+    "transport stream": ("a.ts", {"options": CLOSED_GOPS}),
+    "avi": ("a.avi", {"options": CLOSED_GOPS}),
+    "two streams": ("a.mp4", {"options": CLOSED_GOPS, "num_streams": 2}),
+    "gif": ("a.gif", {"codec": "gif", "pixel_format": "rgb8", "fps": 25}),
+}
+BY_DECORD = {"closed GOPs", "matroska", "vp9", "full chroma", "varying rate"}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_decoder_gives_the_frames_of_sequential_decoding(
+    kind: str, tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    name, settings = FILES[kind]
+    path = encode_file(tmp_path / name, pictures(48, 48, 64), **settings)
+    expected = sequential(path)
+    decoders = ["pyav", "auto", "decord"] if kind in BY_DECORD else ["pyav", "auto"]
+    assert choose_decoder(path)[0] == ("decord" if kind in BY_DECORD else "pyav")
+    source = probe_source(path)
+    assert source.info.frames == len(expected) == 48
+    rng = np.random.default_rng(0)
+    for decoder in decoders:
+        whole, _ = read_video(path, decoder=decoder)
+        assert np.array_equal(whole, expected)
+        for _ in range(3):
+            start = rng.uniform(0, 0.7 * source.info.seconds)
+            window = {"start_seconds": start, "end_seconds": rng.uniform(start + 0.2, source.info.seconds)}
+            for fps in (None, 10.0):
+                indices, _ = pick_frames(source, num_frames=None, fps=fps, **window)
+                frames, _ = read_video(path, fps=fps, decoder=decoder, **window)
+                assert np.array_equal(frames, expected[indices]), (decoder, window, fps)
+
+
+def test_open_gops_are_why_decord_is_not_trusted(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    path = encode_file(tmp_path / "open.mp4", pictures(48, 48, 64), options=OPEN_GOPS)
+    expected, source = sequential(path), probe_source(path)
+    wrong = [i for i in range(48) if not np.array_equal(decode_with_decord(source, [i])[0], expected[i])]
+    assert wrong, "decord seeks right in open GOPs now: probe.py may trust it there"
+    with pytest.raises(VideoError, match="decord would not give the right frames"):
+        read_video(path, decoder="decord")
+
+
+@pytest.mark.parametrize(
+    ("rotation", "hflip", "degrees"),
+    [(-90, False, 90), (90, False, 270), (180, False, 180), (0, True, 0)],
+)
+def test_pictures_are_turned_the_way_players_show_them(
+    rotation: int, hflip: bool, degrees: int, tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    scene = pictures(4, 32, 48)
+    path = encode_file(tmp_path / "turned.mp4", scene, rotation=rotation, hflip=hflip)
+    frames, _ = read_video(path)
+    shown = scene[:, :, ::-1] if hflip else np.rot90(scene, -degrees // 90, axes=(1, 2))
+    info = probe_video(path)
+    assert info.rotation == degrees
+    assert (info.height, info.width) == frames.shape[1:3] == shown.shape[1:3]
+    assert np.abs(frames.astype(int) - shown).mean() < 12
+    assert choose_decoder(path) == ("pyav", "it is rotated or mirrored")
+
+
+def test_an_edit_list_hides_frames_from_both_ends(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    path = encode_file(tmp_path / "whole.mp4", pictures(40, 48, 64))
+    whole, _ = read_video(path)
+    content = bytearray(path.read_bytes())
+    at = content.find(b"elst") + 12
+    duration, media_time = struct.unpack(">Ii", content[at : at + 8])
+    time_base = 24 * 512  # of 24 fps in FFmpeg's MP4
+    content[at : at + 8] = struct.pack(">Ii", 500, media_time + 10 * time_base // 24)
+    trimmed = tmp_path / "trimmed.mp4"
+    trimmed.write_bytes(content)
+    frames, _ = read_video(trimmed)
+    assert duration > 500
+    assert np.array_equal(frames, whole[10:22])
+    assert probe_video(trimmed).seconds == pytest.approx(0.5)
+    assert choose_decoder(trimmed) == ("pyav", "its edit list hides frames")
+
+
+def test_where_decord_fails_pyav_steps_in(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
+    path = encode_file(tmp_path / "narrow.mp4", pictures(5, 32, 48))
+    with pytest.raises(VideoError, match="decord fails"):
+        read_video(path, decoder="decord")
+    assert np.array_equal(read_video(path)[0], sequential(path))
+
+
+def test_odd_sizes(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
+    scene = pictures(10, 45, 61)
+    subsampled = encode_file(tmp_path / "a.webm", scene, codec="libvpx-vp9", options={"cpu-used": "8"})
+    full = encode_file(tmp_path / "a.mp4", scene, pixel_format="yuv444p")
+    assert choose_decoder(subsampled) == ("pyav", "it has an odd size and subsampled chroma")
+    assert choose_decoder(full)[0] == "decord"
+    for path in (subsampled, full):
+        assert np.array_equal(read_video(path)[0], sequential(path))
+        assert read_video(path)[0].shape == (10, 45, 61, 3)
+
+
+def test_varying_rate_is_resampled_by_what_is_on_display(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    times = [0, 100, 200, 700, 800, 900]
+    path = encode_file(tmp_path / "vfr.mp4", pictures(6, 48, 64), milliseconds=times)
+    whole, mean_fps = read_video(path)
+    frames, fps = read_video(path, fps=10)
+    assert fps == 10
+    assert mean_fps == pytest.approx(6 / probe_video(path).seconds)
+    assert np.array_equal(frames[:9], whole[[0, 1, 2, 2, 2, 2, 2, 3, 4]])
+
+
+def test_animated_webp_is_laid_over_white(emoji: Path) -> None:
+    for name, frames_expected in (("droplet", 56), ("clapping", 28)):
+        path = emoji / f"{name}.webp"
+        frames, fps = read_video(path)
+        info = probe_video(path)
+        assert choose_decoder(path)[0] == "pillow"
+        assert frames.shape == (frames_expected, 256, 256, 3) == (info.frames, info.height, info.width, 3)
+        assert fps == pytest.approx(info.frames / info.seconds)
+        assert (frames[0, 0, 0] == 255).all()
+        with Image.open(path) as image:
+            image.seek(frames_expected - 1)
+            canvas = Image.new("RGBA", image.size, "white")
+            canvas.alpha_composite(image.convert("RGBA"))
+        difference = np.abs(frames[-1].astype(int) - np.asarray(canvas.convert("RGB")))
+        assert difference.max() <= 1
+        assert len(np.unique(frames[-1])) > 50
+
+
+def test_webp_frame_durations_count(emoji: Path) -> None:
+    source = probe_source(emoji / "droplet.webp")
+    gaps = np.diff(source.starts)
+    assert gaps.min() == pytest.approx(0.042)
+    assert gaps.max() == pytest.approx(0.252)
+    clip, _ = read_video(emoji / "clapping.webp", fps=12, num_frames=9)
+    whole, _ = read_video(emoji / "clapping.webp")
+    assert np.array_equal(clip, whole[[int((k + 0.5) / 12 / 0.042) for k in range(9)]])
+
+
+def test_transparent_gif_is_laid_over_white(tmp_path: Path) -> None:
+    image = Image.new("P", (16, 12), 0)
+    image.putpalette([10, 20, 30, 200, 40, 40])
+    image.paste(1, (0, 0, 8, 12))
+    image.save(tmp_path / "a.gif", transparency=0)
+    frames, _ = read_video(tmp_path / "a.gif")
+    assert (frames[0, :, 8:] == 255).all()
+    assert (frames[0, :, :8] == (200, 40, 40)).all()
+
+
+def test_over_white_rounds_to_nearest() -> None:
+    pixels = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [100, 200, 50, 128]]], np.uint8)
+    exact = 255 + (pixels[..., :3].astype(float) - 255) * pixels[..., 3:] / 255
+    assert np.array_equal(over_white(pixels), np.rint(exact).astype(np.uint8))
+
+
+def test_a_cut_file_is_refused_wherever_its_index_is(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    whole = encode_file(tmp_path / "whole.mp4", pictures(30, 48, 64)).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    for share in (0.03, 0.3, 0.6, 0.999):
+        cut.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(VideoError, match="cut short"):
+            probe_video(cut)
+    cut.write_bytes(whole)
+    assert probe_video(cut).frames == 30
+
+
+def test_damaged_pictures_are_not_passed_on(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
+    path = encode_file(tmp_path / "whole.mp4", pictures(40, 96, 128))
+    content = bytearray(path.read_bytes())
+    middle = content.find(b"mdat") + 4000
+    content[middle : middle + 40] = np.random.default_rng(0).integers(0, 256, 40, np.uint8).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"damaged|decoding fails"):
+        read_video(path, decoder="pyav")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"a fox jumps\n" * 50, "cannot be read as video"),
+        (b"RIFF\x00\x01\x00\x00WEBPVP8 " + bytes(40), "cannot be read as WebP"),
+    ],
+)
+def test_what_is_no_video_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "fox.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=message) as caught:
+        read_video(path)
+    assert str(path) in str(caught.value)
+    assert str(path) not in caught.value.reason
+
+
+def test_missing_file_and_sound_only(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="No such file"):
+        probe_video(tmp_path / "none.mp4")
+    sound = io.BytesIO()
+    with av.open(sound, "w", format="wav") as file:
+        stream = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        file.mux(stream.encode(frame))
+    (tmp_path / "a.wav").write_bytes(sound.getvalue())
+    with pytest.raises(VideoError, match="has no video stream"):
+        probe_video(tmp_path / "a.wav")
+
+
+def test_windows_and_counts(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
+    path = encode_file(tmp_path / "a.mp4", pictures(48, 48, 64))
+    whole, fps = read_video(path)
+    assert fps == 24
+    assert np.array_equal(read_video(path, start_seconds=0.5, end_seconds=1.0)[0], whole[12:24])
+    assert np.array_equal(read_video(path, start_seconds=1.5)[0], whole[36:])
+    assert np.array_equal(read_video(path, fps=12, num_frames=5, start_seconds=1)[0], whole[25:34:2])
+    spread, rate = read_video(path, num_frames=6)
+    assert np.array_equal(spread, whole[4::8])
+    assert rate == 3
+    assert np.array_equal(read_video(path, fps=48, num_frames=4)[0], whole[[0, 0, 1, 1]])
+    with pytest.raises(VideoError, match=r"has 24 frames at 12 fps from 0 s to 2 s, fewer than the 33"):
+        read_video(path, fps=12, num_frames=33)
+    with pytest.raises(VideoError, match=r"is 2 s long, but the clip is to end at 3 s"):
+        read_video(path, end_seconds=3)
+    with pytest.raises(VideoError, match="has 12 frames"):
+        read_video(path, end_seconds=0.5, num_frames=13)
+    with pytest.raises(VideoError, match="0 <= start < end"):
+        read_video(path, start_seconds=1, end_seconds=1)
+    with pytest.raises(VideoError, match="num_frames 0"):
+        read_video(path, num_frames=0)
+    with pytest.raises(VideoError, match="fps nan"):
+        read_video(path, fps=float("nan"))
+
+
+def test_probe_sees_a_file_change(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
+    path = encode_file(tmp_path / "a.mp4", pictures(12, 48, 64))
+    assert probe_video(path).frames == 12
+    encode_file(path, pictures(20, 32, 64), pixel_aspect=Fraction(4, 3))
+    info = probe_video(path)
+    assert (info.frames, info.height, info.width, info.fps, info.codec) == (20, 32, 64, 24, "h264")
+    assert info.pixel_aspect == pytest.approx(4 / 3)
+    assert info.seconds == pytest.approx(20 / 24)

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from swd_video.data.video import (
+    VideoError,
+    probe_video,
+    read_video,
+    read_video_metadata,
+    write_preview,
+    write_video,
+)
+
+Draw = Callable[[int, int, int], np.ndarray]
+
+
+def test_written_video_plays_everywhere(tmp_path: Path, pictures: Draw) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(13, 48, 64), 12)
+    with av.open(str(path)) as file:
+        context = file.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+        tags = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
+        assert tags == (1, 1, 1, 1)
+    content = path.read_bytes()
+    assert content.find(b"moov") < content.find(b"mdat")
+    info = probe_video(path)
+    assert (info.frames, info.fps, info.seconds) == (13, 12, pytest.approx(13 / 12))
+
+
+def test_colours_come_back(tmp_path: Path) -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40)]
+    frames = np.stack([np.full((48, 64, 3), colour, np.uint8) for colour in colours])
+    write_video(tmp_path / "a.mp4", frames, 4)
+    for decoder in ("pyav", "decord"):
+        read, _ = read_video(tmp_path / "a.mp4", decoder=decoder)
+        assert np.abs(read.astype(int) - frames).max() <= 4
+
+
+def test_pictures_come_back_alike_and_the_same_bytes_again(tmp_path: Path, pictures: Draw) -> None:
+    frames = pictures(12, 96, 128)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, frames, 23.976, metadata={"seed": "7"})
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    read, fps = read_video(tmp_path / "a.mp4")
+    assert fps == pytest.approx(24000 / 1001, abs=1e-3)
+    # Mostly what halving the colours' resolution costs at the edges of the discs.
+    assert np.abs(read.astype(int) - frames).mean() < 4
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_metadata_comes_back(tmp_path: Path, pictures: Draw) -> None:
+    metadata = {
+        "prompt": 'a "fox", 狐 🦊\njumps = high; #1',
+        "seed": "18446744073709551615",
+        "model": "pocket",
+    }
+    write_video(tmp_path / "a.mp4", pictures(3, 32, 32), 8, metadata=metadata)
+    assert read_video_metadata(tmp_path / "a.mp4") == metadata
+    write_video(tmp_path / "b.mp4", pictures(3, 32, 32), 8)
+    assert read_video_metadata(tmp_path / "b.mp4") == {}
+    with pytest.raises(VideoError, match="cannot be read"):
+        read_video_metadata(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_previews_play_at_their_true_speed(suffix: str, tmp_path: Path, pictures: Draw) -> None:
+    frames = pictures(12, 48, 64)
+    path = tmp_path / f"a{suffix}"
+    write_preview(path, frames, 12)
+    info = probe_video(path)
+    assert (info.frames, info.height, info.width) == (12, 48, 64)
+    assert info.seconds == pytest.approx(1.0, abs=1e-6)
+    read, _ = read_video(path)
+    assert np.abs(read.astype(int) - frames).mean() < 16
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path, pictures: Draw) -> None:
+    with pytest.raises(VideoError, match=r"got 63x48 pictures.*Crop to 62x48"):
+        write_video(tmp_path / "a.mp4", pictures(3, 48, 63), 12)
+    with pytest.raises(VideoError, match="got crf 52, expected 0 to 51"):
+        write_video(tmp_path / "a.mp4", pictures(3, 48, 64), 12, crf=52)
+    with pytest.raises(VideoError, match="no frames"):
+        write_video(tmp_path / "a.mp4", pictures(0, 48, 64), 12)
+    with pytest.raises(VideoError, match="fps 0"):
+        write_video(tmp_path / "a.mp4", pictures(3, 48, 64), 0)
+    with pytest.raises(VideoError, match=r"got a preview named \.png"):
+        write_preview(tmp_path / "a.png", pictures(3, 48, 64), 12)
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_video(tmp_path / "missing" / "a.mp4", pictures(3, 48, 64), 12)
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_preview(tmp_path / "missing" / "a.gif", pictures(3, 48, 64), 12)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, pictures: Draw) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(3, 48, 64), 12)
+    before = path.read_bytes()
+    with pytest.raises(UnicodeEncodeError):
+        write_video(path, pictures(3, 48, 64), 12, metadata={"prompt": "half a \ud83e fox"})
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
