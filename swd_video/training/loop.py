@@ -123,11 +123,11 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             _show(bar, time_left, losses, done, settings)
             if on_step is not None:
                 on_step(done, report)
-    summary = _summarise(run, clock.seconds, losses)
-    if is_main:
-        _write_student(run)
-        write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
-    stepper.accelerator.wait_for_everyone()
+        summary = _summarise(run, clock.seconds, losses)
+        if is_main:
+            _write_student(run)
+            write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
+        stepper.accelerator.wait_for_everyone()
     return summary
 
 

@@ -48,10 +48,8 @@ class Roles(ABC):
         sigma: float,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """The student's velocity."""
-        return self.model.predict_velocity(
-            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward
-        )
+        """The student's velocity, for sampling: one process may call it without the others."""
+        return self.model.predict_velocity(noisy_latents, sigma, prompt_embeds, transformer=self.student)
 
     def predict_x0(
         self,
@@ -59,8 +57,10 @@ class Roles(ABC):
         sigma: float,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """The student's guess at the clean latents."""
-        velocity = self.predict_velocity(noisy_latents, sigma, prompt_embeds)
+        """The student's guess at the clean latents, for training: all processes call it together."""
+        velocity = self.model.predict_velocity(
+            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward
+        )
         return x0_from_velocity(noisy_latents, velocity, sigma)
 
     def teacher_features(
