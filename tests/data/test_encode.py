@@ -214,7 +214,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
 ) -> None:
     manifest = videos / "many.jsonl"
     lines = (videos / "clips.jsonl").read_text().splitlines()
-    manifest.write_text("\n".join((lines * 3)) + "\n")
+    manifest.write_text("\n".join(lines * 3) + "\n")
     grids = [str(grid) for grid in tiny_schedule.distinct_grids]
     killed = tmp_path / "killed"
     arguments = [sys.executable, "-c", _ENCODE, str(manifest), str(tiny_wan_folder), str(killed), *grids]
