@@ -1,0 +1,53 @@
+"""Put a trained teacher and student into the package, in half precision.
+
+    python -m tools.pocket.ship --teacher out/pocket/teacher/final --student out/pocket/swd/student
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
+from swd_video.pipelines.loading import save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+
+TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
+
+
+def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
+    """Write the teacher's folder, whole or not at all."""
+    draft, target = assets / f".{TEACHER}.part", assets / TEACHER
+    shutil.rmtree(draft, ignore_errors=True)
+    load_teacher(source).to(torch.float16).save_pretrained(draft)
+    write_video_spec(draft, read_video_spec(source))
+    shutil.rmtree(target, ignore_errors=True)
+    draft.replace(target)
+
+
+def ship_student(source: Path, assets: Path = ASSETS) -> None:
+    """Write the student's folder, its teacher being the shipped one."""
+    save_student(
+        assets / STUDENT,
+        base_model=TEACHER,
+        schedule=ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler").schedule,
+        transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--student", type=Path)
+    arguments = parser.parse_args()
+    if arguments.teacher is not None:
+        ship_teacher(arguments.teacher)
+    if arguments.student is not None:
+        ship_student(arguments.student)
+
+
+if __name__ == "__main__":
+    main()
