@@ -71,7 +71,7 @@ def encode_manifest(
     shard_size: int = 64,
     dtype: str = "float16",
     decoder: Decoder = "pyav",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     on_skip: Callable[[SkippedClip], None] | None = None,
 ) -> EncodeReport:
     """Encode every clip on every grid, and every distinct caption, into a latent cache.
@@ -249,7 +249,7 @@ class _ShardEncoder:
     grids: tuple[LatentSize, ...]
     batch_size: int
     decoder: Decoder
-    progress: Callable[[int, int], None] | None
+    progress: Callable[[int, int], object] | None
     on_skip: Callable[[SkippedClip], None] | None
 
     def report(self, done: int, clips: int) -> None:

@@ -1,6 +1,8 @@
 """Put a trained teacher and student into the package, in half precision.
 
     python -m tools.pocket.ship --teacher out/pocket/teacher/final --student out/pocket/swd/student
+
+Either may be left out. The shipped student names the shipped teacher as its own.
 """
 
 import argparse
