@@ -1,6 +1,7 @@
 """The corpus is the same whoever composes it, and its held-out combinations stay out."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ EMOJI = Path(__file__).parents[1] / "data" / "files" / "fire.webp"
 
 
 @pytest.fixture
-def one_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def one_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shutil.copy(EMOJI, tmp_path / f"{corpus.SUBJECTS['tiger']}.webp")
     monkeypatch.setattr(corpus, "EMOJI_FOLDER", tmp_path)
+    corpus._sprites.cache_clear()
+    yield
     corpus._sprites.cache_clear()
 
 
