@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format hooks clean
+.PHONY: help demo test lint check format hooks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -15,13 +15,14 @@ demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
 test: .venv/.development-installed ## Run the test suite
 	$(BIN)/python -m pytest
 
-check: .venv/.development-installed ## Format, lint, types, import rules, dependency rules and tests
+lint: .venv/.development-installed ## Format, lint, types, import rules and dependency rules
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/python -m pytest
+
+check: lint test ## Everything that CI runs: lint, then test
 
 format: .venv/.development-installed ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format
