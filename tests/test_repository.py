@@ -168,3 +168,9 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 def test_shapes_are_checked_under_pytest() -> None:
     with pytest.raises(TypeCheckError):
         add_noise(torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 3, 4, 6), 0.5)
+
+
+def test_shipped_models_name_no_folder_of_the_machine_that_made_them() -> None:
+    configs = sorted((ROOT / "swd_video" / "assets").rglob("*.json"))
+    assert configs
+    assert not [path for path in configs if "_name_or_path" in path.read_text(encoding="utf-8")]

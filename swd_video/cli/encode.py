@@ -109,7 +109,8 @@ def _encode(
     grids: "list[LatentSize]",
     out: Path,
 ) -> "EncodeReport":
-    from swd_video.data.encode import encode_manifest, fingerprint_encoders, finished_report
+    from swd_video.data.encode import encode_manifest, finished_report
+    from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import load_model, resolve_model_path
 
     encoders = fingerprint_encoders(resolve_model_path(config.model))

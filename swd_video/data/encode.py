@@ -8,7 +8,6 @@ Clips that cannot be read, are too short or too small are reported, skipped and 
 repeated or enlarged in silence.
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -34,8 +33,6 @@ from swd_video.data.manifest import Clip, clips_digest
 from swd_video.data.video import Decoder, VideoError, probe_video, read_video
 from swd_video.models.base import VideoModel
 
-_ENCODER_FOLDERS = ("vae", "text_encoder", "tokenizer")
-_FINGERPRINT_BYTES = 1 << 20
 # Frames converted to float at once: a minute of full HD in float32 would not fit in memory.
 _FRAMES_AT_ONCE = 8
 
@@ -165,27 +162,6 @@ def finished_report(
 def _report(index: dict[str, Any], reused: int) -> EncodeReport:
     skipped = tuple(SkippedClip(**clip) for clip in index["skipped"])
     return EncodeReport(index["num_clips"], index["samples"], index["num_captions"], skipped, reused)
-
-
-def fingerprint_encoders(model_folder: str | os.PathLike[str]) -> str:
-    """A hash of a diffusers folder's VAE, text encoder and tokenizer, to tell retrained ones apart.
-
-    Of every file the name, the size and the first and last MiB go in, which reads little even of large models
-    and still sees every change of weights that training makes. Empty if the model is no local folder.
-    """
-    digest = hashlib.sha256()
-    folder = Path(model_folder)
-    files = [path for part in _ENCODER_FOLDERS for path in sorted((folder / part).rglob("*"))]
-    # video_spec.json: the frame rate and the prompt length are as much part of the encoding.
-    files = [path for path in (*files, folder / "video_spec.json") if path.is_file()]
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_FINGERPRINT_BYTES))
-            file.seek(max(0, size - _FINGERPRINT_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest() if files else ""
 
 
 def clip_pixels(

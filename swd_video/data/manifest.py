@@ -60,7 +60,10 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     try:
         text = manifest.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ManifestError(f"{manifest}: no such manifest.") from None
+        raise ManifestError(
+            f"{manifest}: no such manifest. Check the path, which starts at the working directory, or make the file; "
+            "a shipped config says how in its first lines."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{manifest}: cannot be read as text: {error}") from None
     # Not splitlines(): JSON may hold other line ends, such as U+2028, inside a caption.

@@ -1,11 +1,12 @@
 """From the shots of a script to the exact clips to render: frames, size, schedule, and a hash of it all."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from swd_video.core.grid import Compression, PixelSize
-from swd_video.studio.fingerprint import hash_content
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script, Shot, Take
 
@@ -113,3 +114,9 @@ def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) ->
 def _nearest_legal(wanted: float, compression: Compression, native: PixelSize) -> int:
     size = PixelSize(max(1, round(wanted)), native.height, native.width)
     return compression.nearest_legal(size).frames
+
+
+def hash_content(fields: Mapping[str, Any]) -> str:
+    """Return a hash of plain JSON values; the order of keys does not matter."""
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

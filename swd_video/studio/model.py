@@ -9,11 +9,11 @@ from diffusers import DiffusionPipeline
 
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import STUDENT_FILE_NAME, resolve_model_path
 from swd_video.models.wan import tokenizer_length
 from swd_video.pipelines.loading import base_model_path, load_pipeline
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
-from swd_video.studio.fingerprint import fingerprint_folders
 
 
 @dataclass(frozen=True)

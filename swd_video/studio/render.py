@@ -19,10 +19,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from swd_video.data.video import write_preview, write_video
+from swd_video.models.fingerprint import hash_file
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.studio.clips import Clip, plan_clips
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
-from swd_video.studio.fingerprint import hash_file
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script
 

@@ -13,10 +13,11 @@ from swd_video.config.load import ConfigError, dump_config, flatten, load_config
 from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.encode import encode_manifest, fingerprint_encoders
+from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
 from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.models.base import VideoModel
+from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -31,17 +32,19 @@ def test_muon_solves_a_linear_problem_and_resumes(tmp_path: Path) -> None:
         layer = torch.nn.Linear(4, 6, bias=False)
         optimizer = Float32Muon(layer.parameters(), lr=0.05)
         state = {"layer": layer, "optimizer": optimizer}
-        for _ in range(load_checkpoint(folder, state), until):
+        for _ in range(load_checkpoint(folder, state, {"lr": 0.05}), until):
             (layer(inputs) - inputs @ target.T).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-        save_checkpoint(folder, until, state)
+        save_checkpoint(folder, until, state, {"lr": 0.05})
         return layer
 
     straight = run(tmp_path / "straight", 80)
     assert (straight.weight - target).norm() < 0.25 * target.norm()
     run(tmp_path / "resumed", 30)
     assert torch.equal(run(tmp_path / "resumed", 80).weight, straight.weight)
+    with pytest.raises(ValueError, match="another --out"):
+        load_checkpoint(tmp_path / "resumed", {}, {"lr": 0.1})
 
 
 def test_every_wording_is_in_the_vocabulary_and_fits() -> None:

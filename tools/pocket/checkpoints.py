@@ -1,25 +1,43 @@
-"""Checkpoints of the pocket trainers: one file, replaced whole."""
+"""Checkpoints of the pocket trainers: one file, replaced whole, that only the same recipe may continue."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the `state_dict` of everything in `state`, and the number of steps done."""
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Write the `state_dict` of everything in `state`, and the number of steps done.
+
+    Args:
+        folder: gets `checkpoint.pt`.
+        step: steps done.
+        state: networks, optimizers and the like, by name.
+        recipe: plain values that the weights depend on.
+    """
     temporary = folder / "checkpoint.pt.part"
-    torch.save({"step": step} | {name: part.state_dict() for name, part in state.items()}, temporary)
+    parts = {name: part.state_dict() for name, part in state.items()}
+    torch.save({"step": step, "recipe": dict(recipe), "state": parts}, temporary)
     temporary.replace(folder / "checkpoint.pt")
 
 
-def load_checkpoint(folder: Path, state: dict[str, Any]) -> int:
-    """Load what `save_checkpoint` wrote, if it is there; returns the number of steps done."""
+def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
+    """Load what `save_checkpoint` wrote, if it is there; returns the number of steps done.
+
+    Raises:
+        ValueError: if the checkpoint was made by another recipe: going on would be neither of the two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
+    if saved["recipe"] != dict(recipe):
+        raise ValueError(
+            f"{path}: made with {saved['recipe']}, but asked for {dict(recipe)}; use the same options, another "
+            "--out, or delete the checkpoint."
+        )
     for name, part in state.items():
-        part.load_state_dict(saved[name])
+        part.load_state_dict(saved["state"][name])
     return int(saved["step"])

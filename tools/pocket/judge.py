@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence, to_pixels
 from tools.pocket import corpus
+from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec, compose_clip, corpus_specs
 
 CLASSES = {"subject": tuple(SUBJECTS), "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
@@ -136,7 +137,8 @@ def train(
     count = len(next(iter(labels.values())))
     targets = {name: torch.from_numpy(values) for name, values in labels.items()}
     optimizer = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=0.05)
-    first = _resume(judge, optimizer, options)
+    state = {"judge": judge, "optimizer": optimizer}
+    first = load_checkpoint(options.out, state, options.recipe())
     judge.train()
     began = time.monotonic()
     for step in range(first, options.steps):
@@ -161,7 +163,7 @@ def train(
                 f"step {done} of {options.steps}: loss {loss.item():.3f}, {left:.0f} s left", file=sys.stderr
             )
         if done % options.checkpoint_every == 0 or done == options.steps:
-            _checkpoint(judge, optimizer, done, options)
+            save_checkpoint(options.out, done, state, options.recipe())
 
 
 def _batch_indices(options: JudgeOptions, step: int, count: int) -> np.ndarray:
@@ -176,36 +178,6 @@ def _rate(step: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-
-def _resume(judge: AttributeJudge, optimizer: torch.optim.Optimizer, options: JudgeOptions) -> int:
-    path = options.out / "checkpoint.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != options.recipe():
-        raise ValueError(
-            f"{path}: made with {state['recipe']}, but asked for {options.recipe()}; "
-            "use the same options, another --out, or delete the checkpoint."
-        )
-    judge.load_state_dict(state["judge"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def _checkpoint(
-    judge: AttributeJudge, optimizer: torch.optim.Optimizer, step: int, options: JudgeOptions
-) -> None:
-    options.out.mkdir(parents=True, exist_ok=True)
-    temporary = options.out / "checkpoint.part"
-    state = {
-        "step": step,
-        "judge": judge.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "recipe": options.recipe(),
-    }
-    torch.save(state, temporary)
-    temporary.replace(options.out / "checkpoint.pt")
 
 
 def run(options: JudgeOptions) -> dict[str, object]:

@@ -6,6 +6,7 @@ Either may be left out. The shipped student names the shipped teacher as its own
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     load_teacher(source).to(torch.float16).save_pretrained(draft)
     write_video_spec(draft, read_video_spec(source))
+    forget_origin(draft)
     shutil.rmtree(target, ignore_errors=True)
     draft.replace(target)
 
@@ -37,6 +39,15 @@ def ship_student(source: Path, assets: Path = ASSETS) -> None:
         schedule=ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler").schedule,
         transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
     )
+    forget_origin(assets / STUDENT)
+
+
+def forget_origin(folder: Path) -> None:
+    """Take out of a model's configs the folders that it was loaded from on this machine."""
+    for path in folder.rglob("*.json"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

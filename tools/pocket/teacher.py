@@ -10,7 +10,6 @@ matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on f
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -160,7 +159,8 @@ def train(arguments: argparse.Namespace) -> None:
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
-    first = load_checkpoint(arguments.out, state)
+    recipe = {name: getattr(arguments, name) for name in ("steps", "muon_lr", "adamw_lr", "ema_decay")}
+    first = load_checkpoint(arguments.out, state, recipe)
     history: dict[str, list[float]] = {}
     started = time.monotonic()
     for step in range(first, arguments.steps):
@@ -193,7 +193,7 @@ def train(arguments: argparse.Namespace) -> None:
             pace = (time.monotonic() - started) / (done - first)
             print(f"step {done} {pace:.2f} s a step; {losses}", flush=True)
         if done % arguments.save_every == 0 or done == arguments.steps:
-            save_checkpoint(arguments.out, done, state)
+            save_checkpoint(arguments.out, done, state, recipe)
             ema.store(transformer.parameters())
             ema.copy_to(transformer.parameters())
             sample(model, done >= 0.5 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
@@ -231,19 +231,19 @@ def main() -> None:
     trainer = commands.add_parser("train", help="train the transformer on a latent cache")
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
-    trainer.add_argument("--steps", type=int, default=5000)
+    trainer.add_argument("--steps", type=int, default=1450)
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)
-    trainer.add_argument("--save-every", type=int, default=400)
+    trainer.add_argument("--save-every", type=int, default=150)
     arguments = parser.parse_args()
     if arguments.command == "init":
         initialise(arguments.vae, arguments.text, arguments.out)
     else:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        settings = {name: str(value) for name, value in vars(arguments).items()}
-        (arguments.out / "settings.json").write_text(json.dumps(settings, indent=2))
-        train(arguments)
+        try:
+            train(arguments)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,11 @@ def main() -> None:
         optimizer, max_lr=arguments.lr, total_steps=arguments.steps, pct_start=0.05
     )
     state = {"model": vae, "optimizer": optimizer, "schedule": schedule}
-    first = load_checkpoint(arguments.out, state)
+    recipe = {name: value for name, value in vars(arguments).items() if name != "out"}
+    try:
+        first = load_checkpoint(arguments.out, state, recipe)
+    except ValueError as error:
+        parser.error(str(error))
     train = composed_frames("train", 0, arguments.clips, arguments.out / "frames")
     unseen = composed_frames("heldout", 1, 24, arguments.out / "frames")
     started = time.monotonic()
@@ -148,7 +152,7 @@ def main() -> None:
         if done % 200 == 0 or done == arguments.steps:
             psnr = validate(vae, unseen, arguments.out / f"sheet-{done:05d}.png")
             print(f"step {done}: {psnr:.2f} dB on unseen combinations", flush=True)
-            save_checkpoint(arguments.out, done, state)
+            save_checkpoint(arguments.out, done, state, recipe)
     settle_normalisation(vae, train)
     vae.save_pretrained(arguments.out / "final")
 

@@ -1,13 +1,14 @@
 """Fingerprints change with what a model makes, and with nothing else."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from diffusers import WanPipeline
 
-from swd_video.studio import fingerprint
-from swd_video.studio.fingerprint import fingerprint_folders, hash_content
-from swd_video.studio.model import model_folders
+from swd_video.models import fingerprint
+from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 
 
 def make_folder(folder: Path, weights: bytes = b"weights") -> Path:
@@ -54,12 +55,34 @@ def test_large_files_are_sampled_from_end_to_end(tmp_path: Path, monkeypatch: py
     assert of(*range(0, size, 2**16)) != of(), "training changes weights everywhere"
 
 
-def test_content_hash_ignores_the_order_of_keys() -> None:
-    assert hash_content({"a": 1, "b": 2}) == hash_content({"b": 2, "a": 1})
-    assert hash_content({"a": 1, "b": 2}) != hash_content({"a": 2, "b": 1})
+def test_loading_and_saving_again_changes_nothing(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    WanPipeline.from_pretrained(tiny_wan_folder).save_pretrained(again)
+    spec = tiny_wan_folder / "video_spec.json"
+    if spec.exists():
+        shutil.copy(spec, again)
+    before, after = (folder / "vae" / "config.json" for folder in (tiny_wan_folder, again))
+    assert before.read_bytes() != after.read_bytes()
+    assert fingerprint_encoders(again) == fingerprint_encoders(tiny_wan_folder)
+    assert fingerprint_folders([again / "vae"]) == fingerprint_folders([tiny_wan_folder / "vae"])
+    after.write_text(after.read_text().replace('"scale_factor_spatial": 8', '"scale_factor_spatial": 16'))
+    assert fingerprint_encoders(again) != fingerprint_encoders(tiny_wan_folder)
 
 
-def test_a_student_counts_with_its_base_model(tiny_student: Path, tiny_wan_folder: Path) -> None:
-    student, base = model_folders(str(tiny_student))
-    assert student == tiny_student
-    assert base.samefile(tiny_wan_folder)
+def test_fingerprint_sees_retrained_encoders(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_wan_folder, copy)
+    first = fingerprint_encoders(tiny_wan_folder)
+    assert len(first) == 64
+    assert fingerprint_encoders(copy) == first
+    (copy / "transformer" / "config.json").write_text("{}")
+    assert fingerprint_encoders(copy) == first
+    weights = next((copy / "vae").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    retrained = fingerprint_encoders(copy)
+    assert retrained != first
+    (copy / "video_spec.json").write_text('{"fps": 12}')
+    assert fingerprint_encoders(copy) not in (first, retrained)
+    assert fingerprint_encoders("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == ""

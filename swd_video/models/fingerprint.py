@@ -1,0 +1,96 @@
+"""Hashes of model folders: whether a finished clip or an encoded cache is still of the model it is said to be of."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+WHOLE_FILE_BYTES = 256 * 2**20
+"""Files up to this size are hashed whole; of larger ones, evenly spaced samples."""
+
+_ENCODER_PARTS = ("vae", "text_encoder", "tokenizer")
+# Rewritten by loading and saving alone: where a model came from, and by which versions.
+_BOOKKEEPING = {
+    "_name_or_path",
+    "_diffusers_version",
+    "transformers_version",
+    "is_local",
+    "local_files_only",
+}
+_SAMPLES = 256
+_SAMPLE_BYTES = 2**16
+# What a folder may hold besides the model, without changing what the model makes.
+_IGNORED_SUFFIXES = {".md", ".png", ".gif", ".webp", ".mp4", ".log", ".tmp", ".part"}
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_folders(folders: Iterable[Path]) -> str:
+    """Return one hash for the models in some folders: every file's relative path, size and bytes.
+
+    Pictures, clips, logs, Markdown and names that start with a dot do not count, nor does what loading and saving
+    rewrites in a config. A file above `WHOLE_FILE_BYTES` counts by its size, its first and last bytes and 256 evenly
+    spaced blocks of 64 KiB: training moves every weight, so this tells checkpoints apart without reading tens of
+    gigabytes each time.
+
+    Args:
+        folders: Model folders; their order counts, where they lie does not.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            _add_file(digest, path, folder)
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def fingerprint_encoders(model_folder: str | os.PathLike[str]) -> str:
+    """Return a hash of a pipeline folder's VAE, text encoder and tokenizer, taken as in `fingerprint_folders`.
+
+    The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too. Empty if
+    the model is no local folder.
+    """
+    folder = Path(model_folder)
+    if not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    parts = [path for part in _ENCODER_PARTS for path in sorted((folder / part).rglob("*"))]
+    for path in (*parts, folder / "video_spec.json"):
+        _add_file(digest, path, folder)
+    return digest.hexdigest()
+
+
+def _add_file(digest: "hashlib._Hash", path: Path, folder: Path) -> None:
+    relative = path.relative_to(folder)
+    hidden = any(part.startswith(".") for part in relative.parts)
+    if not hidden and path.suffix.lower() not in _IGNORED_SUFFIXES and path.is_file():
+        digest.update(f"{relative.as_posix()}\n{_fingerprint_file(path)}\n".encode())
+
+
+def _fingerprint_file(path: Path) -> str:
+    if path.suffix == ".json":
+        return _fingerprint_json(path)
+    size = path.stat().st_size
+    if size <= WHOLE_FILE_BYTES:
+        return hash_file(path)
+    digest = hashlib.sha256(f"{size}\n".encode())
+    with path.open("rb") as file:
+        for sample in range(_SAMPLES):
+            file.seek(sample * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _fingerprint_json(path: Path) -> str:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return hash_file(path)
+    if isinstance(value, dict):
+        value = {key: entry for key, entry in value.items() if key not in _BOOKKEEPING}
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
