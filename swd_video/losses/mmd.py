@@ -1,10 +1,11 @@
 """Maximum mean discrepancy between two clips' tokens, the main loss of scale-wise distillation.
 
-Both functions compare a clip with *its own* target and average over clips afterwards: averaging over the
+Both losses compare a clip with *its own* target and average over clips afterwards: averaging over the
 batch first is worse (Source: Scale-wise Distillation of Diffusion Models, arXiv 2503.16397, Table 6).
 """
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -57,6 +58,20 @@ def pseudo_huber_mmd(
     assert c > 0, f"c must be above 0, got {c}"
     difference = _mean_difference(pred_tokens, target_tokens)
     return ((difference.square() + c**2).sqrt() - c).mean()
+
+
+def frame_sets(
+    tokens: Float[Tensor, "batch tokens channels"], frames: int
+) -> Float[Tensor, "batch_frames frame_tokens channels"]:
+    """One token set for each frame of each clip, instead of one for each clip.
+
+    A set of a whole clip knows which things are seen, but not when; sets of single frames also know where in time.
+
+    Args:
+        tokens: in the order frames, height, width, as video transformers keep them.
+        frames: token frames of a clip (latent frames over the patch's length in time).
+    """
+    return rearrange(tokens, "b (f p) c -> (b f) p c", f=frames)
 
 
 def _mean_difference(pred_tokens: Tensor, target_tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise
-from swd_video.losses.mmd import linear_mmd, pseudo_huber_mmd
+from swd_video.losses.mmd import frame_sets, linear_mmd, pseudo_huber_mmd
 from swd_video.training.roles import Roles
 
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -26,6 +26,7 @@ class MmdObjective:
         block: the teacher's transformer block, from 0, whose tokens are compared.
         sigma_min: lowest noise level of the comparison.
         sigma_max: highest noise level of the comparison.
+        per_frame: compare the tokens of each frame with those of the same frame, not of the whole clip.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.2 and Eq. 2.
     """
@@ -34,6 +35,7 @@ class MmdObjective:
     block: int
     sigma_min: float = 0.0
     sigma_max: float = 0.6
+    per_frame: bool = False
 
     def __call__(
         self,
@@ -63,4 +65,8 @@ class MmdObjective:
         predicted_tokens = roles.teacher_features(
             add_noise(predicted_x0, noise, sigma), sigma, prompt_embeds, self.block
         )
+        if self.per_frame:
+            frames = target_x0.shape[2] // roles.model.spec.compression.patch[0]
+            predicted_tokens = frame_sets(predicted_tokens, frames)
+            target_tokens = frame_sets(target_tokens, frames)
         return KERNELS[self.kernel](predicted_tokens, target_tokens)

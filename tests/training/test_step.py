@@ -73,13 +73,14 @@ def test_later_stages_upsample_before_they_noise(tiny_schedule: ScaleSchedule) -
 
 @pytest.mark.parametrize("kernel", ["linear", "pseudo_huber"])
 @pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("per_frame", [False, True])
 def test_objective_moves_the_prediction_and_no_weight(
-    kernel: str, kind: str, tiny_wan_pipe: WanPipeline
+    kernel: str, kind: str, per_frame: bool, tiny_wan_pipe: WanPipeline
 ) -> None:
     roles = _roles(kind, tiny_wan_pipe)
     target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
     predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
-    objective = MmdObjective(kernel, block=1)
+    objective = MmdObjective(kernel, block=1, per_frame=per_frame)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
         return objective(roles, x0, target, prompt_embeds, torch.Generator().manual_seed(4))
