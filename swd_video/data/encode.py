@@ -10,7 +10,9 @@ repeated or enlarged in silence.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,13 +243,13 @@ class _ShardEncoder:
         pending: list[Tensor] = []
         batches: list[dict[LatentSize, Tensor]] = []
         # Batches never cross shards: the same clips meet in a batch whether or not a run was interrupted.
-        for index in stretch:
-            key = f"{index:08d}"
-            pixels = self._read(key, clips[index])
+        for index, pixels in zip(stretch, self._read_ahead(stretch, clips), strict=True):
             if isinstance(pixels, SkippedClip):
                 skipped.append(pixels)
+                if self.on_skip is not None:
+                    self.on_skip(pixels)
             else:
-                keys.append(key)
+                keys.append(f"{index:08d}")
                 pending.append(pixels)
             if pending and (len(pending) == self.batch_size or index == stretch[-1]):
                 batches.append(self._encode(torch.cat(pending)))
@@ -256,15 +258,23 @@ class _ShardEncoder:
         latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in self.grids if batches}
         return keys, latents, skipped
 
+    def _read_ahead(self, stretch: range, clips: Sequence[Clip]) -> Iterator[Tensor | SkippedClip]:
+        # A batch is read and shrunk while the VAE works on the one before; no more, for clips are large.
+        with ThreadPoolExecutor(1) as reader:
+            coming: deque[Future[Tensor | SkippedClip]] = deque()
+            for index in stretch:
+                coming.append(reader.submit(self._read, f"{index:08d}", clips[index]))
+                if len(coming) > self.batch_size:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
     def _read(self, key: str, clip: Clip) -> Float[Tensor, "1 3 frames height width"] | SkippedClip:
         target = self.model.spec.compression.pixel_size(self.grids[-1])
         try:
             return clip_pixels(clip, target, self.model.spec.fps, self.decoder)
         except VideoError as error:
-            skipped = SkippedClip(key, clip.name, error.reason)
-            if self.on_skip is not None:
-                self.on_skip(skipped)
-            return skipped
+            return SkippedClip(key, clip.name, error.reason)
 
     @torch.no_grad()
     def _encode(self, pixels: Float[Tensor, "batch 3 _ _ _"]) -> dict[LatentSize, Tensor]:
