@@ -58,6 +58,8 @@ class MmdConfig(Section):
 
     kernel: Literal["linear", "pseudo_huber"] = "linear"
     """`linear` is the paper's Eq. 2, `pseudo_huber` what its public code computes under that name."""
+    tokens: Literal["clip", "frame"] = "clip"
+    """What makes a set: all tokens of a `clip`, as in the paper, or those of one latent `frame`."""
     block: int | None = Field(default=None, ge=0)
     """Transformer block, from 0, whose tokens are compared; null is the middle one."""
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
@@ -118,8 +120,9 @@ class TrainConfig(Section):
     """Gradients are scaled down to this norm; null leaves them."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the averaged weights that samples and the student use; 0 uses the weights as they are."""
-    mixed_precision: Literal["bf16"] | None = None
-    """`bf16` runs the networks under bfloat16 autocast; weights and optimizer stay float32."""
+    mixed_precision: Literal["bf16", "auto"] | None = None
+    """`bf16` runs the networks under bfloat16 autocast; weights and optimizer stay float32. `auto` is `bf16` where
+    the device multiplies in bfloat16, else null; the saved config says which."""
     stage_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How often each stage is drawn, relative to the others; null draws all alike."""
     checkpoint_every: int = Field(default=100, ge=1)

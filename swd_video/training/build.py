@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
@@ -46,6 +46,15 @@ _FREE_KEYS = {
 _SLOW_BF16 = 2.0
 
 
+def settle_precision(config: DistillConfig) -> DistillConfig:
+    """The config with `mixed_precision: auto` replaced by what this process's device does well."""
+    if config.train.mixed_precision != "auto":
+        return config
+    fast = bf16_slowdown(PartialState().device) <= _SLOW_BF16
+    train = config.train.model_copy(update={"mixed_precision": "bf16" if fast else None})
+    return config.model_copy(update={"train": train})
+
+
 def finished_summary(config: DistillConfig, folder: Path) -> TrainSummary | None:
     """What an earlier run of the same config left in `folder`, if it came to its end.
 
@@ -64,7 +73,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     """Load the teacher, encode clips where that is missing, and put all parts of a run together.
 
     Args:
-        config: all of it; saved as `config.yaml` in the folder.
+        config: all of it, after `settle_precision`; saved as `config.yaml` in the folder.
         folder: of the run; made where it is missing. A run that was stopped there goes on.
 
     Raises:
@@ -239,7 +248,9 @@ def _build_stepper(
         )
     return Stepper(
         roles=roles,
-        objective=MmdObjective(mmd.kernel, block, mmd.sigma_min, mmd.sigma_max),
+        objective=MmdObjective(
+            mmd.kernel, block, mmd.sigma_min, mmd.sigma_max, per_frame=mmd.tokens == "frame"
+        ),
         schedule=schedule,
         clips=clips,
         optimizers=optimizers,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from swd_video.config.schema import DistillConfig
-from swd_video.training.build import build_run
+from swd_video.training.build import build_run, settle_precision
 from swd_video.training.precision import bf16_slowdown
 
 
@@ -22,3 +22,12 @@ def test_the_warning_follows_the_measurement(
     # Between 1 and 4 the clock may say either on a busy machine.
     if slowdown > 4 or slowdown < 1:
         assert ("train.mixed_precision: bf16 multiplies" in capsys.readouterr().err) == (slowdown > 4)
+
+
+def test_auto_is_settled_by_the_measurement(make_config: Callable[..., DistillConfig]) -> None:
+    slowdown = bf16_slowdown(torch.device("cpu"))
+    settled = settle_precision(make_config(mixed_precision="auto")).train.mixed_precision
+    if slowdown > 4 or slowdown < 1:
+        assert settled == (None if slowdown > 4 else "bf16")
+    kept = make_config(mixed_precision="bf16")
+    assert settle_precision(kept) is kept
