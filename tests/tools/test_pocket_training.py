@@ -8,7 +8,7 @@ import torch
 
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import ClipSpec
-from tools.pocket.muon import Float32Muon, orthogonalised
+from tools.pocket.muon import Muon, orthogonalised
 from tools.pocket.teacher import PHASES, draw_sigmas, learning_rate_share, phase_of
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
 
@@ -30,7 +30,7 @@ def test_muon_solves_a_linear_problem_and_resumes(tmp_path: Path) -> None:
     def run(folder: Path, until: int) -> torch.nn.Linear:
         torch.manual_seed(1)
         layer = torch.nn.Linear(4, 6, bias=False)
-        optimizer = Float32Muon(layer.parameters(), lr=0.05)
+        optimizer = Muon(layer.parameters(), lr=0.05)
         state = {"layer": layer, "optimizer": optimizer}
         for _ in range(load_checkpoint(folder, state, {"lr": 0.05}), until):
             (layer(inputs) - inputs @ target.T).square().mean().backward()

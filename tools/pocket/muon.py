@@ -1,7 +1,7 @@
-"""Muon in float32.
+"""Muon for matrices and convolution kernels, in the precision of its surroundings.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which processors without bfloat16 arithmetic do more than a hundred times
-slower than float32: seven seconds a step for the pocket teacher, whose forward and backward take one.
+`torch.optim.Muon` takes matrices alone and orthogonalises in bfloat16, which processors without bfloat16 arithmetic do
+more than a hundred times slower than float32. This one multiplies in bfloat16 under autocast, else in float32.
 """
 
 from collections import defaultdict
@@ -13,14 +13,15 @@ from torch import Tensor
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-class Float32Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: every matrix moves alike in all its directions.
 
     Source: Muon is Scalable for LLM Training (arXiv 2502.16982), Algorithm 1, with the learning-rate rule of the
     original: x sqrt(max(1, rows / columns)).
 
     Args:
-        matrices: two-dimensional parameters.
+        matrices: parameters of at least two dimensions; convolution kernels count as matrices with a row for each
+            output channel.
         lr: learning rate.
         momentum: of the Nesterov average.
         weight_decay: decoupled, times the learning rate.
@@ -43,10 +44,10 @@ class Float32Muon(torch.optim.Optimizer):
                 average.lerp_(matrix.grad, 1 - group["momentum"])
                 by_shape[matrix.shape].append((matrix, matrix.grad.lerp(average, group["momentum"])))
             for shape, pairs in by_shape.items():
-                moves = orthogonalised(torch.stack([direction for _, direction in pairs]))
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                moves = orthogonalised(torch.stack([direction.flatten(1) for _, direction in pairs]))
+                rate = group["lr"] * max(1.0, moves.shape[1] / moves.shape[2]) ** 0.5
                 for (matrix, _), move in zip(pairs, moves, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move, alpha=-rate)
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move.view(shape), alpha=-rate)
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:

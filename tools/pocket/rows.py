@@ -42,9 +42,9 @@ class Row:
         text = json.dumps([self.identity, *more], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def sampler(self, spec: ClipSpec, seed: int) -> Sampler:
-        """One clip, for timing."""
-        return Sampler(lambda: self.make([spec], [seed]), self.modules)
+    def sampler(self, specs: Sequence[ClipSpec], seed: int) -> Sampler:
+        """One batch of clips, for timing."""
+        return Sampler(lambda: self.make(specs, [seed + i for i in range(len(specs))]), self.modules)
 
 
 def evaluation_specs(seed: int, count: int, samples_per_prompt: int) -> list[ClipSpec]:

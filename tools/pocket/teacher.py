@@ -12,6 +12,7 @@ matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on f
 import argparse
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from swd_video.models.loading import VideoSpec, load_model, write_video_spec
 from swd_video.models.wan import WanModel
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import CLIP_SIZE, FPS, parse_caption
-from tools.pocket.muon import Float32Muon
+from tools.pocket.muon import Muon
 from tools.pocket.pictures import save_sheet
+from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
 from tools.pocket.text import wording
 
 PROMPTS = (
@@ -58,19 +60,19 @@ class Phase:
 FULL = LatentSize(5, 12, 12)
 SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8))
 PHASES = (
-    Phase(0.5, {SMALL[0]: (0.15, 64), SMALL[1]: (0.35, 64), SMALL[2]: (0.45, 64), FULL: (0.05, 24)}),
-    Phase(1.0, {SMALL[0]: (0.08, 64), SMALL[1]: (0.09, 64), SMALL[2]: (0.13, 64), FULL: (0.70, 24)}),
+    Phase(0.3, {SMALL[0]: (0.10, 96), SMALL[1]: (0.30, 96), SMALL[2]: (0.50, 64), FULL: (0.10, 32)}),
+    Phase(1.0, {SMALL[0]: (0.05, 96), SMALL[1]: (0.08, 96), SMALL[2]: (0.12, 64), FULL: (0.75, 32)}),
 )
 
 
-def build_transformer(text_dim: int) -> WanTransformer3DModel:
+def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DModel:
     """The untrained network."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=48,
-        in_channels=16,
-        out_channels=16,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         text_dim=text_dim,
         freq_dim=128,
         ffn_dim=768,
@@ -84,11 +86,12 @@ def initialise(vae: Path, text: Path, out: Path) -> None:
     """Put the parts together as an ordinary pipeline folder, its transformer untrained."""
     torch.manual_seed(0)
     encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
+    codec = AutoencoderKLWan.from_pretrained(vae)
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(text / "tokenizer"),
         text_encoder=encoder,
-        transformer=build_transformer(encoder.config.d_model),
-        vae=AutoencoderKLWan.from_pretrained(vae),
+        transformer=build_transformer(codec.config.z_dim, encoder.config.d_model),
+        vae=codec,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
     )
     pipe.save_pretrained(out)
@@ -106,11 +109,6 @@ def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(1.5 * even / (1 + 0.5 * even)).float()
 
 
-def learning_rate_share(step: int, steps: int) -> float:
-    """Warm-up over 100 steps, constant, linear decay over the last 45 %."""
-    return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (0.45 * steps)))
-
-
 def build_optimizers(
     transformer: WanTransformer3DModel, muon_lr: float, adamw_lr: float
 ) -> list[torch.optim.Optimizer]:
@@ -119,7 +117,7 @@ def build_optimizers(
     chosen = {id(p) for p in matrices}
     others = [p for p in transformer.parameters() if id(p) not in chosen]
     return [
-        Float32Muon(matrices, lr=muon_lr),
+        Muon(matrices, lr=muon_lr),
         torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
@@ -149,6 +147,12 @@ class Corpus:
         return torch.stack([self._embeds[caption] for caption in captions])
 
 
+def flow_loss(model: WanModel, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+    """Flow matching: the mean squared error of the velocity."""
+    velocity = model.predict_velocity(add_noise(x0, noise, sigma), sigma, prompt_embeds)
+    return (velocity - velocity_target(x0, noise)).square().mean()
+
+
 def train(arguments: argparse.Namespace) -> None:
     """The training loop."""
     model = load_model(arguments.pipeline)
@@ -159,7 +163,8 @@ def train(arguments: argparse.Namespace) -> None:
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
-    recipe = {name: getattr(arguments, name) for name in ("steps", "muon_lr", "adamw_lr", "ema_decay")}
+    kept = ("steps", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
+    recipe = {name: getattr(arguments, name) for name in kept}
     first = load_checkpoint(arguments.out, state, recipe)
     history: dict[str, list[float]] = {}
     started = time.monotonic()
@@ -168,23 +173,24 @@ def train(arguments: argparse.Namespace) -> None:
         grids = phase_of(step, arguments.steps).grids
         grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
         indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
-        sigma = draw_sigmas(len(indices), rng)
         x0 = corpus.latents[grid][indices]
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step))
-        velocity = model.predict_velocity(
-            add_noise(x0, noise, sigma), sigma, corpus.prompt_embeds(indices, rng)
-        )
-        loss = (velocity - velocity_target(x0, noise)).square().mean()
-        loss.backward()
+        batch = (x0, noise, draw_sigmas(len(indices), rng), corpus.prompt_embeds(indices, rng))
+        losses = [
+            partial(flow_loss, model, *part)
+            for part in zip(*(tensor.chunk(arguments.threads) for tensor in batch), strict=True)
+        ]
+        loss = threaded_backward(losses, arguments.precision)
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         share = learning_rate_share(step, arguments.steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * share
-            optimizer.step()
+            with autocast(arguments.precision):
+                optimizer.step()
             optimizer.zero_grad()
         ema.step(transformer.parameters())
-        history.setdefault(str(grid), []).append(loss.item())
+        history.setdefault(str(grid), []).append(loss)
         done = step + 1
         if done % 50 == 0:
             losses = " ".join(
@@ -196,7 +202,8 @@ def train(arguments: argparse.Namespace) -> None:
             save_checkpoint(arguments.out, done, state, recipe)
             ema.store(transformer.parameters())
             ema.copy_to(transformer.parameters())
-            sample(model, done >= 0.5 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
+            with autocast(arguments.precision):
+                sample(model, done >= 0.5 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
             if done == arguments.steps:
                 model.pipe.save_pretrained(arguments.out / "final")
                 write_video_spec(arguments.out / "final", VideoSpec(fps=FPS, training_size=CLIP_SIZE))
@@ -231,11 +238,13 @@ def main() -> None:
     trainer = commands.add_parser("train", help="train the transformer on a latent cache")
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
-    trainer.add_argument("--steps", type=int, default=1450)
+    trainer.add_argument("--steps", type=int, default=3100)
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)
-    trainer.add_argument("--save-every", type=int, default=150)
+    trainer.add_argument("--save-every", type=int, default=250)
+    trainer.add_argument("--precision", choices=("bf16", "fp32"), default=fastest_precision())
+    trainer.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
     if arguments.command == "init":
         initialise(arguments.vae, arguments.text, arguments.out)

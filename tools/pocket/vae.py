@@ -1,17 +1,19 @@
 """Train the VAE of pocket-wan: an `AutoencoderKLWan` of 8x in space and 4x in time.
 
-    python -m tools.pocket.vae --out out/pocket/vae --steps 2500
+    python -m tools.pocket.vae --out out/pocket/vae
 
 Like Wan 2.2's, it folds 2x2 pixels into channels first, so that its convolutions run at half the size. The loss is
 L1 on pixels and on their differences in space and time, a weak pull of the latents to zero, and, for a quarter of the
 batches, the same loss between *resized* latents' decoding and resized pixels (EQ-VAE, arXiv 2502.09509): a scale-wise
-student upsamples latents, so they had better behave like pictures. Stopped at any moment, it goes on from its last
-checkpoint.
+student upsamples latents, so they had better behave like pictures. Convolutions are trained by Muon, the rest by
+AdamW. Stopped at any moment, it goes on from its last checkpoint.
 """
 
 import argparse
+import copy
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +24,21 @@ from torch import Tensor
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
+from tools.pocket.muon import Muon
 from tools.pocket.pictures import composed_frames, save_sheet, to_pixels
+from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
 
 # Noise on the latents while training. The posterior's own width starts at 1 and drowns the colours for hundreds of
 # steps; a fixed one does not, and the network is taught to report it.
 POSTERIOR_STD = 0.1
+LATENT_CHANNELS = 24
 
 
 def build_vae() -> AutoencoderKLWan:
-    """The untrained network."""
-    return AutoencoderKLWan(
-        base_dim=16,
-        z_dim=16,
+    """The untrained network: its residual branches start at zero, so that colours come first."""
+    vae = AutoencoderKLWan(
+        base_dim=32,
+        z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
@@ -43,16 +48,36 @@ def build_vae() -> AutoencoderKLWan:
         is_residual=True,
         scale_factor_spatial=8,
         scale_factor_temporal=4,
-        latents_mean=[0.0] * 16,
-        latents_std=[1.0] * 16,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
     )
+    for name, module in vae.named_modules():
+        if name.endswith("conv2"):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+        if isinstance(module, torch.nn.Conv3d):  # 1.6 times as fast on a CPU
+            module.to(memory_format=torch.channels_last_3d)
+    return vae
+
+
+def build_optimizers(vae: AutoencoderKLWan, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions between hidden channels, AdamW for everything else."""
+    kernels = [
+        weight for weight in vae.parameters() if weight.ndim >= 4 and min(len(weight), weight[0].numel()) > 8
+    ]
+    chosen = {id(weight) for weight in kernels}
+    others = [weight for weight in vae.parameters() if id(weight) not in chosen]
+    return [
+        Muon(kernels, lr=muon_lr, momentum=0.9, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def draw_batch(frames: np.ndarray, rng: np.random.Generator, batch_size: int, early: bool) -> Tensor:
-    """Crops of all 17 frames at full size, or whole clips at small sizes; early on, tiny crops."""
+    """Crops of all 17 frames at full size or, later on, also whole clips at small sizes."""
     clips = frames[np.sort(rng.choice(len(frames), batch_size, replace=False))]
-    if early or rng.random() < 0.6:
-        side = 32 if early else 48
+    if early or rng.random() < 0.7:
+        side = 48
         top, left = (int(value) for value in rng.integers(0, clips.shape[2] - side + 1, size=2))
         return to_pixels(clips[:, :, top : top + side, left : left + side])
     length, side = ((5, 48), (9, 48), (9, 64))[rng.integers(3)]
@@ -61,21 +86,39 @@ def draw_batch(frames: np.ndarray, rng: np.random.Generator, batch_size: int, ea
 
 def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
     """L1 on values and, for crisp edges and movements, on differences along every axis."""
+    decoded = decoded.float()
     loss = (decoded - pixels).abs().mean()
     for axis in (2, 3, 4):
         loss = loss + 0.5 * (decoded.diff(dim=axis) - pixels.diff(dim=axis)).abs().mean()
     return loss
 
 
-def training_loss(vae: AutoencoderKLWan, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """One batch's loss."""
+def sharing_weights(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """A second module over the same weights: each keeps the frames of its own clips while it encodes and decodes."""
+    other = copy.deepcopy(vae)
+    for module, source in zip(other.modules(), vae.modules(), strict=True):
+        module._parameters = source._parameters
+    return other
+
+
+def draw_resizing(rng: np.random.Generator, cells: int) -> int | None:
+    """For a quarter of the batches, to how many latents per side they are resized before decoding."""
+    if rng.random() >= 0.25:
+        return None
+    return cells // 2 if rng.random() < 0.5 else cells - 2
+
+
+def training_loss(
+    vae: AutoencoderKLWan, pixels: Tensor, resized_cells: int | None, rng: np.random.Generator
+) -> Tensor:
+    """The loss of one batch, or of one thread's part of it."""
     posterior = vae.encode(pixels).latent_dist
-    latents = posterior.mean + POSTERIOR_STD * torch.randn_like(posterior.mean)
-    if rng.random() < 0.25:
-        cells = latents.shape[3] // 2 if rng.random() < 0.5 else latents.shape[3] - 2
-        latents = resize_latents(latents, LatentSize(latents.shape[2], cells, cells))
-        pixels = resize_pixels(pixels, PixelSize(pixels.shape[2], 8 * cells, 8 * cells))
-    prior = posterior.mean.square().mean() + (posterior.logvar - 2 * math.log(POSTERIOR_STD)).square().mean()
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    latents = mean + POSTERIOR_STD * torch.from_numpy(rng.standard_normal(mean.shape, np.float32))
+    if resized_cells is not None:
+        latents = resize_latents(latents, LatentSize(latents.shape[2], resized_cells, resized_cells))
+        pixels = resize_pixels(pixels, PixelSize(pixels.shape[2], 8 * resized_cells, 8 * resized_cells))
+    prior = mean.square().mean() + (logvar - 2 * math.log(POSTERIOR_STD)).square().mean()
     return reconstruction_loss(vae.decode(latents, return_dict=False)[0], pixels) + 1e-4 * prior
 
 
@@ -98,7 +141,9 @@ def settle_normalisation(vae: AutoencoderKLWan, frames: np.ndarray) -> None:
 def validate(vae: AutoencoderKLWan, frames: np.ndarray, sheet: Path) -> float:
     """Mean PSNR in dB on clips of unseen combinations; writes a sheet of pairs."""
     pixels = to_pixels(frames)
-    decoded = torch.cat([vae.decode(vae.encode(clip).latent_dist.mode()).sample for clip in pixels.split(4)])
+    decoded = torch.cat(
+        [vae.decode(vae.encode(clip).latent_dist.mode()).sample.float() for clip in pixels.split(4)]
+    )
     save_sheet(
         sheet, [clip for pair in zip(pixels[:6], decoded[:6], strict=True) for clip in pair], columns=5
     )
@@ -110,22 +155,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--clips", type=int, default=720)
+    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--muon-lr", type=float, default=3e-2)
+    parser.add_argument("--adamw-lr", type=float, default=2e-3)
+    parser.add_argument("--clips", type=int, default=1536)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default=fastest_precision())
+    parser.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
     vae = build_vae()
-    for module in vae.modules():
-        if isinstance(module, torch.nn.Conv3d):  # 1.6 times as fast on a CPU
-            module.to(memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=arguments.lr, total_steps=arguments.steps, pct_start=0.05
-    )
-    state = {"model": vae, "optimizer": optimizer, "schedule": schedule}
+    optimizers = build_optimizers(vae, arguments.muon_lr, arguments.adamw_lr)
+    state = {"model": vae, "muon": optimizers[0], "adamw": optimizers[1]}
     recipe = {name: value for name, value in vars(arguments).items() if name != "out"}
     try:
         first = load_checkpoint(arguments.out, state, recipe)
@@ -133,24 +175,30 @@ def main() -> None:
         parser.error(str(error))
     train = composed_frames("train", 0, arguments.clips, arguments.out / "frames")
     unseen = composed_frames("heldout", 1, 24, arguments.out / "frames")
+    parts = [vae, *(sharing_weights(vae) for _ in range(1, arguments.threads))]
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     started = time.monotonic()
     for step in range(first, arguments.steps):
         rng = np.random.default_rng([step, 3])
-        torch.manual_seed(step)
-        loss = training_loss(
-            vae, draw_batch(train, rng, arguments.batch_size, step < 0.56 * arguments.steps), rng
-        )
-        loss.backward()
+        pixels = draw_batch(train, rng, arguments.batch_size, step < 0.6 * arguments.steps)
+        resized_cells = draw_resizing(rng, pixels.shape[-1] // 8)
+        losses = [
+            partial(training_loss, part, share, resized_cells, np.random.default_rng([step, index]))
+            for index, (part, share) in enumerate(zip(parts, pixels.chunk(len(parts)), strict=True))
+        ]
+        loss = threaded_backward(losses, arguments.precision)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * learning_rate_share(step, arguments.steps, warmup=30)
+            optimizer.step()
+            optimizer.zero_grad()
         done = step + 1
         if done % 20 == 0:
             pace = (time.monotonic() - started) / (done - first)
-            print(f"step {done} loss {loss.item():.4f} {pace:.2f} s a step", flush=True)
+            print(f"step {done} loss {loss:.4f} {pace:.2f} s a step", flush=True)
         if done % 200 == 0 or done == arguments.steps:
-            psnr = validate(vae, unseen, arguments.out / f"sheet-{done:05d}.png")
+            with autocast(arguments.precision):
+                psnr = validate(vae, unseen, arguments.out / f"sheet-{done:05d}.png")
             print(f"step {done}: {psnr:.2f} dB on unseen combinations", flush=True)
             save_checkpoint(arguments.out, done, state, recipe)
     settle_normalisation(vae, train)
