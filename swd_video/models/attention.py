@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import ModelMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _check_attention_backend_requirements,
+    dispatch_attention_fn,
+)
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -132,6 +136,7 @@ def _probe(backend: str, device: torch.device, dtype: torch.dtype, mask: MaskKin
     generator = torch.Generator().manual_seed(0)
     shape = (1, 16, 2, 64)  # batch, tokens, heads, channels
     try:
+        _check_attention_backend_requirements(AttentionBackendName(backend))
         query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
         padding = _padding_mask(mask, query)
         got = dispatch_attention_fn(query, key, value, attn_mask=padding, backend=backend)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 INDEX_NAME = "model_index.json"
 WEIGHTS_SUFFIX = ".safetensors"
+# What every family has.
+_NEEDED = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 _PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
 
@@ -40,10 +42,17 @@ def check_parts_on_disk(folder: Path, skip: Collection[str] = ()) -> None:
     Raises:
         ValueError: if a part is missing, of another class than the index says, incomplete or pickled.
     """
-    for name, entry in _read_json(folder / INDEX_NAME).items():
-        is_part = isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
-        if is_part and name not in skip:
-            _check_part(folder / name, str(entry[1]))
+    index = _read_json(folder / INDEX_NAME)
+    parts = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
+    for name in _NEEDED:
+        if parts.get(name) is None and name not in skip:
+            raise ValueError(
+                f"{folder / INDEX_NAME}: lists no {name}, expected all of {', '.join(_NEEDED)}; load or copy the "
+                "whole model."
+            )
+    for name, class_name in parts.items():
+        if class_name is not None and name not in skip:
+            _check_part(folder / name, str(class_name))
 
 
 def check_weights_file(path: Path) -> None:

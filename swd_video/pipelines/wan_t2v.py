@@ -72,7 +72,7 @@ class WanScaleWisePipeline(WanPipeline):
             the last stage's. As the student was distilled.
 
     Raises:
-        ValueError: if there are two transformers, or the scheduler has no stages.
+        ValueError: if there are two transformers, the scheduler has no stages, or positions are neither.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -98,6 +98,8 @@ class WanScaleWisePipeline(WanPipeline):
                 f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with "
                 "the student's stages; make one with from_schedule."
             )
+        if positions not in ("native", "rescaled"):
+            raise ValueError(f"positions: got {positions!r}, expected native or rescaled.")
         super().__init__(
             tokenizer=tokenizer,
             text_encoder=text_encoder,

@@ -13,6 +13,8 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
 from safetensors.torch import save_file
 
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.loading import LoadOptions, load_model, load_teacher, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.sampling import sample_clips
@@ -97,7 +99,7 @@ def no_such_block(bench: Bench) -> None:
 
 
 def no_prompts(bench: Bench) -> None:
-    sample_clips(bench.adapter("wan"), None, [])
+    sample_clips(bench.adapter("wan"), ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),)), [])
 
 
 def no_text_encoder_in_the_pipeline(bench: Bench) -> None:
@@ -281,7 +283,7 @@ CASES = {
     no_prompts: "prompts: got none, expected at least one",
     no_text_encoder_in_the_pipeline: "this WanPipeline has no text_encoder",
     no_text_encoder_on_disk: "text_encoder: is missing, model_index.json expects a UMT5EncoderModel there",
-    text_encoder_saved_as_none: "has no text_encoder",
+    text_encoder_saved_as_none: "model_index.json: lists no text_encoder, expected all of transformer, vae",
     image_to_video_transformer: "takes 9 channels and its VAE makes 4, expected as many",
     cogvideox_that_predicts_noise: "prediction_type 'epsilon', expected 'v_prediction'",
     two_experts_without_a_boundary: "two transformers but no boundary_ratio",
