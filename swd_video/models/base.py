@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma
+from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.models.features import capture_blocks
 
@@ -105,6 +105,11 @@ class VideoModel(ABC):
         """
 
     @property
+    def takes_first_frame(self) -> bool:
+        """Whether the transformer takes a timestep for every token, and so a picture to start from."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer runs, which under CPU offload is not where its weights wait."""
         return get_module_execution_device(self.transformer)
@@ -157,6 +162,7 @@ class VideoModel(ABC):
         sigma: Sigma,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
         transformer: nn.Module | None = None,
+        first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
         """Predict `noise - x0`, without guidance, in the dtype of `noisy_latents`.
 
@@ -165,16 +171,28 @@ class VideoModel(ABC):
             sigma: noise level, one number or one for each clip.
             prompt_embeds: what `encode_prompt` gave.
             transformer: run this network instead of `self.transformer`.
+            first_frame: clean latents of the picture that the clip starts with. The network sees them without
+                noise in place of the first noisy ones, and the velocity leads there.
 
         Raises:
-            ValueError: if the latents do not fit the model.
+            ValueError: if the latents do not fit the model, or it cannot start from a picture.
         """
         network = self.transformer if transformer is None else transformer
         self._check_latents(noisy_latents)
-        inputs = self._transformer_inputs(network, noisy_latents, sigma, prompt_embeds)
+        shown = noisy_latents
+        if first_frame is not None:
+            self._check_first_frame()
+            shown = torch.cat([first_frame.to(noisy_latents), noisy_latents[:, :, 1:]], dim=2)
+        inputs = self._transformer_inputs(network, shown, sigma, prompt_embeds)
+        if first_frame is not None:
+            inputs["timestep"] = self._without_noise_at_first(inputs["timestep"], shown)
         with self._positions(unwrap(network)):
             output = network(**inputs, return_dict=False)[0]
-        return self._to_velocity(output, noisy_latents, sigma).to(noisy_latents.dtype)
+        velocity = self._to_velocity(output, noisy_latents, sigma)
+        if first_frame is not None:
+            known = velocity_from_x0(noisy_latents[:, :, :1], shown[:, :, :1], sigma)
+            velocity = torch.cat([known.to(velocity), velocity[:, :, 1:]], dim=2)
+        return velocity.to(noisy_latents.dtype)
 
     def features(
         self,
@@ -233,6 +251,23 @@ class VideoModel(ABC):
     def _positions(self, inner: Any) -> AbstractContextManager[None]:
         """A context in which an unwrapped transformer counts frames as `rescale_positions` said."""
         return nullcontext()
+
+    def _check_first_frame(self) -> None:
+        if not self.takes_first_frame:
+            raise ValueError(
+                f"first_frame: this {self.spec.family} model makes clips from text alone; use LTX-Video or "
+                "Wan 2.2 TI2V-5B to start from a picture."
+            )
+
+    def _without_noise_at_first(
+        self, timestep: Float[Tensor, "batch *tokens"], latents: Tensor
+    ) -> Float[Tensor, "batch _"]:
+        """A timestep for every token, 0 for those of the first latent frame."""
+        grid, patch = LatentSize(*latents.shape[2:]), self.spec.compression.patch
+        tokens = grid.tokens(patch)
+        timestep = timestep.reshape(len(timestep), -1).expand(-1, tokens).clone()
+        timestep[:, : tokens * patch[0] // grid.frames] = 0
+        return timestep
 
     def _check_latents(self, noisy_latents: Tensor) -> None:
         channels = noisy_latents.shape[1]

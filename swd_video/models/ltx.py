@@ -104,6 +104,11 @@ class LtxModel(VideoModel):
             decode_timestep=decode_timestep,
         )
 
+    @property
+    def takes_first_frame(self) -> bool:
+        """True."""
+        return True
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
         """Embed prompts as `LTXPipeline` does, with zeros for the tokens that its mask hides."""

@@ -96,6 +96,11 @@ class WanModel(VideoModel):
         """
         return cls(pipe, fps=fps, training_size=training_size, text_length=text_length)
 
+    @property
+    def takes_first_frame(self) -> bool:
+        """True for TI2V-5B."""
+        return bool(self.pipe.config.expand_timesteps)
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
         """Embed prompts as `WanPipeline` does: cleaned, cut at the last token, zeros after it."""

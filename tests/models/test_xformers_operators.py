@@ -1,7 +1,7 @@
 """Which xformers operator the attention of each family's published shapes would take on a GPU.
 
-No GPU is needed: the transformers, one block of each kind, run on fake CUDA tensors, which have shapes, types and
-strides but no numbers. The calls that diffusers makes of xformers are recorded, and xformers' own rules say which
+No GPU is needed: the transformers, one block of each kind, run on the meta device, and the calls that diffusers makes
+of xformers are recorded. With fake CUDA tensors of the same shapes, types and strides, xformers' own rules say which
 operator takes them. What an installation without CUDA adds to those rules ("was not built") is left out.
 What is shown is which operator is chosen, not that it runs or how fast.
 """
@@ -46,7 +46,7 @@ def _calls(family: str, build: Callable[[str], Any], monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(attention_dispatch, "_CAN_USE_XFORMERS_ATTN", True)
     model, (config, grid) = build(family), SHAPES[family]
-    with FakeTensorMode(), torch.device("cuda"):
+    with torch.device("meta"):
         network = type(model.transformer)(**config).to(torch.bfloat16)
         network.set_attention_backend("xformers")
         latents = torch.empty(1, network.config.in_channels, *grid, dtype=torch.bfloat16)
@@ -59,8 +59,15 @@ def _calls(family: str, build: Callable[[str], Any], monkeypatch: pytest.MonkeyP
 
 
 def _operator(call: Inputs, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> str:
+    def on_cuda(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    with FakeTensorMode():
+        call = Inputs(on_cuda(call.query), on_cuda(call.key), on_cuda(call.value), on_cuda(call.attn_bias))
     for operator in dispatch._dispatch_fw_priority_list(call, needs_gradient=False):
         reasons = operator.not_supported_reasons(call)
         if not [r for r in reasons if not any(ours in r for ours in _ABOUT_THIS_INSTALLATION)]:
