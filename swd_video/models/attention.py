@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import (
     AttentionBackendName,
     _check_attention_backend_requirements,
+    attention_backend,
     dispatch_attention_fn,
 )
 from torch import Tensor
@@ -84,7 +85,9 @@ def apply_attention_backend(transformer: ModelMixin, backend: str) -> None:
             "own attention; use auto or native."
         )
     try:
-        transformer.set_attention_backend(backend)
+        # set_attention_backend also changes the default of every other model; the context changes it back.
+        with attention_backend("native"):
+            transformer.set_attention_backend(backend)
     except RuntimeError as error:
         raise ValueError(f"attention backend {backend!r}: {str(error).splitlines()[0]}") from error
 

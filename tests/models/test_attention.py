@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -105,3 +106,15 @@ def test_other_transformers_let_one_choose(family: str, tiny_pipe: Callable[[str
     assert set_attention(transformer, "native", device="cpu", dtype=torch.float32) == "native"
     with pytest.raises(ValueError, match=r"'sage' does not run on cpu for this model: .*\. Use auto"):
         set_attention(transformer, "sage", device="cpu", dtype=torch.float32)
+
+
+def test_one_model_s_choice_is_not_the_others(
+    tiny_pipe: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_dispatch, "_CAN_USE_XFORMERS_ATTN", True)
+    first, second = tiny_pipe("wan").transformer, copy.deepcopy(tiny_pipe("wan").transformer)
+    apply_attention_backend(first, "xformers")
+    assert all(block.attn1.processor._attention_backend == "xformers" for block in first.blocks)
+    inputs = torch.ones(1, 4, 2, 4, 4), torch.tensor([500.0]), torch.ones(1, 48, 16)
+    with torch.no_grad():  # xformers would fail here
+        assert second(*inputs, return_dict=False)[0].shape == (1, 4, 2, 4, 4)
