@@ -126,7 +126,8 @@ class WanModel(VideoModel):
         if not isinstance(experts, WanExperts):
             return super().features(noisy_latents, sigma, prompt_embeds, blocks, transformer)
         levels = sigma_per_clip(sigma, noisy_latents)
-        rows, parts = [], []
+        rows: list[Tensor] = []
+        parts: list[list[Tensor]] = []
         for expert, chosen in experts.split(levels * 1000):
             arguments = noisy_latents[chosen], levels[chosen], prompt_embeds[chosen], blocks
             parts.append(super().features(*arguments, transformer=expert))

@@ -29,7 +29,7 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
-from swd_video.models.wan import WAN_FPS, check_one_transformer
+from swd_video.models.wan import WanModel, check_one_transformer
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
@@ -195,7 +195,7 @@ def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
         transformer=teacher.transformer,
         scheduler=ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler"),
         expand_timesteps=teacher.config.expand_timesteps,
-        fps=spec.fps or WAN_FPS,
+        fps=WanModel.from_pipeline(teacher, fps=spec.fps).spec.fps,
         text_length=spec.text_length,
         positions=record.positions,
     )
