@@ -171,6 +171,8 @@ class DistillConfig(Section):
     data: DataConfig
     schedule: tuple[StageConfig, ...]
     """Stages in order, in latents."""
+    positions: Literal["native", "rescaled"] = "native"
+    """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566)."""
     loss: LossConfig = LossConfig()
     train: Annotated[FullTrainConfig | LoraTrainConfig, Field(discriminator="kind")]
 

@@ -60,10 +60,16 @@ class LatentSize(_Size):
             patch: latents in one token along frames, height and width.
 
         Raises:
-            ValueError: if the size is not a whole number of patches.
+            ValueError: if the size is not a whole number of patches; the message offers the nearest that is.
         """
-        if any(axis % step for axis, step in zip(self.as_tuple(), patch, strict=True)):
-            raise ValueError(f"latent size {self} is not a whole number of {_join(patch)} patches.")
+        nearest = LatentSize(
+            *(_nearest_multiple(axis, step) for axis, step in zip(self.as_tuple(), patch, strict=True))
+        )
+        if nearest != self:
+            raise ValueError(
+                f"latent size {self} is not a whole number of {_join(patch)} patches. Nearest legal latent "
+                f"size: {nearest}."
+            )
         return (self.frames // patch[0]) * (self.height // patch[1]) * (self.width // patch[2])
 
 

@@ -1,14 +1,25 @@
-"""Which attention implementation really runs on a device, found out by running it."""
+"""Which attention implementation really runs on a device, found out by running it.
+
+The implementations are those of diffusers' dispatcher; nothing is computed here but small probes.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from diffusers import ModelMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _check_attention_backend_requirements,
+    attention_backend,
+    dispatch_attention_fn,
+)
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# In order of preference, by the names that diffusers gives them.
-_CANDIDATES = ("xformers", "native")
+from swd_video.models.base import MaskKind
+
+# By the names that diffusers gives them. "auto" chooses between the first two: flash and sage are for whoever asks.
+_BACKENDS = ("xformers", "native", "flash", "sage")
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,7 @@ class AttentionProbe:
     """What happened when an attention backend was called.
 
     Attributes:
-        backend: diffusers' name for it, "xformers" or "native".
+        backend: diffusers' name for it: "xformers", "native" (torch's SDPA), "flash" or "sage".
         works: whether it ran and gave the right numbers.
         detail: one line: how it went, or why it did not run.
     """
@@ -26,7 +37,9 @@ class AttentionProbe:
     detail: str
 
 
-def probe_attention_backends(device: torch.device | str, dtype: torch.dtype) -> list[AttentionProbe]:
+def probe_attention_backends(
+    device: torch.device | str, dtype: torch.dtype, mask: MaskKind = "none"
+) -> list[AttentionProbe]:
     """Call every attention backend on small tensors and compare it with torch's own.
 
     An installed package proves nothing: xformers imports where none of its kernels run.
@@ -34,18 +47,20 @@ def probe_attention_backends(device: torch.device | str, dtype: torch.dtype) -> 
     Args:
         device: where the transformer will run.
         dtype: in what precision.
+        mask: what the model's attention is told about padding; a backend may run and get just that wrong.
     """
-    return [_probe(backend, torch.device(device), dtype) for backend in _CANDIDATES]
+    return [_probe(backend, torch.device(device), dtype, mask) for backend in _BACKENDS]
 
 
-def choose_attention_backend(device: torch.device | str, dtype: torch.dtype) -> str:
+def choose_attention_backend(device: torch.device | str, dtype: torch.dtype, mask: MaskKind = "none") -> str:
     """The best backend that really runs: "xformers" on CUDA where it works, else "native" (torch's SDPA).
 
     Args:
         device: where the transformer will run.
         dtype: in what precision.
+        mask: what the model's attention is told about padding.
     """
-    if torch.device(device).type == "cuda" and _probe("xformers", torch.device(device), dtype).works:
+    if torch.device(device).type == "cuda" and _probe("xformers", torch.device(device), dtype, mask).works:
         return "xformers"
     return "native"
 
@@ -55,24 +70,81 @@ def apply_attention_backend(transformer: ModelMixin, backend: str) -> None:
 
     Args:
         transformer: a diffusers model.
-        backend: "xformers" or "native".
+        backend: "native", "xformers", "flash" or "sage".
 
     Raises:
-        ValueError: if there is no such backend.
+        ValueError: if there is no such backend, it is not installed, or the model does not let one choose.
     """
-    if backend not in _CANDIDATES:
-        raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(_CANDIDATES)}.")
-    transformer.set_attention_backend(backend)
-
-
-def _probe(backend: str, device: torch.device, dtype: torch.dtype) -> AttentionProbe:
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, 16, 2, 32)  # batch, tokens, heads, channels
+    if backend not in _BACKENDS:
+        raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(_BACKENDS)}.")
+    if not lets_choose_attention(transformer):
+        if backend == "native":
+            return
+        raise ValueError(
+            f"attention backend: got {backend!r}, but diffusers' {type(transformer).__name__} always uses torch's "
+            "own attention; use auto or native."
+        )
     try:
+        # set_attention_backend also changes the default of every other model; the context changes it back.
+        with attention_backend("native"):
+            transformer.set_attention_backend(backend)
+    except RuntimeError as error:
+        raise ValueError(f"attention backend {backend!r}: {str(error).splitlines()[0]}") from error
+
+
+def set_attention(
+    transformer: ModelMixin,
+    backend: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    mask: MaskKind = "none",
+) -> str:
+    """Give a transformer the attention that was asked for, after it ran there once; returns its name.
+
+    Args:
+        transformer: a diffusers model.
+        backend: "auto", or one of `apply_attention_backend`.
+        device: where the transformer will run.
+        dtype: in what precision.
+        mask: what the model's attention is told about padding.
+
+    Raises:
+        ValueError: if the backend does not run there, or not with the model's masks.
+    """
+    if backend == "auto":
+        chosen = "native"
+        if lets_choose_attention(transformer):
+            chosen = choose_attention_backend(device, dtype, mask)
+        if chosen != "native":
+            apply_attention_backend(transformer, chosen)
+        return chosen
+    if backend in _BACKENDS:
+        probe = _probe(backend, torch.device(device), dtype, mask)
+        if not probe.works:
+            raise ValueError(
+                f"attention backend {backend!r} does not run on {device} for this model: {probe.detail}. Use auto."
+            )
+    apply_attention_backend(transformer, backend)
+    return backend
+
+
+def lets_choose_attention(transformer: ModelMixin) -> bool:
+    """Whether a transformer's attention goes through diffusers' dispatcher; CogVideoX's does not."""
+    processors = (getattr(module, "processor", None) for module in transformer.modules())
+    return any(hasattr(processor, "_attention_backend") for processor in processors)
+
+
+def _probe(backend: str, device: torch.device, dtype: torch.dtype, mask: MaskKind) -> AttentionProbe:
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 16, 2, 64)  # batch, tokens, heads, channels
+    try:
+        _check_attention_backend_requirements(AttentionBackendName(backend))
         query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
-        got = dispatch_attention_fn(query, key, value, backend=backend)
+        padding = _padding_mask(mask, query)
+        got = dispatch_attention_fn(query, key, value, attn_mask=padding, backend=backend)
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        expected = scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        expected = scaled_dot_product_attention(query, key, value, attn_mask=padding).transpose(1, 2)
         error = (got - expected).abs().max().item()
     except Exception as failure:  # Whatever a broken installation throws is the answer, not a fault here.
         reason = str(failure).strip().splitlines() or [""]
@@ -80,3 +152,14 @@ def _probe(backend: str, device: torch.device, dtype: torch.dtype) -> AttentionP
     if not error <= 0.05:
         return AttentionProbe(backend, False, f"wrong result: differs by {error:.3g} from torch's own")
     return AttentionProbe(backend, True, f"ran on {device} in {str(dtype).removeprefix('torch.')}")
+
+
+def _padding_mask(kind: MaskKind, query: Tensor) -> Tensor | None:
+    """A mask over the last half of the keys, in the shape in which diffusers' processors hand it over."""
+    batch, tokens, heads, _ = query.shape
+    if kind == "none":
+        return None
+    seen = torch.arange(tokens, device=query.device) < tokens // 2
+    if kind == "boolean":
+        return seen.expand(batch, 1, 1, tokens)
+    return torch.where(seen, 0.0, -10000.0).to(query.dtype).expand(batch, heads, 1, tokens).contiguous()

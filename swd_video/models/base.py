@@ -2,14 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression, PixelSize
+from swd_video.core.flow import Sigma, velocity_from_x0
+from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.models.features import capture_blocks
+
+MaskKind = Literal["none", "additive", "boolean"]
+"""How a family tells attention which tokens of a prompt are padding."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,13 @@ class ModelSpec:
 
     Attributes:
         family: name of the adapter, for example "wan".
-        compression: how clips are divided into latents and tokens.
+        compression: how clips are divided into latents and tokens, and so which sizes are legal.
         latent_channels: channels of the latents.
         hidden_size: channels of a transformer token.
-        num_blocks: transformer blocks.
-        text_length: tokens of a prompt, padding included.
-        text_dim: channels of a prompt token.
+        num_blocks: transformer blocks, in the order in which `features` counts them.
+        text_length: rows of an embedded prompt: its tokens, padding included, and in front of them the
+            pooled embedding of families that have one.
+        text_dim: channels of such a row.
         fps: frames per second of the clips the model was trained on.
         training_size: size of the clips the model was trained on, where known.
     """
@@ -42,53 +51,149 @@ class ModelSpec:
 class VideoModel(ABC):
     """A text-to-video model seen as four functions: text encoder, VAE both ways, and velocity.
 
-    Everything outside speaks `latents`: normalised, as the transformer sees them.
+    Everything outside speaks `latents`: normalised, as the transformer sees them. An embedded prompt is one
+    tensor for every family, so that it can be cached, stacked and sliced without knowing the family: a row for
+    each token, rows of zeros for padding. Masks and pooled embeddings are read back out of it by the adapter
+    that wrote it.
+
+    An adapter gives the methods that raise here; `docs/adapters.md` says how to write one. The text encoder and
+    the VAE are frozen and put in evaluation mode; the transformer is left as it is.
 
     Attributes:
+        pipeline_class: diffusers' pipeline of the family.
+        pipeline_names: what the `model_index.json` of its folders may call that pipeline.
+        attention_mask: the mask that the family's attention gets, which not every backend takes.
+        can_rescale_positions: whether `rescale_positions` works for the family.
         spec: facts about the model.
+        pipe: the pipeline whose parts these are; its modules are shared, not copied.
         transformer: the network that predicts velocities. Methods that run it take another of the same
             architecture as `transformer=`, so that teacher and student share one adapter.
+        vae: between pixels and raw latents.
+        full_frames: what `rescale_positions` was given last.
     """
 
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    pipeline_names: ClassVar[tuple[str, ...]]
+    attention_mask: ClassVar[MaskKind] = "none"
+    can_rescale_positions: ClassVar[bool] = False
     spec: ModelSpec
+    pipe: Any
     transformer: nn.Module
+    vae: Any
+    full_frames: int | None = None
+
+    @classmethod
+    @abstractmethod
+    def from_pipeline(
+        cls,
+        pipe: Any,
+        *,
+        fps: float | int | None = None,
+        training_size: PixelSize | None = None,
+        text_length: int | None = None,
+    ) -> "VideoModel":
+        """Wrap a loaded pipeline; its modules are shared, not copied.
+
+        Args:
+            pipe: a pipeline of `pipeline_class`.
+            fps: frames per second of the clips it was trained on; default the family's.
+            training_size: size of the clips it was trained on, where known.
+            text_length: tokens of a prompt; default what the family was trained with.
+
+        Raises:
+            ValueError: if the pipeline is of a kind that the adapter does not cover.
+        """
+
+    @property
+    def takes_first_frame(self) -> bool:
+        """Whether the transformer takes a timestep for every token, and so a picture to start from."""
+        return False
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer lives."""
-        return next(self.transformer.parameters()).device
+        """Where the transformer runs, which under CPU offload is not where its weights wait."""
+        return get_module_execution_device(self.transformer)
+
+    def rescale_positions(self, full_frames: int | None) -> None:
+        """Give the frames of short grids temporal positions over the whole range of the full one, from now on.
+
+        Args:
+            full_frames: latent frames of the full grid; None for the positions that the model was trained with.
+
+        Raises:
+            ValueError: if the family's positions cannot be spread.
+
+        Source: TPDiff: Temporal Pyramid Video Diffusion Model (arXiv 2503.09566).
+        """
+        if full_frames is not None and not self.can_rescale_positions:
+            raise ValueError(
+                f"positions: got rescaled for a {self.spec.family} model, which has only native ones; "
+                "set positions to native."
+            )
+        self.full_frames = full_frames
 
     @abstractmethod
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
-        """Embed prompts, padded or cut to `spec.text_length` tokens."""
+        """Embed prompts, padded or cut to `spec.text_length` rows; rows of padding are zeros."""
 
-    @abstractmethod
+    @torch.no_grad()
     def encode_video(
         self, pixels: Float[Tensor, "batch 3 frames height width"]
     ) -> Float[Tensor, "batch channels latent_frames latent_height latent_width"]:
-        """Pixels in [-1, 1] to latents: the mode of the VAE's posterior, not a sample, so that caches repeat.
+        """Pixels in [-1, 1] to float32 latents: the mode of the VAE's posterior, so that caches repeat.
 
         Raises:
             ValueError: if the size is not legal for the model.
         """
+        self.spec.compression.latent_size(PixelSize(*pixels.shape[2:]))
+        pixels = pixels.to(get_module_execution_device(self.vae), self.vae.dtype)
+        return self._normalize(self.vae.encode(pixels).latent_dist.mode().float())
 
-    @abstractmethod
     def decode(
         self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
     ) -> Float[Tensor, "batch 3 frames height width"]:
-        """Latents to pixels in [-1, 1]."""
+        """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
+        latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
+        return self._decode_raw(self._denormalize(latents))
 
-    @abstractmethod
     def predict_velocity(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: Sigma,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
         transformer: nn.Module | None = None,
+        first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """Predict `noise - x0`, without guidance, in the dtype of `noisy_latents`."""
+        """Predict `noise - x0`, without guidance, in the dtype of `noisy_latents`.
 
-    @abstractmethod
+        Args:
+            noisy_latents: latents at noise level `sigma`.
+            sigma: noise level, one number or one for each clip.
+            prompt_embeds: what `encode_prompt` gave.
+            transformer: run this network instead of `self.transformer`.
+            first_frame: clean latents of the picture that the clip starts with. The network sees them without
+                noise in place of the first noisy ones, and the velocity leads there.
+
+        Raises:
+            ValueError: if the latents do not fit the model, or it cannot start from a picture.
+        """
+        network = self.transformer if transformer is None else transformer
+        self._check_latents(noisy_latents)
+        shown = noisy_latents
+        if first_frame is not None:
+            self._check_first_frame()
+            shown = torch.cat([first_frame.to(noisy_latents), noisy_latents[:, :, 1:]], dim=2)
+        inputs = self._transformer_inputs(network, shown, sigma, prompt_embeds)
+        if first_frame is not None:
+            inputs["timestep"] = self._without_noise_at_first(inputs["timestep"], shown)
+        with self._positions(unwrap(network)):
+            output = network(**inputs, return_dict=False)[0]
+        velocity = self._to_velocity(output, noisy_latents, sigma)
+        if first_frame is not None:
+            known = velocity_from_x0(noisy_latents[:, :, :1], shown[:, :, :1], sigma)
+            velocity = torch.cat([known.to(velocity), velocity[:, :, 1:]], dim=2)
+        return velocity.to(noisy_latents.dtype)
+
     def features(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
@@ -97,7 +202,7 @@ class VideoModel(ABC):
         blocks: Sequence[int],
         transformer: nn.Module | None = None,
     ) -> list[Float[Tensor, "batch tokens hidden_size"]]:
-        """Tokens after each of the asked transformer blocks, in the order asked.
+        """The video's tokens after each of the asked transformer blocks, in the order asked.
 
         Nothing after the last asked block is computed, and gradients reach `noisy_latents`.
 
@@ -109,5 +214,110 @@ class VideoModel(ABC):
             transformer: run this network instead of `self.transformer`.
 
         Raises:
-            ValueError: if a block does not exist.
+            ValueError: if a block does not exist, none is asked for, or the latents do not fit the model.
         """
+        network = self.transformer if transformer is None else transformer
+        self._check_latents(noisy_latents)
+        inputs = self._transformer_inputs(network, noisy_latents, sigma, prompt_embeds)
+        modules, after = self._blocks(unwrap(network))
+        with self._positions(unwrap(network)):
+            return capture_blocks(modules, after, blocks, lambda: network(**inputs, return_dict=False))
+
+    @abstractmethod
+    def _normalize(self, raw_latents: Tensor) -> Tensor:
+        """What the VAE's encoder gives to what the transformer sees."""
+
+    @abstractmethod
+    def _denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `_normalize`, in the very operations of the family's pipeline, so that pixels agree."""
+
+    def _decode_raw(self, raw_latents: Tensor) -> Tensor:
+        return self.vae.decode(raw_latents, return_dict=False)[0]
+
+    @abstractmethod
+    def _transformer_inputs(
+        self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
+    ) -> dict[str, Any]:
+        """The keyword arguments of the family's transformer."""
+
+    @abstractmethod
+    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
+        """What the transformer puts out to `noise - x0` in the shape of `noisy_latents`."""
+
+    @abstractmethod
+    def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
+        """All blocks of an unwrapped transformer in running order, and the module that runs after them."""
+
+    def _positions(self, inner: Any) -> AbstractContextManager[None]:
+        """A context in which an unwrapped transformer counts frames as `rescale_positions` said."""
+        return nullcontext()
+
+    def _check_first_frame(self) -> None:
+        if not self.takes_first_frame:
+            raise ValueError(
+                f"first_frame: this {self.spec.family} model makes clips from text alone; use LTX-Video or "
+                "Wan 2.2 TI2V-5B to start from a picture."
+            )
+
+    def _without_noise_at_first(
+        self, timestep: Float[Tensor, "batch *tokens"], latents: Tensor
+    ) -> Float[Tensor, "batch _"]:
+        """A timestep for every token, 0 for those of the first latent frame."""
+        grid, patch = LatentSize(*latents.shape[2:]), self.spec.compression.patch
+        tokens = grid.tokens(patch)
+        timestep = timestep.reshape(len(timestep), -1).expand(-1, tokens).clone()
+        timestep[:, : tokens * patch[0] // grid.frames] = 0
+        return timestep
+
+    def _check_latents(self, noisy_latents: Tensor) -> None:
+        channels = noisy_latents.shape[1]
+        if channels != self.spec.latent_channels:
+            raise ValueError(
+                f"latents: got {channels} channels, expected the {self.spec.latent_channels} of this "
+                f"{self.spec.family} model. Encode the clips with its own VAE."
+            )
+        LatentSize(*noisy_latents.shape[2:]).tokens(self.spec.compression.patch)
+
+
+def unwrap(network: nn.Module) -> Any:
+    """The network inside `DistributedDataParallel`, which hides attributes; peft and torch.compile do not."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def sigma_per_clip(sigma: Sigma, noisy_latents: Tensor) -> Float[Tensor, " batch"]:
+    """One float32 noise level for each clip, on the device of the latents."""
+    levels = torch.as_tensor(sigma, dtype=torch.float32, device=noisy_latents.device).reshape(-1)
+    return levels.expand(noisy_latents.shape[0])
+
+
+def freeze(*modules: nn.Module) -> None:
+    """Take modules out of training: evaluation mode, no gradients for their weights."""
+    for module in modules:
+        module.requires_grad_(False).eval()
+
+
+def check_parts(pipe: Any, *names: str) -> None:
+    """Refuse pipelines that lack a part.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for name in names:
+        if getattr(pipe, name) is None:
+            raise ValueError(
+                f"this {type(pipe).__name__} has no {name}, expected all of {', '.join(names)}; load the whole model."
+            )
+
+
+def require_text_to_video(pipe: Any, latent_channels: int) -> None:
+    """Refuse transformers that take more than noisy latents.
+
+    Raises:
+        ValueError: if the transformer's input has other channels than the VAE's latents.
+    """
+    channels = pipe.transformer.config.in_channels
+    if channels != latent_channels:
+        raise ValueError(
+            f"this {type(pipe).__name__}'s transformer takes {channels} channels and its VAE makes {latent_channels}, "
+            "expected as many; use a text-to-video model, not one for images or control signals."
+        )

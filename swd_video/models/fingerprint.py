@@ -9,7 +9,8 @@ from pathlib import Path
 WHOLE_FILE_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones, evenly spaced samples."""
 
-_ENCODER_PARTS = ("vae", "text_encoder", "tokenizer")
+# In this order, so that models without a second text encoder keep their fingerprints.
+_ENCODER_PARTS = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 # Rewritten by loading and saving alone: where a model came from, and by which versions.
 _BOOKKEEPING = {
     "_name_or_path",
@@ -50,7 +51,7 @@ def fingerprint_folders(folders: Iterable[Path]) -> str:
 
 
 def fingerprint_encoders(model_folder: str | os.PathLike[str]) -> str:
-    """Return a hash of a pipeline folder's VAE, text encoder and tokenizer, taken as in `fingerprint_folders`.
+    """Return a hash of a pipeline folder's VAE, text encoders and tokenizers, taken as in `fingerprint_folders`.
 
     The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too. Empty if
     the model is no local folder.

@@ -2,30 +2,67 @@
 
 A model is an ordinary diffusers pipeline folder. What such a folder has no place for stands beside its
 `model_index.json` in an optional `video_spec.json`: `{"fps": 12, "training_size": "33x128x128",
-"text_length": 32}`, every key optional.
+"text_length": 32}`, every key optional. Which family it is of says its `model_index.json`.
 """
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import DiffusionPipeline, ModelMixin
+from safetensors import SafetensorError
 from torch import nn
 
 import swd_video
 from swd_video.core.grid import PixelSize
-from swd_video.models.attention import apply_attention_backend, choose_attention_backend
+from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
-from swd_video.models.wan import WAN_FPS, WanModel, check_one_transformer
+from swd_video.models.checkpoints import (
+    INDEX_NAME,
+    WEIGHTS_SUFFIX,
+    check_parts_on_disk,
+    check_weights_file,
+    read_pipeline_name,
+)
+from swd_video.models.registry import adapter_for
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_WAN_PIPELINES = ("WanPipeline", "WanScaleWisePipeline")
+_TRANSFORMERS = ("transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is fitted into memory and run: what diffusers offers, under one name.
+
+    Attributes:
+        attention: "auto" (xformers on CUDA where it really runs, else torch's own), "native", "xformers",
+            "flash" or "sage" (which computes no gradients).
+        cpu_offload: "model" keeps on the device only the network that is running, "sequential" only the layer.
+        vae_tiling: encode and decode in overlapping tiles. Less memory; pixels change a little.
+        vae_slicing: encode and decode clip by clip.
+        float8_weights: keep the transformer's weights in float8 and widen each layer while it runs. Less memory;
+            velocities change a little.
+        transformer_file: a single-file checkpoint, ending in .safetensors, to use as the transformer.
+    """
+
+    attention: Literal["auto", "native", "xformers", "flash", "sage"] = "auto"
+    cpu_offload: Literal["model", "sequential"] | None = None
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    float8_weights: bool = False
+    transformer_file: str | Path | None = None
+
+
+_DEFAULT_OPTIONS = LoadOptions()
 
 
 @dataclass(frozen=True)
@@ -33,12 +70,12 @@ class VideoSpec:
     """What `video_spec.json` says about a model.
 
     Attributes:
-        fps: frames per second of the clips the model was trained on.
+        fps: frames per second of the clips the model was trained on, where it is not the family's.
         training_size: size of those clips, where known.
-        text_length: tokens of a prompt, where it is not the tokenizer's limit.
+        text_length: tokens of a prompt, where it is not the family's.
     """
 
-    fps: float = WAN_FPS
+    fps: float | None = None
     training_size: PixelSize | None = None
     text_length: int | None = None
 
@@ -68,6 +105,11 @@ def resolve_model_path(name_or_path: str | Path) -> str:
         return str(path)
     if not path.exists() and _HUB_NAME.fullmatch(name):
         return name
+    if path.is_file() and path.suffix == WEIGHTS_SUFFIX:
+        raise ValueError(
+            f"model {name!r}: is a single file of weights; name the pipeline folder or hub model it belongs to, "
+            "and give the file as transformer_file."
+        )
     missing = "has no model_index.json or student.json" if path.is_dir() else "does not exist"
     shipped = ", ".join(shipped_models()) or "none"
     raise ValueError(
@@ -92,9 +134,9 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
             raise ValueError(
                 f"got {', '.join(map(str, unknown))}, expected only fps, training_size and text_length."
             )
-        size, text_length = fields.get("training_size"), fields.get("text_length")
+        fps, size, text_length = (fields.get(key) for key in ("fps", "training_size", "text_length"))
         return VideoSpec(
-            fps=float(fields.get("fps", WAN_FPS)),
+            fps=None if fps is None else float(fps),
             training_size=None if size is None else PixelSize.parse(size),
             text_length=None if text_length is None else int(text_length),
         )
@@ -104,7 +146,7 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
 
 def write_video_spec(folder: str | Path, spec: VideoSpec) -> None:
     """Write `video_spec.json` into a model folder."""
-    fields: dict[str, Any] = {"fps": spec.fps}
+    fields: dict[str, Any] = {} if spec.fps is None else {"fps": spec.fps}
     if spec.training_size is not None:
         fields["training_size"] = str(spec.training_size)
     if spec.text_length is not None:
@@ -120,15 +162,20 @@ def load_teacher(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    transformer: WanTransformer3DModel | None = None,
-) -> WanPipeline:
+    transformer: ModelMixin | None = None,
+    options: LoadOptions = _DEFAULT_OPTIONS,
+) -> Any:
     """Load a text-to-video teacher as diffusers' own pipeline, in evaluation mode.
 
     Args:
         name_or_path: see `resolve_model_path`.
-        device: where to put it; on CUDA the fastest attention that really runs is chosen.
+        device: where to put it.
         dtype: precision of all its parts.
         transformer: use this one instead of loading the model's own.
+        options: how it is fitted into memory and run.
+
+    Returns:
+        The pipeline of diffusers that `model_index.json` names.
 
     Raises:
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
@@ -138,31 +185,52 @@ def load_teacher(
         raise ValueError(
             f"model {str(name_or_path)!r} is a distilled student, expected a teacher; give its base model."
         )
+    with _errors_in_one_line(f"model {str(name_or_path)!r}"):
+        folder = (
+            Path(path)
+            if Path(path).is_dir()
+            else Path(DiffusionPipeline.download(path, use_safetensors=True))
+        )
     try:
-        family = DiffusionPipeline.load_config(path).get("_class_name")
-        if family not in _WAN_PIPELINES:
-            raise ValueError(
-                f"model {str(name_or_path)!r}: got a {family}, expected one of {', '.join(_WAN_PIPELINES)}."
-            )
-        replaced = {} if transformer is None else {"transformer": transformer}
-        pipe = WanPipeline.from_pretrained(path, dtype=dtype, **replaced)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {str(name_or_path)!r} cannot be loaded: {reason}") from error
-    check_one_transformer(pipe)
-    return prepare_pipeline(pipe, device=device, dtype=dtype)
+        adapter = adapter_for(read_pipeline_name(folder))
+    except ValueError as error:
+        raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
+    replaced = {} if transformer is None else {"transformer": transformer}
+    if options.transformer_file is not None:
+        replaced = {"transformer": _load_transformer_file(Path(options.transformer_file), folder, dtype)}
+    check_parts_on_disk(folder, skip=replaced)
+    with _errors_in_one_line(f"model {str(name_or_path)!r}"):
+        pipe = adapter.pipeline_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, **replaced)
+    return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
-def prepare_pipeline(pipe: Any, *, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """Put a loaded pipeline on its device, in evaluation mode, with the attention that runs best there."""
-    for name in ("transformer", "text_encoder", "vae"):
-        getattr(pipe, name).eval()
-    pipe.to(device)
-    if torch.device(device).type == "cpu":
-        _lay_out_for_cpu(pipe.vae)
-    backend = choose_attention_backend(device, dtype)
-    if backend != "native":
-        apply_attention_backend(pipe.transformer, backend)
+def prepare_pipeline(
+    pipe: Any,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: LoadOptions = _DEFAULT_OPTIONS,
+) -> Any:
+    """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for.
+
+    Raises:
+        ValueError: if an option cannot work here.
+    """
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.eval()
+    transformers = [part for name in _TRANSFORMERS if (part := getattr(pipe, name, None)) is not None]
+    if options.vae_tiling:
+        pipe.vae.enable_tiling()
+    if options.vae_slicing:
+        pipe.vae.enable_slicing()
+    if options.float8_weights:
+        for transformer in transformers:
+            transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype)
+    _place(pipe, torch.device(device), options.cpu_offload)
+    mask = adapter_for(type(pipe).__name__).attention_mask
+    for transformer in transformers:
+        set_attention(transformer, options.attention, device=device, dtype=dtype, mask=mask)
     return pipe
 
 
@@ -174,24 +242,85 @@ def _lay_out_for_cpu(vae: nn.Module) -> None:
 
 
 def load_model(
-    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    options: LoadOptions = _DEFAULT_OPTIONS,
 ) -> VideoModel:
-    """Load a model for training and encoding, behind the interface of its family.
+    """Load a model for training, encoding and sampling, behind the interface that all families share.
 
     Args:
         name_or_path: see `resolve_model_path`.
         dtype: precision of all its parts.
         device: where to put it.
+        options: how it is fitted into memory and run.
 
     Raises:
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
     """
-    pipe = load_teacher(name_or_path, device=device, dtype=dtype)
+    pipe = load_teacher(name_or_path, device=device, dtype=dtype, options=options)
     spec = read_video_spec(resolve_model_path(name_or_path))
-    return WanModel.from_pipeline(
-        pipe, fps=spec.fps, training_size=spec.training_size, text_length=spec.text_length
-    )
+    try:
+        return adapter_for(type(pipe).__name__).from_pipeline(
+            pipe, fps=spec.fps, training_size=spec.training_size, text_length=spec.text_length
+        )
+    except ValueError as error:
+        raise ValueError(f"model {str(name_or_path)!r}: {error}") from error
+
+
+def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
+    if cpu_offload is None:
+        pipe.to(device)
+        if device.type == "cpu":
+            _lay_out_for_cpu(pipe.vae)
+        return
+    if device.type == "cpu":
+        raise ValueError(
+            f"cpu_offload: got {cpu_offload!r} for device cpu, expected an accelerator such as cuda; leave it out."
+        )
+    if cpu_offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.enable_sequential_cpu_offload(device=device)
+
+
+def _load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> ModelMixin:
+    """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration."""
+    check_weights_file(path)
+    index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+    if index.get("transformer_2", [None, None])[1] is not None:
+        raise ValueError(
+            f"{path}: replaces one transformer, but {folder} has two; load it without transformer_file."
+        )
+    name = index["transformer"][1]
+    transformer_class = getattr(diffusers, name)
+    if not hasattr(transformer_class, "from_single_file"):
+        raise ValueError(
+            f"{path}: diffusers reads no single-file checkpoints of {name}; give a pipeline folder."
+        )
+    with _errors_in_one_line(f"{path}: is no checkpoint of the {name} in {folder}"):
+        transformer: ModelMixin = transformer_class.from_single_file(
+            str(path), config=str(folder), subfolder="transformer", dtype=dtype, local_files_only=True
+        )
+    missing = [key for key, weight in transformer.named_parameters() if weight.is_meta]
+    if missing:
+        raise ValueError(
+            f"{path}: is no checkpoint of the {name} in {folder}: it lacks {missing[0]} and {len(missing) - 1} more; "
+            "give a file of the same family and size."
+        )
+    return transformer
+
+
+@contextmanager
+def _errors_in_one_line(subject: str) -> Iterator[None]:
+    """Turn what diffusers, transformers and the hub's client raise into a `ValueError` of one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{subject} cannot be loaded: {reason[0]}") from error
 
 
 def _is_model_folder(path: Path) -> bool:
-    return (path / "model_index.json").is_file() or (path / STUDENT_FILE_NAME).is_file()
+    return (path / INDEX_NAME).is_file() or (path / STUDENT_FILE_NAME).is_file()

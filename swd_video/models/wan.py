@@ -1,47 +1,66 @@
-"""Wan 2.1 text-to-video models, through the components of diffusers' `WanPipeline`.
+"""Wan 2.1 and 2.2 text-to-video models, through the components of diffusers' `WanPipeline`.
+
+Wan 2.2 comes as TI2V-5B, whose VAE shrinks pictures 16-fold and whose transformer takes a timestep for every
+token (`expand_timesteps`), and as A14B, two transformers of which the noise level picks one.
 
 Source: Wan: Open and Advanced Large-Scale Video Generative Models (arXiv 2503.20314).
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from swd_video.core.flow import Sigma
 from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.base import ModelSpec, VideoModel
+from swd_video.models.base import (
+    ModelSpec,
+    VideoModel,
+    check_parts,
+    freeze,
+    require_text_to_video,
+    sigma_per_clip,
+    unwrap,
+)
+from swd_video.models.positions import rescaled_positions
 
-# What Wan 2.1 was trained with; a folder that says otherwise has a `video_spec.json`.
+# What Wan 2.1 and A14B were trained with, and TI2V-5B; a folder that says otherwise has a `video_spec.json`.
 WAN_FPS = 16.0
+_WAN_TI2V_FPS = 24.0
 WAN_MAX_TEXT_LENGTH = 512
 
 
 class WanModel(VideoModel):
     """The components of a `WanPipeline`, with its conventions for text, latents and timesteps.
 
-    The text encoder and the VAE are frozen and put in evaluation mode; the transformer is left as it is.
+    Where there are two transformers, `transformer` is a `WanExperts` that holds both.
     """
+
+    pipeline_class = WanPipeline
+    pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
+    can_rescale_positions = True
 
     def __init__(
         self,
         pipe: WanPipeline,
         *,
-        fps: float | int = WAN_FPS,
+        fps: float | int | None = None,
         training_size: PixelSize | None = None,
         text_length: int | None = None,
     ) -> None:
-        check_one_transformer(pipe)
+        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
+        require_text_to_video(pipe, pipe.vae.config.z_dim)
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
+        if pipe.transformer_2 is not None:
+            self.transformer = WanExperts(pipe.transformer, pipe.transformer_2, pipe.config.boundary_ratio)
         self.vae: AutoencoderKLWan = pipe.vae
-        for frozen in (pipe.vae, pipe.text_encoder):
-            frozen.requires_grad_(False).eval()
+        freeze(pipe.vae, pipe.text_encoder)
         config = pipe.transformer.config
         self.spec = ModelSpec(
             family="wan",
@@ -51,7 +70,7 @@ class WanModel(VideoModel):
             num_blocks=config.num_layers,
             text_length=text_length or tokenizer_length(pipe.tokenizer),
             text_dim=config.text_dim,
-            fps=float(fps),
+            fps=float(fps or (_WAN_TI2V_FPS if pipe.config.expand_timesteps else WAN_FPS)),
             training_size=training_size,
         )
 
@@ -60,22 +79,27 @@ class WanModel(VideoModel):
         cls,
         pipe: WanPipeline,
         *,
-        fps: float | int = WAN_FPS,
+        fps: float | int | None = None,
         training_size: PixelSize | None = None,
         text_length: int | None = None,
     ) -> "WanModel":
         """Wrap a loaded pipeline; its modules are shared, not copied.
 
         Args:
-            pipe: any `WanPipeline` with one transformer.
-            fps: frames per second of the clips it was trained on.
+            pipe: any `WanPipeline` for text to video.
+            fps: frames per second of the clips it was trained on; default 24 for TI2V-5B, else 16.
             training_size: size of the clips it was trained on, where known.
             text_length: tokens of a prompt; default what the tokenizer says, at most 512.
 
         Raises:
-            ValueError: if the pipeline has two transformers (Wan 2.2 A14B).
+            ValueError: if the transformer takes more than noisy latents.
         """
         return cls(pipe, fps=fps, training_size=training_size, text_length=text_length)
+
+    @property
+    def takes_first_frame(self) -> bool:
+        """True for TI2V-5B."""
+        return bool(self.pipe.config.expand_timesteps)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -85,38 +109,6 @@ class WanModel(VideoModel):
         )
         return prompt_embeds
 
-    @torch.no_grad()
-    def encode_video(
-        self, pixels: Float[Tensor, "batch 3 frames height width"]
-    ) -> Float[Tensor, "batch channels latent_frames latent_height latent_width"]:
-        """Pixels in [-1, 1] to float32 latents: the mode of the VAE's posterior, normalised.
-
-        Raises:
-            ValueError: if the size is not legal for the model.
-        """
-        self.spec.compression.latent_size(PixelSize(*pixels.shape[2:]))
-        raw_latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
-        return normalize_latents(raw_latents.float(), self.vae)
-
-    def decode(
-        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
-    ) -> Float[Tensor, "batch 3 frames height width"]:
-        """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
-        raw_latents = denormalize_latents(latents.to(self.vae.device, self.vae.dtype), self.vae)
-        return self.vae.decode(raw_latents, return_dict=False)[0]
-
-    def predict_velocity(
-        self,
-        noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: Sigma,
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        transformer: nn.Module | None = None,
-    ) -> Float[Tensor, "batch channels frames height width"]:
-        """Predict `noise - x0`, without guidance, in the dtype of `noisy_latents`."""
-        network = self.transformer if transformer is None else transformer
-        inputs = self._transformer_inputs(network, noisy_latents, sigma, prompt_embeds)
-        return network(**inputs, return_dict=False)[0].to(noisy_latents.dtype)
-
     def features(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
@@ -125,40 +117,35 @@ class WanModel(VideoModel):
         blocks: Sequence[int],
         transformer: nn.Module | None = None,
     ) -> list[Float[Tensor, "batch tokens hidden_size"]]:
-        """Tokens after each of the asked transformer blocks, in the order asked.
-
-        Nothing after the last asked block is computed, and gradients reach `noisy_latents`.
+        """The video's tokens after each of the asked blocks, of the expert that each clip's sigma picks.
 
         Raises:
-            ValueError: if a block does not exist, or none is asked for.
+            ValueError: if a block does not exist, none is asked for, or the latents do not fit the model.
         """
-        network = self.transformer if transformer is None else transformer
-        inner = _unwrap(network)
-        count = len(inner.blocks)
-        if not blocks or min(blocks) < 0 or max(blocks) >= count:
-            raise ValueError(
-                f"features: got blocks {list(blocks)}, expected at least one index from 0 to {count - 1}; "
-                f"this transformer has {count} blocks."
-            )
-        inputs = self._transformer_inputs(network, noisy_latents, sigma, prompt_embeds)
-        last = max(blocks)
-        # Stopping at the next module's door, not inside the last block, lets gradient checkpointing finish
-        # with that block properly.
-        after_last = inner.blocks[last + 1] if last + 1 < count else inner.norm_out
-        captured: dict[int, Tensor] = {}
-        with ExitStack() as hooks, suppress(_FeaturesComplete):
-            for index in set(blocks):
-                hooks.callback(inner.blocks[index].register_forward_hook(_capture(captured, index)).remove)
-            hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
-            network(**inputs, return_dict=False)
-        return [captured[index] for index in blocks]
+        experts = unwrap(self.transformer if transformer is None else transformer)
+        if not isinstance(experts, WanExperts):
+            return super().features(noisy_latents, sigma, prompt_embeds, blocks, transformer)
+        levels = sigma_per_clip(sigma, noisy_latents)
+        rows: list[Tensor] = []
+        parts: list[list[Tensor]] = []
+        for expert, chosen in experts.split(levels * 1000):
+            arguments = noisy_latents[chosen], levels[chosen], prompt_embeds[chosen], blocks
+            parts.append(super().features(*arguments, transformer=expert))
+            rows.append(chosen.nonzero().flatten())
+        order = torch.cat(rows).argsort()
+        return [torch.cat(tokens)[order] for tokens in zip(*parts, strict=True)]
+
+    def _normalize(self, raw_latents: Tensor) -> Tensor:
+        return normalize_latents(raw_latents, self.vae)
+
+    def _denormalize(self, latents: Tensor) -> Tensor:
+        return denormalize_latents(latents, self.vae)
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
-    ) -> dict[str, Tensor]:
-        inner = _unwrap(network)
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=noisy_latents.device).reshape(-1)
-        timestep = (levels * 1000).expand(noisy_latents.shape[0])
+    ) -> dict[str, Any]:
+        inner = unwrap(network)
+        timestep = sigma_per_clip(sigma, noisy_latents) * 1000
         if self.pipe.config.expand_timesteps:
             timestep = timestep_per_token(timestep, noisy_latents, inner.config.patch_size)
         return {
@@ -166,6 +153,84 @@ class WanModel(VideoModel):
             "timestep": timestep,
             "encoder_hidden_states": prompt_embeds.to(noisy_latents.device, inner.dtype),
         }
+
+    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
+        return output
+
+    def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
+        return list(inner.blocks), inner.norm_out
+
+    @contextmanager
+    def _positions(self, inner: Any) -> Iterator[None]:
+        networks = inner.children() if isinstance(inner, WanExperts) else (inner,)
+        with ExitStack() as contexts:
+            for network in networks:
+                contexts.enter_context(rescaled_positions(network.rope, self.full_frames))
+            yield
+
+
+class WanExperts(nn.Module):
+    """The two transformers of Wan 2.2 A14B as one network: the noise level of each clip picks one.
+
+    Args:
+        high_noise: `transformer` of the pipeline.
+        low_noise: `transformer_2` of the pipeline.
+        boundary_ratio: the lowest sigma at which `high_noise` runs.
+
+    Raises:
+        ValueError: if there is no boundary.
+    """
+
+    def __init__(
+        self,
+        high_noise: WanTransformer3DModel,
+        low_noise: WanTransformer3DModel,
+        boundary_ratio: float | None,
+    ) -> None:
+        super().__init__()
+        if boundary_ratio is None:
+            raise ValueError(
+                "this Wan pipeline has two transformers but no boundary_ratio, expected a number between 0 and 1; "
+                "write it into model_index.json (0.875 for Wan 2.2 T2V A14B)."
+            )
+        self.high_noise = high_noise
+        self.low_noise = low_noise
+        self.boundary_ratio = boundary_ratio
+
+    @property
+    def config(self) -> Any:
+        """The configuration of both."""
+        return self.high_noise.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of both."""
+        return self.high_noise.dtype
+
+    def split(
+        self, timestep: Float[Tensor, "batch *tokens"]
+    ) -> Iterator[tuple[nn.Module, Bool[Tensor, " batch"]]]:
+        """Each expert that some clip needs, with the clips that need it."""
+        is_high = timestep.reshape(len(timestep), -1)[:, 0] >= self.boundary_ratio * 1000
+        for expert, chosen in ((self.high_noise, is_high), (self.low_noise, ~is_high)):
+            if chosen.any():
+                yield expert, chosen
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch channels frames height width"],
+        timestep: Float[Tensor, "batch *tokens"],
+        encoder_hidden_states: Float[Tensor, "batch text_length text_dim"],
+        return_dict: bool = False,
+    ) -> tuple[Float[Tensor, "batch channels frames height width"]]:
+        """Call the expert of each clip, as the transformers of diffusers are called."""
+        assert not return_dict
+        output = torch.empty_like(hidden_states)
+        for expert, chosen in self.split(timestep):
+            inputs = hidden_states[chosen], timestep[chosen], encoder_hidden_states[chosen]
+            (part,) = expert(*inputs, return_dict=False)
+            output = output.index_put((chosen,), part.to(output.dtype))
+        return (output,)
 
 
 def wan_compression(vae: AutoencoderKLWan, transformer: WanTransformer3DModel) -> Compression:
@@ -210,7 +275,7 @@ def tokenizer_length(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_one_transformer(pipe: WanPipeline) -> None:
-    """Refuse pipelines that switch between two transformers.
+    """Refuse pipelines that switch between two transformers, for what drives a single one.
 
     Raises:
         ValueError: if `transformer_2` is present (Wan 2.2 A14B).
@@ -220,26 +285,6 @@ def check_one_transformer(pipe: WanPipeline) -> None:
             "this Wan pipeline has two transformers (Wan 2.2 A14B), expected one; use Wan 2.1 or "
             "Wan 2.2 TI2V-5B."
         )
-
-
-class _FeaturesComplete(Exception):
-    """Raised from a hook, once the last asked block has run."""
-
-
-def _stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    raise _FeaturesComplete
-
-
-def _capture(captured: dict[int, Tensor], index: int) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        captured[index] = output
-
-    return keep
-
-
-def _unwrap(network: nn.Module) -> Any:
-    # DistributedDataParallel hides attributes; peft and torch.compile pass them through.
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def _statistics(like: Tensor, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:

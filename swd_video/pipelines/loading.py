@@ -2,7 +2,8 @@
 
 A student folder holds what distillation changed, and the name of the rest:
 
-- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`;
+- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, and `"positions": "rescaled"`
+  where temporal positions were rescaled;
 - `scheduler/scheduler_config.json`: the stages;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 """
@@ -28,12 +29,14 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
+from swd_video.models.wan import WanModel, check_one_transformer
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _FORMAT = 1
 _KINDS = ("full", "lora")
+_POSITIONS = ("native", "rescaled")
 _KEY_PREFIX = "transformer."
 
 
@@ -44,10 +47,12 @@ class StudentRecord:
     Attributes:
         base_model: the teacher: a shipped model, a hub name, or a folder (relative to the student's).
         kind: "full" (a whole transformer) or "lora" (additions to the teacher's).
+        positions: "native" or "rescaled": how temporal positions were counted in training.
     """
 
     base_model: str
     kind: str
+    positions: str = "native"
 
 
 def load_pipeline(
@@ -89,6 +94,7 @@ def save_student(
     schedule: ScaleSchedule,
     transformer: WanTransformer3DModel | None = None,
     lora_state_dict: dict[str, Tensor] | None = None,
+    positions: str = "native",
 ) -> None:
     """Write a student folder, whole or not at all; one that is there is replaced.
 
@@ -99,6 +105,7 @@ def save_student(
         transformer: the whole student, or
         lora_state_dict: its low-rank additions under diffusers' keys, with or without the "transformer."
             in front, at scale 1 (alpha = rank).
+        positions: "native" or "rescaled": how temporal positions were counted in training.
 
     Raises:
         ValueError: unless exactly one of `transformer` and `lora_state_dict` is given, or if `folder` exists
@@ -124,6 +131,8 @@ def save_student(
             "base_model": _recorded_base(base_model, folder),
             "kind": "full" if transformer is not None else "lora",
         }
+        if positions != "native":
+            record["positions"] = positions
         (draft / STUDENT_FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _replace_folder(draft, folder)
     finally:
@@ -148,7 +157,10 @@ def read_student_record(folder: str | Path) -> StudentRecord:
         raise ValueError(f"{path}: got kind {fields.get('kind')!r}, expected one of {', '.join(_KINDS)}.")
     if not isinstance(fields.get("base_model"), str):
         raise ValueError(f"{path}: got base_model {fields.get('base_model')!r}, expected a model's name.")
-    return StudentRecord(fields["base_model"], fields["kind"])
+    positions = fields.get("positions", "native")
+    if positions not in _POSITIONS:
+        raise ValueError(f"{path}: got positions {positions!r}, expected one of {', '.join(_POSITIONS)}.")
+    return StudentRecord(fields["base_model"], fields["kind"], positions)
 
 
 def base_model_path(folder: str | Path) -> str:
@@ -169,6 +181,12 @@ def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
     if record.kind == "full":
         transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=dtype)
     teacher = load_teacher(base, dtype=dtype, transformer=transformer)
+    if not isinstance(teacher, WanPipeline):
+        raise ValueError(
+            f"student {folder}: its base model {base} is a {type(teacher).__name__}, expected a WanPipeline; sample "
+            "other families with swd_video.models.sampling.sample_clips."
+        )
+    check_one_transformer(teacher)
     spec = read_video_spec(base)
     pipe = WanScaleWisePipeline(
         tokenizer=teacher.tokenizer,
@@ -177,8 +195,9 @@ def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
         transformer=teacher.transformer,
         scheduler=ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler"),
         expand_timesteps=teacher.config.expand_timesteps,
-        fps=spec.fps,
+        fps=WanModel.from_pipeline(teacher, fps=spec.fps).spec.fps,
         text_length=spec.text_length,
+        positions=record.positions,
     )
     if record.kind == "lora":
         pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from swd_video.core.grid import Compression, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.positions import rescaled_positions
 from swd_video.models.wan import (
     WAN_FPS,
     check_one_transformer,
@@ -67,9 +68,11 @@ class WanScaleWisePipeline(WanPipeline):
         expand_timesteps: give the transformer a timestep for every token (Wan 2.2 TI2V).
         fps: frames per second of the clips.
         text_length: tokens of a prompt; default what the tokenizer says, at most 512.
+        positions: "native", or "rescaled": frames of short stages get temporal positions over the whole range of
+            the last stage's. As the student was distilled.
 
     Raises:
-        ValueError: if there are two transformers, or the scheduler has no stages.
+        ValueError: if there are two transformers, the scheduler has no stages, or positions are neither.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -88,12 +91,15 @@ class WanScaleWisePipeline(WanPipeline):
         expand_timesteps: bool = False,
         fps: float | int = WAN_FPS,
         text_length: int | None = None,
+        positions: str = "native",
     ) -> None:
         if not isinstance(scheduler, ScaleWiseFlowMatchScheduler):
             raise ValueError(
                 f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with "
                 "the student's stages; make one with from_schedule."
             )
+        if positions not in ("native", "rescaled"):
+            raise ValueError(f"positions: got {positions!r}, expected native or rescaled.")
         super().__init__(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
@@ -105,7 +111,7 @@ class WanScaleWisePipeline(WanPipeline):
             expand_timesteps=expand_timesteps,
         )
         check_one_transformer(self)
-        self.register_to_config(fps=float(fps), text_length=text_length)
+        self.register_to_config(fps=float(fps), text_length=text_length, positions=positions)
 
     @property
     def compression(self) -> Compression:
@@ -196,9 +202,11 @@ class WanScaleWisePipeline(WanPipeline):
         self.scheduler.set_timesteps(device=self._execution_device, schedule=schedule)
         self.scheduler.set_begin_index(0)
         self._num_timesteps = len(schedule)
-        clean, stage_seconds = self._run_stages(
-            latents, prompt_embeds, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
-        )
+        full_frames = schedule.target.frames if self.config.positions == "rescaled" else None
+        with rescaled_positions(self.transformer.rope, full_frames):
+            clean, stage_seconds = self._run_stages(
+                latents, prompt_embeds, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+            )
         video = self.decode_latents(clean[-1], output_type)
         previews = [*(self.decode_latents(x0, output_type) for x0 in clean[:-1]), video] if preview else None
         self.maybe_free_model_hooks()

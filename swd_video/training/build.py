@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
@@ -89,11 +90,18 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     model = load_model(config.model, device=accelerator.device)
     schedule = config.scale_schedule()
     _check_grids(schedule, model)
+    if not isinstance(model.transformer, ModelMixin):
+        raise ConfigError(
+            f"model: {config.model} has two transformers and a student is one; name a model with a single one."
+        )
+    if config.positions == "rescaled":
+        model.rescale_positions(schedule.target.frames)
     clips = _open_clips(config, schedule, model, accelerator)
     roles = _build_roles(config, model)
     return Run(
         folder=folder,
         base_model=config.model,
+        positions=config.positions,
         stepper=_build_stepper(config, schedule, clips, roles, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
         samples=_build_samples(config, schedule, roles, folder),

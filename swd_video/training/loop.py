@@ -48,6 +48,7 @@ class Run:
     Attributes:
         folder: gets everything.
         base_model: name of the teacher, for the student's folder.
+        positions: "native" or "rescaled", likewise.
         stepper: takes steps.
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
@@ -56,6 +57,7 @@ class Run:
 
     folder: Path
     base_model: str
+    positions: str
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
@@ -221,6 +223,7 @@ def _write_student(run: Run) -> None:
             schedule=run.stepper.schedule,
             transformer=cast(WanTransformer3DModel, roles.student) if additions is None else None,
             lora_state_dict=additions,
+            positions=run.positions,
         )
 
 

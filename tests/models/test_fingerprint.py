@@ -83,6 +83,10 @@ def test_fingerprint_sees_retrained_encoders(tiny_wan_folder: Path, tmp_path: Pa
     weights.write_bytes(content)
     retrained = fingerprint_encoders(copy)
     assert retrained != first
+    shutil.copytree(copy / "tokenizer", copy / "tokenizer_2")
+    assert fingerprint_encoders(copy) != retrained, "HunyuanVideo reads prompts with two encoders"
+    shutil.rmtree(copy / "tokenizer_2")
+    assert fingerprint_encoders(copy) == retrained
     (copy / "video_spec.json").write_text('{"fps": 12}')
     assert fingerprint_encoders(copy) not in (first, retrained)
     assert fingerprint_encoders("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == ""

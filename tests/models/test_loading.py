@@ -1,14 +1,18 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import save_file
 
 import swd_video.models.loading as loading
 from swd_video.core.grid import PixelSize
 from swd_video.models.loading import (
+    LoadOptions,
     VideoSpec,
     load_model,
     load_teacher,
@@ -93,9 +97,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
     shutil.rmtree(own_folder / "vae")
-    with pytest.raises(ValueError, match="cannot be loaded") as error:
+    with pytest.raises(ValueError, match=r"vae: is missing, model_index\.json expects a AutoencoderKLWan"):
         load_teacher(own_folder)
-    assert "\n" not in str(error.value)
 
 
 def test_other_families_are_refused(own_folder: Path) -> None:
@@ -109,3 +112,74 @@ def test_a_student_is_no_teacher(tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text("{}")
     with pytest.raises(ValueError, match="is a distilled student"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["wan-ti2v", "wan-a14b", "ltx", "hunyuan", "cogvideox"])
+def test_a_folder_of_any_family_finds_its_adapter(
+    family: str,
+    save_tiny: Callable[[str], Path],
+    tiny_pipe: Callable[[str], Any],
+    tiny_family: Callable[[str], Any],
+) -> None:
+    model, pipe = load_model(save_tiny(family)), tiny_pipe(family)
+    assert type(model) is tiny_family(family).adapter
+    assert type(model.pipe) is type(pipe)
+    expected = type(model).from_pipeline(pipe)
+    assert model.spec == expected.spec
+    weights = expected.transformer.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.transformer.state_dict().items())
+
+
+def _original_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names that Wan's own files give to the weights of a diffusers transformer."""
+    for theirs, ours in (
+        ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+        ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+        ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+        ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+        ("time_projection.1", "condition_embedder.time_proj"),
+        ("head.head", "proj_out"),
+        (".modulation", ".scale_shift_table"),
+        (".norm3.", ".norm2."),
+        ("self_attn", "attn1"),
+        ("cross_attn", "attn2"),
+        (".o.", ".to_out.0."),
+        (".q.", ".to_q."),
+        (".k.", ".to_k."),
+        (".v.", ".to_v."),
+        ("ffn.0", "ffn.net.0.proj"),
+        ("ffn.2", "ffn.net.2"),
+    ):
+        state = {name.replace(ours, theirs): weight for name, weight in state.items()}
+    return {name.replace("scale_shift_table", "head.modulation"): weight for name, weight in state.items()}
+
+
+@pytest.mark.parametrize("rename", [dict, _original_names])
+def test_a_single_file_replaces_the_transformer(
+    rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    tiny_wan_folder: Path,
+    tiny_wan_pipe: WanPipeline,
+    tmp_path: Path,
+) -> None:
+    weights = {name: weight + 1 for name, weight in tiny_wan_pipe.transformer.state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_file(rename(dict(weights)), path)
+    pipe = load_teacher(tiny_wan_folder, dtype=torch.bfloat16, options=LoadOptions(transformer_file=path))
+    loaded = pipe.transformer.state_dict()
+    assert loaded.keys() == weights.keys() and pipe.transformer.dtype == torch.bfloat16
+    for name, weight in weights.items():
+        torch.testing.assert_close(loaded[name].float(), weight, rtol=0.01, atol=0.01)
+
+
+@torch.no_grad()
+def test_memory_is_saved_as_asked(tiny_wan_folder: Path) -> None:
+    options = LoadOptions(vae_tiling=True, vae_slicing=True, float8_weights=True, attention="native")
+    plain, small = load_model(tiny_wan_folder), load_model(tiny_wan_folder, options=options)
+    assert small.vae.use_tiling and small.vae.use_slicing
+    assert not plain.vae.use_tiling and not plain.vae.use_slicing
+    dtypes = {weight.dtype for weight in small.transformer.parameters()}
+    assert torch.float8_e4m3fn in dtypes and torch.float32 in dtypes  # what is sensitive stays wide
+    inputs = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0)), 0.7
+    expected = plain.predict_velocity(*inputs, plain.encode_prompt(["a cat"]))
+    velocity = small.predict_velocity(*inputs, small.encode_prompt(["a cat"]))
+    assert 0 < (velocity - expected).abs().max() < 0.3 * expected.abs().max()

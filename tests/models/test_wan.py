@@ -262,7 +262,24 @@ def test_every_grid_of_a_clip_can_be_encoded(model: WanModel) -> None:
         assert tuple(model.encode_video(small).shape[2:]) == grid.as_tuple()
 
 
-def test_two_transformers_are_refused(tiny_wan_pipe: WanPipeline) -> None:
-    tiny_wan_pipe.register_modules(transformer_2=copy.deepcopy(tiny_wan_pipe.transformer))
-    with pytest.raises(ValueError, match="two transformers"):
-        WanModel.from_pipeline(tiny_wan_pipe)
+@torch.no_grad()
+def test_of_two_transformers_the_noise_level_picks_one(tiny_wan_pipe: WanPipeline) -> None:
+    low = copy.deepcopy(tiny_wan_pipe.transformer)
+    for parameter in low.parameters():
+        parameter.mul_(1.1)
+    tiny_wan_pipe.register_modules(transformer_2=low)
+    tiny_wan_pipe.register_to_config(boundary_ratio=0.875)
+    model = WanModel.from_pipeline(tiny_wan_pipe)
+    noisy_latents, embeds = _random(3, 4, 3, 4, 4), _random(3, TEXT_LENGTH, 16)
+    for sigma, expert in ((1.0, model.pipe.transformer), (0.875, model.pipe.transformer), (0.874, low)):
+        got = model.predict_velocity(noisy_latents, sigma, embeds)
+        assert torch.equal(got, model.predict_velocity(noisy_latents, sigma, embeds, transformer=expert))
+    sigma = torch.tensor([0.3, 0.9, 0.5])
+    mixed = model.features(noisy_latents, sigma, embeds, [1])[0]
+    for row, expert in enumerate((low, model.pipe.transformer, low)):
+        inputs = noisy_latents[row : row + 1], sigma[row : row + 1], embeds[row : row + 1]
+        torch.testing.assert_close(
+            mixed[row : row + 1], model.features(*inputs, [1], transformer=expert)[0], rtol=1e-4, atol=1e-5
+        )
+    student = copy.deepcopy(model.transformer)
+    assert len(list(student.parameters())) == 2 * len(list(low.parameters()))

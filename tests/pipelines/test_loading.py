@@ -58,6 +58,23 @@ def test_a_whole_student_is_loaded_into_its_teacher_s_pipeline(
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
+def test_a_student_remembers_how_its_positions_were_counted(
+    tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    for positions in ("native", "rescaled"):
+        folder = tmp_path / positions
+        save_student(
+            folder,
+            base_model=tiny_wan_folder,
+            schedule=tiny_schedule,
+            transformer=tiny_wan_pipe.transformer,
+            positions=positions,
+        )
+        assert ("positions" in json.loads((folder / "student.json").read_text())) == (positions != "native")
+        assert read_student_record(folder).positions == positions
+    assert load_pipeline(folder).config.positions == "rescaled"
+
+
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_low_rank_additions_are_loaded_at_full_strength(
     tiny_wan_pipe: WanPipeline,
@@ -197,6 +214,10 @@ def test_other_folders_are_not_overwritten(
     [
         ({"format": 2, "base_model": "x", "kind": "full"}, "got format 2, expected 1"),
         ({"format": 1, "base_model": "x", "kind": "half"}, "got kind 'half', expected one of full, lora"),
+        (
+            {"format": 1, "base_model": "x", "kind": "full", "positions": "odd"},
+            "got positions 'odd', expected one of native, rescaled",
+        ),
         ({"format": 1, "kind": "full"}, "got base_model None, expected a model's name"),
         ([], r"got format \[\], expected 1"),
     ],

@@ -13,6 +13,7 @@ from PIL import Image
 from swd_video.core.grid import LatentSize
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.sampling import sample_clips
 from swd_video.models.wan import WanModel
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
@@ -79,6 +80,20 @@ def test_in_half_precision_too(
         )
     assert latents.dtype == torch.float32
     assert torch.equal(latents, reference)
+
+
+def test_rescaled_positions_are_the_models(tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule) -> None:
+    pipe = _make(tiny_wan_pipe, tiny_schedule, positions="rescaled")
+    latents = pipe("a cat", generator=_generator(3), output_type="latent").frames
+    model = WanModel.from_pipeline(tiny_wan_pipe)
+    native = sample_clips(model, tiny_schedule, ["a cat"], generator=_generator(3))
+    model.rescale_positions(tiny_schedule.target.frames)
+    rescaled = sample_clips(model, tiny_schedule, ["a cat"], generator=_generator(3))
+    with torch.no_grad():
+        assert torch.equal(model.decode(latents).clamp(-1, 1), rescaled)
+    assert not torch.allclose(native, rescaled)
+    with pytest.raises(ValueError, match="positions: got 'stretched', expected native or rescaled"):
+        _make(tiny_wan_pipe, tiny_schedule, positions="stretched")
 
 
 def test_saved_and_loaded_it_makes_the_same_clips(

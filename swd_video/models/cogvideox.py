@@ -1,0 +1,209 @@
+"""CogVideoX text-to-video models, through the components of diffusers' `CogVideoXPipeline`.
+
+They were trained as diffusion models, not by flow matching: `x_t = a x0 + b noise` with `a^2 + b^2 = 1` and
+`a^2 = alphas_cumprod[t]`, predicting `v = a noise - b x0`. The same network seen as a flow model:
+
+    y = (1 - s) x0 + s noise                      our noisy latents at sigma s
+    c = sqrt((1 - s)^2 + s^2)                     so that ((1 - s) / c)^2 + (s / c)^2 = 1
+    y / c = a x0 + b noise                        with a = (1 - s) / c and b = s / c
+
+so `y / c` is an `x_t`, at the t whose ratio of noise to data is ours: `b / a = s / (1 - s)`. From v and x_t follow
+`x0 = a x_t - b v` and `noise = b x_t + a v`, and our velocity is their difference:
+
+    noise - x0 = (b - a) x_t + (a + b) v = (2 s - 1) / c^2 y + v / c
+
+At s = 1 it is `y + v`: the network, trained down to no signal at all, then gives `v = -x0`.
+
+To find t, write a noise level as an angle, `phi = arctan(b / a)`, which is finite also where a = 0. Between the
+entries of the table, t is interpolated linearly in phi; the timestep embedding takes fractions, although training
+saw whole numbers only. Two limits are the model's own:
+
+- The table does not begin at phi = 0. For less noise than that of t = 0 (sigma 0.05 for CogVideoX-2b), t = 0 is the
+  closest that the network knows.
+- Where the scheduler's table was not rescaled to end without signal (`rescale_betas_zero_snr`, set for all published
+  models), the last t stands for sigma 1 although a little signal is left there.
+
+Source: CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer (arXiv 2408.06072); v-prediction:
+Progressive Distillation for Fast Sampling of Diffusion Models (arXiv 2202.00512), appendix D; tables that end without
+signal: Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), Algorithm 1.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from einops import rearrange
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from swd_video.core.flow import Sigma
+from swd_video.core.grid import Compression, PixelSize
+from swd_video.models.base import (
+    ModelSpec,
+    VideoModel,
+    check_parts,
+    freeze,
+    require_text_to_video,
+    unwrap,
+)
+
+_FPS = 8.0
+_FPS_1_5 = 16.0
+
+
+class CogVideoXModel(VideoModel):
+    """The components of a `CogVideoXPipeline`, with its noise levels converted to ours.
+
+    Its VAE decodes odd numbers of latent frames (clips of 8k + 1 frames, the model's own rule). For even ones the
+    first latent frame is repeated in front and the frames of that copy are dropped, as CogVideoX 1.5 pads its clips.
+    """
+
+    pipeline_class = CogVideoXPipeline
+    pipeline_names = ("CogVideoXPipeline",)
+
+    def __init__(
+        self,
+        pipe: CogVideoXPipeline,
+        *,
+        fps: float | int | None = None,
+        training_size: PixelSize | None = None,
+        text_length: int | None = None,
+    ) -> None:
+        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
+        require_text_to_video(pipe, pipe.vae.config.latent_channels)
+        config = pipe.transformer.config
+        self.pipe = pipe
+        self.transformer: nn.Module = pipe.transformer
+        self.vae: AutoencoderKLCogVideoX = pipe.vae
+        self._angles = noise_angles(pipe.scheduler)
+        freeze(pipe.vae, pipe.text_encoder)
+        is_1_5 = config.patch_size_t is not None
+        spatial = pipe.vae_scale_factor_spatial
+        self.spec = ModelSpec(
+            family="cogvideox",
+            compression=Compression(
+                temporal=int(pipe.vae_scale_factor_temporal),
+                spatial=spatial,
+                patch=(config.patch_size_t or 1, config.patch_size, config.patch_size),
+            ),
+            latent_channels=pipe.vae.config.latent_channels,
+            hidden_size=config.num_attention_heads * config.attention_head_dim,
+            num_blocks=config.num_layers,
+            text_length=text_length or config.max_text_seq_length,
+            text_dim=config.text_embed_dim,
+            fps=float(fps or (_FPS_1_5 if is_1_5 else _FPS)),
+            training_size=training_size,
+        )
+
+    @classmethod
+    def from_pipeline(
+        cls,
+        pipe: CogVideoXPipeline,
+        *,
+        fps: float | int | None = None,
+        training_size: PixelSize | None = None,
+        text_length: int | None = None,
+    ) -> "CogVideoXModel":
+        """Wrap a loaded pipeline; its modules are shared, not copied.
+
+        Args:
+            pipe: any `CogVideoXPipeline` for text to video.
+            fps: frames per second of the clips it was trained on; default 16 for CogVideoX 1.5, else 8.
+            training_size: size of the clips it was trained on, where known.
+            text_length: tokens of a prompt; default the transformer's own, 226.
+
+        Raises:
+            ValueError: if the transformer takes more than noisy latents, or does not predict v.
+        """
+        return cls(pipe, fps=fps, training_size=training_size, text_length=text_length)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
+        """Embed prompts as `CogVideoXPipeline` does: padding counts like any other token."""
+        prompt_embeds, _ = self.pipe.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=self.spec.text_length
+        )
+        return prompt_embeds
+
+    def _normalize(self, raw_latents: Tensor) -> Tensor:
+        return raw_latents * self.vae.config.scaling_factor
+
+    def _denormalize(self, latents: Tensor) -> Tensor:
+        return 1 / self.vae.config.scaling_factor * latents
+
+    def _decode_raw(self, raw_latents: Tensor) -> Tensor:
+        if raw_latents.shape[2] % 2 == 1:
+            return super()._decode_raw(raw_latents)
+        padded = torch.cat([raw_latents[:, :, :1], raw_latents], dim=2)
+        return super()._decode_raw(padded)[:, :, self.spec.compression.temporal :]
+
+    def _transformer_inputs(
+        self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
+    ) -> dict[str, Any]:
+        inner = unwrap(network)
+        levels = _levels(sigma, noisy_latents)
+        timestep = timestep_at(levels.cpu(), self._angles).float().to(noisy_latents.device)
+        frames = rearrange(noisy_latents / _norm(levels, noisy_latents), "b c f h w -> b f c h w")
+        rotary = None
+        if inner.config.use_rotary_positional_embeddings:
+            spatial = self.spec.compression.spatial
+            height, width = (spatial * cells for cells in noisy_latents.shape[3:])
+            rotary = self.pipe._prepare_rotary_positional_embeddings(
+                height, width, frames.shape[1], noisy_latents.device
+            )
+        return {
+            "hidden_states": frames.to(inner.dtype),
+            "encoder_hidden_states": prompt_embeds.to(noisy_latents.device, inner.dtype),
+            "timestep": timestep,
+            "image_rotary_emb": rotary,
+        }
+
+    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
+        levels = _levels(sigma, noisy_latents)
+        norm = _norm(levels, noisy_latents)
+        slope = (2 * levels - 1).to(norm.dtype).view_as(norm) / norm.square()
+        return slope * noisy_latents + rearrange(output, "b f c h w -> b c f h w") / norm
+
+    def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
+        return list(inner.transformer_blocks), inner.norm_final
+
+
+def noise_angles(scheduler: Any) -> Float64[np.ndarray, " timesteps"]:
+    """The noise level of every timestep as an angle from 0 (data) to pi / 2 (noise), rising.
+
+    Args:
+        scheduler: of a `CogVideoXPipeline`.
+
+    Raises:
+        ValueError: if it is not one of a model that predicts v.
+    """
+    prediction = scheduler.config.get("prediction_type")
+    if prediction != "v_prediction":
+        raise ValueError(
+            f"this CogVideoX scheduler says prediction_type {prediction!r}, expected 'v_prediction'; "
+            "load the model with its own scheduler_config.json."
+        )
+    signal = scheduler.alphas_cumprod.double().clamp(0, 1).numpy()
+    return np.arctan2(np.sqrt(1 - signal), np.sqrt(signal))
+
+
+def timestep_at(
+    sigma: Float64[Tensor, " batch"], angles: Float64[np.ndarray, " timesteps"]
+) -> Float64[Tensor, " batch"]:
+    """The timestep, with its fraction, at which a model sees the same ratio of noise to data as at `sigma`."""
+    wanted = np.arctan2(sigma.numpy(), 1 - sigma.numpy())
+    return torch.from_numpy(np.interp(wanted, angles, np.arange(len(angles), dtype=np.float64)))
+
+
+def _levels(sigma: Sigma, like: Tensor) -> Float64[Tensor, " batch"]:
+    # float64: neighbouring timesteps of the table are closer than float32 sigmas tell apart near the ends.
+    device = "cpu" if like.device.type == "mps" else like.device
+    return torch.as_tensor(sigma, dtype=torch.float64, device=device).reshape(-1).expand(len(like))
+
+
+def _norm(levels: Float64[Tensor, " batch"], like: Tensor) -> Tensor:
+    norm = ((1 - levels).square() + levels.square()).sqrt()
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return norm.to(like.device, dtype).reshape(-1, *([1] * (like.ndim - 1)))

@@ -1,0 +1,57 @@
+"""Tokens between the blocks of a transformer, through hooks: no family's forward pass is copied."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def capture_blocks(
+    blocks: Sequence[nn.Module], after: nn.Module, wanted: Sequence[int], run: Callable[[], object]
+) -> list[Tensor]:
+    """Run a network until the last wanted block is done, and return what the wanted blocks put out.
+
+    Of a block that puts out several streams, the first one is kept: the video's.
+
+    Args:
+        blocks: all blocks of the network, in the order in which they run.
+        after: the module that runs after the last block.
+        wanted: indices of blocks, from 0, in the order of the result.
+        run: calls the network.
+
+    Raises:
+        ValueError: if a block does not exist, or none is asked for.
+    """
+    count = len(blocks)
+    if not wanted or min(wanted) < 0 or max(wanted) >= count:
+        raise ValueError(
+            f"features: got blocks {list(wanted)}, expected at least one index from 0 to {count - 1}; "
+            f"this transformer has {count} blocks."
+        )
+    last = max(wanted)
+    # Stopping at the next module's door, not inside the last block, lets gradient checkpointing finish
+    # with that block properly.
+    after_last = blocks[last + 1] if last + 1 < count else after
+    captured: dict[int, Tensor] = {}
+    with ExitStack() as hooks, suppress(_FeaturesComplete):
+        for index in set(wanted):
+            hooks.callback(blocks[index].register_forward_hook(_capture(captured, index)).remove)
+        hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
+        run()
+    return [captured[index] for index in wanted]
+
+
+class _FeaturesComplete(Exception):
+    """Raised from a hook, once the last wanted block has run."""
+
+
+def _stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    raise _FeaturesComplete
+
+
+def _capture(captured: dict[int, Tensor], index: int) -> Any:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        captured[index] = output[0] if isinstance(output, tuple) else output
+
+    return keep

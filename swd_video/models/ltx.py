@@ -1,0 +1,165 @@
+"""LTX-Video text-to-video models, through the components of diffusers' `LTXPipeline`.
+
+The VAE shrinks pictures 32-fold and time 8-fold, so that one latent cell is one token. Positions are given in
+seconds and pixels, hence the frame rate.
+
+Source: LTX-Video: Realtime Video Latent Diffusion (arXiv 2501.00103).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLLTXVideo, LTXPipeline
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from swd_video.core.flow import Sigma
+from swd_video.core.grid import Compression, PixelSize
+from swd_video.models.base import (
+    ModelSpec,
+    VideoModel,
+    check_parts,
+    freeze,
+    require_text_to_video,
+    sigma_per_clip,
+    unwrap,
+)
+from swd_video.models.positions import position_factor
+
+_FPS = 25.0
+_MAX_TEXT_LENGTH = 128
+
+
+class LtxModel(VideoModel):
+    """The components of an `LTXPipeline`, with its conventions for text, latents and positions."""
+
+    pipeline_class = LTXPipeline
+    pipeline_names = ("LTXPipeline",)
+    attention_mask = "additive"
+    can_rescale_positions = True
+
+    def __init__(
+        self,
+        pipe: LTXPipeline,
+        *,
+        fps: float | int | None = None,
+        training_size: PixelSize | None = None,
+        text_length: int | None = None,
+        decode_timestep: float = 0.0,
+    ) -> None:
+        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
+        require_text_to_video(pipe, pipe.vae.config.latent_channels)
+        config = pipe.transformer.config
+        self.pipe = pipe
+        self.transformer: nn.Module = pipe.transformer
+        self.vae: AutoencoderKLLTXVideo = pipe.vae
+        self.decode_timestep = decode_timestep
+        freeze(pipe.vae, pipe.text_encoder)
+        self.spec = ModelSpec(
+            family="ltx",
+            compression=Compression(
+                temporal=pipe.vae.temporal_compression_ratio,
+                spatial=pipe.vae.spatial_compression_ratio,
+                patch=(config.patch_size_t, config.patch_size, config.patch_size),
+            ),
+            latent_channels=pipe.vae.config.latent_channels,
+            hidden_size=config.num_attention_heads * config.attention_head_dim,
+            num_blocks=config.num_layers,
+            text_length=text_length or min(_MAX_TEXT_LENGTH, int(pipe.tokenizer.model_max_length)),
+            text_dim=config.caption_channels,
+            fps=float(fps or _FPS),
+            training_size=training_size,
+        )
+
+    @classmethod
+    def from_pipeline(
+        cls,
+        pipe: LTXPipeline,
+        *,
+        fps: float | int | None = None,
+        training_size: PixelSize | None = None,
+        text_length: int | None = None,
+        decode_timestep: float = 0.0,
+    ) -> "LtxModel":
+        """Wrap a loaded pipeline; its modules are shared, not copied.
+
+        Args:
+            pipe: any `LTXPipeline` for text to video.
+            fps: frames per second of the clips, which the transformer is told; default 25.
+            training_size: size of the clips it was trained on, where known.
+            text_length: tokens of a prompt; default what the tokenizer says, at most 128.
+            decode_timestep: noise level that decoders from LTX-Video 0.9.1 on are told, in [0, 1]. No noise is
+                added to the latents, so that clips repeat.
+
+        Raises:
+            ValueError: if the transformer takes more than noisy latents.
+        """
+        return cls(
+            pipe,
+            fps=fps,
+            training_size=training_size,
+            text_length=text_length,
+            decode_timestep=decode_timestep,
+        )
+
+    @property
+    def takes_first_frame(self) -> bool:
+        """True."""
+        return True
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
+        """Embed prompts as `LTXPipeline` does, with zeros for the tokens that its mask hides."""
+        prompt_embeds, mask, _, _ = self.pipe.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=self.spec.text_length
+        )
+        return prompt_embeds * mask.unsqueeze(-1)
+
+    def _normalize(self, raw_latents: Tensor) -> Tensor:
+        vae = self.vae
+        return self.pipe._normalize_latents(
+            raw_latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        )
+
+    def _denormalize(self, latents: Tensor) -> Tensor:
+        vae = self.vae
+        return self.pipe._denormalize_latents(
+            latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        )
+
+    def _decode_raw(self, raw_latents: Tensor) -> Tensor:
+        level = None
+        if self.vae.config.timestep_conditioning:
+            level = raw_latents.new_full((len(raw_latents),), self.decode_timestep)
+        return self.vae.decode(raw_latents, level, return_dict=False)[0]
+
+    def _transformer_inputs(
+        self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
+    ) -> dict[str, Any]:
+        inner = unwrap(network)
+        _, _, frames, height, width = noisy_latents.shape
+        compression = self.spec.compression
+        prompt_embeds = prompt_embeds.to(noisy_latents.device, inner.dtype)
+        return {
+            "hidden_states": rearrange(noisy_latents, "b c f h w -> b (f h w) c").to(inner.dtype),
+            "encoder_hidden_states": prompt_embeds,
+            "encoder_attention_mask": (prompt_embeds != 0).any(dim=-1),
+            "timestep": sigma_per_clip(sigma, noisy_latents) * 1000,
+            "num_frames": frames,
+            "height": height,
+            "width": width,
+            "rope_interpolation_scale": (
+                compression.temporal / self.spec.fps * position_factor(frames, self.full_frames),
+                compression.spatial,
+                compression.spatial,
+            ),
+        }
+
+    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
+        _, _, frames, height, _ = noisy_latents.shape
+        return rearrange(output, "b (f h w) c -> b c f h w", f=frames, h=height)
+
+    def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
+        return list(inner.transformer_blocks), inner.norm_out

@@ -1,0 +1,94 @@
+"""Scale-wise clips from a model of any family."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_pixels
+from swd_video.core.sampling import Generators, sample_scalewise
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.base import VideoModel
+
+
+@torch.no_grad()
+def sample_clips(
+    model: VideoModel,
+    schedule: ScaleSchedule,
+    prompts: Sequence[str],
+    *,
+    pictures: Float[Tensor, "prompts 3 height width"] | None = None,
+    generator: Generators = None,
+    transformer: nn.Module | None = None,
+    on_stage: Callable[[int, Tensor], None] | None = None,
+) -> Float[Tensor, "prompts 3 frames height width"]:
+    """Make one clip for each prompt, in a few stages that grow in space and time.
+
+    Args:
+        model: any adapter.
+        schedule: noise levels and grids, in the model's latents.
+        prompts: what to show.
+        pictures: in [-1, 1], of the height and width of the last stage: what each clip starts with.
+        generator: source of all noise; one for each clip makes a clip independent of its neighbours.
+        transformer: a student to run instead of the model's own network.
+        on_stage: called after every stage with its index and its clean latents.
+
+    Returns:
+        Pixels in [-1, 1].
+
+    Raises:
+        ValueError: if there is no prompt, a grid is not legal for the model, or it cannot start from pictures, or
+            not from these.
+    """
+    if not prompts:
+        raise ValueError("prompts: got none, expected at least one.")
+    check_schedule(model, schedule)
+    prompt_embeds = model.encode_prompt(list(prompts))
+    if pictures is not None:
+        _check_pictures(model, schedule, pictures)
+
+    def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
+        first_frame = None
+        if pictures is not None:
+            grid = schedule[stage_index].grid
+            size = model.spec.compression.pixel_size(LatentSize(1, grid.height, grid.width))
+            first_frame = model.encode_video(resize_pixels(pictures.unsqueeze(2), size))
+        return model.predict_velocity(
+            noisy_latents, sigma, prompt_embeds, transformer=transformer, first_frame=first_frame
+        )
+
+    latents = sample_scalewise(
+        predict_velocity,
+        schedule,
+        batch_size=len(prompts),
+        channels=model.spec.latent_channels,
+        generator=generator,
+        device=model.device,
+        on_stage=on_stage,
+    )
+    return model.decode(latents).clamp(-1, 1)
+
+
+def _check_pictures(model: VideoModel, schedule: ScaleSchedule, pictures: Tensor) -> None:
+    target = model.spec.compression.pixel_size(schedule.target)
+    height, width = pictures.shape[2:]
+    if (height, width) != (target.height, target.width):
+        raise ValueError(
+            f"pictures: got {height}x{width} (height x width), expected the {target.height}x{target.width} of the "
+            "last stage; crop and resize them first."
+        )
+
+
+def check_schedule(model: VideoModel, schedule: ScaleSchedule) -> None:
+    """Refuse schedules with a grid that the model cannot take.
+
+    Raises:
+        ValueError: naming the stage and the nearest legal grid.
+    """
+    for index, grid in enumerate(schedule.grids):
+        try:
+            grid.tokens(model.spec.compression.patch)
+        except ValueError as error:
+            raise ValueError(f"schedule.stages[{index}]: {error}") from None
