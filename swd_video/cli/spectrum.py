@@ -37,8 +37,9 @@ class Arguments:
     """What the schedule may cost, in evaluations at full size. SwD's four stages for Wan2.1 cost 1.25."""
     config: Path | None = None
     """Config of a distillation, whose schedule is held against the spectra."""
-    averaging: Literal["radial", "axis"] = "radial"
-    """Spatial frequencies: averaged over rings, as in SwD, or for height and width apart."""
+    averaging: Literal["none", "radial", "axis"] = "none"
+    """What must lie below the noise: every lost space-time frequency by itself (none); frequencies in time and rings in
+    space on average, as in SwD (radial); or those in time, of height and of width on average (axis)."""
     model: str | None = None
     """Shipped name or folder whose transformer's shape gives the costs; by default the one that encoded the cache.
     Without any, tokens are counted."""
@@ -125,13 +126,13 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
 
 def _transformer_cost(model: str) -> _Cost:
     """From the keys that the configs of diffusers' video transformers share."""
-    from diffusers import ModelMixin
+    from diffusers import AutoModel
 
     from swd_video.core.spectral_schedule import TransformerCost
     from swd_video.models.loading import resolve_model_path
 
     try:
-        shape = ModelMixin.load_config(resolve_model_path(model), subfolder="transformer")
+        shape = AutoModel.load_config(resolve_model_path(model), subfolder="transformer")
     except OSError as error:
         raise ValueError(f"{model!r} cannot be read: {str(error).strip().splitlines()[0]}") from None
     try:
@@ -216,7 +217,10 @@ def _handovers(handovers: "list[Handover]") -> list[dict[str, Any]]:
 
 def _describe(arguments: Arguments, found: dict[str, Any]) -> str:
     lines = [f"{found['latents']}: {found['clips']} clips of {found['size']}, {found['channels']} channels"]
-    lines += ["", "smallest grid whose lost frequencies are all below the noise:"]
+    lines += [
+        "",
+        f"smallest grid whose lost frequencies are all below the noise (averaging: {found['averaging']}):",
+    ]
     lines.append("sigma  frames  height  width  lost power / noise")
     lines += [
         f"{row['sigma']:5.3f}  {row['frames']:6}  {row['height']:6}  {row['width']:5}  {row['lost_over_noise']:18.3f}"

@@ -25,7 +25,7 @@ CostFunction = Callable[[LatentSize], float]
 _DECIMALS = 3
 # Two thousandths between the unrounded levels leave at least one between the rounded ones.
 _MIN_GAP = 2e-3
-_BISECTIONS = 50
+_BISECTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def check_handovers(
     spectrum: LatentSpectrum,
     schedule: ScaleSchedule,
     patch: Patch = (1, 2, 2),
-    averaging: Averaging = "radial",
+    averaging: Averaging = "none",
 ) -> list[Handover]:
     """Hold every handover of a schedule against spectra of its target grid.
 
@@ -135,7 +135,7 @@ def schedule_within_budget(
     budget: float | int,
     cost: CostFunction,
     patch: Patch = (1, 2, 2),
-    averaging: Averaging = "radial",
+    averaging: Averaging = "none",
 ) -> BudgetedSchedule:
     """The schedule of N stages that spreads its noise levels as evenly as a budget allows.
 

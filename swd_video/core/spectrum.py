@@ -27,8 +27,14 @@ from torch import Tensor
 
 from swd_video.core.grid import LatentSize
 
-Averaging = Literal["radial", "axis"]
-"""How spatial frequencies are averaged: over rings of equal frequency, or for height and width apart."""
+Averaging = Literal["none", "radial", "axis"]
+"""Whose power is compared with the noise.
+
+none: every space-time frequency by itself, so that not one that is lost stands out of the noise. The strictest.
+radial: a frequency in time on average over space, a ring of spatial frequencies on average over time, as in SwD. Few
+    strong frequencies may hide among many weak ones; those of still pictures and of motion as a whole do.
+axis: in time as `radial`; in space a frequency along height, or along width, on average over the two other axes.
+"""
 
 AXES = ("frames", "height", "width")
 Patch = tuple[int, int, int]
@@ -56,8 +62,11 @@ class LatentSpectrum:
 
         The transform is orthonormal, so that is also the spectrum of a line of latents, averaged over all lines.
         """
-        others = tuple(index for index, name in enumerate(AXES) if name != axis)
-        return self.power.mean(others)
+        return self.power.mean(_others(axis))
+
+    def strongest(self, axis: str) -> Float[Tensor, " frequencies"]:
+        """For every frequency along an axis, the largest power that it has with any frequency of the others."""
+        return self.power.amax(_others(axis))
 
     def radial(self) -> Float[Tensor, " rings"]:
         """Power of rings of equal spatial frequency, averaged over time.
@@ -69,18 +78,19 @@ class LatentSpectrum:
         plane = self.power.mean(0).flatten()
         return torch.bincount(rings, weights=plane) / torch.bincount(rings)
 
-    def lowest_sigmas(self, axis: str, averaging: Averaging = "radial") -> Float[Tensor, " sizes"]:
+    def lowest_sigmas(self, axis: str, averaging: Averaging = "none") -> Float[Tensor, " sizes"]:
         """For every size 1, 2, ... of one axis, the lowest noise level that hides all that is lost there.
 
         Decreasing, and 0 for the full size, which loses nothing.
 
         Args:
             axis: "frames", "height" or "width".
-            averaging: what a spatial frequency's power is, see `Averaging`. Time has a spectrum of its own.
+            averaging: see `Averaging`.
         """
         full = self.power.shape[AXES.index(axis)]
         by_ring = averaging == "radial" and axis != "frames"
-        hiding = hiding_sigma(self.radial() if by_ring else self.along(axis))
+        averaged = self.radial() if by_ring else self.along(axis)
+        hiding = hiding_sigma(self.strongest(axis) if averaging == "none" else averaged)
         # The highest hiding level from a frequency on: what a grid needs that loses all of these.
         tail = hiding.flip(0).cummax(0).values.flip(0)
         longest = max(self.power.shape[1:])
@@ -88,7 +98,7 @@ class LatentSpectrum:
         return torch.cat([tail[first_lost], tail.new_zeros(1)])
 
     def smallest_grid(
-        self, sigma: float | int, patch: Patch = (1, 2, 2), averaging: Averaging = "radial"
+        self, sigma: float | int, patch: Patch = (1, 2, 2), averaging: Averaging = "none"
     ) -> LatentSize:
         """The smallest legal grid whose lost frequencies are all hidden at a noise level, axis by axis.
 
@@ -197,6 +207,10 @@ def measure_spectrum(batches: Iterable[Float[Tensor, "_ _ _ _ _"]]) -> LatentSpe
     if total is None or not clips:
         raise ValueError("latents: got no clip, expected at least one.")
     return LatentSpectrum(total / clips, clips)
+
+
+def _others(axis: str) -> tuple[int, ...]:
+    return tuple(index for index, name in enumerate(AXES) if name != axis)
 
 
 def _rings(height: int, width: int) -> Int[Tensor, "height width"]:

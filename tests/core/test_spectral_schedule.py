@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swd_video.core.grid import LatentSize
@@ -46,7 +46,7 @@ def power_law(size: LatentSize, scale: float, slope: float) -> LatentSpectrum:
 )
 def test_cost_agrees_with_counts_of_the_real_transformer(grid: str, tflops: float) -> None:
     """Counted with torch's flop counter on diffusers' class at the size of Wan2.1-1.3B; given to one decimal."""
-    assert WAN_1_3B(LatentSize.parse(grid)) / 1e12 == pytest.approx(tflops, rel=1e-3, abs=0.05)
+    assert WAN_1_3B(LatentSize.parse(grid)) / 1e12 == pytest.approx(tflops, rel=2e-3, abs=0.05)
 
 
 def test_a_published_schedule_costs_what_is_known() -> None:
@@ -119,7 +119,14 @@ def spectra(draw: st.DrawFn) -> tuple[LatentSpectrum, Patch]:
     return LatentSpectrum(law.power * rough.double().mul(draw(st.floats(0, 2))).exp(), 1), patch
 
 
-@given(spectra(), st.integers(1, 8), st.floats(0.5, 4), st.floats(1, 3), st.sampled_from(["radial", "axis"]))
+@settings(max_examples=40)
+@given(
+    spectra(),
+    st.integers(1, 8),
+    st.floats(0.5, 4),
+    st.floats(1, 3),
+    st.sampled_from(["none", "radial", "axis"]),
+)
 def test_any_budget_gives_a_valid_schedule_or_a_reason(
     spectrum_and_patch: tuple[LatentSpectrum, Patch],
     num_stages: int,

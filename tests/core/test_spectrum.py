@@ -104,6 +104,7 @@ def test_a_band_limit_is_found_axis_by_axis(held: LatentSize) -> None:
     spectrum = measure_spectrum([latents_of(band(size, held))])
     for sigma in (0.01, 0.1):
         assert spectrum.smallest_grid(sigma, averaging="axis") == held
+        assert spectrum.smallest_grid(5 * sigma - 1e-9) == held
         assert spectrum.lost_over_noise(held, sigma) < 1e-9
     # Each axis is averaged over the two others, whose empty frequencies thin the power out.
     thin = held.height * held.width / (size.height * size.width)
@@ -111,6 +112,18 @@ def test_a_band_limit_is_found_axis_by_axis(held: LatentSize) -> None:
     threshold = math.sqrt(thin) / (1 + math.sqrt(thin))
     torch.testing.assert_close(lowest[: held.frames - 1], torch.full((held.frames - 1,), threshold).double())
     assert lowest[held.frames - 1 :].abs().max() < 1e-9
+
+
+def test_one_strong_frequency_among_weak_ones_counts_without_averaging_only() -> None:
+    coefficients = torch.full((1, 1, 5, 8, 8), 0.01)
+    coefficients[..., 3, 0, 5] = 4
+    spectrum = measure_spectrum([latents_of(coefficients)])
+    # Alone it has power 16, on average over 64 and over the 7 or so of its ring a good deal less.
+    assert spectrum.smallest_grid(0.75) == LatentSize(4, 2, 6)
+    assert spectrum.smallest_grid(0.81) == LatentSize(1, 2, 2)
+    for averaging in ("radial", "axis"):
+        assert spectrum.smallest_grid(0.75, averaging=averaging) == LatentSize(1, 2, 2)
+    assert spectrum.strongest("width").tolist() == pytest.approx([1e-4] * 5 + [16] + [1e-4] * 2)
 
 
 @pytest.mark.parametrize(("sigma", "frames"), [(0.1, 21), (0.25, 12), (0.5, 4), (0.6, 3), (0.8, 1)])
@@ -131,9 +144,9 @@ def test_a_power_law_over_rings_is_cut_alike_in_height_and_width() -> None:
     ring = (24 * torch.hypot(rows, columns) + 1e-6).floor().clamp(min=1).double()
     coefficients = (20 / ring * (1 - 1e-9)).expand(1, 1, 3, 12, 24)
     spectrum = measure_spectrum([latents_of(coefficients)])
-    grid = spectrum.smallest_grid(2 / 3, patch=(1, 1, 1))
+    grid = spectrum.smallest_grid(2 / 3, patch=(1, 1, 1), averaging="radial")
     assert (grid.height, grid.width) == (5, 10)
-    grid = spectrum.smallest_grid(2 / 3)
+    grid = spectrum.smallest_grid(2 / 3, averaging="radial")
     assert (grid.height, grid.width) == (6, 10)
     with pytest.raises(ValueError, match="3x12x24 is not a whole number of 1x5x2 patches"):
         spectrum.smallest_grid(2 / 3, patch=(1, 5, 2))
@@ -177,7 +190,9 @@ def test_the_joint_criterion_sums_all_that_a_grid_loses() -> None:
         spectrum.lost_over_noise(LatentSize(5, 4, 4), 0.5)
 
 
-@given(sizes, st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["radial", "axis"]))
+@given(
+    sizes, st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["none", "radial", "axis"])
+)
 def test_more_noise_never_asks_for_a_larger_grid(
     size: LatentSize, seed: int, one: float, other: float, averaging: str
 ) -> None:
