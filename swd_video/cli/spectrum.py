@@ -1,0 +1,260 @@
+"""`swd-video spectrum LATENTS`: which grids the noise allows, and a schedule for a budget."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from swd_video.core.schedule import ScaleSchedule
+    from swd_video.core.spectral_schedule import CostFunction, Handover
+    from swd_video.core.spectrum import LatentSpectrum, Patch
+    from swd_video.data.latents import LatentSource
+
+HELP = "measure which grids the noise allows, and find a schedule for a budget"
+
+_DESCRIPTION = """Measure the space-time power spectra of latents, and say what they allow.
+
+At each noise level: the smallest grid whose lost frequencies all lie below the noise. Then a schedule whose every
+handover from stage to stage loses nothing but such frequencies, ready to paste into a config.
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video spectrum`."""
+
+    latents: tyro.conf.Positional[Path]
+    """Folder made by `swd-video encode`, whose largest grid is measured, or a safetensors file of latents."""
+    sigmas: tuple[float, ...] = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+    """Noise levels to print grids for."""
+    stages: int = 4
+    """Stages of the schedule to find."""
+    budget: float = 1.25
+    """What the schedule may cost, in evaluations at full size. SwD's four stages for Wan2.1 cost 1.25."""
+    config: Path | None = None
+    """Config of a distillation, whose schedule is held against the spectra."""
+    averaging: Literal["none", "radial", "axis"] = "none"
+    """What must lie below the noise: every lost space-time frequency by itself (none); frequencies in time and rings in
+    space on average, as in SwD (radial); or those in time, of height and of width on average (axis)."""
+    model: str | None = None
+    """Shipped name or folder whose transformer's shape gives the costs; by default the one that encoded the cache.
+    Without any, tokens are counted."""
+    key: str | None = None
+    """Tensor of the safetensors file; by default all latents in it, if they have one size."""
+    plot: Path | None = None
+    """PNG to draw the spectra and the noise levels into."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object on stdout: clips, size, power, lowest_sigmas, grids, schedule, checked."""
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What an evaluation costs on a grid, what is counted, and what a grid must be a whole number of."""
+
+    function: "CostFunction"
+    counted: str
+    patch: "Patch"
+
+
+def run(argv: list[str]) -> int:
+    """Measure, print, and draw where asked; returns 0.
+
+    Raises:
+        ValueError: The latents, an option or the config is not usable, or no schedule meets the budget.
+    """
+    arguments = tyro.cli(
+        Arguments,
+        prog="swd-video spectrum",
+        description=_DESCRIPTION,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from swd_video.core.spectrum import measure_spectrum
+    from swd_video.data.latents import open_latents
+
+    _check(arguments)
+    asked = _read_schedule(arguments.config) if arguments.config else None
+    source = open_latents(arguments.latents, arguments.key)
+    cost = _find_cost(arguments.model, source)
+    try:
+        spectrum = measure_spectrum(source.batches())
+    except ValueError as error:
+        raise ValueError(f"{arguments.latents}: {error}") from None
+    found = _examine(arguments, spectrum, source, cost, asked)
+    if arguments.plot is not None:
+        from swd_video.cli.spectrum_plot import draw_spectrum
+
+        title = f"{arguments.latents.name}: {source.num_clips} clips of {source.size}"
+        draw_spectrum(arguments.plot, title, spectrum, arguments.sigmas)
+    print(json.dumps(found, ensure_ascii=False) if arguments.json_output else _describe(arguments, found))
+    return 0
+
+
+def _check(arguments: Arguments) -> None:
+    for sigma in arguments.sigmas:
+        if not 0 <= sigma <= 1:
+            raise ValueError(f"--sigmas: got {sigma:g}, expected noise levels from 0 to 1.")
+    plot = arguments.plot
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise ValueError(f"--plot {plot}: expected a name that ends in .png, in a folder that exists.")
+
+
+def _read_schedule(config: Path) -> "ScaleSchedule":
+    from swd_video.config.load import load_config
+
+    return load_config(config).scale_schedule()
+
+
+def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
+    """The cost of the named model; else of the cache's own, where it can be found; else the tokens."""
+    name = model or source.model
+    reason = "no model is known; name one with --model"
+    if name is not None:
+        try:
+            return _transformer_cost(name)
+        except ValueError as error:
+            if model is not None:
+                raise ValueError(f"--model: {error}") from None
+            reason = f"the cache's model {name!r} cannot be read; name one with --model"
+    patch = (1, 2, 2)
+    return _Cost(lambda grid: float(grid.tokens(patch)), f"tokens of 1x2x2 latents ({reason})", patch)
+
+
+def _transformer_cost(model: str) -> _Cost:
+    """From the keys that the configs of diffusers' video transformers share."""
+    from diffusers import AutoModel
+
+    from swd_video.core.spectral_schedule import TransformerCost
+    from swd_video.models.loading import resolve_model_path
+
+    try:
+        shape = AutoModel.load_config(resolve_model_path(model), subfolder="transformer")
+    except OSError as error:
+        raise ValueError(f"{model!r} cannot be read: {str(error).strip().splitlines()[0]}") from None
+    try:
+        hidden_size = shape["num_attention_heads"] * shape["attention_head_dim"]
+        frames, height, width = shape["patch_size"]
+        cost = TransformerCost(
+            hidden_size=hidden_size,
+            ffn_size=shape.get("ffn_dim", 4 * hidden_size),
+            num_blocks=shape["num_layers"],
+            patch=(frames, height, width),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{model!r}: the transformer's config does not give its shape: {error!r}.") from None
+    return _Cost(cost, f"FLOPs of the transformer of {model}, text left out", cost.patch)
+
+
+def _examine(
+    arguments: Arguments,
+    spectrum: "LatentSpectrum",
+    source: "LatentSource",
+    cost: _Cost,
+    asked: "ScaleSchedule | None",
+) -> dict[str, Any]:
+    from swd_video.core.spectral_schedule import check_handovers, schedule_within_budget
+    from swd_video.core.spectrum import AXES
+
+    full = cost.function(spectrum.size)
+    averaging = arguments.averaging
+    if arguments.budget <= 0:
+        raise ValueError(f"--budget: got {arguments.budget:g}, expected evaluations at full size, above 0.")
+    best = schedule_within_budget(
+        spectrum, arguments.stages, arguments.budget * full, cost.function, cost.patch, averaging
+    )
+    grids = {sigma: spectrum.smallest_grid(sigma, cost.patch, averaging) for sigma in arguments.sigmas}
+    found: dict[str, Any] = {
+        "latents": str(arguments.latents),
+        "clips": spectrum.num_clips,
+        "channels": source.channels,
+        "size": str(spectrum.size),
+        "averaging": averaging,
+        "power": {axis: spectrum.along(axis).tolist() for axis in AXES}
+        | {"radial": spectrum.radial().tolist()},
+        "lowest_sigmas": {axis: spectrum.lowest_sigmas(axis, averaging).tolist() for axis in AXES},
+        "grids": [
+            {"sigma": sigma, **_axes(grid), "lost_over_noise": spectrum.lost_over_noise(grid, sigma)}
+            for sigma, grid in grids.items()
+        ],
+        "schedule": {
+            "stages": best.schedule.as_dict(),
+            "cost": best.cost / full,
+            "budget": arguments.budget,
+            "counted": cost.counted,
+            "shift": best.shift,
+            "handovers": _handovers(check_handovers(spectrum, best.schedule, cost.patch, averaging)),
+        },
+    }
+    if asked is not None:
+        found["checked"] = {
+            "config": str(arguments.config),
+            "cost": sum(map(cost.function, asked.grids)) / full,
+            "handovers": _handovers(check_handovers(spectrum, asked, cost.patch, averaging)),
+        }
+    return found
+
+
+def _axes(grid: Any) -> dict[str, int]:
+    return {"frames": grid.frames, "height": grid.height, "width": grid.width}
+
+
+def _handovers(handovers: "list[Handover]") -> list[dict[str, Any]]:
+    return [
+        {
+            "grid": str(handover.grid),
+            "sigma": handover.sigma,
+            "needed": str(handover.needed),
+            "hidden": handover.hidden,
+            "lost_over_noise": handover.lost_over_noise,
+        }
+        for handover in handovers
+    ]
+
+
+def _describe(arguments: Arguments, found: dict[str, Any]) -> str:
+    lines = [f"{found['latents']}: {found['clips']} clips of {found['size']}, {found['channels']} channels"]
+    lines += [
+        "",
+        f"smallest grid whose lost frequencies are all below the noise (averaging: {found['averaging']}):",
+    ]
+    lines.append("sigma  frames  height  width  lost power / noise")
+    lines += [
+        f"{row['sigma']:5.3f}  {row['frames']:6}  {row['height']:6}  {row['width']:5}  {row['lost_over_noise']:18.3f}"
+        for row in found["grids"]
+    ]
+    lines += ["", "lowest sigma at which a size is enough:"]
+    lines += [f"{axis:<6}  {_sizes(lowest)}" for axis, lowest in found["lowest_sigmas"].items()]
+    if "checked" in found:
+        checked = found["checked"]
+        lines += ["", f"{checked['config']}, {checked['cost']:.3f} evaluations at full size:"]
+        lines += _handover_lines(checked["handovers"])
+    best = found["schedule"]
+    lines += ["", f"# {len(best['stages'])} stages for {best['cost']:.3f} evaluations at full size, of"]
+    lines += [f"# {best['budget']:g} allowed; counted: {best['counted']}"]
+    lines += ["schedule:", *map(_stage_line, best["stages"])]
+    return "\n".join(lines)
+
+
+def _sizes(lowest: Sequence[float]) -> str:
+    return "  ".join(f"{size}: {sigma:.2f}" for size, sigma in enumerate(lowest, start=1))
+
+
+def _handover_lines(handovers: list[dict[str, Any]]) -> list[str]:
+    lines = ["hands over    at sigma  needs         lost power / noise"]
+    for row in handovers:
+        verdict = "hidden" if row["hidden"] else "NOT hidden"
+        lines.append(
+            f"{row['grid']:<12}  {row['sigma']:8.3f}  {row['needed']:<12}  {row['lost_over_noise']:18.3f}  {verdict}"
+        )
+    return lines
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    return (
+        f"  - {{sigma: {stage['sigma']:.3f}, frames: {stage['frames']}, height: {stage['height']}, "
+        f"width: {stage['width']}}}"
+    )
