@@ -51,7 +51,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         ValueError: if the stages break a rule of `ScaleSchedule`.
     """
 
-    _compatibles: list[Any] = []  # noqa: RUF012 - diffusers reads it from the class
+    # Other schedulers for the same networks: velocity of the same flow, timestep 1000 sigma.
+    _compatibles = ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"]  # noqa: RUF012 - diffusers reads it
     order = 1
     init_noise_sigma = 1.0
 
@@ -60,6 +61,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         self._schedule = ScaleSchedule.from_dict(stages)
         self._step_index: int | None = None
         self._begin_index: int | None = None
+        self._kept_generator: Generators = None
         self.set_timesteps()
 
     @classmethod
@@ -123,6 +125,29 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         self._step_index = None
         self._begin_index = None
 
+    def draw_first_noise(
+        self,
+        batch_size: int,
+        channels: int,
+        generator: Generators = None,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """Noise on the grid of the first stage, to be given to a stock pipeline as its `latents`.
+
+        Left alone, such a pipeline draws noise on the last grid, and it hands no generator to `step`. So the scheduler
+        keeps this one, and stages that are given none draw their noise from it, up to the last. `set_timesteps` comes
+        in between and does not change that.
+
+        Args:
+            batch_size: clips.
+            channels: of the latents.
+            generator: one for all clips or one for each; None draws from torch's global state all along.
+            device: where the noise goes.
+        """
+        self._kept_generator = generator
+        shape = (batch_size, channels, *self._schedule[0].grid.as_tuple())
+        return draw_noise(shape, generator=generator, device=device)
+
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | int | None = None) -> Tensor:
         """Latents as the transformer takes them: unchanged."""
         return sample
@@ -141,7 +166,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             model_output: predicted velocity.
             timestep: the one of `timesteps` that belongs to this stage.
             sample: noisy latents of this stage.
-            generator: source of the fresh noise; one for all clips or one for each.
+            generator: source of the fresh noise; one for all clips or one for each. Default: what
+                `draw_first_noise` was given.
             return_dict: give an object instead of a tuple of `prev_sample` and `pred_original_sample`.
 
         Returns:
@@ -162,8 +188,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         if index + 1 < len(self._active):
             following = self._active[index + 1]
             upsampled = resize_latents(x0, following.grid)
-            noise = draw_noise(tuple(upsampled.shape), generator=generator, device=upsampled.device)
+            source = self._kept_generator if generator is None else generator
+            noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
             prev_sample = add_noise(upsampled, noise, following.sigma)
+        else:
+            self._kept_generator = None
 
         self._step_index += 1
         prev_sample, x0 = prev_sample.to(sample.dtype), x0.to(sample.dtype)

@@ -23,7 +23,7 @@ from swd_video.models.wan import WAN_FPS, WanModel, check_one_transformer
 ASSETS = Path(swd_video.__file__).parent / "assets"
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WAN_PIPELINES = ("WanPipeline", "WanScaleWisePipeline")
 
 
@@ -65,7 +65,7 @@ def resolve_model_path(name_or_path: str | Path) -> str:
     path = Path(name).expanduser()
     if _is_model_folder(path):
         return str(path)
-    if not path.exists() and _HUB_NAME.fullmatch(name):
+    if not path.exists() and HUB_NAME.fullmatch(name):
         return name
     missing = "has no model_index.json or student.json" if path.is_dir() else "does not exist"
     shipped = ", ".join(shipped_models()) or "none"
