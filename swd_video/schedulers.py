@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
-from swd_video.core.resize import resize_latents
+from swd_video.core.resize import resize_latents, resize_latents_trilinearly
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
+
+_UPSAMPLING = {"bicubic": resize_latents, "trilinear": resize_latents_trilinearly}
 
 
 @dataclass
@@ -38,7 +40,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     """Few-step sampling on grids that grow in space and time.
 
     Each step turns the predicted velocity into clean latents, upsamples these to the grid of the next stage
-    and noises them afresh. On one grid it is `diffusers.FlowMatchLCMScheduler`, number for number.
+    and noises them afresh. On one grid, on pictures, and where all axes grow alike with `upsampling="trilinear"`, it
+    is `diffusers.FlowMatchLCMScheduler`, number for number.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.1.
 
@@ -46,9 +49,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         stages: noise level and latent grid of every stage:
             `[{"sigma": 1.0, "frames": 3, "height": 8, "width": 8}, ...]`, see `ScaleSchedule`.
         num_train_timesteps: timestep that the transformer is given for sigma 1.
+        upsampling: "bicubic" in space and linear between frames, ends aligned, as students are trained; or
+            "trilinear", for those trained elsewhere.
 
     Raises:
-        ValueError: if the stages break a rule of `ScaleSchedule`.
+        ValueError: if the stages break a rule of `ScaleSchedule`, or `upsampling` is neither.
     """
 
     # Other schedulers for the same networks: velocity of the same flow, timestep 1000 sigma.
@@ -57,7 +62,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     init_noise_sigma = 1.0
 
     @register_to_config
-    def __init__(self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000) -> None:
+    def __init__(
+        self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000, upsampling: str = "bicubic"
+    ) -> None:
+        if upsampling not in _UPSAMPLING:
+            raise ValueError(f"upsampling: got {upsampling!r}, expected one of {', '.join(_UPSAMPLING)}.")
         self._schedule = ScaleSchedule.from_dict(stages)
         self._step_index: int | None = None
         self._begin_index: int | None = None
@@ -187,7 +196,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = x0
         if index + 1 < len(self._active):
             following = self._active[index + 1]
-            upsampled = resize_latents(x0, following.grid)
+            upsampled = _UPSAMPLING[self.config.upsampling](x0, following.grid)
             source = self._kept_generator if generator is None else generator
             noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
             prev_sample = add_noise(upsampled, noise, following.sigma)

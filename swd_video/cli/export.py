@@ -96,7 +96,8 @@ def _training_facts(student: Path) -> "TrainingFacts":
     from swd_video.config.load import flatten, load_config
     from swd_video.pipelines.model_card import TrainingFacts
 
-    summary_path, config_path = student.parent / "train.json", student.parent / "config.yaml"
+    run_folder = student.absolute().parent
+    summary_path, config_path = run_folder / "train.json", run_folder / "config.yaml"
     summary: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     if student.is_dir() and summary_path.is_file():

@@ -14,7 +14,6 @@ from diffusers import AutoModel, DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -170,9 +169,8 @@ def check_push(repo: str, base_model: str) -> None:
     Raises:
         ValueError: if the name is not one of a repository, nobody is logged in, or the base model is a folder.
     """
-    validate_repo_id(repo)
-    if "/" not in repo:
-        raise ValueError(f"--push {repo}: expected OWNER/NAME, for example me/{repo}.")
+    if not HUB_NAME.fullmatch(repo):
+        raise ValueError(f"--push {repo}: expected the name of a repository, OWNER/NAME.")
     if not HUB_NAME.fullmatch(base_model) and base_model not in shipped_models():
         raise ValueError(
             f"--push {repo}: the base model is the folder {base_model}, which readers do not have; give its "

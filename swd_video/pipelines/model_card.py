@@ -68,8 +68,8 @@ def write_card(facts: CardFacts) -> str:
     parts = [
         f"# {what}: a scale-wise student of {facts.base_model}",
         f"It makes clips at {facts.fps:g} frames a second in {len(facts.schedule)} evaluations of the transformer, "
-        "without guidance, on latent grids that grow in space and time. Made by swd-video, an independent implementation of "
-        "[Scale-wise Distillation of Diffusion Models](https://arxiv.org/abs/2503.16397).",
+        "without guidance, on latent grids that grow in space and time. Made by swd-video, an independent "
+        "implementation of [Scale-wise Distillation of Diffusion Models](https://arxiv.org/abs/2503.16397).",
         "## Stages",
         _stages_table(facts.schedule),
         "It was trained for these stages and the clips of the last one; more steps, guidance and other sizes are "
@@ -170,7 +170,10 @@ def _stages_table(schedule: ScaleSchedule) -> str:
 def _loading(facts: CardFacts) -> list[str]:
     parts = ["With swd-video:", _python(own_code(facts.source))]
     if not facts.stock:
-        return [*parts, "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."]
+        return [
+            *parts,
+            "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token.",
+        ]
     if facts.form == "lora":
         code = stock_lora_code(facts.base_model, facts.source, facts.text_length)
     else:
