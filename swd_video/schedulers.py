@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
-from swd_video.core.resize import resize_latents
+from swd_video.core.resize import resize_latents, resize_latents_trilinearly
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
+
+_UPSAMPLING = {"bicubic": resize_latents, "trilinear": resize_latents_trilinearly}
 
 
 @dataclass
@@ -38,7 +40,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     """Few-step sampling on grids that grow in space and time.
 
     Each step turns the predicted velocity into clean latents, upsamples these to the grid of the next stage
-    and noises them afresh. On one grid it is `diffusers.FlowMatchLCMScheduler`, number for number.
+    and noises them afresh. On one grid, on pictures, and where all axes grow alike with `upsampling="trilinear"`, it
+    is `diffusers.FlowMatchLCMScheduler`, number for number.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.1.
 
@@ -46,20 +49,28 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         stages: noise level and latent grid of every stage:
             `[{"sigma": 1.0, "frames": 3, "height": 8, "width": 8}, ...]`, see `ScaleSchedule`.
         num_train_timesteps: timestep that the transformer is given for sigma 1.
+        upsampling: "bicubic" in space and linear between frames, ends aligned, as students are trained; or
+            "trilinear", for those trained elsewhere.
 
     Raises:
-        ValueError: if the stages break a rule of `ScaleSchedule`.
+        ValueError: if the stages break a rule of `ScaleSchedule`, or `upsampling` is neither.
     """
 
-    _compatibles: list[Any] = []  # noqa: RUF012 - diffusers reads it from the class
+    # Other schedulers for the same networks: velocity of the same flow, timestep 1000 sigma.
+    _compatibles = ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"]  # noqa: RUF012 - diffusers reads it
     order = 1
     init_noise_sigma = 1.0
 
     @register_to_config
-    def __init__(self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000) -> None:
+    def __init__(
+        self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000, upsampling: str = "bicubic"
+    ) -> None:
+        if upsampling not in _UPSAMPLING:
+            raise ValueError(f"upsampling: got {upsampling!r}, expected one of {', '.join(_UPSAMPLING)}.")
         self._schedule = ScaleSchedule.from_dict(stages)
         self._step_index: int | None = None
         self._begin_index: int | None = None
+        self._kept_generator: Generators = None
         self.set_timesteps()
 
     @classmethod
@@ -123,6 +134,29 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         self._step_index = None
         self._begin_index = None
 
+    def draw_first_noise(
+        self,
+        batch_size: int,
+        channels: int,
+        generator: Generators = None,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """Noise on the grid of the first stage, to be given to a stock pipeline as its `latents`.
+
+        Left alone, such a pipeline draws noise on the last grid, and it hands no generator to `step`. So the scheduler
+        keeps this one, and stages that are given none draw their noise from it, up to the last. `set_timesteps` comes
+        in between and does not change that.
+
+        Args:
+            batch_size: clips.
+            channels: of the latents.
+            generator: one for all clips or one for each; None draws from torch's global state all along.
+            device: where the noise goes.
+        """
+        self._kept_generator = generator
+        shape = (batch_size, channels, *self._schedule[0].grid.as_tuple())
+        return draw_noise(shape, generator=generator, device=device)
+
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | int | None = None) -> Tensor:
         """Latents as the transformer takes them: unchanged."""
         return sample
@@ -141,7 +175,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             model_output: predicted velocity.
             timestep: the one of `timesteps` that belongs to this stage.
             sample: noisy latents of this stage.
-            generator: source of the fresh noise; one for all clips or one for each.
+            generator: source of the fresh noise; one for all clips or one for each. Default: what
+                `draw_first_noise` was given.
             return_dict: give an object instead of a tuple of `prev_sample` and `pred_original_sample`.
 
         Returns:
@@ -161,9 +196,12 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = x0
         if index + 1 < len(self._active):
             following = self._active[index + 1]
-            upsampled = resize_latents(x0, following.grid)
-            noise = draw_noise(tuple(upsampled.shape), generator=generator, device=upsampled.device)
+            upsampled = _UPSAMPLING[self.config.upsampling](x0, following.grid)
+            source = self._kept_generator if generator is None else generator
+            noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
             prev_sample = add_noise(upsampled, noise, following.sigma)
+        else:
+            self._kept_generator = None
 
         self._step_index += 1
         prev_sample, x0 = prev_sample.to(sample.dtype), x0.to(sample.dtype)

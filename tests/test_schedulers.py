@@ -106,18 +106,62 @@ def test_on_pictures_that_grow_it_is_the_lcm_scheduler_bit_for_bit() -> None:
         assert torch.equal(left.squeeze(2), right)
 
 
-def test_on_clips_that_grow_the_lcm_scheduler_differs_only_by_its_upsampling() -> None:
-    # All that the LCM scheduler has for clips is one factor for every axis and trilinear upsampling without
-    # aligned ends. A clip without any structure comes out of both alike, so everything else must agree.
-    schedule = ScaleSchedule((Stage(1.0, LatentSize(2, 4, 4)), Stage(0.5, LatentSize(4, 8, 8))))
-    ours = ScaleWiseFlowMatchScheduler.from_schedule(schedule)
-    theirs = FlowMatchLCMScheduler(scale_factors=[2.0], upscale_mode="trilinear")
-    theirs.set_timesteps(sigmas=[1.0, 0.5])
-    constant = torch.full((1, 2, 2, 4, 4), 0.25)
-    left = ours.step(constant, ours.timesteps[0], constant * 3, _generator(2)).prev_sample
-    right = theirs.step(constant, theirs.timesteps[0], constant * 3, _generator(2)).prev_sample
-    assert left.shape == right.shape
-    torch.testing.assert_close(left, right)
+@pytest.mark.parametrize("clips", [1, 2])
+def test_on_clips_that_grow_alike_and_trilinearly_it_is_the_lcm_scheduler_bit_for_bit(clips: int) -> None:
+    # All that the LCM scheduler has for clips: one factor for every axis, trilinear, ends not aligned.
+    grids = [(2, 4, 6), (3, 6, 9), (4, 8, 12), (6, 12, 18)]
+    stages = ScaleSchedule(
+        tuple(Stage(sigma, LatentSize(*grid)) for sigma, grid in zip(SIGMAS, grids, strict=True))
+    ).as_dict()
+    latents = torch.randn(clips, 4, *grids[0], generator=_generator(1))
+    ours = ScaleWiseFlowMatchScheduler(stages, upsampling="trilinear")
+    got = _run(ours, latents, _generator(7))
+    lcm = FlowMatchLCMScheduler(scale_factors=[1.5, 2.0, 3.0], upscale_mode="trilinear")
+    expected = _run_lcm(lcm, latents, _generator(7))
+    for left, right in zip(got, expected, strict=True):
+        assert torch.equal(left, right)
+    aligned = _run(ScaleWiseFlowMatchScheduler(stages), latents, _generator(7))
+    assert not torch.equal(aligned[-1], got[-1])
+
+
+def test_the_way_of_upsampling_is_saved_and_checked(tiny_schedule: ScaleSchedule, tmp_path: Path) -> None:
+    ScaleWiseFlowMatchScheduler(tiny_schedule.as_dict(), upsampling="trilinear").save_pretrained(tmp_path)
+    assert ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path).config.upsampling == "trilinear"
+    with pytest.raises(ValueError, match="upsampling: got 'nearest', expected one of bicubic, trilinear"):
+        ScaleWiseFlowMatchScheduler(tiny_schedule.as_dict(), upsampling="nearest")
+
+
+def test_noise_drawn_for_a_stock_pipeline_lasts_for_one_run(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+
+    def run(latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        scheduler.set_timesteps(len(tiny_schedule))
+        for timestep in scheduler.timesteps:
+            latents = scheduler.step(_network(latents, timestep), timestep, latents, generator).prev_sample
+        return latents
+
+    generator = _generator(5)
+    first = torch.randn(2, 4, *tiny_schedule[0].grid.as_tuple(), generator=generator)
+    expected = run(first, generator)
+    drawn = scheduler.draw_first_noise(2, 4, _generator(5))
+    assert torch.equal(drawn, first)
+    assert torch.equal(run(drawn, None), expected)
+    # The next run draws from torch's global state again.
+    torch.manual_seed(3)
+    following = run(first, None)
+    torch.manual_seed(3)
+    assert torch.equal(run(first, None), following) and not torch.equal(following, expected)
+
+
+def test_it_can_be_exchanged_for_the_schedulers_it_is_compatible_with(tiny_schedule: ScaleSchedule) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    assert {other.__name__ for other in scheduler.compatibles} == {
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchLCMScheduler",
+    }
+    for other in scheduler.compatibles:
+        there_and_back = ScaleWiseFlowMatchScheduler.from_config(other.from_config(scheduler.config).config)
+        assert there_and_back.schedule == tiny_schedule
 
 
 def test_it_is_the_reference_loop_bit_for_bit(tiny_schedule: ScaleSchedule) -> None:

@@ -33,6 +33,9 @@ COMMANDS = {
     "spectrum": Command(
         "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"
     ),
+    "export": Command(
+        "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
+    ),
     "doctor": Command(
         "swd_video.cli.doctor",
         "say what this machine has: devices, attention, decoders, encoders",

@@ -32,6 +32,20 @@ def resize_latents(
     return wide.to(latents.dtype)
 
 
+def resize_latents_trilinearly(
+    latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize
+) -> Float[Tensor, "batch channels _ _ _"]:
+    """Resize latents linearly along all axes, ends not aligned: the way of `diffusers.FlowMatchLCMScheduler`.
+
+    Time is treated like space, so the first and the last frame do not stay in place.
+    """
+    if tuple(latents.shape[2:]) == size.as_tuple():
+        return latents
+    wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    wide = F.interpolate(wide, size=size.as_tuple(), mode="trilinear", align_corners=False)
+    return wide.to(latents.dtype)
+
+
 def resize_pixels(
     pixels: Float[Tensor, "batch channels _ _ _"], size: PixelSize
 ) -> Float[Tensor, "batch channels _ _ _"]:

@@ -35,7 +35,7 @@ from swd_video.models.registry import adapter_for
 ASSETS = Path(swd_video.__file__).parent / "assets"
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _TRANSFORMERS = ("transformer", "transformer_2")
 
 
@@ -103,7 +103,7 @@ def resolve_model_path(name_or_path: str | Path) -> str:
     path = Path(name).expanduser()
     if _is_model_folder(path):
         return str(path)
-    if not path.exists() and _HUB_NAME.fullmatch(name):
+    if not path.exists() and HUB_NAME.fullmatch(name):
         return name
     if path.is_file() and path.suffix == WEIGHTS_SUFFIX:
         raise ValueError(

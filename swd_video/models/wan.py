@@ -70,7 +70,7 @@ class WanModel(VideoModel):
             num_blocks=config.num_layers,
             text_length=text_length or tokenizer_length(pipe.tokenizer),
             text_dim=config.text_dim,
-            fps=float(fps or (_WAN_TI2V_FPS if pipe.config.expand_timesteps else WAN_FPS)),
+            fps=float(fps or wan_fps(pipe.config.expand_timesteps)),
             training_size=training_size,
         )
 
@@ -231,6 +231,11 @@ class WanExperts(nn.Module):
             (part,) = expert(*inputs, return_dict=False)
             output = output.index_put((chosen,), part.to(output.dtype))
         return (output,)
+
+
+def wan_fps(expand_timesteps: bool) -> float:
+    """Frames per second of the clips that a Wan model was trained on: 24 for Wan 2.2 TI2V-5B, else 16."""
+    return _WAN_TI2V_FPS if expand_timesteps else WAN_FPS
 
 
 def wan_compression(vae: AutoencoderKLWan, transformer: WanTransformer3DModel) -> Compression:

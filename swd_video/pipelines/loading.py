@@ -29,7 +29,7 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
-from swd_video.models.wan import WanModel, check_one_transformer
+from swd_video.models.wan import check_one_transformer, wan_fps
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
@@ -74,13 +74,7 @@ def load_pipeline(
         if (Path(path) / STUDENT_FILE_NAME).is_file():
             pipe = _load_student(Path(path), dtype)
         else:
-            family = DiffusionPipeline.load_config(path).get("_class_name")
-            if family != WanScaleWisePipeline.__name__:
-                raise ValueError(
-                    f"model {str(name_or_path)!r}: got a {family}, expected a scale-wise student; distill "
-                    "one from it first."
-                )
-            pipe = WanScaleWisePipeline.from_pretrained(path, dtype=dtype)
+            pipe = _load_pipeline_folder(path, name_or_path, dtype)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model {str(name_or_path)!r} cannot be loaded: {reason}") from error
@@ -126,17 +120,19 @@ def save_student(
         elif lora_state_dict is not None:
             layers = {name.removeprefix(_KEY_PREFIX): tensor for name, tensor in lora_state_dict.items()}
             WanPipeline.save_lora_weights(draft, transformer_lora_layers=layers, weight_name=LORA_FILE_NAME)
-        record = {
-            "format": _FORMAT,
-            "base_model": _recorded_base(base_model, folder),
-            "kind": "full" if transformer is not None else "lora",
-        }
-        if positions != "native":
-            record["positions"] = positions
-        (draft / STUDENT_FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        _replace_folder(draft, folder)
+        kind = "full" if transformer is not None else "lora"
+        write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions))
+        replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_student_record(folder: Path, record: StudentRecord) -> None:
+    """Write `student.json`."""
+    fields = {"format": _FORMAT, "base_model": record.base_model, "kind": record.kind}
+    if record.positions != "native":
+        fields["positions"] = record.positions
+    (folder / STUDENT_FILE_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def read_student_record(folder: str | Path) -> StudentRecord:
@@ -174,6 +170,21 @@ def base_model_path(folder: str | Path) -> str:
     return resolve_model_path(beside if (beside / "model_index.json").is_file() else base)
 
 
+def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> WanScaleWisePipeline:
+    index = DiffusionPipeline.load_config(path)
+    family = index.get("_class_name")
+    if (index.get("scheduler") or [None])[-1] != ScaleWiseFlowMatchScheduler.__name__:
+        raise ValueError(
+            f"model {str(name)!r}: got a {family}, expected a scale-wise student; distill one from it first."
+        )
+    if family == WanScaleWisePipeline.__name__:
+        return WanScaleWisePipeline.from_pretrained(path, dtype=dtype)
+    # A stock pipeline with our scheduler (`swd-video export`): its index has no place for these.
+    spec = read_video_spec(path)
+    fps = spec.fps or wan_fps(index.get("expand_timesteps", False))
+    return WanScaleWisePipeline.from_pretrained(path, dtype=dtype, fps=fps, text_length=spec.text_length)
+
+
 def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
     record = read_student_record(folder)
     base = base_model_path(folder)
@@ -195,7 +206,7 @@ def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
         transformer=teacher.transformer,
         scheduler=ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler"),
         expand_timesteps=teacher.config.expand_timesteps,
-        fps=WanModel.from_pipeline(teacher, fps=spec.fps).spec.fps,
+        fps=spec.fps or wan_fps(teacher.config.expand_timesteps),
         text_length=spec.text_length,
         positions=record.positions,
     )
@@ -206,14 +217,16 @@ def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
     return pipe
 
 
-def _recorded_base(base_model: str | Path, folder: Path) -> str:
+def recorded_base(base_model: str | Path, folder: Path) -> str:
+    """A teacher's name as `student.json` in `folder` has it: a path relative to it, or a name as it is."""
     name = str(base_model)
     if name in shipped_models() or not Path(name).expanduser().is_dir():
         return name
     return os.path.relpath(Path(name).expanduser(), folder)
 
 
-def _replace_folder(draft: Path, folder: Path) -> None:
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Move a finished folder to its name, where an older one may lie."""
     if not folder.exists():
         os.replace(draft, folder)
         return

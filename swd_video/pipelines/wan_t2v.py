@@ -55,7 +55,8 @@ class WanScaleWisePipeline(WanPipeline):
 
     A `WanPipeline` whose scheduler carries a schedule of noise levels and grids, so LoRA loading, offloading
     and saving are its own. Students are distilled from a guided teacher: there is no guidance scale and no
-    negative prompt.
+    negative prompt. Parts may be None where only the others are used: tokenizer and text encoder alone embed
+    prompts, and without them `prompt_embeds` is sampled.
 
     Args:
         tokenizer: of the text encoder.
@@ -81,11 +82,11 @@ class WanScaleWisePipeline(WanPipeline):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
-        text_encoder: UMT5EncoderModel,
-        vae: AutoencoderKLWan,
-        scheduler: SchedulerMixin,
-        transformer: WanTransformer3DModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: UMT5EncoderModel | None,
+        vae: AutoencoderKLWan | None,
+        scheduler: SchedulerMixin | None,
+        transformer: WanTransformer3DModel | None,
         transformer_2: WanTransformer3DModel | None = None,
         boundary_ratio: float | None = None,
         expand_timesteps: bool = False,
@@ -93,7 +94,7 @@ class WanScaleWisePipeline(WanPipeline):
         text_length: int | None = None,
         positions: str = "native",
     ) -> None:
-        if not isinstance(scheduler, ScaleWiseFlowMatchScheduler):
+        if not isinstance(scheduler, ScaleWiseFlowMatchScheduler | None):
             raise ValueError(
                 f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with "
                 "the student's stages; make one with from_schedule."
@@ -110,7 +111,8 @@ class WanScaleWisePipeline(WanPipeline):
             boundary_ratio=boundary_ratio,
             expand_timesteps=expand_timesteps,
         )
-        check_one_transformer(self)
+        if transformer is not None or transformer_2 is not None:
+            check_one_transformer(self)
         self.register_to_config(fps=float(fps), text_length=text_length, positions=positions)
 
     @property

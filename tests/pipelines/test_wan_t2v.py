@@ -204,6 +204,19 @@ def test_given_latents_and_embeds_replace_drawing_and_encoding(
         pipe("a cat", latents=latents)
 
 
+def test_text_encoder_and_sampler_can_be_two_pipelines(
+    pipe: WanScaleWisePipeline,
+) -> None:
+    expected = pipe("a cat", generator=_generator()).frames
+    text, rest = ("tokenizer", "text_encoder"), ("vae", "transformer", "scheduler")
+    parts = pipe.components
+    encoder = WanScaleWisePipeline(**{name: parts[name] if name in text else None for name in parts})
+    sampler = WanScaleWisePipeline(**{name: parts[name] if name in rest else None for name in parts})
+    with torch.no_grad():
+        embeds, _ = encoder.encode_prompt("a cat", do_classifier_free_guidance=False, max_sequence_length=48)
+    assert np.array_equal(sampler(prompt_embeds=embeds, generator=_generator()).frames, expected)
+
+
 def test_the_prompt_matters(pipe: WanScaleWisePipeline) -> None:
     cat, dog = (pipe(text, generator=_generator(), output_type="latent").frames for text in ("cat", "dog"))
     assert not torch.equal(cat, dog)

@@ -6,7 +6,6 @@ Either may be left out. The shipped student names the shipped teacher as its own
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
+from swd_video.pipelines.export import forget_origin
 from swd_video.pipelines.loading import save_student
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
@@ -40,14 +40,6 @@ def ship_student(source: Path, assets: Path = ASSETS) -> None:
         transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
     )
     forget_origin(assets / STUDENT)
-
-
-def forget_origin(folder: Path) -> None:
-    """Take out of a model's configs the folders that it was loaded from on this machine."""
-    for path in folder.rglob("*.json"):
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
