@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,13 @@ from swd_video.pipelines.export import (
     push_folder,
     read_lora_schedule,
 )
-from swd_video.pipelines.loading import LORA_FILE_NAME, load_pipeline, save_student
+from swd_video.pipelines.loading import (
+    LORA_FILE_NAME,
+    load_pipeline,
+    read_student_record,
+    save_student,
+    write_student_record,
+)
 from swd_video.pipelines.model_card import stock_lora_code, stock_merged_code
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
@@ -320,6 +327,15 @@ def test_a_whole_student_is_no_lora(full_student: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--form lora: .* trained with all its weights.* --form merged"):
         export_student(full_student, tmp_path / "lora", form="lora")
     assert export_student(full_student, tmp_path / "default").form == "merged"
+
+
+def test_rescaled_positions_are_kept_and_not_exported(full_student: Path, tmp_path: Path) -> None:
+    record = read_student_record(full_student)
+    write_student_record(full_student, replace(record, positions="rescaled"))
+    assert read_student_record(full_student).positions == "rescaled"
+    with pytest.raises(ValueError, match="rescaled positions, which stock pipelines do not count"):
+        export_student(full_student, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_export_is_left_alone(lora_student: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
