@@ -6,7 +6,7 @@ token (`expand_timesteps`), and as A14B, two transformers of which the noise lev
 Source: Wan: Open and Advanced Large-Scale Video Generative Models (arXiv 2503.20314).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -162,7 +162,7 @@ class WanModel(VideoModel):
 
     @contextmanager
     def _positions(self, inner: Any) -> Iterator[None]:
-        networks = inner.children() if isinstance(inner, WanExperts) else (inner,)
+        networks: Iterable[Any] = inner.children() if isinstance(inner, WanExperts) else (inner,)
         with ExitStack() as contexts:
             for network in networks:
                 contexts.enter_context(rescaled_positions(network.rope, self.full_frames))
