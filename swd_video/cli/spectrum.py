@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from swd_video.core.grid import LatentSize
     from swd_video.core.schedule import ScaleSchedule
     from swd_video.core.spectral_schedule import CostFunction, Handover
     from swd_video.core.spectrum import LatentSpectrum, Patch
@@ -98,6 +99,8 @@ def _check(arguments: Arguments) -> None:
     for sigma in arguments.sigmas:
         if not 0 <= sigma <= 1:
             raise ValueError(f"--sigmas: got {sigma:g}, expected noise levels from 0 to 1.")
+    if not arguments.budget > 0:
+        raise ValueError(f"--budget: got {arguments.budget:g}, expected evaluations at full size, above 0.")
     plot = arguments.plot
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise ValueError(f"--plot {plot}: expected a name that ends in .png, in a folder that exists.")
@@ -161,8 +164,6 @@ def _examine(
 
     full = cost.function(spectrum.size)
     averaging = arguments.averaging
-    if arguments.budget <= 0:
-        raise ValueError(f"--budget: got {arguments.budget:g}, expected evaluations at full size, above 0.")
     best = schedule_within_budget(
         spectrum, arguments.stages, arguments.budget * full, cost.function, cost.patch, averaging
     )
@@ -198,7 +199,7 @@ def _examine(
     return found
 
 
-def _axes(grid: Any) -> dict[str, int]:
+def _axes(grid: "LatentSize") -> dict[str, int]:
     return {"frames": grid.frames, "height": grid.height, "width": grid.width}
 
 
