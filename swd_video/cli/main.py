@@ -30,6 +30,11 @@ COMMANDS = {
     "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
     "distill": Command("swd_video.cli.distill", "distill a teacher into a student of a few stages"),
     "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
+    "plan": Command(
+        "swd_video.cli.plan",
+        "count what a schedule costs to sample and to train, without weights",
+        heavy=False,
+    ),
     "doctor": Command(
         "swd_video.cli.doctor",
         "say what this machine has: devices, attention, decoders, encoders",
