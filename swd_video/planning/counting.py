@@ -1,8 +1,8 @@
 """Counting what a computation costs, by letting it happen to shapes.
 
-Operations are counted by torch's own `FlopCounterMode`: two for every multiply-add of a matrix product, a
-convolution or an attention; element-wise work is not counted. Memory for a backward pass is the size of what autograd
-keeps.
+Operations are counted on the meta device by torch's own `FlopCounterMode`: two for every multiply-add of a matrix
+product, a convolution or an attention; element-wise work is not counted. Memory for a backward pass is the size of what
+autograd keeps, found with fake tensors, which unlike those of the meta device obey autocast.
 """
 
 import warnings
@@ -10,41 +10,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+# An attention that keeps no matrix of scores, as those of GPUs; of all such, only this one runs on CPUs too.
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
-class GraphCost:
-    """What a forward pass, its backward pass and the memory between them cost.
+class GraphFlops:
+    """Operations of a forward pass and its backward pass.
 
     Attributes:
-        forward_flops: operations of the forward pass.
-        attention_flops: those of them that are products of queries, keys and values.
-        backward_flops: operations of the backward pass.
-        saved_bytes: what autograd keeps for the backward pass, weights not counted.
+        forward: of the forward pass.
+        attention: those of them that are products of queries, keys and values.
+        backward: of the backward pass; 0 where there is none.
     """
 
-    forward_flops: int
-    attention_flops: int
-    backward_flops: int
-    saved_bytes: int
+    forward: int
+    attention: int
+    backward: int
 
-    def extrapolated(self, next_cost: "GraphCost", times: int) -> "GraphCost":
-        """This cost and `times` more of what `next_cost` has more than this."""
-
-        def go_on(name: str) -> int:
-            here = int(getattr(self, name))
-            return here + times * (int(getattr(next_cost, name)) - here)
-
-        return GraphCost(
-            go_on("forward_flops"), go_on("attention_flops"), go_on("backward_flops"), go_on("saved_bytes")
+    def extrapolated(self, following: "GraphFlops", times: int) -> "GraphFlops":
+        """These, and `times` over what `following` has more than these."""
+        return GraphFlops(
+            self.forward + times * (following.forward - self.forward),
+            self.attention + times * (following.attention - self.attention),
+            self.backward + times * (following.backward - self.backward),
         )
 
 
@@ -52,8 +51,7 @@ class GraphCost:
 def shapes_only() -> FakeTensorMode:
     """The context in which tensors have a shape and a device but no memory; always the same one.
 
-    They call themselves CPU tensors, so autocast and the choice of an attention that keeps no score matrix
-    work as they do for real ones.
+    They call themselves CPU tensors, so autocast and the choice of an attention work as they do for real ones.
     """
     return FakeTensorMode()
 
@@ -72,6 +70,18 @@ def without_memory(module: nn.Module) -> nn.Module:
     return module
 
 
+class KernelAttention(TorchFunctionMode):
+    """A context in which attention is one operation on the meta device, too, which otherwise takes it apart."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, or the kernel in its place."""
+        if func is scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 def count_flops(run: Callable[[], object]) -> int:
     """Operations of a call, without gradients."""
     with _counter() as counter, torch.no_grad():
@@ -79,28 +89,32 @@ def count_flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def count_graph(run: Callable[[], Tensor], network: nn.Module) -> GraphCost:
-    """What it costs to compute a tensor and then, where it has any, its gradients.
-
-    Args:
-        run: computes the tensor; called once.
-        network: its weights and buffers do not count as kept memory, casts of them do.
-    """
-    owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-    with _counter() as counter, saved_tensors() as saved, warnings.catch_warnings():
-        # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
-        warnings.filterwarnings("ignore", message="Mismatch dtype")
+def count_graph(run: Callable[[], Tensor]) -> GraphFlops:
+    """Operations of computing a tensor and then, where it has any, its gradients; `run` is called once."""
+    with _counter() as counter:
         output = run()
-    forward, attention = counter.get_total_flops(), _attention_flops(counter)
-    saved_bytes = sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
-    saved.clear()
+    forward = int(counter.get_total_flops())
+    attention = int(counter.get_flop_counts().get("Global", {}).get(_ATTENTION, 0))
     if not output.requires_grad:
-        return GraphCost(int(forward), attention, 0, 0)
+        return GraphFlops(forward, attention, 0)
     with _counter() as counter:
         output.backward(torch.empty_like(output))
-    for weight in network.parameters():
-        weight.grad = None
-    return GraphCost(int(forward), attention, int(counter.get_total_flops()), saved_bytes)
+    return GraphFlops(forward, attention, int(counter.get_total_flops()))
+
+
+def count_kept(run: Callable[[], Tensor], network: nn.Module) -> int:
+    """Bytes that autograd keeps for the backward pass of a computation.
+
+    Args:
+        run: computes a tensor; called once.
+        network: its weights and buffers do not count, casts of them do.
+    """
+    owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    with saved_tensors() as saved, warnings.catch_warnings():
+        # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
+        warnings.filterwarnings("ignore", message="Mismatch dtype")
+        run()
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
 
 
 @contextmanager
@@ -126,10 +140,6 @@ def _counter() -> FlopCounterMode:
     )
 
 
-def _attention_flops(counter: FlopCounterMode) -> int:
-    return int(counter.get_flop_counts().get("Global", {}).get(_ATTENTION, 0))
-
-
 # torch counts the attention kernels of GPUs but not that of CPUs, which multiplies the same matrices.
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object) -> int:
     return int(sdpa_flop_count(query, key, value))
@@ -139,3 +149,18 @@ def _attention_backward(
     grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object
 ) -> int:
     return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    assert not enable_gqa
+    output, _ = _ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return output

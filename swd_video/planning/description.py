@@ -133,7 +133,7 @@ def _disk(plan: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.planning.architecture import Architecture
-from swd_video.planning.counting import GraphCost
+from swd_video.planning.counting import GraphFlops
 from swd_video.planning.gpus import Gpu
 from swd_video.planning.sampling_cost import SamplingCost, count_sampling
 from swd_video.planning.training_cost import LoraShape, StageTraining, TeacherCounter, TrainingCounter
@@ -188,13 +188,11 @@ class _Kinds:
             )
         return self._sizes[kind, bf16]
 
-    def evaluation(self, grid: LatentSize) -> GraphCost:
-        return self.counter("full").student_cost(grid, 1, bf16=self._request.setup.bf16)
+    def evaluation(self, grid: LatentSize) -> GraphFlops:
+        return self.counter("full").student_flops(grid)
 
-    def stages(self, kind: Kind, bf16: bool) -> list[StageTraining]:
-        counted = {
-            grid: self.counter(kind).stage(grid, bf16=bf16) for grid in self._request.schedule.distinct_grids
-        }
+    def stages(self, kind: Kind) -> list[StageTraining]:
+        counted = {grid: self.counter(kind).stage(grid) for grid in self._request.schedule.distinct_grids}
         return [counted[grid] for grid in self._request.schedule.grids]
 
 
@@ -217,7 +215,7 @@ def _training_kind(
 ) -> dict[str, Any]:
     old = request.setup
     sizes = kinds.sizes(kind, old.bf16)
-    stages = kinds.stages(kind, old.bf16)
+    stages = kinds.stages(kind)
     rows = []
     for gpu in gpus:
         for count in counts:
@@ -283,7 +281,7 @@ def _step_time(
     }
 
 
-def _latents_cache(request: Request, num_clips: int) -> dict[str, float]:
+def _latents_cache(request: Request, num_clips: int) -> dict[str, float | int]:
     spec = request.architecture.spec
     grids = dict.fromkeys((*request.extra_grids, *request.schedule.distinct_grids))
     size = latents_cache_bytes(

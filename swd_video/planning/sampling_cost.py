@@ -9,7 +9,7 @@ import torch
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.planning.architecture import Architecture
-from swd_video.planning.counting import GraphCost, count_flops, count_graph, shapes_only, without_memory
+from swd_video.planning.counting import GraphFlops, KernelAttention, count_flops, count_graph
 
 _SIGMA = 0.5  # costs the same as any other
 
@@ -60,30 +60,30 @@ class TransformerCounter:
 
     def __init__(self, architecture: Architecture) -> None:
         self._architecture = architecture
-        self._small = [without_memory(architecture.transformer(blocks)) for blocks in (1, 2)]
-        self._counted: dict[LatentSize, GraphCost] = {}
+        self._small = [architecture.transformer(blocks) for blocks in (1, 2)]
+        self._counted: dict[LatentSize, GraphFlops] = {}
 
-    def evaluation(self, grid: LatentSize) -> GraphCost:
+    def evaluation(self, grid: LatentSize) -> GraphFlops:
         """One clip, one evaluation, without gradients; each grid is counted once."""
         if grid not in self._counted:
             one, two = (self._evaluate(network, grid) for network in self._small)
             self._counted[grid] = one.extrapolated(two, self._architecture.spec.num_blocks - 1)
         return self._counted[grid]
 
-    def _evaluate(self, network: torch.nn.Module, grid: LatentSize) -> GraphCost:
+    def _evaluate(self, network: torch.nn.Module, grid: LatentSize) -> GraphFlops:
         model, spec = self._architecture.model, self._architecture.spec
-        with shapes_only(), torch.no_grad():
-            latents = torch.empty(1, spec.latent_channels, *grid.as_tuple())
-            prompt_embeds = torch.empty(1, spec.text_length, spec.text_dim)
+        latents = torch.empty(1, spec.latent_channels, *grid.as_tuple(), device="meta")
+        prompt_embeds = torch.empty(1, spec.text_length, spec.text_dim, device="meta")
+        with KernelAttention(), torch.no_grad():
             return count_graph(
-                lambda: model.predict_velocity(latents, _SIGMA, prompt_embeds, transformer=network), network
+                lambda: model.predict_velocity(latents, _SIGMA, prompt_embeds, transformer=network)
             )
 
 
 def count_sampling(
     architecture: Architecture,
     schedule: ScaleSchedule,
-    evaluation: Callable[[LatentSize], GraphCost] | None = None,
+    evaluation: Callable[[LatentSize], GraphFlops] | None = None,
 ) -> SamplingCost:
     """Count what a clip costs on a schedule.
 
@@ -100,7 +100,7 @@ def count_sampling(
     stages = []
     for stage, number in zip(schedule, tokens, strict=True):
         cost = evaluation(stage.grid)
-        stages.append(StageCost(stage.sigma, stage.grid, number, cost.forward_flops, cost.attention_flops))
+        stages.append(StageCost(stage.sigma, stage.grid, number, cost.forward, cost.attention))
     return SamplingCost(
         stages=tuple(stages),
         vae_decode_flops=count_decoding(architecture, schedule.target),

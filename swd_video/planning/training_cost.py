@@ -16,7 +16,14 @@ from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
 from swd_video.models.lora import add_lora
 from swd_video.planning.architecture import Architecture
-from swd_video.planning.counting import GraphCost, count_graph, shapes_only, without_memory
+from swd_video.planning.counting import (
+    GraphFlops,
+    KernelAttention,
+    count_graph,
+    count_kept,
+    shapes_only,
+    without_memory,
+)
 
 _SIGMA = 0.5  # costs the same as any other
 
@@ -100,14 +107,6 @@ class Trainable:
     block_matrices: int
 
 
-@dataclass(frozen=True)
-class _Run:
-    blocks: int
-    grid: LatentSize
-    batch: int
-    bf16: bool
-
-
 class TeacherCounter:
     """Counts the frozen teacher's runs up to the block whose tokens are compared.
 
@@ -127,36 +126,53 @@ class TeacherCounter:
             )
         self._architecture = architecture
         self._block = block
-        self._network = without_memory(architecture.transformer(2))
-        self._counted: dict[_Run, GraphCost] = {}
+        self._network = architecture.transformer(2)
+        self._fake_network = without_memory(architecture.transformer(2))
+        self._flops: dict[LatentSize, GraphFlops] = {}
 
-    def cost(self, grid: LatentSize, batch: int, *, bf16: bool) -> GraphCost:
-        """Tokens of a batch, and gradients from them to the latents."""
-        one, two = (self._count(_Run(blocks, grid, batch, bf16)) for blocks in (1, 2))
-        return one.extrapolated(two, self._block)
+    def flops(self, grid: LatentSize) -> GraphFlops:
+        """Tokens of one clip, and gradients from them to its latents."""
+        if grid not in self._flops:
+            with KernelAttention():
+                one, two = (
+                    count_graph(lambda block=block: self._tokens(self._network, block, grid, 1, "meta"))
+                    for block in (0, 1)
+                )
+            self._flops[grid] = one.extrapolated(two, self._block)
+        return self._flops[grid]
+
+    def kept(self, grid: LatentSize, *, bf16: bool) -> PerClip:
+        """What autograd keeps of that."""
+
+        def count(batch: int) -> int:
+            with _training_precision(bf16):
+                one, two = (
+                    count_kept(
+                        lambda block=block: self._tokens(self._fake_network, block, grid, batch),
+                        self._fake_network,
+                    )
+                    for block in (0, 1)
+                )
+            return one + self._block * (two - one)
+
+        return _per_clip(count)
+
+    def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
+        """What it would keep, were it only the tokens between blocks."""
+        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
 
     def tokens_bytes(self, grid: LatentSize, *, bf16: bool) -> int:
         """Size of the tokens between two blocks, for one clip."""
         with _training_precision(bf16), torch.no_grad():
-            tokens = self._tokens(0, grid, 1)
+            tokens = self._tokens(self._fake_network, 0, grid, 1)
         return tokens.numel() * tokens.element_size()
 
-    def checkpointed_bytes(self, grid: LatentSize, *, bf16: bool) -> PerClip:
-        """What is left of the graph where only the tokens between blocks are kept."""
-        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
-
-    def _count(self, run: _Run) -> GraphCost:
-        if run not in self._counted:
-            with _training_precision(run.bf16):
-                self._counted[run] = count_graph(
-                    lambda: self._tokens(run.blocks - 1, run.grid, run.batch), self._network
-                )
-        return self._counted[run]
-
-    def _tokens(self, block: int, grid: LatentSize, batch: int) -> Tensor:
-        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch)
+    def _tokens(
+        self, network: nn.Module, block: int, grid: LatentSize, batch: int, device: str = "cpu"
+    ) -> Tensor:
+        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
         (tokens,) = self._architecture.model.features(
-            noisy_latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=self._network
+            noisy_latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=network
         )
         return tokens
 
@@ -177,24 +193,34 @@ class TrainingCounter:
         self._architecture = architecture
         self._teacher = teacher
         self._students = [_student(architecture, blocks, lora) for blocks in (1, 2)]
-        self._counted: dict[_Run, GraphCost] = {}
+        self._fake_students = [without_memory(_student(architecture, blocks, lora)) for blocks in (1, 2)]
+        self._more_blocks = architecture.spec.num_blocks - 1
+        self._flops: dict[LatentSize, GraphFlops] = {}
 
     @property
     def trainable(self) -> Trainable:
         """Number of weights that training changes."""
         one, two = (_trainable(student) for student in self._students)
-        more = self._architecture.spec.num_blocks - 1
         return Trainable(
-            one.total + more * (two.total - one.total),
-            one.block_matrices + more * (two.block_matrices - one.block_matrices),
+            one.total + self._more_blocks * (two.total - one.total),
+            one.block_matrices + self._more_blocks * (two.block_matrices - one.block_matrices),
         )
 
-    def stage(self, grid: LatentSize, *, bf16: bool) -> StageTraining:
-        """Operations for one clip on a grid; the precision changes none of them."""
-        student, teacher = self.student_cost(grid, 1, bf16=bf16), self._teacher.cost(grid, 1, bf16=bf16)
-        return StageTraining(
-            student.forward_flops, student.backward_flops, teacher.forward_flops, teacher.backward_flops
-        )
+    def student_flops(self, grid: LatentSize) -> GraphFlops:
+        """The student's prediction for one clip, and its gradients; each grid is counted once."""
+        if grid not in self._flops:
+            with KernelAttention():
+                one, two = (
+                    count_graph(lambda student=student: self._predict(student, grid, 1, "meta"))
+                    for student in self._students
+                )
+            self._flops[grid] = one.extrapolated(two, self._more_blocks)
+        return self._flops[grid]
+
+    def stage(self, grid: LatentSize) -> StageTraining:
+        """Operations for one clip on a grid."""
+        student, teacher = self.student_flops(grid), self._teacher.flops(grid)
+        return StageTraining(student.forward, student.backward, teacher.forward, teacher.backward)
 
     def kept(self, grid: LatentSize, *, bf16: bool) -> KeptBytes:
         """What autograd keeps for clips on a grid.
@@ -203,44 +229,38 @@ class TrainingCounter:
             grid: the stage's.
             bf16: under bfloat16 autocast; else in float32.
         """
-        one_block = _per_clip(lambda batch: self._count(_Run(1, grid, batch, bf16)))
-        more = self._architecture.spec.num_blocks - 1
+        one, two = (self._kept_by(student, grid, bf16) for student in self._fake_students)
         between = self._teacher.tokens_bytes(grid, bf16=bf16)
         return KeptBytes(
-            student=_per_clip(lambda batch: self.student_cost(grid, batch, bf16=bf16)),
-            teacher=_per_clip(lambda batch: self._teacher.cost(grid, batch, bf16=bf16)),
-            student_checkpointed=PerClip(one_block.fixed, one_block.clip + more * between),
-            teacher_checkpointed=self._teacher.checkpointed_bytes(grid, bf16=bf16),
+            student=PerClip(
+                one.fixed + self._more_blocks * (two.fixed - one.fixed),
+                one.clip + self._more_blocks * (two.clip - one.clip),
+            ),
+            teacher=self._teacher.kept(grid, bf16=bf16),
+            student_checkpointed=PerClip(one.fixed, one.clip + self._more_blocks * between),
+            teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16),
         )
 
-    def student_cost(self, grid: LatentSize, batch: int, *, bf16: bool) -> GraphCost:
-        """The student's prediction for a batch, and its gradients."""
-        one, two = (self._count(_Run(blocks, grid, batch, bf16)) for blocks in (1, 2))
-        return one.extrapolated(two, self._architecture.spec.num_blocks - 1)
+    def _kept_by(self, student: nn.Module, grid: LatentSize, bf16: bool) -> PerClip:
+        with _training_precision(bf16):
+            return _per_clip(lambda batch: count_kept(lambda: self._predict(student, grid, batch), student))
 
-    def _count(self, run: _Run) -> GraphCost:
-        if run not in self._counted:
-            student = self._students[run.blocks - 1]
-            with _training_precision(run.bf16):
-                self._counted[run] = count_graph(lambda: self._predict(student, run.grid, run.batch), student)
-        return self._counted[run]
-
-    def _predict(self, student: nn.Module, grid: LatentSize, batch: int) -> Tensor:
-        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch)
+    def _predict(self, student: nn.Module, grid: LatentSize, batch: int, device: str = "cpu") -> Tensor:
+        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
         velocity = self._architecture.model.predict_velocity(
             noisy_latents, _SIGMA, prompt_embeds, transformer=student
         )
         return x0_from_velocity(noisy_latents, velocity, _SIGMA)
 
 
-def _inputs(architecture: Architecture, grid: LatentSize, batch: int) -> tuple[Tensor, Tensor]:
+def _inputs(architecture: Architecture, grid: LatentSize, batch: int, device: str) -> tuple[Tensor, Tensor]:
     spec = architecture.spec
-    latents = torch.empty(batch, spec.latent_channels, *grid.as_tuple())
-    return latents, torch.empty(batch, spec.text_length, spec.text_dim)
+    latents = torch.empty(batch, spec.latent_channels, *grid.as_tuple(), device=device)
+    return latents, torch.empty(batch, spec.text_length, spec.text_dim, device=device)
 
 
-def _per_clip(cost: Callable[[int], GraphCost]) -> PerClip:
-    one, two = cost(1).saved_bytes, cost(2).saved_bytes
+def _per_clip(count: Callable[[int], int]) -> PerClip:
+    one, two = count(1), count(2)
     return PerClip(2 * one - two, two - one)
 
 
@@ -257,7 +277,7 @@ def _student(architecture: Architecture, num_blocks: int, lora: LoraShape | None
     else:
         with torch.device("meta"):
             add_lora(network, lora.rank, lora.targets)
-    return without_memory(network)
+    return network
 
 
 def _trainable(student: nn.Module) -> Trainable:

@@ -95,7 +95,7 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
     }
 
 
-def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float) -> bool:
+def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float | int) -> bool:
     """Whether the parts together are no more than what a GPU has for them."""
     return sum(memory_parts(setup, sizes).values()) <= available_bytes
 
@@ -122,7 +122,7 @@ class Cure:
     needed_bytes: int
 
 
-def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: float) -> list[Cure]:
+def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: float | int) -> list[Cure]:
     """The smallest sets of changes that make a training fit, those the trainer can make first.
 
     Returns:
@@ -175,7 +175,7 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
 
 
 def _try(
-    setup: TrainingSetup, chosen: tuple[_Change, ...], sizes_of: SizesOf, available_bytes: float
+    setup: TrainingSetup, chosen: tuple[_Change, ...], sizes_of: SizesOf, available_bytes: float | int
 ) -> Cure | None:
     changed = setup
     for change in chosen:

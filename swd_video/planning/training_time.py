@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from swd_video.planning.training_memory import TrainingSetup
 
 
-def step_flops(stage_flops: Sequence[float], stage_weights: Sequence[float], setup: TrainingSetup) -> float:
+def step_flops(
+    stage_flops: Sequence[float | int], stage_weights: Sequence[float | int], setup: TrainingSetup
+) -> float:
     """Mean operations of all GPUs in one step.
 
     Args:
@@ -19,7 +21,7 @@ def step_flops(stage_flops: Sequence[float], stage_weights: Sequence[float], set
 
 
 def slowest_flops(
-    stage_flops: Sequence[float], stage_weights: Sequence[float], setup: TrainingSetup
+    stage_flops: Sequence[float | int], stage_weights: Sequence[float | int], setup: TrainingSetup
 ) -> float:
     """Expected operations of the GPU that all others wait for in a step.
 
@@ -31,9 +33,9 @@ def slowest_flops(
         flops * setup.batch_size: weight / total
         for flops, weight in _merged(stage_flops, stage_weights).items()
     }
-    sums = {0.0: 1.0}
+    sums: dict[float | int, float] = {0: 1.0}
     for _ in range(setup.grad_accum):
-        longer: dict[float, float] = {}
+        longer: dict[float | int, float] = {}
         for so_far, probability in sums.items():
             for flops, share in one.items():
                 longer[so_far + flops] = longer.get(so_far + flops, 0.0) + probability * share
@@ -47,8 +49,10 @@ def slowest_flops(
     return expected
 
 
-def _merged(stage_flops: Sequence[float], stage_weights: Sequence[float]) -> dict[float, float]:
-    merged: dict[float, float] = {}
+def _merged(
+    stage_flops: Sequence[float | int], stage_weights: Sequence[float | int]
+) -> dict[float | int, float]:
+    merged: dict[float | int, float] = {}
     for flops, weight in zip(stage_flops, stage_weights, strict=True):
         merged[flops] = merged.get(flops, 0.0) + weight
     return merged

@@ -71,7 +71,7 @@ def test_our_schedule_is_cheaper_than_swds(capsys: pytest.CaptureFixture[str]) -
     schedule = config.scale_schedule()
     assert len(schedule) == 4
     assert str(schedule.target) == "21x60x104"
-    assert sum(counter.evaluation(grid).forward_flops for grid in schedule.grids) <= 330e12
+    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
 
 
 def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
@@ -97,39 +97,28 @@ def test_what_does_not_fit_is_said_with_what_would(tiny_config: Path, tmp_path: 
         "toy: {memory_gib: 0.005, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
         "dust: {memory_gib: 0.000001, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
     )
-    words = ["plan", str(tiny_config), "--gpus", str(gpus), "--num-gpus", "1", "--train.batch_size", "64"]
-    assert main([*words, "--gpu", "toy"]) == 0
+    words = ["--gpus", str(gpus), "--num-gpus", "1", "--train.batch_size", "64"]
+    assert main(["plan", str(tiny_config), *words]) == 0
     text = capsys.readouterr().out
-    assert "DOES NOT FIT" in text
+    assert text.count("DOES NOT FIT") == 2
     assert "1 x toy does not fit; with train." in text
-    assert main([*words, "--gpu", "dust"]) == 0
-    assert "nothing that was tried makes it fit" in capsys.readouterr().out
+    assert "1 x dust does not fit, and nothing that was tried makes it fit" in text
 
 
 def test_flags_change_the_estimates_and_keys_the_config(
     tiny_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (str(tiny_config), "--gpu", "H100", "--num-gpus", "1")
-    usual = plan(capsys, *words)
-    changed = plan(
-        capsys,
-        *words,
-        "--utilisation",
-        "0.25",
-        "--num-clips",
-        "10",
-        "--train.kind",
-        "lora",
-        "--train.rank",
-        "2",
-    )
-    assert changed["sampling"][0]["vae_decode_seconds"] >= usual["sampling"][0]["vae_decode_seconds"]
-    step, slower = (found["training"]["full"]["gpus"][0]["step_seconds"] for found in (usual, changed))
-    assert slower == pytest.approx(2 * step)
-    assert changed["training"]["kind"] == "lora"
-    assert changed["latents_cache"]["gib"] == pytest.approx(usual["latents_cache"]["gib"] / 100)
-    fewer, more = (found["training"]["lora"]["trainable_parameters"] for found in (changed, usual))
-    assert more == 64 * fewer
+    flags = ("--gpu", "H100", "--num-gpus", "1", "--utilisation", "0.25", "--num-clips", "10")
+    counted = plan(capsys, str(tiny_config), *flags, "--train.kind", "lora", "--train.rank", "2")
+    assert counted["training"]["kind"] == "lora"
+    # In every block, inputs and outputs of eight layers of 24 x 24 and two of 24 x 32, twice each.
+    assert counted["training"]["lora"]["trainable_parameters"] == 3 * 2 * (8 * 48 + 2 * 56)
+    (row,) = counted["training"]["lora"]["gpus"]
+    # A float32 run, of which one GPU does all the work.
+    assert row["step_seconds"] == pytest.approx(row["step_tflops"] / (0.25 * 67))
+    assert row["run_hours"] == pytest.approx(10 * row["step_seconds"] / 3600)
+    cache = counted["latents_cache"]
+    assert cache["gib"] == pytest.approx(10 * (cache["clip_mib"] + cache["caption_mib"]) / 1024)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_pyramidal_wan_table_1(
 ) -> None:
     grids = [Compression().latent_size(size) for size in PYRAMID]
     counted = sum(
-        number * counter.evaluation(grid).forward_flops
+        number * counter.evaluation(grid).forward
         for number, grid in zip(evaluations, grids, strict=True)
         if number
     )
@@ -44,7 +44,7 @@ def test_pyramidal_wan_table_1(
 
 def test_seven_tenths_of_a_full_size_evaluation_are_attention(counter: TransformerCounter) -> None:
     cost = counter.evaluation(LatentSize(21, 60, 104))
-    assert cost.attention_flops / cost.forward_flops == pytest.approx(0.71, abs=0.005)
+    assert cost.attention / cost.forward == pytest.approx(0.71, abs=0.005)
 
 
 # What the weight files of the published repositories hold, in float32: 5.68 GB for the small transformer, 508 MB for
