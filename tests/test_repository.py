@@ -92,8 +92,8 @@ def test_documented_commands_exist(document: Path, capsys: pytest.CaptureFixture
 
 def check_flags(command: str, arguments: list[str], text: str) -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-    # `distill` takes any key of its config as a flag; the config itself knows which there are.
-    keys = {flag for flag in flags if command == "distill" and flag not in text}
+    # `distill` and `plan` take any key of their config as a flag; the config itself knows which there are.
+    keys = {flag for flag in flags if command in ("distill", "plan") and flag not in text}
     assert flags - keys <= set(re.findall(r"--[a-z][a-z-]*", text)), arguments
     for flag in keys:
         at = [word.partition("=")[0] for word in arguments].index(flag)

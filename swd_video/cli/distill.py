@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    own, overrides = _split(argv)
+    own, overrides = split_flags(argv, _OWN_FLAGS)
     arguments = tyro.cli(
         _Arguments,
         prog="swd-video distill",
@@ -75,14 +76,14 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_flags(argv: list[str], own_flags: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command's own words, and the flags that are keys of the config, with their values."""
     own: list[str] = []
     overrides: list[str] = []
     words = iter(argv)
     for word in words:
         name, equals, _ = word.partition("=")
-        if not name.startswith("--") or name in _OWN_FLAGS:
+        if not name.startswith("--") or name in own_flags:
             own.append(word)
             continue
         overrides.append(word)

@@ -33,6 +33,11 @@ COMMANDS = {
     "spectrum": Command(
         "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"
     ),
+    "plan": Command(
+        "swd_video.cli.plan",
+        "count what a schedule costs to sample and to train, without weights",
+        heavy=False,
+    ),
     "export": Command(
         "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
     ),

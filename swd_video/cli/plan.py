@@ -1,0 +1,122 @@
+"""`swd-video plan CONFIG`: what a schedule costs to sample and to train, before it is paid."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from swd_video.cli.distill import split_flags
+
+if TYPE_CHECKING:
+    from swd_video.config.schema import DistillConfig
+    from swd_video.planning.plan import Request
+
+HELP = "count what a schedule costs to sample and to train, without weights"
+
+_DESCRIPTION = """Count what a schedule costs to sample and to train, from the model's config files alone.
+
+Operations and memory are counted on shapes, without weights and without a GPU; times are estimates that follow from
+them and from a GPU's peak speed. Any key of the config is a flag too, as in `swd-video distill`: --train.kind full.
+docs/cost.md explains the output.
+"""
+
+_OWN_FLAGS = (
+    "--json",
+    "--help",
+    "--gpu",
+    "--num-gpus",
+    "--gpus",
+    "--utilisation",
+    "--reserve",
+    "--num-clips",
+)
+
+
+@dataclass
+class _Arguments:
+    config: Annotated[Path, tyro.conf.Positional]
+    """YAML file of a distillation, for example configs/wan2.1_1.3b/swd_4stage.yaml."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+    gpu: str | None = None
+    """Plan for this kind of GPU alone: A100-80, H100, H200, 4090, 5090, or one of --gpus."""
+    num_gpus: int = 8
+    """Most GPUs to train on; 1, 2, 4, ... up to this number are planned."""
+    gpus: Path | None = None
+    """YAML file with more GPUs, in the form of swd_video/planning/gpus.yaml."""
+    utilisation: float = 0.5
+    """Share of its peak speed that a GPU is assumed to reach."""
+    reserve: float = 0.1
+    """Share of its memory that is left to the driver, work buffers and fragmentation."""
+    num_clips: int = 1000
+    """Clips in the latent cache, for its size on disk."""
+
+
+def run(argv: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: the words after `plan`.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+    """
+    own, overrides = split_flags(argv, _OWN_FLAGS)
+    arguments = tyro.cli(
+        _Arguments,
+        prog="swd-video plan",
+        description=_DESCRIPTION,
+        args=own,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.planning.gpus import load_gpus, pick_gpus
+
+    config = load_config(arguments.config, parse_overrides(overrides))
+    gpus = pick_gpus(load_gpus(arguments.gpus), arguments.gpu)
+
+    from swd_video.planning.description import describe
+    from swd_video.planning.plan import Assumptions, make_plan
+
+    assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)
+    plan = make_plan(read_request(config), gpus, arguments.num_gpus, assumptions)
+    print(json.dumps(plan) if arguments.json else describe(plan))
+    return 0
+
+
+def read_request(config: "DistillConfig") -> "Request":
+    """What a distillation's config asks of a plan.
+
+    Raises:
+        ValueError: if its model cannot be found.
+    """
+    from swd_video.config.schema import LoraTrainConfig, MuonConfig
+    from swd_video.core.grid import LatentSize
+    from swd_video.planning.architecture import load_architecture
+    from swd_video.planning.plan import Request
+    from swd_video.planning.training_cost import LoraShape
+    from swd_video.planning.training_memory import TrainingSetup
+
+    train, architecture = config.train, load_architecture(config.model)
+    lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
+    block = config.loss.mmd.block
+    return Request(
+        architecture=architecture,
+        schedule=config.scale_schedule(),
+        setup=TrainingSetup(
+            kind=train.kind,
+            batch_size=train.batch_size,
+            grad_accum=train.grad_accum,
+            num_gpus=1,
+            bf16=train.mixed_precision == "bf16",
+            muon=isinstance(train.optimizer, MuonConfig),
+        ),
+        lora=LoraShape(lora.rank, lora.targets),
+        block=architecture.spec.num_blocks // 2 if block is None else block,
+        stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
+        steps=train.steps,
+        extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),
+        keep_checkpoints=train.keep_checkpoints,
+    )

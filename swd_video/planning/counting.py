@@ -1,0 +1,166 @@
+"""Counting what a computation costs, by letting it happen to shapes.
+
+Operations are counted on the meta device by torch's own `FlopCounterMode`: two for every multiply-add of a matrix
+product, a convolution or an attention; element-wise work is not counted. Memory for a backward pass is the size of what
+autograd keeps, found with fake tensors, which unlike those of the meta device obey autocast.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+# An attention that keeps no matrix of scores, as those of GPUs; of all such, only this one runs on CPUs too.
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class GraphFlops:
+    """Operations of a forward pass and its backward pass.
+
+    Attributes:
+        forward: of the forward pass.
+        attention: those of them that are products of queries, keys and values.
+        backward: of the backward pass; 0 where there is none.
+    """
+
+    forward: int
+    attention: int
+    backward: int
+
+    def extrapolated(self, following: "GraphFlops", times: int) -> "GraphFlops":
+        """These, and `times` over what `following` has more than these."""
+        return GraphFlops(
+            self.forward + times * (following.forward - self.forward),
+            self.attention + times * (following.attention - self.attention),
+            self.backward + times * (following.backward - self.backward),
+        )
+
+
+@cache
+def shapes_only() -> FakeTensorMode:
+    """The context in which tensors have a shape and a device but no memory; always the same one.
+
+    They call themselves CPU tensors, so autocast and the choice of an attention work as they do for real ones.
+    """
+    return FakeTensorMode()
+
+
+def without_memory(module: nn.Module) -> nn.Module:
+    """Turn a module's weights and buffers into tensors of `shapes_only`, in place."""
+    with shapes_only():
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                if weight is not None:
+                    empty = torch.empty(weight.shape, dtype=weight.dtype)
+                    part._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    return module
+
+
+class KernelAttention(TorchFunctionMode):
+    """A context in which attention is one operation on the meta device, too, which otherwise takes it apart."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, or the kernel in its place."""
+        if func is scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Operations of a call, without gradients."""
+    with _counter() as counter, torch.no_grad():
+        run()
+    return int(counter.get_total_flops())
+
+
+def count_graph(run: Callable[[], Tensor]) -> GraphFlops:
+    """Operations of computing a tensor and then, where it has any, its gradients; `run` is called once."""
+    with _counter() as counter:
+        output = run()
+    forward = int(counter.get_total_flops())
+    attention = int(counter.get_flop_counts().get("Global", {}).get(_ATTENTION, 0))
+    if not output.requires_grad:
+        return GraphFlops(forward, attention, 0)
+    with _counter() as counter:
+        output.backward(torch.empty_like(output))
+    return GraphFlops(forward, attention, int(counter.get_total_flops()))
+
+
+def count_kept(run: Callable[[], Tensor], network: nn.Module) -> int:
+    """Bytes that autograd keeps for the backward pass of a computation.
+
+    Args:
+        run: computes a tensor; called once.
+        network: its weights and buffers do not count, casts of them do.
+    """
+    owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    with saved_tensors() as saved, warnings.catch_warnings():
+        # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
+        warnings.filterwarnings("ignore", message="Mismatch dtype")
+        run()
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
+
+
+@contextmanager
+def saved_tensors() -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Collect the storages that autograd keeps, each once, however many views of it are kept."""
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[_storage(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield saved
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(
+        display=False, custom_mapping={_ATTENTION: _attention, _ATTENTION_BACKWARD: _attention_backward}
+    )
+
+
+# torch counts the attention kernels of GPUs but not that of CPUs, which multiplies the same matrices.
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object
+) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    assert not enable_gqa
+    output, _ = _ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return output

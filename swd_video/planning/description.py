@@ -1,0 +1,149 @@
+"""A plan in words and tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_PART_WORDS = {
+    "weights": "weights of teacher and student",
+    "gradients": "gradients",
+    "gradient_buckets": "copies of them to average",
+    "optimizer": "optimizer",
+    "ema": "running average",
+    "activations": "activations of the student",
+    "teacher_features": "activations of the teacher's features",
+    "text_encoder_and_vae": "text encoder and VAE",
+}
+
+
+def describe(plan: Mapping[str, Any]) -> str:
+    """Return a plan as text for people; what was estimated says so."""
+    sections = [_model(plan), _stages(plan), _clip(plan), _training(plan), _disk(plan)]
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def _model(plan: Mapping[str, Any]) -> list[str]:
+    parts = ", ".join(
+        f"{name.replace('_', ' ')} {count / 1e9:.3g}" for name, count in plan["parameters"].items()
+    )
+    return [f"{plan['model']}, clips of {plan['size']}; billions of weights: {parts}"]
+
+
+def _stages(plan: Mapping[str, Any]) -> list[str]:
+    rows = [("stage", "sigma", "latent grid", "pixels", "tokens", "TFLOPs", "attention")]
+    for number, stage in enumerate(plan["stages"], start=1):
+        rows.append(
+            (
+                str(number),
+                f"{stage['sigma']:g}",
+                f"{stage['frames']}x{stage['height']}x{stage['width']}",
+                stage["pixels"],
+                f"{stage['tokens']:,}",
+                _number(stage["tflops"]),
+                f"{stage['attention_tflops'] / stage['tflops']:.0%}",
+            )
+        )
+    total = (
+        f"one clip: transformer {_number(plan['transformer_tflops'])} + text encoder "
+        f"{_number(plan['text_encoder_tflops'])} + VAE decode {_number(plan['vae_decode_tflops'])} = "
+        f"{_number(plan['clip_tflops'])} TFLOPs; encoding a training clip on the last grid "
+        f"{_number(plan['vae_encode_tflops'])}"
+    )
+    return [*_table(rows), total]
+
+
+def _clip(plan: Mapping[str, Any]) -> list[str]:
+    rows = [("GPU", "transformer", "text encoder", "VAE decode", "clip")]
+    for row in plan["sampling"]:
+        keys = ("transformer_seconds", "text_encoder_seconds", "vae_decode_seconds", "clip_seconds")
+        rows.append((row["gpu"], *(_number(row[key]) for key in keys)))
+    share = plan["assumptions"]["utilisation"]
+    return [f"seconds a clip in bfloat16, ESTIMATED at {share:.0%} of peak speed, not run:", *_table(rows)]
+
+
+def _training(plan: Mapping[str, Any]) -> list[str]:
+    training = plan["training"]
+    kind = training["kind"]
+    counted, other = training[kind], training["lora" if kind == "full" else "full"]
+    precision = "bfloat16 autocast" if training["bf16"] else "float32"
+    first = counted["gpus"][0]
+    lines = [
+        f"training ({kind}, {precision}, {counted['trainable_parameters'] / 1e6:,.4g} million weights train), "
+        f"{training['steps']:,} steps; a clip takes "
+        f"{', '.join(_number(stage['clip_tflops']) for stage in counted['stages'])} TFLOPs by stage",
+        f"GiB on one GPU in the last stage with {first['clips_per_step']} clips a step:",
+        *_table([(_PART_WORDS[name], f"{size:.1f}") for name, size in first["memory_gib"].items() if size]),
+        "",
+        f"time ESTIMATED at {plan['assumptions']['utilisation']:.0%} of peak speed, not run; "
+        f"{plan['assumptions']['reserve']:.0%} of memory kept free:",
+        *_table(_training_rows(counted["gpus"])),
+    ]
+    last = [row for row in counted["gpus"] if row["num_gpus"] == counted["gpus"][-1]["num_gpus"]]
+    lines += [line for row in last for line in _cures(row)]
+    fitting = [f"{row['num_gpus']} x {row['gpu']}" for row in other["gpus"] if row["fits"]]
+    name = "lora" if kind == "full" else "full"
+    lines.append(
+        f"train.kind: {name} needs {other['gpus'][0]['needed_gib']:.1f} GiB and "
+        + (f"fits {', '.join(fitting)}" if fitting else "fits none of these")
+    )
+    return lines
+
+
+def _training_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    table = [("GPU", "number", "clips/step", "needs GiB", "has GiB", "", "s/step", "run, hours", "waiting")]
+    for row in rows:
+        table.append(
+            (
+                row["gpu"],
+                str(row["num_gpus"]),
+                str(row["clips_per_step"]),
+                f"{row['needed_gib']:.1f}",
+                f"{row['available_gib']:.1f}",
+                "fits" if row["fits"] else "DOES NOT FIT",
+                _number(row["step_seconds"]),
+                _number(row["run_hours"]),
+                f"{row['waiting_share']:.0%}",
+            )
+        )
+    return table
+
+
+def _cures(row: Mapping[str, Any]) -> list[str]:
+    if row["fits"]:
+        return []
+    where = f"{row['num_gpus']} x {row['gpu']} does not fit"
+    cures = row["would_fit_with"]
+    if not cures:
+        return [f"{where}, and nothing that was tried makes it fit; take a smaller last grid or model"]
+    shown = [cure for cure in cures if cure["supported"]][:1] + [
+        cure for cure in cures if not cure["supported"]
+    ][:1]
+    return [
+        f"{where}; with {' + '.join(cure['changes'])} it needs {cure['needed_gib']:.1f} GiB"
+        + ("" if cure["supported"] else " (the trainer cannot do that yet)")
+        for cure in shown
+    ]
+
+
+def _disk(plan: Mapping[str, Any]) -> list[str]:
+    cache, kind = plan["latents_cache"], plan["training"]["kind"]
+    return [
+        f"disk: {cache['clip_mib']:.1f} MiB of latents for a clip and {cache['caption_mib']:.1f} MiB for a caption, "
+        f"{cache['gib']:.1f} GiB for {cache['num_clips']:,} clips; checkpoints "
+        f"{plan['training'][kind]['checkpoints_gib']:.1f} GiB"
+    ]
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,306 @@
+"""Puts the counts together: what a schedule costs to sample, to train and to store, as plain numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.planning.architecture import Architecture
+from swd_video.planning.counting import GraphFlops
+from swd_video.planning.gpus import Gpu
+from swd_video.planning.sampling_cost import SamplingCost, count_sampling
+from swd_video.planning.training_cost import LoraShape, StageTraining, TeacherCounter, TrainingCounter
+from swd_video.planning.training_memory import (
+    FLOAT32_BYTES,
+    Kind,
+    TrainingSetup,
+    TrainingSizes,
+    latents_cache_bytes,
+    memory_parts,
+    what_would_fit,
+)
+from swd_video.planning.training_time import slowest_flops, step_flops
+
+GIB, MIB, TERA = 2**30, 2**20, 1e12
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no config says and nobody can count.
+
+    Attributes:
+        utilisation: share of a GPU's peak speed that a run reaches.
+        reserve: share of a GPU's memory left to the driver, work buffers and fragmentation.
+        num_clips: clips in the latent cache, each with a caption of its own.
+    """
+
+    utilisation: float
+    reserve: float
+    num_clips: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"--utilisation: got {self.utilisation}, expected above 0 and at most 1.")
+        if not 0 <= self.reserve < 1:
+            raise ValueError(f"--reserve: got {self.reserve}, expected at least 0 and below 1.")
+        if self.num_clips < 1:
+            raise ValueError(f"--num-clips: got {self.num_clips}, expected at least 1.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is planned.
+
+    Attributes:
+        architecture: the teacher.
+        schedule: the stages.
+        setup: training as configured, for one GPU.
+        lora: shape of low-rank additions, whether or not the config trains them.
+        block: the teacher's block whose tokens are compared.
+        stage_weights: how often each stage is drawn, relative to the others.
+        steps: optimizer steps.
+        extra_grids: encoded besides the schedule's.
+        keep_checkpoints: how many stay on disk.
+    """
+
+    architecture: Architecture
+    schedule: ScaleSchedule
+    setup: TrainingSetup
+    lora: LoraShape
+    block: int
+    stage_weights: tuple[float, ...]
+    steps: int
+    extra_grids: tuple[LatentSize, ...] = ()
+    keep_checkpoints: int = 1
+
+
+def make_plan(
+    request: Request, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
+) -> dict[str, Any]:
+    """Count everything; JSON can hold the result.
+
+    Args:
+        request: what is planned.
+        gpus: kinds of GPU to plan for.
+        num_gpus: most of them; 1, 2, 4, ... up to this number are planned.
+        assumptions: about speed, memory and data.
+
+    Raises:
+        ValueError: if the schedule, the compared block or the additions do not fit the model.
+    """
+    if num_gpus < 1:
+        raise ValueError(f"--num-gpus: got {num_gpus}, expected at least 1.")
+    kinds = _Kinds(request)
+    # A student that is a copy of the teacher runs forward as the teacher does.
+    cost = count_sampling(request.architecture, request.schedule, kinds.evaluation)
+    spec = request.architecture.spec
+    return {
+        "model": request.architecture.name,
+        "size": str(spec.compression.pixel_size(request.schedule.target)),
+        "parameters": request.architecture.num_parameters,
+        **_sampling(request, cost),
+        "sampling": [_clip_seconds(request.architecture, cost, gpu, assumptions) for gpu in gpus],
+        "training": _training(request, kinds, gpus, num_gpus, assumptions),
+        "latents_cache": _latents_cache(request, assumptions.num_clips),
+        "assumptions": {
+            "utilisation": assumptions.utilisation,
+            "reserve": assumptions.reserve,
+            "measured_on_a_gpu": False,
+        },
+    }
+
+
+def _sampling(request: Request, cost: SamplingCost) -> dict[str, Any]:
+    pixel_size = request.architecture.spec.compression.pixel_size
+    stages = [
+        {
+            "frames": stage.grid.frames,
+            "height": stage.grid.height,
+            "width": stage.grid.width,
+            "sigma": stage.sigma,
+            "tokens": stage.tokens,
+            "tflops": stage.flops / TERA,
+            "attention_tflops": stage.attention_flops / TERA,
+            "pixels": str(pixel_size(stage.grid)),
+        }
+        for stage in cost.stages
+    ]
+    clip = cost.transformer_flops + cost.vae_decode_flops + cost.text_encoder_flops
+    return {
+        "stages": stages,
+        "transformer_tflops": cost.transformer_flops / TERA,
+        "vae_decode_tflops": cost.vae_decode_flops / TERA,
+        "text_encoder_tflops": cost.text_encoder_flops / TERA,
+        "clip_tflops": clip / TERA,
+        "vae_encode_tflops": cost.vae_encode_flops / TERA,
+    }
+
+
+def _clip_seconds(
+    architecture: Architecture, cost: SamplingCost, gpu: Gpu, assumptions: Assumptions
+) -> dict[str, Any]:
+    parameters = architecture.num_parameters
+    text_parameters = sum(count for name, count in parameters.items() if name.startswith("text_encoder"))
+
+    def seconds(flops: int, num_parameters: int) -> float:
+        # In bfloat16; a part is never faster than its weights can be read.
+        computing = flops / (gpu.peak_flops(bf16=True) * assumptions.utilisation)
+        return max(computing, BF16_BYTES * num_parameters / (gpu.bandwidth_gbps * 1e9))
+
+    transformer = sum(seconds(stage.flops, parameters["transformer"]) for stage in cost.stages)
+    text = seconds(cost.text_encoder_flops, text_parameters)
+    decode = seconds(cost.vae_decode_flops, parameters["vae"])
+    return {
+        "gpu": gpu.name,
+        "transformer_seconds": transformer,
+        "text_encoder_seconds": text,
+        "vae_decode_seconds": decode,
+        "clip_seconds": transformer + text + decode,
+    }
+
+
+class _Kinds:
+    """Counts of full and of LoRA training, each taken once, when first asked for."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._teacher = TeacherCounter(request.architecture, request.block)
+        self._counters: dict[Kind, TrainingCounter] = {}
+        self._sizes: dict[tuple[Kind, bool], TrainingSizes] = {}
+
+    def counter(self, kind: Kind) -> TrainingCounter:
+        if kind not in self._counters:
+            lora = self._request.lora if kind == "lora" else None
+            self._counters[kind] = TrainingCounter(self._request.architecture, lora, self._teacher)
+        return self._counters[kind]
+
+    def sizes(self, kind: Kind, bf16: bool) -> TrainingSizes:
+        if (kind, bf16) not in self._sizes:
+            parameters = self._request.architecture.num_parameters
+            self._sizes[kind, bf16] = TrainingSizes(
+                num_parameters=parameters["transformer"],
+                num_encoder_parameters=sum(parameters.values()) - parameters["transformer"],
+                trainable=self.counter(kind).trainable,
+                # The last stage's: grids never shrink.
+                kept=self.counter(kind).kept(self._request.schedule.target, bf16=bf16),
+            )
+        return self._sizes[kind, bf16]
+
+    def evaluation(self, grid: LatentSize) -> GraphFlops:
+        return self.counter("full").student_flops(grid)
+
+    def stages(self, kind: Kind) -> list[StageTraining]:
+        counted = {grid: self.counter(kind).stage(grid) for grid in self._request.schedule.distinct_grids}
+        return [counted[grid] for grid in self._request.schedule.grids]
+
+
+def _training(
+    request: Request, kinds: _Kinds, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
+) -> dict[str, Any]:
+    plan: dict[str, Any] = {"kind": request.setup.kind, "steps": request.steps, "bf16": request.setup.bf16}
+    for kind in ("full", "lora"):
+        plan[kind] = _training_kind(request, kinds, kind, gpus, _counts_up_to(num_gpus), assumptions)
+    return plan
+
+
+def _training_kind(
+    request: Request,
+    kinds: _Kinds,
+    kind: Kind,
+    gpus: Sequence[Gpu],
+    counts: Sequence[int],
+    assumptions: Assumptions,
+) -> dict[str, Any]:
+    old = request.setup
+    sizes = kinds.sizes(kind, old.bf16)
+    stages = kinds.stages(kind)
+    rows = []
+    for gpu in gpus:
+        for count in counts:
+            setup = TrainingSetup(kind, old.batch_size, old.grad_accum, count, old.bf16, old.muon)
+            rows.append(
+                {"gpu": gpu.name, "num_gpus": count, "clips_per_step": setup.clips_per_step}
+                | _fit(setup, kinds, gpu, assumptions)
+                | _step_time(request, setup, [stage.flops for stage in stages], gpu, assumptions)
+            )
+    trainable = sizes.trainable.total
+    moments = memory_parts(old, sizes)["optimizer"]
+    return {
+        "trainable_parameters": trainable,
+        "stages": [_stage_tflops(stage) for stage in stages],
+        "checkpoints_gib": request.keep_checkpoints * (2 * FLOAT32_BYTES * trainable + moments) / GIB,
+        "gpus": rows,
+    }
+
+
+def _stage_tflops(stage: StageTraining) -> dict[str, float]:
+    return {
+        "clip_tflops": stage.flops / TERA,
+        "student_forward_tflops": stage.student_forward / TERA,
+        "student_backward_tflops": stage.student_backward / TERA,
+        "teacher_forward_tflops": 2 * stage.teacher_forward / TERA,
+        "teacher_backward_tflops": stage.teacher_backward / TERA,
+        "checkpointing_adds_tflops": stage.recomputed_flops / TERA,
+    }
+
+
+def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions) -> dict[str, Any]:
+    parts = memory_parts(setup, kinds.sizes(setup.kind, setup.bf16))
+    needed, available = sum(parts.values()), gpu.memory_gib * GIB * (1 - assumptions.reserve)
+    fits = needed <= available
+    cures = [] if fits else what_would_fit(setup, kinds.sizes, available)
+    return {
+        "memory_gib": {name: size / GIB for name, size in parts.items()},
+        "needed_gib": needed / GIB,
+        "available_gib": available / GIB,
+        "fits": fits,
+        "would_fit_with": [
+            {
+                "changes": list(cure.changes),
+                "supported": cure.supported,
+                "needed_gib": cure.needed_bytes / GIB,
+            }
+            for cure in cures
+        ],
+    }
+
+
+def _step_time(
+    request: Request, setup: TrainingSetup, stage_flops: Sequence[int], gpu: Gpu, assumptions: Assumptions
+) -> dict[str, float]:
+    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation
+    done = step_flops(stage_flops, request.stage_weights, setup)
+    slowest = slowest_flops(stage_flops, request.stage_weights, setup)
+    return {
+        "step_tflops": done / TERA,
+        "step_seconds": slowest / speed,
+        "run_hours": request.steps * slowest / speed / 3600,
+        "waiting_share": 1 - done / (slowest * setup.num_gpus),
+    }
+
+
+def _latents_cache(request: Request, num_clips: int) -> dict[str, float | int]:
+    spec = request.architecture.spec
+    grids = dict.fromkeys((*request.extra_grids, *request.schedule.distinct_grids))
+    size = latents_cache_bytes(
+        cells=sum(grid.frames * grid.height * grid.width for grid in grids),
+        channels=spec.latent_channels,
+        prompt_numbers=spec.text_length * spec.text_dim,
+    )
+    return {
+        "num_clips": num_clips,
+        "clip_mib": size["clip"] / MIB,
+        "caption_mib": size["caption"] / MIB,
+        "gib": num_clips * (size["clip"] + size["caption"]) / GIB,
+    }
+
+
+def _counts_up_to(most: int) -> list[int]:
+    counts = []
+    number = 1
+    while number < most:
+        counts.append(number)
+        number *= 2
+    return [*counts, most]

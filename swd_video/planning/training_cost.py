@@ -1,0 +1,288 @@
+"""What training costs: operations of a micro-batch, and what autograd keeps for it.
+
+The counted calls are those of the trainer. For a clip at some stage the student runs forward and backward; the frozen
+teacher runs up to the block whose tokens are compared, once on the target without gradients and once on the
+prediction, with gradients back to its input.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swd_video.core.flow import x0_from_velocity
+from swd_video.core.grid import LatentSize
+from swd_video.models.lora import add_lora
+from swd_video.planning.architecture import Architecture
+from swd_video.planning.counting import (
+    GraphFlops,
+    KernelAttention,
+    count_graph,
+    count_kept,
+    shapes_only,
+    without_memory,
+)
+
+_SIGMA = 0.5  # costs the same as any other
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """Rank of the low-rank additions, and the linear layers that get one."""
+
+    rank: int
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PerClip:
+    """Bytes that do not depend on the batch (casts of weights, mostly), and bytes for every clip in it."""
+
+    fixed: int
+    clip: int
+
+    def at(self, batch_size: int) -> int:
+        """Bytes of a batch."""
+        return self.fixed + self.clip * batch_size
+
+
+@dataclass(frozen=True)
+class StageTraining:
+    """Operations for one clip of one stage.
+
+    Attributes:
+        student_forward: the prediction.
+        student_backward: its gradients.
+        teacher_forward: one run to the compared block; there are two.
+        teacher_backward: from the compared tokens back to the prediction.
+    """
+
+    student_forward: int
+    student_backward: int
+    teacher_forward: int
+    teacher_backward: int
+
+    @property
+    def flops(self) -> int:
+        """All of it, as the trainer runs it."""
+        return self.student_forward + self.student_backward + 2 * self.teacher_forward + self.teacher_backward
+
+    @property
+    def recomputed_flops(self) -> int:
+        """What gradient checkpointing would run once more."""
+        return self.student_forward + self.teacher_forward
+
+
+@dataclass(frozen=True)
+class KeptBytes:
+    """What autograd keeps for the backward pass of a micro-batch.
+
+    Attributes:
+        student: of the student's graph.
+        teacher: of the teacher's, which the prediction's gradient goes through.
+        student_checkpointed: of the student's, were only the tokens between blocks kept, and one block
+            recomputed at a time.
+        teacher_checkpointed: of the teacher's, likewise; by the time the student's blocks are recomputed, only
+            its own tokens between blocks may be left.
+    """
+
+    student: PerClip
+    teacher: PerClip
+    student_checkpointed: PerClip
+    teacher_checkpointed: PerClip
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Number of weights that training changes.
+
+    Attributes:
+        total: all of them.
+        block_matrices: those of them in matrices of blocks, which Muon takes.
+    """
+
+    total: int
+    block_matrices: int
+
+
+class TeacherCounter:
+    """Counts the frozen teacher's runs up to the block whose tokens are compared.
+
+    Args:
+        architecture: the teacher.
+        block: of the compared tokens, from 0.
+
+    Raises:
+        ValueError: if there is no such block.
+    """
+
+    def __init__(self, architecture: Architecture, block: int) -> None:
+        if not 0 <= block < architecture.spec.num_blocks:
+            raise ValueError(
+                f"loss.mmd.block: {block} does not exist; {architecture.name} has blocks 0 to "
+                f"{architecture.spec.num_blocks - 1}."
+            )
+        self._architecture = architecture
+        self._block = block
+        self._network = architecture.transformer(2)
+        self._fake_network = without_memory(architecture.transformer(2))
+        self._flops: dict[LatentSize, GraphFlops] = {}
+
+    def flops(self, grid: LatentSize) -> GraphFlops:
+        """Tokens of one clip, and gradients from them to its latents."""
+        if grid not in self._flops:
+            with KernelAttention():
+                one, two = (
+                    count_graph(lambda block=block: self._tokens(self._network, block, grid, 1, "meta"))
+                    for block in (0, 1)
+                )
+            self._flops[grid] = one.extrapolated(two, self._block)
+        return self._flops[grid]
+
+    def kept(self, grid: LatentSize, *, bf16: bool) -> PerClip:
+        """What autograd keeps of that."""
+
+        def count(batch: int) -> int:
+            with _training_precision(bf16):
+                one, two = (
+                    count_kept(
+                        lambda block=block: self._tokens(self._fake_network, block, grid, batch),
+                        self._fake_network,
+                    )
+                    for block in (0, 1)
+                )
+            return one + self._block * (two - one)
+
+        return _per_clip(count)
+
+    def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
+        """What it would keep, were it only the tokens between blocks."""
+        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
+
+    def tokens_bytes(self, grid: LatentSize, *, bf16: bool) -> int:
+        """Size of the tokens between two blocks, for one clip."""
+        with _training_precision(bf16), torch.no_grad():
+            tokens = self._tokens(self._fake_network, 0, grid, 1)
+        return tokens.numel() * tokens.element_size()
+
+    def _tokens(
+        self, network: nn.Module, block: int, grid: LatentSize, batch: int, device: str = "cpu"
+    ) -> Tensor:
+        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
+        (tokens,) = self._architecture.model.features(
+            noisy_latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=network
+        )
+        return tokens
+
+
+class TrainingCounter:
+    """Counts one kind of training.
+
+    Args:
+        architecture: the teacher.
+        lora: what the student adds to it; None where the student is a copy of all weights.
+        teacher: counts the teacher's part, which is the same for every kind of student.
+
+    Raises:
+        ValueError: if a target of `lora` matches no layer.
+    """
+
+    def __init__(self, architecture: Architecture, lora: LoraShape | None, teacher: TeacherCounter) -> None:
+        self._architecture = architecture
+        self._teacher = teacher
+        self._students = [_student(architecture, blocks, lora) for blocks in (1, 2)]
+        self._fake_students = [without_memory(_student(architecture, blocks, lora)) for blocks in (1, 2)]
+        self._more_blocks = architecture.spec.num_blocks - 1
+        self._flops: dict[LatentSize, GraphFlops] = {}
+
+    @property
+    def trainable(self) -> Trainable:
+        """Number of weights that training changes."""
+        one, two = (_trainable(student) for student in self._students)
+        return Trainable(
+            one.total + self._more_blocks * (two.total - one.total),
+            one.block_matrices + self._more_blocks * (two.block_matrices - one.block_matrices),
+        )
+
+    def student_flops(self, grid: LatentSize) -> GraphFlops:
+        """The student's prediction for one clip, and its gradients; each grid is counted once."""
+        if grid not in self._flops:
+            with KernelAttention():
+                one, two = (
+                    count_graph(lambda student=student: self._predict(student, grid, 1, "meta"))
+                    for student in self._students
+                )
+            self._flops[grid] = one.extrapolated(two, self._more_blocks)
+        return self._flops[grid]
+
+    def stage(self, grid: LatentSize) -> StageTraining:
+        """Operations for one clip on a grid."""
+        student, teacher = self.student_flops(grid), self._teacher.flops(grid)
+        return StageTraining(student.forward, student.backward, teacher.forward, teacher.backward)
+
+    def kept(self, grid: LatentSize, *, bf16: bool) -> KeptBytes:
+        """What autograd keeps for clips on a grid.
+
+        Args:
+            grid: the stage's.
+            bf16: under bfloat16 autocast; else in float32.
+        """
+        one, two = (self._kept_by(student, grid, bf16) for student in self._fake_students)
+        between = self._teacher.tokens_bytes(grid, bf16=bf16)
+        return KeptBytes(
+            student=PerClip(
+                one.fixed + self._more_blocks * (two.fixed - one.fixed),
+                one.clip + self._more_blocks * (two.clip - one.clip),
+            ),
+            teacher=self._teacher.kept(grid, bf16=bf16),
+            student_checkpointed=PerClip(one.fixed, one.clip + self._more_blocks * between),
+            teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16),
+        )
+
+    def _kept_by(self, student: nn.Module, grid: LatentSize, bf16: bool) -> PerClip:
+        with _training_precision(bf16):
+            return _per_clip(lambda batch: count_kept(lambda: self._predict(student, grid, batch), student))
+
+    def _predict(self, student: nn.Module, grid: LatentSize, batch: int, device: str = "cpu") -> Tensor:
+        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
+        velocity = self._architecture.model.predict_velocity(
+            noisy_latents, _SIGMA, prompt_embeds, transformer=student
+        )
+        return x0_from_velocity(noisy_latents, velocity, _SIGMA)
+
+
+def _inputs(architecture: Architecture, grid: LatentSize, batch: int, device: str) -> tuple[Tensor, Tensor]:
+    spec = architecture.spec
+    latents = torch.empty(batch, spec.latent_channels, *grid.as_tuple(), device=device)
+    return latents, torch.empty(batch, spec.text_length, spec.text_dim, device=device)
+
+
+def _per_clip(count: Callable[[int], int]) -> PerClip:
+    one, two = count(1), count(2)
+    return PerClip(2 * one - two, two - one)
+
+
+@contextmanager
+def _training_precision(bf16: bool) -> Iterator[None]:
+    with shapes_only(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        yield
+
+
+def _student(architecture: Architecture, num_blocks: int, lora: LoraShape | None) -> nn.Module:
+    network = architecture.transformer(num_blocks)
+    if lora is None:
+        network.requires_grad_(True)
+    else:
+        with torch.device("meta"):
+            add_lora(network, lora.rank, lora.targets)
+    return network
+
+
+def _trainable(student: nn.Module) -> Trainable:
+    weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+    matrices = [weight for name, weight in weights.items() if weight.ndim == 2 and "blocks." in name]
+    return Trainable(
+        sum(weight.numel() for weight in weights.values()), sum(weight.numel() for weight in matrices)
+    )

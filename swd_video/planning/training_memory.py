@@ -1,0 +1,202 @@
+"""What lies in a GPU's memory while a student trains, and what would make it fit where it does not.
+
+It describes the trainer as it is: master weights, gradients, optimizer and average in float32; text encoder and VAE
+loaded in float32 beside them for the whole run; weights replicated on every GPU; no gradient checkpointing. The changes
+that `what_would_fit` tries say whether the trainer can make them yet.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from swd_video.planning.training_cost import KeptBytes, Trainable
+
+FLOAT32_BYTES = 4
+Kind = Literal["full", "lora"]
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How a student is trained.
+
+    Attributes:
+        kind: all weights, or low-rank additions.
+        batch_size: clips in one micro-batch of one GPU.
+        grad_accum: micro-batches in a step.
+        num_gpus: processes, one on each GPU.
+        bf16: networks under bfloat16 autocast.
+        muon: Muon for the matrices of blocks; else AdamW for all.
+        checkpointing: keep only the tokens between blocks, and recompute.
+        sharded: weights, gradients, optimizer and average divided among the GPUs.
+        encoders: text encoder and VAE stay on the GPU.
+    """
+
+    kind: Kind
+    batch_size: int
+    grad_accum: int
+    num_gpus: int
+    bf16: bool
+    muon: bool = False
+    checkpointing: bool = False
+    sharded: bool = False
+    encoders: bool = True
+
+    @property
+    def clips_per_step(self) -> int:
+        """Of all GPUs together."""
+        return self.batch_size * self.grad_accum * self.num_gpus
+
+
+@dataclass(frozen=True)
+class TrainingSizes:
+    """What memory follows from, for one kind of training in one precision.
+
+    Attributes:
+        num_parameters: of the transformer.
+        num_encoder_parameters: of text encoder and VAE.
+        trainable: weights that change.
+        kept: what autograd keeps on the largest grid.
+    """
+
+    num_parameters: int
+    num_encoder_parameters: int
+    trainable: Trainable
+    kept: KeptBytes
+
+
+SizesOf = Callable[[Kind, bool], TrainingSizes]
+"""Sizes by kind and bf16; counted when first asked for."""
+
+
+def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
+    """Bytes on one GPU at the start of the backward pass on the largest grid, by part.
+
+    Gradients are counted whole although they fill only while activations are freed: with accumulation both are there.
+    """
+    trainable = sizes.trainable.total
+    shards = setup.num_gpus if setup.sharded else 1
+    # Full training keeps teacher and student apart; additions share one copy.
+    weights = sizes.num_parameters + trainable
+    kept = sizes.kept
+    student = kept.student_checkpointed if setup.checkpointing else kept.student
+    teacher = kept.teacher_checkpointed if setup.checkpointing else kept.teacher
+    replicated = setup.num_gpus > 1 and not setup.sharded
+    return {
+        "weights": FLOAT32_BYTES * weights // shards,
+        "gradients": FLOAT32_BYTES * trainable // shards,
+        # DistributedDataParallel averages copies of the gradients.
+        "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
+        "optimizer": FLOAT32_BYTES * _num_moments(sizes.trainable, setup.muon) // shards,
+        "ema": FLOAT32_BYTES * trainable // shards,
+        "activations": student.at(setup.batch_size),
+        "teacher_features": teacher.at(setup.batch_size),
+        "text_encoder_and_vae": FLOAT32_BYTES * sizes.num_encoder_parameters if setup.encoders else 0,
+    }
+
+
+def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float | int) -> bool:
+    """Whether the parts together are no more than what a GPU has for them."""
+    return sum(memory_parts(setup, sizes).values()) <= available_bytes
+
+
+@dataclass(frozen=True)
+class _Change:
+    words: str
+    supported: bool
+    apply: Callable[[TrainingSetup], TrainingSetup]
+
+
+@dataclass(frozen=True)
+class Cure:
+    """Changes that together make a training fit.
+
+    Attributes:
+        changes: in words, with the config key where there is one.
+        supported: whether the trainer can make all of them.
+        needed_bytes: on one GPU afterwards.
+    """
+
+    changes: tuple[str, ...]
+    supported: bool
+    needed_bytes: int
+
+
+def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: float | int) -> list[Cure]:
+    """The smallest sets of changes that make a training fit, those the trainer can make first.
+
+    Returns:
+        All sets of the least number of changes that suffices; if those need what the trainer cannot do, also the
+        least that it can do, where that exists. Empty where nothing tried helps.
+    """
+    changes = _changes(setup)
+    cures: list[Cure] = []
+    for count in range(1, len(changes) + 1):
+        found = [
+            cure
+            for chosen in combinations(changes, count)
+            if (cure := _try(setup, chosen, sizes_of, available_bytes)) is not None
+        ]
+        wanted = [cure for cure in found if cure.supported] if cures else found
+        cures += wanted
+        if any(cure.supported for cure in cures):
+            break
+    return sorted(cures, key=lambda cure: (not cure.supported, len(cure.changes), cure.needed_bytes))
+
+
+def _changes(setup: TrainingSetup) -> list[_Change]:
+    changes = []
+    if setup.kind == "full":
+        changes.append(_Change("train.kind: lora", True, lambda old: replace(old, kind="lora")))
+    if not setup.bf16:
+        changes.append(_Change("train.mixed_precision: bf16", True, lambda old: replace(old, bf16=True)))
+    if setup.batch_size > 1:
+        accumulated = setup.grad_accum * setup.batch_size
+        changes.append(
+            _Change(
+                f"train.batch_size: 1, train.grad_accum: {accumulated}",
+                True,
+                lambda old: replace(old, batch_size=1, grad_accum=accumulated),
+            )
+        )
+    changes.append(_Change("gradient checkpointing", False, lambda old: replace(old, checkpointing=True)))
+    changes.append(
+        _Change("text encoder and VAE off the GPU", False, lambda old: replace(old, encoders=False))
+    )
+    shards = setup.num_gpus if setup.num_gpus > 1 else 8
+    changes.append(
+        _Change(
+            f"weights sharded over {shards} GPUs",
+            False,
+            lambda old: replace(old, sharded=True, num_gpus=shards),
+        )
+    )
+    return changes
+
+
+def _try(
+    setup: TrainingSetup, chosen: tuple[_Change, ...], sizes_of: SizesOf, available_bytes: float | int
+) -> Cure | None:
+    changed = setup
+    for change in chosen:
+        changed = change.apply(changed)
+    needed = sum(memory_parts(changed, sizes_of(changed.kind, changed.bf16)).values())
+    if needed > available_bytes:
+        return None
+    return Cure(tuple(change.words for change in chosen), all(change.supported for change in chosen), needed)
+
+
+def _num_moments(trainable: Trainable, muon: bool) -> int:
+    # AdamW keeps two numbers for every weight, Muon one.
+    return 2 * trainable.total - (trainable.block_matrices if muon else 0)
+
+
+def latents_cache_bytes(cells: int, channels: int, prompt_numbers: int) -> Mapping[str, int]:
+    """Bytes on disk in half precision, for each clip on all its grids and for each distinct caption.
+
+    Args:
+        cells: latent frames x height x width, summed over the grids.
+        channels: of the latents.
+        prompt_numbers: tokens x channels of an embedded prompt.
+    """
+    return {"clip": 2 * cells * channels, "caption": 2 * prompt_numbers}

@@ -1,0 +1,163 @@
+"""`swd-video plan`: costs of shipped configs, and wrong input in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from swd_video.cli.main import main
+from swd_video.core.schedule import ScaleSchedule
+
+ROOT = Path(__file__).parents[2]
+SWD = "configs/wan2.1_1.3b/swd_4stage.yaml"
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def tiny_config(tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    values = {
+        "model": str(tiny_wan_folder),
+        "data": {"cache": str(tmp_path / "cache")},
+        "schedule": tiny_schedule.as_dict(),
+        "train": {"kind": "full", "batch_size": 2, "steps": 10},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
+    counted = plan(capsys, str(ROOT / SWD), "--num-gpus", "8")
+    stages = counted["stages"]
+    assert [(stage["frames"], stage["height"], stage["width"]) for stage in stages] == [
+        (6, 20, 34),
+        (11, 30, 52),
+        (16, 40, 70),
+        (21, 60, 104),
+    ]
+    assert [stage["sigma"] for stage in stages] == [1, 0.896, 0.737, 0.602]
+    assert [stage["tokens"] for stage in stages] == [1020, 4290, 11200, 32760]
+    assert [stage["tflops"] for stage in stages] == pytest.approx([3.0, 14.7, 52.4, 283.0], rel=0.01)
+    assert counted["transformer_tflops"] == pytest.approx(353, rel=0.01)
+    assert counted["vae_decode_tflops"] == pytest.approx(275, rel=0.01)
+    assert counted["vae_encode_tflops"] == pytest.approx(164, rel=0.01)
+    assert counted["training"]["kind"] == "lora"
+
+    rows = {(row["gpu"], row["num_gpus"]): row for row in counted["training"]["lora"]["gpus"]}
+    assert len(rows) == 5 * 4
+    # As published: 24 clips a step on 8 GPUs of 80 GB. Without checkpointing the last stage fits none of them.
+    row = rows["A100-80", 8]
+    assert row["clips_per_step"] == 24
+    assert not row["fits"]
+    assert row["memory_gib"]["activations"] > 3 * 100
+    assert any("gradient checkpointing" in cure["changes"] for cure in row["would_fit_with"])
+    assert row["needed_gib"] == pytest.approx(sum(row["memory_gib"].values()))
+    assert rows["H100", 8]["step_seconds"] == pytest.approx(row["step_seconds"] * 312 / 989)
+
+
+def test_our_schedule_is_cheaper_than_swds(capsys: pytest.CaptureFixture[str]) -> None:
+    from swd_video.config.load import load_config
+    from swd_video.planning.architecture import load_architecture
+    from swd_video.planning.sampling_cost import TransformerCounter
+
+    config = load_config(ROOT / "configs/wan2.1_1.3b/ours_4stage.yaml")
+    counter = TransformerCounter(load_architecture(config.model))
+    schedule = config.scale_schedule()
+    assert len(schedule) == 4
+    assert str(schedule.target) == "21x60x104"
+    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
+
+
+def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
+    from swd_video.config.load import load_config
+
+    schedule = load_config(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml").scale_schedule()
+    assert [str(grid) for grid in schedule.grids] == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+
+
+def test_words_for_people(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(tiny_config), "--gpu", "h100", "--num-gpus", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "ESTIMATED at 50% of peak speed, not run" in text
+    assert "3x6x8" in text and "9x48x64" in text
+    assert "H100" in text and "A100" not in text
+    assert "DOES NOT FIT" not in text
+    assert "train.kind: lora needs" in text
+
+
+def test_what_does_not_fit_is_said_with_what_would(tiny_config: Path, tmp_path: Path, capsys: Any) -> None:
+    gpus = tmp_path / "gpus.yaml"
+    gpus.write_text(
+        "toy: {memory_gib: 0.005, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
+        "dust: {memory_gib: 0.000001, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
+    )
+    words = ["--gpus", str(gpus), "--num-gpus", "1", "--train.batch_size", "64"]
+    assert main(["plan", str(tiny_config), *words]) == 0
+    text = capsys.readouterr().out
+    assert text.count("DOES NOT FIT") == 2
+    assert "1 x toy does not fit; with train." in text
+    assert "1 x dust does not fit, and nothing that was tried makes it fit" in text
+
+
+def test_flags_change_the_estimates_and_keys_the_config(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--gpu", "H100", "--num-gpus", "1", "--utilisation", "0.25", "--num-clips", "10")
+    counted = plan(capsys, str(tiny_config), *flags, "--train.kind", "lora", "--train.rank", "2")
+    assert counted["training"]["kind"] == "lora"
+    # In every block, inputs and outputs of eight layers of 24 x 24 and two of 24 x 32, twice each.
+    assert counted["training"]["lora"]["trainable_parameters"] == 3 * 2 * (8 * 48 + 2 * 56)
+    (row,) = counted["training"]["lora"]["gpus"]
+    # A float32 run, of which one GPU does all the work.
+    assert row["step_seconds"] == pytest.approx(row["step_tflops"] / (0.25 * 67))
+    assert row["run_hours"] == pytest.approx(10 * row["step_seconds"] / 3600)
+    cache = counted["latents_cache"]
+    assert cache["gib"] == pytest.approx(10 * (cache["clip_mib"] + cache["caption_mib"]) / 1024)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "nobody/nothing"], "model 'nobody/nothing': its config files are not on this machine"),
+        (["--model", "./nowhere"], "model './nowhere': does not exist"),
+        (["--model", "pocket-wan-swd"], "is a distilled student, expected a teacher"),
+        (["--gpu", "H101"], "--gpu H101: no such GPU; did you mean H100?"),
+        (["--gpus", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
+        (["--num-gpus", "0"], "--num-gpus: got 0, expected at least 1"),
+        (["--utilisation", "0"], "--utilisation: got 0.0, expected above 0"),
+        (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),
+        (["--num-clips", "0"], "--num-clips: got 0, expected at least 1"),
+        (["--loss.mmd.block", "3"], "loss.mmd.block: 3 does not exist"),
+        (
+            ["--schedule", "[{sigma: 1, frames: 2, height: 3, width: 4}]"],
+            "schedule.stages[0]: latent size 2x3x4 is not a whole number of 1x2x2 patches",
+        ),
+        (["--train.kind", "lora", "--train.targets", "[to_z]"], "no linear layer of"),
+    ],
+)
+def test_wrong_input_gets_one_line(
+    words: list[str], message: str, tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(tiny_config), *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_missing_config_and_another_family_get_one_line(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(tmp_path / "none.yaml")]) == 2
+    assert "no such config file" in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    assert main(["plan", str(tiny_config), "--model", str(other)]) == 2
+    assert "got a FluxPipeline, expected a WanPipeline" in capsys.readouterr().err
