@@ -89,7 +89,9 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _training_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    table = [("GPU", "number", "clips/step", "needs GiB", "has GiB", "", "s/step", "run, hours", "waiting")]
+    table: list[tuple[str, ...]] = [
+        ("GPU", "number", "clips/step", "needs GiB", "has GiB", "", "s/step", "run, hours", "waiting")
+    ]
     for row in rows:
         table.append(
             (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -150,7 +151,7 @@ def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
 def count_text(architecture: Architecture) -> int:
     """Operations of the text encoders for one prompt; the padding is computed too."""
     tokens = torch.zeros(1, architecture.spec.text_length, dtype=torch.long, device="meta")
-    return sum(count_flops(lambda part=part: part(input_ids=tokens)) for part in architecture.text_encoders)
+    return sum(count_flops(partial(part, input_ids=tokens)) for part in architecture.text_encoders)
 
 
 def _by_frames(count: Callable[[int], int], frames: int) -> int:

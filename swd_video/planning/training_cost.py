@@ -8,6 +8,7 @@ prediction, with gradients back to its input.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -129,13 +130,14 @@ class TeacherCounter:
         self._network = architecture.transformer(2)
         self._fake_network = without_memory(architecture.transformer(2))
         self._flops: dict[LatentSize, GraphFlops] = {}
+        self._kept: dict[tuple[LatentSize, bool], PerClip] = {}
 
     def flops(self, grid: LatentSize) -> GraphFlops:
         """Tokens of one clip, and gradients from them to its latents."""
         if grid not in self._flops:
             with KernelAttention():
                 one, two = (
-                    count_graph(lambda block=block: self._tokens(self._network, block, grid, 1, "meta"))
+                    count_graph(partial(self._tokens, self._network, block, grid, 1, "meta"))
                     for block in (0, 1)
                 )
             self._flops[grid] = one.extrapolated(two, self._block)
@@ -148,14 +150,16 @@ class TeacherCounter:
             with _training_precision(bf16):
                 one, two = (
                     count_kept(
-                        lambda block=block: self._tokens(self._fake_network, block, grid, batch),
+                        partial(self._tokens, self._fake_network, block, grid, batch),
                         self._fake_network,
                     )
                     for block in (0, 1)
                 )
             return one + self._block * (two - one)
 
-        return _per_clip(count)
+        if (grid, bf16) not in self._kept:
+            self._kept[grid, bf16] = _per_clip(count)
+        return self._kept[grid, bf16]
 
     def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
         """What it would keep, were it only the tokens between blocks."""
@@ -211,7 +215,7 @@ class TrainingCounter:
         if grid not in self._flops:
             with KernelAttention():
                 one, two = (
-                    count_graph(lambda student=student: self._predict(student, grid, 1, "meta"))
+                    count_graph(partial(self._predict, student, grid, 1, "meta"))
                     for student in self._students
                 )
             self._flops[grid] = one.extrapolated(two, self._more_blocks)
