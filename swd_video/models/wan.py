@@ -53,7 +53,8 @@ class WanModel(VideoModel):
         training_size: PixelSize | None = None,
         text_length: int | None = None,
     ) -> None:
-        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
+        # Counting costs takes no tokenizer, where the length of prompts is given.
+        check_parts(pipe, "transformer", "vae", "text_encoder", *(() if text_length else ("tokenizer",)))
         require_text_to_video(pipe, pipe.vae.config.z_dim)
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
