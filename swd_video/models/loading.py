@@ -238,7 +238,7 @@ def _lay_out_for_cpu(vae: nn.Module) -> None:
     # Channels innermost: CPU convolutions then encode a clip in about two thirds of the time.
     for module in vae.modules():
         if isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def load_model(
