@@ -1,12 +1,5 @@
 """Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and a schedule for it."""
 
-import os
-
-# Before torch chooses its kernels: those for AVX-512 gave last bits that change from run to run, on a processor that
-# has them, and much here is compared bit for bit. With those for AVX2 it is not seen.
-os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
-
-
 from pathlib import Path
 
 import pytest
