@@ -12,9 +12,9 @@ help: ## Show this list
 demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
 	$(BIN)/swd-video render configs/scripts/demo.yaml --out out/demo
 
-# With torch's kernels for AVX-512 last bits changed from run to run; much here is compared bit for bit.
+# Plain kernels on one thread: with those for AVX-512 last bits changed from run to run, and much is compared bit for bit.
 test: .venv/.development-installed ## Run the test suite
-	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest
 
 lint: .venv/.development-installed ## Format, lint, types, import rules and dependency rules
 	$(BIN)/ruff format --check
