@@ -234,13 +234,6 @@ def prepare_pipeline(
     return pipe
 
 
-def _lay_out_for_cpu(vae: nn.Module) -> None:
-    # Channels innermost: CPU convolutions then encode a clip in about two thirds of the time.
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-
-
 def load_model(
     name_or_path: str | Path,
     *,
@@ -272,8 +265,6 @@ def load_model(
 def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
     if cpu_offload is None:
         pipe.to(device)
-        if device.type == "cpu":
-            _lay_out_for_cpu(pipe.vae)
         return
     if device.type == "cpu":
         raise ValueError(
