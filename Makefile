@@ -12,11 +12,8 @@ help: ## Show this list
 demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
 	$(BIN)/swd-video render configs/scripts/demo.yaml --out out/demo
 
-# On some AVX-512 machines last bits change from run to run, for a reason not found yet, and bit-for-bit tests then fail
-# at random; what failed is therefore run again, up to three times.
-PYTEST := $(BIN)/python -m pytest
 test: .venv/.development-installed ## Run the test suite
-	$(PYTEST) || $(PYTEST) --last-failed || $(PYTEST) --last-failed || $(PYTEST) --last-failed
+	$(BIN)/python -m pytest
 
 lint: .venv/.development-installed ## Format, lint, types, import rules and dependency rules
 	$(BIN)/ruff format --check

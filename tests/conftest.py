@@ -1,5 +1,6 @@
 """Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and a schedule for it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,15 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from swd_video.cli.allocator import keep_freed_memory
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
+
+# Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them
+# takes nearly all the time. Programs that tests start inherit the variable.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+keep_freed_memory()
 
 # The same examples at every run, and a busy machine is no failure.
 settings.register_profile(
