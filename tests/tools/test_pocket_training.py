@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tools.pocket import teacher, vae
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import ClipSpec
 from tools.pocket.muon import Muon, orthogonalised
@@ -81,3 +82,29 @@ def test_noise_levels_and_phases_cover_the_run() -> None:
         assert abs(sum(share for share, _ in phase.grids.values()) - 1) < 1e-9
     assert learning_rate_share(0, 1000) < learning_rate_share(99, 1000) == 1.0
     assert learning_rate_share(999, 1000) < 0.01
+
+
+def test_a_wider_vae_starts_as_the_trained_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    wide = vae.build_vae()
+    monkeypatch.setattr(vae, "LATENT_CHANNELS", 24)
+    trained = vae.build_vae()
+    vae.take_weights(wide, trained)
+    pixels = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before, after = trained.encode(pixels).latent_dist.mean, wide.encode(pixels).latent_dist.mean
+        assert torch.equal(before, after[:, :24])
+        assert after[:, 24:].std() > 0.01, "new channels must be able to learn"
+        assert torch.allclose(trained.decode(before).sample, wide.decode(after).sample, atol=1e-6)
+
+
+def test_a_wider_teacher_starts_as_the_trained_one() -> None:
+    torch.manual_seed(0)
+    trained, wide = teacher.build_transformer(6, 16).eval(), teacher.build_transformer(8, 16).eval()
+    teacher.take_weights(wide, trained)
+    latents, embeds = torch.randn(1, 8, 2, 4, 4), torch.randn(1, 5, 16)
+    with torch.no_grad():
+        before = trained(latents[:, :6], torch.tensor([500]), embeds, return_dict=False)[0]
+        after = wide(latents, torch.tensor([500]), embeds, return_dict=False)[0]
+    assert torch.allclose(before, after[:, :6], atol=1e-6)
+    assert not after[:, 6:].any()

@@ -82,15 +82,38 @@ def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DMo
     )
 
 
-def initialise(vae: Path, text: Path, out: Path) -> None:
-    """Put the parts together as an ordinary pipeline folder, its transformer untrained."""
+@torch.no_grad()
+def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DModel) -> None:
+    """Start from a trained network of the same form with fewer latent channels; the new ones do nothing yet."""
+    old, new = trained.config.in_channels, transformer.config.in_channels
+    weights = trained.state_dict()
+    into = transformer.patch_embedding.weight.new_zeros(transformer.patch_embedding.weight.shape)
+    into[:, :old] = weights["patch_embedding.weight"]
+    weights["patch_embedding.weight"] = into
+    for name in ("proj_out.weight", "proj_out.bias"):
+        # Rows are the cells of a patch, channels last.
+        narrow = weights[name].unflatten(0, (-1, old))
+        wide = narrow.new_zeros(narrow.shape[0], new, *narrow.shape[2:])
+        wide[:, :old] = narrow
+        weights[name] = wide.flatten(0, 1)
+    transformer.load_state_dict(weights)
+
+
+def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
+    """Put the parts together as an ordinary pipeline folder, its transformer untrained or from an earlier folder."""
     torch.manual_seed(0)
     encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
     codec = AutoencoderKLWan.from_pretrained(vae)
+    transformer = build_transformer(codec.config.z_dim, encoder.config.d_model)
+    if start is not None:
+        take_weights(
+            transformer,
+            WanTransformer3DModel.from_pretrained(start, subfolder="transformer", torch_dtype=torch.float32),
+        )
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(text / "tokenizer"),
         text_encoder=encoder,
-        transformer=build_transformer(codec.config.z_dim, encoder.config.d_model),
+        transformer=transformer,
         vae=codec,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
     )
@@ -232,9 +255,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    assemble = commands.add_parser("init", help="put the parts together, the transformer untrained")
+    assemble = commands.add_parser("init", help="put the parts together")
     for name in ("--vae", "--text", "--out"):
         assemble.add_argument(name, type=Path, required=True)
+    assemble.add_argument("--start", type=Path, help="pipeline folder whose transformer to go on from")
     trainer = commands.add_parser("train", help="train the transformer on a latent cache")
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
@@ -247,7 +271,7 @@ def main() -> None:
     trainer.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
     if arguments.command == "init":
-        initialise(arguments.vae, arguments.text, arguments.out)
+        initialise(arguments.vae, arguments.text, arguments.out, arguments.start)
     else:
         try:
             train(arguments)

@@ -31,7 +31,7 @@ from tools.pocket.recipes import autocast, fastest_precision, learning_rate_shar
 # Noise on the latents while training. The posterior's own width starts at 1 and drowns the colours for hundreds of
 # steps; a fixed one does not, and the network is taught to report it.
 POSTERIOR_STD = 0.1
-LATENT_CHANNELS = 24
+LATENT_CHANNELS = 32
 
 
 def build_vae() -> AutoencoderKLWan:
@@ -60,6 +60,25 @@ def build_vae() -> AutoencoderKLWan:
     return vae
 
 
+@torch.no_grad()
+def take_weights(vae: AutoencoderKLWan, trained: AutoencoderKLWan) -> None:
+    """Start from a trained network of the same form with fewer latent channels; the new ones are not decoded yet."""
+    old, new = trained.config.z_dim, vae.config.z_dim
+    # The encoder gives all means, then all log-variances.
+    places = {old: torch.arange(old), 2 * old: torch.cat([torch.arange(old), new + torch.arange(old)])}
+    source = dict(trained.named_parameters())
+    for name, weight in vae.named_parameters():
+        if weight.shape == source[name].shape:
+            weight.copy_(source[name])
+            continue
+        kept = [
+            torch.arange(now) if now == before else places[before]
+            for now, before in zip(weight.shape[:2], source[name].shape[:2], strict=True)
+        ]
+        weight[kept[0]] = 0  # old channels take nothing from new ones
+        weight[torch.meshgrid(*kept, indexing="ij")] = source[name]
+
+
 def build_optimizers(vae: AutoencoderKLWan, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions between hidden channels, AdamW for everything else."""
     kernels = [
@@ -73,14 +92,14 @@ def build_optimizers(vae: AutoencoderKLWan, muon_lr: float, adamw_lr: float) -> 
     ]
 
 
-def draw_batch(frames: np.ndarray, rng: np.random.Generator, batch_size: int, early: bool) -> Tensor:
-    """Crops of all 17 frames at full size or, later on, also whole clips at small sizes."""
+def draw_batch(frames: np.ndarray, rng: np.random.Generator, batch_size: int, small_share: float) -> Tensor:
+    """Crops of all 17 frames at full size or, for a share of the batches, whole clips at small sizes."""
     clips = frames[np.sort(rng.choice(len(frames), batch_size, replace=False))]
-    if early or rng.random() < 0.7:
+    if rng.random() >= small_share:
         side = 48
         top, left = (int(value) for value in rng.integers(0, clips.shape[2] - side + 1, size=2))
         return to_pixels(clips[:, :, top : top + side, left : left + side])
-    length, side = ((5, 48), (9, 48), (9, 64))[rng.integers(3)]
+    length, side = ((5, 48), (9, 48), (9, 64), (9, 80))[rng.integers(4)]
     return resize_pixels(to_pixels(clips), PixelSize(length, side, side))
 
 
@@ -155,6 +174,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", help="folder of a trained VAE with no more latent channels, to go on from")
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--muon-lr", type=float, default=3e-2)
@@ -166,6 +186,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     vae = build_vae()
+    if arguments.start is not None:
+        take_weights(vae, AutoencoderKLWan.from_pretrained(arguments.start, torch_dtype=torch.float32))
     optimizers = build_optimizers(vae, arguments.muon_lr, arguments.adamw_lr)
     state = {"model": vae, "muon": optimizers[0], "adamw": optimizers[1]}
     recipe = {name: value for name, value in vars(arguments).items() if name != "out"}
@@ -180,7 +202,8 @@ def main() -> None:
     started = time.monotonic()
     for step in range(first, arguments.steps):
         rng = np.random.default_rng([step, 3])
-        pixels = draw_batch(train, rng, arguments.batch_size, step < 0.6 * arguments.steps)
+        early = arguments.start is None and step < 0.6 * arguments.steps
+        pixels = draw_batch(train, rng, arguments.batch_size, small_share=0.0 if early else 0.4)
         resized_cells = draw_resizing(rng, pixels.shape[-1] // 8)
         losses = [
             partial(training_loss, part, share, resized_cells, np.random.default_rng([step, index]))
