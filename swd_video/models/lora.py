@@ -37,7 +37,7 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise ValueError(
                 f"train.targets: no linear layer of {type(transformer).__name__} is called {target!r}; "
-                f"its first block has {', '.join(_short_names(linear))}"
+                f"its blocks have {', '.join(_short_names(linear))}"
             )
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0)
@@ -67,7 +67,6 @@ def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
 
 
 def _short_names(linear: Sequence[str]) -> list[str]:
-    marker = ".0."
-    return [
-        name.split(marker, 1)[1] for name in linear if marker in name and name.split(marker)[0] == "blocks"
-    ]
+    """Of the layers of each first block, what stands behind its number, each name once."""
+    parts = [name.partition(".0.") for name in linear]
+    return list(dict.fromkeys(name for list_name, _, name in parts if list_name.endswith("blocks")))
