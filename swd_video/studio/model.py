@@ -11,9 +11,8 @@ from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import STUDENT_FILE_NAME, resolve_model_path
-from swd_video.models.wan import tokenizer_length
-from swd_video.pipelines.loading import base_model_path, load_pipeline
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.pipelines.loading import base_model_path, load_student
+from swd_video.pipelines.scalewise import ScaleWisePipeline
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,26 @@ class ModelFacts:
 
 def load_model_for_rendering(
     name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[WanScaleWisePipeline, ModelFacts]:
+) -> tuple[ScaleWisePipeline, ModelFacts]:
     """Load a student and gather what planning needs.
 
     Args:
-        name: A shipped student, a student folder or a saved pipeline, as `load_pipeline` takes it.
+        name: A shipped student, a student folder or a saved pipeline, as `load_student` takes it.
         device: Where to run it.
         dtype: Precision of all its parts.
 
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
     """
-    pipe = load_pipeline(name, device=device, dtype=dtype)
-
-    def count_tokens(prompt: str) -> int:
-        return len(pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
-
+    pipe = load_student(name, device=device, dtype=dtype)
     return pipe, ModelFacts(
         name=name,
         fingerprint=fingerprint_folders(model_folders(name)),
         fps=pipe.fps,
         compression=pipe.compression,
         schedule=pipe.scheduler.schedule,
-        text_length=pipe.config.text_length or tokenizer_length(pipe.tokenizer),
-        count_tokens=count_tokens,
+        text_length=pipe.model.max_tokens,
+        count_tokens=pipe.model.count_tokens,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
     )
