@@ -113,7 +113,7 @@ def read_request(config: "DistillConfig") -> "Request":
             bf16=train.mixed_precision == "bf16",
             muon=isinstance(train.optimizer, MuonConfig),
         ),
-        lora=LoraShape(lora.rank, lora.targets),
+        lora=LoraShape(lora.rank, lora.targets or architecture.model.lora_targets),
         block=architecture.spec.num_blocks // 2 if block is None else block,
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,

@@ -10,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 
-# Attention (to text too) and MLP of a transformer block, as diffusers names them in the Wan family.
-DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-
 
 class Section(BaseModel):
     """A part of a config: immutable, and an unknown key is an error."""
@@ -157,8 +154,8 @@ class LoraTrainConfig(TrainConfig):
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=128, ge=1)
     """Rank of the additions. Their scale is 1 (alpha equals rank), so that every tool loads them alike."""
-    targets: tuple[str, ...] = DEFAULT_LORA_TARGETS
-    """Ends of the names of the linear layers that get one."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Ends of the names of the linear layers that get one; null is attention and MLP of the model's blocks."""
 
 
 class DistillConfig(Section):

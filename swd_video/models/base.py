@@ -81,6 +81,7 @@ class VideoModel(ABC):
         pipeline_names: what the `model_index.json` of its folders may call that pipeline.
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         can_rescale_positions: whether `rescale_positions` works for the family.
+        stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
@@ -96,6 +97,7 @@ class VideoModel(ABC):
     pipeline_names: ClassVar[tuple[str, ...]]
     attention_mask: ClassVar[MaskKind] = "none"
     can_rescale_positions: ClassVar[bool] = False
+    stock_samples: ClassVar[bool] = False
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     full_frames: int | None = None
 

@@ -37,6 +37,7 @@ class WanModel(VideoModel):
     pipeline_class = WanPipeline
     pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
     can_rescale_positions = True
+    stock_samples = True
     lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(self, pipe: WanPipeline, **facts: Any) -> None:

@@ -254,6 +254,12 @@ def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
     transformer = None
     if record.kind == "full":
         transformer = AutoModel.from_pretrained(str(folder / "transformer"), dtype=dtype)
+        found, expected = type(transformer).__name__, DiffusionPipeline.load_config(base)["transformer"][1]
+        if found != expected:
+            raise ValueError(
+                f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
+                f"{STUDENT_FILE_NAME}."
+            )
     pipe = load_teacher(base, dtype=dtype, transformer=transformer)
     if record.kind == "lora":
         pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from swd_video.pipelines.stages import (
     check_positions,
     check_scheduler,
 )
-from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 
 class ScaleWisePipeline(ScaleWiseSampling):
@@ -30,7 +30,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
 
     Args:
         model: the adapter, with the student as its transformer.
-        scheduler: with the stages that the student was distilled for.
+        scheduler: a `ScaleWiseFlowMatchScheduler`, with the stages that the student was distilled for.
         positions: "native", or "rescaled": frames of short stages get temporal positions over the whole range of
             the last stage's. As the student was distilled.
 
@@ -38,9 +38,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
         ValueError: if the scheduler has no stages or ones that the model cannot take, or positions are neither.
     """
 
-    def __init__(
-        self, model: VideoModel, scheduler: ScaleWiseFlowMatchScheduler, positions: str = "native"
-    ) -> None:
+    def __init__(self, model: VideoModel, scheduler: SchedulerMixin, positions: str = "native") -> None:
         check_scheduler(scheduler)
         check_positions(positions)
         check_schedule(model, scheduler.schedule)

@@ -234,7 +234,7 @@ def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
     # The additions' first half starts random; the run's seed decides it, and nothing else does.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(config.seed, "lora"))
-        return LoraRoles(model, config.train.rank, config.train.targets)
+        return LoraRoles(model, config.train.rank, config.train.targets or model.lora_targets)
 
 
 def _build_stepper(
