@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -18,7 +18,7 @@ from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
-StageCallback = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None
+StageCallback: TypeAlias = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None
 POSITIONS = ("native", "rescaled")
 _OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 

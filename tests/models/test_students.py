@@ -183,7 +183,7 @@ def test_wan_s_own_pipeline_refuses_other_families(save_tiny: Callable[[str], Pa
         schedule=schedule,
         transformer=model.transformer,
     )
-    with pytest.raises(ValueError, match="is a LTXVideoTransformer3DModel, its base model .* has a WanT"):
+    with pytest.raises(ValueError, match=r"is a LTXVideoTransformer3DModel, its base model .* has a WanT"):
         load_student(tmp_path / "wrong")
 
 
