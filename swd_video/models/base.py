@@ -19,6 +19,9 @@ from swd_video.models.features import capture_blocks
 MaskKind = Literal["none", "additive", "boolean"]
 """How a family tells attention which tokens of a prompt are padding."""
 
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+"""What diffusers calls the linear layers of an attention."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -64,6 +67,8 @@ class VideoModel(ABC):
         pipeline_names: what the `model_index.json` of its folders may call that pipeline.
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         can_rescale_positions: whether `rescale_positions` works for the family.
+        block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
+        lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
         transformer: the network that predicts velocities. Methods that run it take another of the same
@@ -76,6 +81,8 @@ class VideoModel(ABC):
     pipeline_names: ClassVar[tuple[str, ...]]
     attention_mask: ClassVar[MaskKind] = "none"
     can_rescale_positions: ClassVar[bool] = False
+    block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
+    lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     spec: ModelSpec
     pipe: Any
     transformer: nn.Module
@@ -108,6 +115,15 @@ class VideoModel(ABC):
     def takes_first_frame(self) -> bool:
         """Whether the transformer takes a timestep for every token, and so a picture to start from."""
         return False
+
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """Tokens that each text encoder, by its name in the pipeline, reads for a prompt, padding included."""
+        return {"text_encoder": self.spec.text_length}
+
+    def transformer_at(self, sigma: float) -> str:
+        """Name in the pipeline of the transformer that predicts at a noise level."""
+        return "transformer"
 
     @property
     def device(self) -> torch.device:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from swd_video.core.flow import Sigma
 from swd_video.core.grid import Compression, PixelSize
 from swd_video.models.base import (
+    ATTENTION_LAYERS,
     ModelSpec,
     VideoModel,
     check_parts,
@@ -32,6 +33,7 @@ from swd_video.models.base import (
 
 _FPS = 24.0
 _TEXT_LENGTH = 256
+_CLIP_LENGTH = 77
 _EMBEDDED_GUIDANCE = 6.0
 
 
@@ -44,6 +46,12 @@ class HunyuanVideoModel(VideoModel):
     pipeline_class = HunyuanVideoPipeline
     pipeline_names = ("HunyuanVideoPipeline",)
     attention_mask = "boolean"
+    block_counts = ("num_layers", "num_single_layers")
+    # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
+    lora_targets = (
+        *(*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2", "proj_mlp"),
+        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
 
     def __init__(
         self,
@@ -113,6 +121,12 @@ class HunyuanVideoModel(VideoModel):
             embedded_guidance=embedded_guidance,
             prompt_template=prompt_template,
         )
+
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """The language model reads the template around the prompt, too; CLIP as much as it can."""
+        language = self.spec.text_length - 1 + self.prompt_template["crop_start"]
+        return {"text_encoder": language, "text_encoder_2": _CLIP_LENGTH}
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:

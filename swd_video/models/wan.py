@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from swd_video.core.flow import Sigma
 from swd_video.core.grid import Compression, PixelSize
 from swd_video.models.base import (
+    ATTENTION_LAYERS,
     ModelSpec,
     VideoModel,
     check_parts,
@@ -44,6 +45,7 @@ class WanModel(VideoModel):
     pipeline_class = WanPipeline
     pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
     can_rescale_positions = True
+    lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(
         self,
@@ -53,8 +55,7 @@ class WanModel(VideoModel):
         training_size: PixelSize | None = None,
         text_length: int | None = None,
     ) -> None:
-        # Counting costs takes no tokenizer, where the length of prompts is given.
-        check_parts(pipe, "transformer", "vae", "text_encoder", *(() if text_length else ("tokenizer",)))
+        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
         require_text_to_video(pipe, pipe.vae.config.z_dim)
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
@@ -101,6 +102,12 @@ class WanModel(VideoModel):
     def takes_first_frame(self) -> bool:
         """True for TI2V-5B."""
         return bool(self.pipe.config.expand_timesteps)
+
+    def transformer_at(self, sigma: float) -> str:
+        """Of A14B's two, the one whose range of noise holds the level."""
+        if not isinstance(self.transformer, WanExperts) or sigma >= self.transformer.boundary_ratio:
+            return "transformer"
+        return "transformer_2"
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:

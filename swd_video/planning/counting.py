@@ -38,14 +38,6 @@ class GraphFlops:
     attention: int
     backward: int
 
-    def extrapolated(self, following: "GraphFlops", times: int) -> "GraphFlops":
-        """These, and `times` over what `following` has more than these."""
-        return GraphFlops(
-            self.forward + times * (following.forward - self.forward),
-            self.attention + times * (following.attention - self.attention),
-            self.backward + times * (following.backward - self.backward),
-        )
-
 
 @cache
 def shapes_only() -> FakeTensorMode:
