@@ -22,7 +22,9 @@ from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.loading import (
+    DEFAULT_OPTIONS,
     STUDENT_FILE_NAME,
+    LoadOptions,
     load_teacher,
     prepare_pipeline,
     read_video_spec,
@@ -56,7 +58,11 @@ class StudentRecord:
 
 
 def load_pipeline(
-    name_or_path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> WanScaleWisePipeline:
     """Load a student, ready to sample.
 
@@ -65,9 +71,10 @@ def load_pipeline(
             `WanScaleWisePipeline` folder.
         device: where to put it; on CUDA the fastest attention that really runs is chosen.
         dtype: precision of all its parts.
+        options: how it is fitted into memory and run.
 
     Raises:
-        ValueError: if there is no such student, or it cannot be loaded.
+        ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
     """
     path = resolve_model_path(name_or_path)
     try:
@@ -78,7 +85,7 @@ def load_pipeline(
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model {str(name_or_path)!r} cannot be loaded: {reason}") from error
-    return prepare_pipeline(pipe, device=device, dtype=dtype)
+    return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
 def save_student(

@@ -169,7 +169,6 @@ def test_weights_that_train_take_what_optimizer_and_average_really_hold(
     counter = counter_of(tiny_architecture, kind)
     sizes = TrainingSizes(
         num_parameters=size_of(tiny_architecture.parts["transformer"]),
-        num_encoder_parameters=0,
         trainable=counter.trainable,
         kept=KeptBytes(NOTHING, NOTHING, NOTHING, NOTHING),
     )
