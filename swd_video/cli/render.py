@@ -34,7 +34,7 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     dtype: Dtype = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    load: FitConfig = FitConfig()
+    load: FitConfig = field(default_factory=FitConfig)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout instead of a summary."""

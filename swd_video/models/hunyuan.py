@@ -50,7 +50,14 @@ class HunyuanVideoModel(VideoModel):
     # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
     lora_targets = (
         *(*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2", "proj_mlp"),
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context.net.0.proj", "ff_context.net.2"),
+        *(
+            "add_q_proj",
+            "add_k_proj",
+            "add_v_proj",
+            "to_add_out",
+            "ff_context.net.0.proj",
+            "ff_context.net.2",
+        ),
     )
 
     def __init__(

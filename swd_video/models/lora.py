@@ -17,8 +17,9 @@ _STATE_DICT_PREFIX = "transformer."
 def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
     """Freeze the weights of a diffusers transformer and add trainable low-rank layers, in place.
 
-    The additions start at zero, so the network computes what it did before, and are float32. Their scale (alpha / rank) is 1: loaders
-    that are told no alpha assume just that, so the saved file has the same strength everywhere.
+    The additions start at zero, so the network computes what it did before, and are float32 whatever its weights are.
+    Their scale (alpha / rank) is 1: loaders that are told no alpha assume just that, so the saved file has the same
+    strength everywhere.
 
     Args:
         transformer: a diffusers model that takes adapters.

@@ -223,7 +223,9 @@ def _weightless(path: Path, index: Mapping[str, Any], video: VideoSpec) -> dict[
     return others
 
 
-def _build_pipe(pipeline_class: Any, path: Path, index: Mapping[str, Any], video: VideoSpec) -> tuple[Any, dict[str, nn.Module]]:
+def _build_pipe(
+    pipeline_class: Any, path: Path, index: Mapping[str, Any], video: VideoSpec
+) -> tuple[Any, dict[str, nn.Module]]:
     """The pipeline around the parts, with the settings of its own that stand in its index."""
     parts = _build_parts(path, index)
     settings = {name: value for name, value in index.items() if not isinstance(value, list | tuple)}

@@ -176,7 +176,7 @@ class _Kinds:
         self._request = request
         self._teacher = TeacherCounter(request.architecture, request.block)
         self._counters: dict[Kind, TrainingCounter] = {}
-        self._sizes: dict[tuple[Kind, bool, bool], TrainingSizes] = {}
+        self._sizes: dict[tuple[Kind, bool], TrainingSizes] = {}
 
     def counter(self, kind: Kind) -> TrainingCounter:
         if kind not in self._counters:
@@ -185,7 +185,7 @@ class _Kinds:
         return self._counters[kind]
 
     def sizes(self, setup: TrainingSetup) -> TrainingSizes:
-        key = setup.kind, setup.bf16, setup.bf16_teacher
+        key = setup.kind, setup.bf16
         if key not in self._sizes:
             architecture, counter = self._request.architecture, self.counter(setup.kind)
             networks, one = architecture.transformers, counter.trainable
@@ -193,9 +193,7 @@ class _Kinds:
                 num_parameters=sum(architecture.num_parameters[name] for name in networks),
                 trainable=Trainable(len(networks) * one.total, len(networks) * one.block_matrices),
                 # The last stage's: grids never shrink.
-                kept=counter.kept(
-                    self._request.schedule.target, bf16=setup.bf16, bf16_weights=setup.bf16_teacher
-                ),
+                kept=counter.kept(self._request.schedule.target, bf16=setup.bf16),
             )
         return self._sizes[key]
 

@@ -133,7 +133,7 @@ def count_decoding(architecture: Architecture, grid: LatentSize) -> int:
         latents = torch.empty(1, channels, frames, grid.height, grid.width, device="meta")
         return count_flops(lambda: model.decode(latents))
 
-    return _by_frames(decode, grid.frames)
+    return _by_frames(decode, grid.frames, architecture.spec.compression.patch[0])
 
 
 def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
@@ -145,7 +145,7 @@ def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
         pixels = torch.empty(1, 3, *size.as_tuple(), device="meta")
         return count_flops(lambda: model.encode_video(pixels))
 
-    return _by_frames(encode, grid.frames)
+    return _by_frames(encode, grid.frames, compression.patch[0])
 
 
 def count_text(architecture: Architecture) -> int:
@@ -157,21 +157,27 @@ def count_text(architecture: Architecture) -> int:
     return flops
 
 
-# Where the frames before it do not cost alike, a clip is counted in full.
+# Where no two of them cost alike, a clip is counted in full.
 _FRAMES_TRIED = 4
 
 
-def _by_frames(count: Callable[[int], int], frames: int) -> int:
-    """Count for growing numbers of frames until two more frames cost alike; all later ones then cost the same.
+def _by_frames(count: Callable[[int], int], frames: int, unit: int) -> int:
+    """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
 
     So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
+
+    Args:
+        count: costs of a number of frames.
+        frames: how many there are.
+        unit: what numbers of frames are multiples of.
     """
     counted: list[int] = []
-    for number in range(1, min(frames, _FRAMES_TRIED) + 1):
-        counted.append(count(number))
+    units = frames // unit
+    for number in range(1, min(units, _FRAMES_TRIED) + 1):
+        counted.append(count(number * unit))
         if (steps := _steps(counted)) and len(steps) >= 2 and steps[-1] == steps[-2]:
-            return counted[-1] + (frames - number) * steps[-1]
-    return counted[-1] if frames <= _FRAMES_TRIED else count(frames)
+            return counted[-1] + (units - number) * steps[-1]
+    return counted[-1] if units <= _FRAMES_TRIED else count(frames)
 
 
 def _steps(counted: Sequence[int]) -> list[int]:

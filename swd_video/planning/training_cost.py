@@ -127,12 +127,12 @@ class TeacherCounter:
             )
         self._architecture = architecture
         self._block = block
-        self._two_of_each = [2] * len(architecture.block_counts)
-        self._network = architecture.transformer(*self._two_of_each)
-        self._small_blocks = range(sum(self._two_of_each))
-        self._fake_networks: dict[torch.dtype, nn.Module] = {}
+        two_of_each = [2] * len(architecture.block_counts)
+        self._network = architecture.transformer(*two_of_each)
+        self._fake_network = without_memory(architecture.transformer(*two_of_each))
+        self._small_blocks = range(sum(two_of_each))
         self._flops: dict[LatentSize, GraphFlops] = {}
-        self._kept: dict[tuple[LatentSize, bool, torch.dtype], PerClip] = {}
+        self._kept: dict[tuple[LatentSize, bool], PerClip] = {}
 
     def flops(self, grid: LatentSize) -> GraphFlops:
         """Tokens of one clip, and gradients from them to its latents."""
@@ -145,36 +145,28 @@ class TeacherCounter:
             self._flops[grid] = self._architecture.up_to_block(counted, self._block)
         return self._flops[grid]
 
-    def kept(self, grid: LatentSize, *, bf16: bool, dtype: torch.dtype = torch.float32) -> PerClip:
-        """What autograd keeps of that, with or without autocast, for weights of some precision."""
-        network = self._fake_network(dtype)
+    def kept(self, grid: LatentSize, *, bf16: bool) -> PerClip:
+        """What autograd keeps of that."""
 
         def count(block: int, batch: int) -> int:
+            run = partial(self._tokens, self._fake_network, block, grid, batch)
             with _training_precision(bf16):
-                return count_kept(partial(self._tokens, network, block, grid, batch), network)
+                return count_kept(run, self._fake_network)
 
-        if (grid, bf16, dtype) not in self._kept:
+        if (grid, bf16) not in self._kept:
             counted = [_per_clip(partial(count, block)) for block in self._small_blocks]
-            self._kept[grid, bf16, dtype] = self._architecture.up_to_block(counted, self._block)
-        return self._kept[grid, bf16, dtype]
+            self._kept[grid, bf16] = self._architecture.up_to_block(counted, self._block)
+        return self._kept[grid, bf16]
 
-    def kept_checkpointed(
-        self, grid: LatentSize, *, bf16: bool, dtype: torch.dtype = torch.float32
-    ) -> PerClip:
+    def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
         """What it keeps where that is only the tokens between blocks."""
-        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16, dtype=dtype))
+        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
 
-    def tokens_bytes(self, grid: LatentSize, *, bf16: bool, dtype: torch.dtype = torch.float32) -> int:
+    def tokens_bytes(self, grid: LatentSize, *, bf16: bool) -> int:
         """Size of the tokens between two blocks, for one clip."""
         with _training_precision(bf16), torch.no_grad():
-            tokens = self._tokens(self._fake_network(dtype), 0, grid, 1)
+            tokens = self._tokens(self._fake_network, 0, grid, 1)
         return tokens.numel() * tokens.element_size()
-
-    def _fake_network(self, dtype: torch.dtype) -> nn.Module:
-        if dtype not in self._fake_networks:
-            network = self._architecture.transformer(*self._two_of_each)
-            self._fake_networks[dtype] = without_memory(_cast(network, dtype))
-        return self._fake_networks[dtype]
 
     def _tokens(
         self, network: nn.Module, block: int, grid: LatentSize, batch: int, device: str = "cpu"
@@ -225,25 +217,23 @@ class TrainingCounter:
         student, teacher = self.student_flops(grid), self._teacher.flops(grid)
         return StageTraining(student.forward, student.backward, teacher.forward, teacher.backward)
 
-    def kept(self, grid: LatentSize, *, bf16: bool, bf16_weights: bool = False) -> KeptBytes:
+    def kept(self, grid: LatentSize, *, bf16: bool) -> KeptBytes:
         """What autograd keeps for clips on a grid.
 
         Args:
             grid: the stage's.
-            bf16: under bfloat16 autocast.
-            bf16_weights: what does not train is bfloat16; else float32.
+            bf16: under bfloat16 autocast; else in float32.
         """
-        dtype = torch.bfloat16 if bf16_weights else torch.float32
-        students = [without_memory(student) for student in _students(self._architecture, self._lora, dtype)]
+        students = [without_memory(student) for student in _students(self._architecture, self._lora)]
         counted = [self._kept_by(student, grid, bf16) for student in students]
-        between = self._teacher.tokens_bytes(grid, bf16=bf16, dtype=dtype)
+        between = self._teacher.tokens_bytes(grid, bf16=bf16)
         # One block of every kind, although only one block at all is recomputed at a time.
         one, more_blocks = counted[0], self._architecture.spec.num_blocks - len(counted) + 1
         return KeptBytes(
             student=self._architecture.of_all_blocks(counted),
-            teacher=self._teacher.kept(grid, bf16=bf16, dtype=dtype),
+            teacher=self._teacher.kept(grid, bf16=bf16),
             student_checkpointed=PerClip(one.fixed, one.clip + more_blocks * between),
-            teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16, dtype=dtype),
+            teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16),
         )
 
     def _kept_by(self, student: nn.Module, grid: LatentSize, bf16: bool) -> PerClip:
@@ -275,27 +265,15 @@ def _training_precision(bf16: bool) -> Iterator[None]:
         yield
 
 
-def _students(
-    architecture: Architecture, lora: LoraShape | None, dtype: torch.dtype = torch.float32
-) -> list[nn.Module]:
+def _students(architecture: Architecture, lora: LoraShape | None) -> list[nn.Module]:
     networks = architecture.small_transformers()
     for network in networks:
-        _cast(network, dtype)
         if lora is None:
             network.requires_grad_(True)
         else:
             with torch.device("meta"):
                 add_lora(network, lora.rank, lora.targets)
     return networks
-
-
-def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Give the weights a precision in place, as `from_pretrained` does: some stay in float32."""
-    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
-    for name, weight in network.named_parameters():
-        if not kept & set(name.split(".")):
-            weight.data = weight.data.to(dtype)
-    return network
 
 
 def _trainable(student: nn.Module) -> Trainable:

@@ -71,6 +71,7 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
     """Bytes on one GPU at the start of the backward pass on the largest grid, by part.
 
     Gradients are counted whole although they fill only while activations are freed: with accumulation both are there.
+    Activations are those beside float32 weights; beside bfloat16 ones they never take more, and often less.
     """
     trainable = sizes.trainable.total
     shards = setup.num_gpus if setup.sharded else 1
@@ -159,9 +160,7 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
         )
     if not setup.checkpointing:
         changes.append(
-            _Change(
-                "train.gradient_checkpointing: true", True, lambda old: replace(old, checkpointing=True)
-            )
+            _Change("train.gradient_checkpointing: true", True, lambda old: replace(old, checkpointing=True))
         )
     if not setup.bf16_teacher:
         changes.append(

@@ -87,6 +87,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         ValueError: for input that cannot work, in one line.
     """
     _check_same_run(config, folder)
+    _check_load(config)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
@@ -103,7 +104,9 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
     clips = _open_clips(config, schedule, model, accelerator)
-    prompt_embeds = model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
+    prompt_embeds = (
+        model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
+    )
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
     roles = _build_roles(config, model)
@@ -124,24 +127,28 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     )
 
 
+def _check_load(config: DistillConfig) -> None:
+    """Refuse ways to load a teacher that encode clips but train nothing."""
+    load, all_train = config.load, config.train.kind == "full"
+    wrong = (
+        ("cpu_offload", load.cpu_offload is not None, "null; text encoder and VAE leave the device anyway"),
+        ("float8_weights", load.float8_weights, "false; gradients need whole weights"),
+        ("attention", load.attention == "sage", "another; it computes no gradients"),
+        (
+            "dtype",
+            load.dtype != "float32" and all_train,
+            "float32, as all weights train, or train.kind: lora",
+        ),
+    )
+    for key, refused, expected in wrong:
+        if refused:
+            raise ConfigError(f"load.{key}: got {getattr(load, key)!r} to train with, expected {expected}.")
+
+
 def _load(config: DistillConfig) -> VideoModel:
     """The teacher in main memory, where text encoder and VAE wait until they are needed."""
-    load = config.load
-    refused = {
-        "cpu_offload": (load.cpu_offload, "null: text encoder and VAE wait in main memory anyway"),
-        "float8_weights": (load.float8_weights or None, "false: gradients need whole weights"),
-        "attention": (load.attention if load.attention == "sage" else None, "another: it has no gradients"),
-        "dtype": (
-            load.dtype if load.dtype != "float32" and config.train.kind == "full" else None,
-            "float32, because all weights train; or set train.kind to lora",
-        ),
-    }
-    for key, (got, expected) in refused.items():
-        if got is not None:
-            raise ConfigError(f"load.{key}: got {got!r} to train with, expected {expected}.")
-    dtype: torch.dtype = getattr(torch, load.dtype)
-    options = LoadOptions(**load.model_dump(exclude={"dtype", "attention"}))
-    return load_model(config.model, dtype=dtype, options=options)
+    options = LoadOptions(**config.load.model_dump(exclude={"dtype", "attention"}))
+    return load_model(config.model, dtype=getattr(torch, config.load.dtype), options=options)
 
 
 def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> None:

@@ -70,7 +70,9 @@ def test_how_the_model_is_loaded_can_be_said(
     arguments = ["render", str(script), "--out", str(tmp_path / "out"), "--model", str(student_folder)]
     arguments += ["--device", "cpu"]
     assert main([*arguments, "--load.cpu-offload", "model"]) == 2
-    assert "error: cpu_offload: got 'model' for device cpu, expected an accelerator" in capsys.readouterr().err
+    assert (
+        "error: cpu_offload: got 'model' for device cpu, expected an accelerator" in capsys.readouterr().err
+    )
     assert main([*arguments, "--load.attention", "flash"]) == 2
     assert "error: attention backend 'flash' does not run on cpu" in capsys.readouterr().err
     assert main([*arguments, "--load.vae-slicing", "--load.float8-weights"]) == 0

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from swd_video.config.load import load_config
-
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.planning.architecture import Architecture, load_architecture, shipped_architectures
 from swd_video.planning.counting import KernelAttention, count_graph
