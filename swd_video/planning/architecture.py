@@ -98,9 +98,11 @@ class Architecture:
             counted: what each of `small_transformers` costs.
         """
         first, *grown = (_numbers(one) for one in counted)
-        total = list(first)
+        total = first
         for number, more in zip(self.block_counts, grown, strict=True):
-            total = [so_far + (number - 1) * (b - a) for so_far, a, b in zip(total, first, more, strict=True)]
+            total = tuple(
+                so_far + (number - 1) * (b - a) for so_far, a, b in zip(total, first, more, strict=True)
+            )
         return type(counted[0])(*total)
 
     def up_to_block(self, counted: Sequence[Counts], block: int) -> Counts:
@@ -111,13 +113,14 @@ class Architecture:
             block: index of the block.
         """
         numbers = [_numbers(one) for one in counted]
-        before, total, left = [0] * len(numbers[0]), [0] * len(numbers[0]), block + 1
+        before = total = (0,) * len(numbers[0])
+        left = block + 1
         for number, first, second in zip(self.block_counts, numbers[::2], numbers[1::2], strict=True):
             more = min(left, number) - 1
-            total = [
+            total = tuple(
                 so_far + b - a + more * (c - b)
                 for so_far, a, b, c in zip(total, before, first, second, strict=True)
-            ]
+            )
             before, left = second, left - number
             if left <= 0:
                 break

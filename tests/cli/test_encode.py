@@ -99,6 +99,6 @@ def test_how_the_model_is_loaded_is_a_key_of_the_config(
     assert "error: cpu_offload: got 'sequential' for device cpu" in capsys.readouterr().err
     assert main([*arguments, "--load.attention", "fast"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --load.attention: input should be 'auto', 'native'")
+    assert error.startswith("error: load.attention: input should be 'auto', 'native'")
     assert error.count("\n") == 1
     assert main([*arguments, "--load.dtype", "bfloat16", "--load.vae_tiling", "true"]) == 0
