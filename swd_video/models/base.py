@@ -82,6 +82,7 @@ class VideoModel(ABC):
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         can_rescale_positions: whether `rescale_positions` works for the family.
         stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
+        block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
@@ -98,6 +99,7 @@ class VideoModel(ABC):
     attention_mask: ClassVar[MaskKind] = "none"
     can_rescale_positions: ClassVar[bool] = False
     stock_samples: ClassVar[bool] = False
+    block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     full_frames: int | None = None
 
@@ -109,14 +111,14 @@ class VideoModel(ABC):
         training_size: PixelSize | None = None,
         text_length: int | None = None,
     ) -> None:
-        # Counting costs takes no tokenizer, where the length of prompts is given.
-        needed = [name for name in self.parts if not (text_length and name.startswith("tokenizer"))]
-        _check_parts(pipe, needed)
+        _check_parts(pipe, self.parts)
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
         self.vae: Any = pipe.vae
         _require_text_to_video(pipe, self._latent_channels())
-        _freeze(*(getattr(pipe, name) for name in needed if name == "vae" or name.startswith("text_encoder")))
+        _freeze(
+            *(getattr(pipe, name) for name in self.parts if name == "vae" or name.startswith("text_encoder"))
+        )
         config = pipe.transformer.config
         self.spec = ModelSpec(
             family=self.family,
@@ -147,6 +149,15 @@ class VideoModel(ABC):
     def takes_first_frame(self) -> bool:
         """Whether the transformer takes a timestep for every token, and so a picture to start from."""
         return False
+
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """Tokens that each text encoder, by its name in the pipeline, reads for a prompt, padding included."""
+        return {"text_encoder": self.spec.text_length}
+
+    def transformer_at(self, sigma: float) -> str:
+        """Name in the pipeline of the transformer that predicts at a noise level."""
+        return "transformer"
 
     @property
     def device(self) -> torch.device:

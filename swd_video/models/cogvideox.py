@@ -103,7 +103,7 @@ class CogVideoXModel(VideoModel):
     ) -> dict[str, Any]:
         inner = unwrap(network)
         levels = _levels(sigma, noisy_latents)
-        timestep = timestep_at(levels.cpu(), self._angles).float().to(noisy_latents.device)
+        timestep = self._timestep(sigma, noisy_latents)
         frames = rearrange(noisy_latents / _norm(levels, noisy_latents), "b c f h w -> b f c h w")
         rotary = None
         if inner.config.use_rotary_positional_embeddings:
@@ -118,6 +118,12 @@ class CogVideoXModel(VideoModel):
             "timestep": timestep,
             "image_rotary_emb": rotary,
         }
+
+    def _timestep(self, sigma: Sigma, like: Tensor) -> Float[Tensor, " batch"]:
+        if isinstance(sigma, Tensor):
+            return timestep_at(_levels(sigma, like).cpu(), self._angles).float().to(like.device)
+        # A number stays one: tensors that have a shape only (`planning`) could not be looked up.
+        return torch.full((len(like),), _look_up(sigma, self._angles).item(), device=like.device)
 
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
         levels = _levels(sigma, noisy_latents)
@@ -152,8 +158,12 @@ def timestep_at(
     sigma: Float64[Tensor, " batch"], angles: Float64[np.ndarray, " timesteps"]
 ) -> Float64[Tensor, " batch"]:
     """The timestep, with its fraction, at which a model sees the same ratio of noise to data as at `sigma`."""
-    wanted = np.arctan2(sigma.numpy(), 1 - sigma.numpy())
-    return torch.from_numpy(np.interp(wanted, angles, np.arange(len(angles), dtype=np.float64)))
+    return torch.from_numpy(_look_up(sigma.numpy(), angles))
+
+
+def _look_up(sigma: Any, angles: Float64[np.ndarray, " timesteps"]) -> Any:
+    wanted = np.arctan2(sigma, 1 - sigma)
+    return np.interp(wanted, angles, np.arange(len(angles), dtype=np.float64))
 
 
 def _levels(sigma: Sigma, like: Tensor) -> Float64[Tensor, " batch"]:

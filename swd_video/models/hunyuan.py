@@ -23,6 +23,7 @@ from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, 
 
 _FPS = 24.0
 _TEXT_LENGTH = 256
+_CLIP_LENGTH = 77
 _EMBEDDED_GUIDANCE = 6.0
 
 
@@ -45,6 +46,7 @@ class HunyuanVideoModel(VideoModel):
     pipeline_class = HunyuanVideoPipeline
     pipeline_names = ("HunyuanVideoPipeline",)
     attention_mask = "boolean"
+    block_counts = ("num_layers", "num_single_layers")
     # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
     lora_targets = (
         *(*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2", "proj_mlp"),
@@ -80,6 +82,12 @@ class HunyuanVideoModel(VideoModel):
         """How many of `max_tokens` a prompt would take, with what the template has after it."""
         asked = self.prompt_template["template"].format(prompt)
         return super().count_tokens(asked) - int(self.prompt_template["crop_start"])
+
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """The language model reads the template around the prompt, too; CLIP as much as it can."""
+        language = self.spec.text_length - 1 + self.prompt_template["crop_start"]
+        return {"text_encoder": language, "text_encoder_2": _CLIP_LENGTH}
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:

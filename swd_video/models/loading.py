@@ -62,7 +62,7 @@ class LoadOptions:
     transformer_file: str | Path | None = None
 
 
-_DEFAULT_OPTIONS = LoadOptions()
+DEFAULT_OPTIONS = LoadOptions()
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def load_teacher(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     transformer: ModelMixin | None = None,
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
     """Load a text-to-video teacher as diffusers' own pipeline, in evaluation mode.
 
@@ -209,7 +209,7 @@ def prepare_pipeline(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
     """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for.
 
@@ -239,7 +239,7 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> VideoModel:
     """Load a model for training, encoding and sampling, behind the interface that all families share.
 

@@ -17,8 +17,9 @@ _STATE_DICT_PREFIX = "transformer."
 def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
     """Freeze the weights of a diffusers transformer and add trainable low-rank layers, in place.
 
-    The additions start at zero, so the network computes what it did before. Their scale (alpha / rank) is 1: loaders
-    that are told no alpha assume just that, so the saved file has the same strength everywhere.
+    The additions start at zero, so the network computes what it did before, and are float32 whatever its weights are.
+    Their scale (alpha / rank) is 1: loaders that are told no alpha assume just that, so the saved file has the same
+    strength everywhere.
 
     Args:
         transformer: a diffusers model that takes adapters.
@@ -42,6 +43,15 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0)
     transformer.add_adapter(config)
+    for weight in transformer.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def has_lora_disabled(module: nn.Module) -> bool:
+    """Whether a part of a transformer, with additions in it, computes what it did before them."""
+    layers = (layer for layer in module.modules() if isinstance(layer, BaseTunerLayer))
+    return any(layer.disable_adapters for layer in layers)
 
 
 @contextmanager

@@ -50,6 +50,12 @@ class WanModel(VideoModel):
         """True for TI2V-5B."""
         return bool(self.pipe.config.expand_timesteps)
 
+    def transformer_at(self, sigma: float) -> str:
+        """Of A14B's two, the one whose range of noise holds the level."""
+        if not isinstance(self.transformer, WanExperts) or sigma >= self.transformer.boundary_ratio:
+            return "transformer"
+        return "transformer_2"
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
         """Embed prompts as `WanPipeline` does: cleaned, cut at the last token, zeros after it."""

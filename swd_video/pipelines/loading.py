@@ -26,6 +26,7 @@ from torch import Tensor
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.checkpoints import INDEX_NAME
 from swd_video.models.loading import (
+    DEFAULT_OPTIONS,
     STUDENT_FILE_NAME,
     LoadOptions,
     VideoSpec,
@@ -46,7 +47,6 @@ LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _FORMAT = 1
 _KINDS = ("full", "lora")
 _KEY_PREFIX = "transformer."
-_DEFAULT_OPTIONS = LoadOptions()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def load_student(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> ScaleWisePipeline:
     """Load a student of any family, ready to sample.
 
@@ -81,7 +81,7 @@ def load_student(
         options: how it is fitted into memory and run.
 
     Raises:
-        ValueError: if there is no such student, or it cannot be loaded.
+        ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
     """
     loaded = _load(name_or_path, dtype)
     prepare_pipeline(loaded.pipe, device=device, dtype=dtype, options=options)
@@ -91,7 +91,11 @@ def load_student(
 
 
 def load_pipeline(
-    name_or_path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> WanScaleWisePipeline:
     """Load a student of Wan as a diffusers pipeline, ready to sample.
 
@@ -99,9 +103,11 @@ def load_pipeline(
         name_or_path: as for `load_student`.
         device: where to put it; on CUDA the fastest attention that really runs is chosen.
         dtype: precision of all its parts.
+        options: how it is fitted into memory and run.
 
     Raises:
-        ValueError: if there is no such student, or it cannot be loaded or is of another family.
+        ValueError: if there is no such student, it cannot be loaded or is of another family, or an option cannot work
+            here.
     """
     loaded = _load(name_or_path, dtype)
     teacher, spec = loaded.pipe, loaded.spec
@@ -118,7 +124,7 @@ def load_pipeline(
         text_length=spec.text_length,
         positions=loaded.positions,
     )
-    return prepare_pipeline(pipe, device=device, dtype=dtype)
+    return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
 def save_student(
