@@ -109,9 +109,11 @@ def _encode(
     grids: "list[LatentSize]",
     out: Path,
 ) -> "EncodeReport":
+    import torch
+
     from swd_video.data.encode import encode_manifest, finished_report
     from swd_video.models.fingerprint import fingerprint_encoders
-    from swd_video.models.loading import load_model, resolve_model_path
+    from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 
     encoders = fingerprint_encoders(resolve_model_path(config.model))
     same: dict[str, Any] = {"model_name": config.model, "encoders": encoders, "dtype": arguments.dtype}
@@ -119,7 +121,9 @@ def _encode(
     if finished is not None:
         _say(f"{out} is finished already")
         return finished
-    model = load_model(config.model, device=_device(arguments.device))
+    options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
+    precision: torch.dtype = getattr(torch, config.load.dtype)
+    model = load_model(config.model, device=_device(arguments.device), dtype=precision, options=options)
     with _progress_bar(len(clips)) as bar:
 
         def show(done: int, _: int) -> None:

@@ -101,6 +101,7 @@ def read_request(config: "DistillConfig") -> "Request":
 
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
+    targets = architecture.model.lora_targets if lora.targets is None else lora.targets
     block = config.loss.mmd.block
     return Request(
         architecture=architecture,
@@ -112,8 +113,10 @@ def read_request(config: "DistillConfig") -> "Request":
             num_gpus=1,
             bf16=train.mixed_precision == "bf16",
             muon=isinstance(train.optimizer, MuonConfig),
+            checkpointing=train.gradient_checkpointing,
+            bf16_teacher=config.load.dtype == "bfloat16",
         ),
-        lora=LoraShape(lora.rank, lora.targets),
+        lora=LoraShape(lora.rank, targets),
         block=architecture.spec.num_blocks // 2 if block is None else block,
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,

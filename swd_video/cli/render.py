@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from swd_video.config.schema import FitConfig
 from swd_video.studio.script import load_script
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     dtype: Dtype = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    load: FitConfig = field(default_factory=FitConfig)
+    """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout instead of a summary."""
 
@@ -56,13 +59,15 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"--out {out}: is a file, expected a folder. Choose another name.")
 
     device, dtype = _choose(arguments.device, arguments.dtype)
+    from swd_video.models.loading import LoadOptions
     from swd_video.studio.model import load_model_for_rendering
     from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render_script
 
     _quiet_loading()
     name = arguments.model or script.model
     _say(f"loading {name} on {device} in {str(dtype).removeprefix('torch.')}")
-    pipe, model = load_model_for_rendering(name, device=device, dtype=dtype)
+    options = LoadOptions(**arguments.load.model_dump())
+    pipe, model = load_model_for_rendering(name, device=device, dtype=dtype, options=options)
     pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
     report = render_script(script, pipe, model, out, say=_say)
 

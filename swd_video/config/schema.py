@@ -10,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 
-# Attention (to text too) and MLP of a transformer block, as diffusers names them in the Wan family.
-DEFAULT_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-
 
 class Section(BaseModel):
     """A part of a config: immutable, and an unknown key is an error."""
@@ -38,6 +35,28 @@ class DataConfig(Section):
         for grid in grids:
             LatentSize.parse(grid)
         return grids
+
+
+class FitConfig(Section):
+    """How a model is fitted into memory and run; what diffusers offers."""
+
+    attention: Literal["auto", "native", "xformers", "flash", "sage"] = "auto"
+    """`auto` is xformers on CUDA where it really runs, else torch's own (`native`)."""
+    cpu_offload: Literal["model", "sequential"] | None = None
+    """`model` keeps on the device only the network that is running, `sequential` only the layer; null all."""
+    vae_tiling: bool = False
+    """Encode and decode in overlapping tiles: less memory; pixels change a little."""
+    vae_slicing: bool = False
+    """Encode and decode clip by clip."""
+    float8_weights: bool = False
+    """Keep the transformer's weights in float8 and widen each layer while it runs."""
+
+
+class LoadConfig(FitConfig):
+    """How the teacher is loaded, to encode clips and to train."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the teacher's parts. What trains is float32 whatever they are."""
 
 
 class StageConfig(Section):
@@ -123,6 +142,9 @@ class TrainConfig(Section):
     mixed_precision: Literal["bf16", "auto"] | None = None
     """`bf16` runs the networks under bfloat16 autocast; weights and optimizer stay float32. `auto` is `bf16` where
     the device multiplies in bfloat16, else null; the saved config says which."""
+    gradient_checkpointing: bool = False
+    """Keep only the tokens between transformer blocks, and compute each block again in the backward pass: the same
+    student in a fraction of the memory, for about a third more work."""
     stage_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How often each stage is drawn, relative to the others; null draws all alike."""
     checkpoint_every: int = Field(default=100, ge=1)
@@ -157,8 +179,8 @@ class LoraTrainConfig(TrainConfig):
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=128, ge=1)
     """Rank of the additions. Their scale is 1 (alpha equals rank), so that every tool loads them alike."""
-    targets: tuple[str, ...] = DEFAULT_LORA_TARGETS
-    """Ends of the names of the linear layers that get one."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Ends of the names of the linear layers that get one; null: attention and MLP of the model's blocks."""
 
 
 class DistillConfig(Section):
@@ -169,6 +191,7 @@ class DistillConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Every draw of the run follows from it."""
     data: DataConfig
+    load: LoadConfig = LoadConfig()
     schedule: tuple[StageConfig, ...]
     """Stages in order, in latents."""
     positions: Literal["native", "rescaled"] = "native"

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,6 +18,12 @@ from swd_video.models.features import capture_blocks
 
 MaskKind = Literal["none", "additive", "boolean"]
 """How a family tells attention which tokens of a prompt are padding."""
+
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+"""What diffusers calls the linear layers of an attention."""
+
+# Not typing.Self: beartype, which checks signatures in tests, refuses it outside decorated classes.
+_ModelT = TypeVar("_ModelT", bound="VideoModel")
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,25 @@ class VideoModel(ABC):
     An adapter gives the methods that raise here; `docs/adapters.md` says how to write one. The text encoder and
     the VAE are frozen and put in evaluation mode; the transformer is left as it is.
 
+    Args:
+        pipe: a pipeline of `pipeline_class`.
+        fps: frames per second of the clips it was trained on; default the family's.
+        training_size: size of the clips it was trained on, where known.
+        text_length: tokens of a prompt; default what the family was trained with.
+
+    Raises:
+        ValueError: if the pipeline is of a kind that the adapter does not cover.
+
     Attributes:
+        family: its name, for example "wan".
+        parts: what a pipeline of the family must have.
         pipeline_class: diffusers' pipeline of the family.
         pipeline_names: what the `model_index.json` of its folders may call that pipeline.
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         can_rescale_positions: whether `rescale_positions` works for the family.
+        stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
+        block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
+        lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
         transformer: the network that predicts velocities. Methods that run it take another of the same
@@ -72,42 +92,72 @@ class VideoModel(ABC):
         full_frames: what `rescale_positions` was given last.
     """
 
+    family: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer")
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     pipeline_names: ClassVar[tuple[str, ...]]
     attention_mask: ClassVar[MaskKind] = "none"
     can_rescale_positions: ClassVar[bool] = False
-    spec: ModelSpec
-    pipe: Any
-    transformer: nn.Module
-    vae: Any
+    stock_samples: ClassVar[bool] = False
+    block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
+    lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     full_frames: int | None = None
 
-    @classmethod
-    @abstractmethod
-    def from_pipeline(
-        cls,
+    def __init__(
+        self,
         pipe: Any,
         *,
         fps: float | int | None = None,
         training_size: PixelSize | None = None,
         text_length: int | None = None,
-    ) -> "VideoModel":
+    ) -> None:
+        _check_parts(pipe, self.parts)
+        self.pipe = pipe
+        self.transformer: nn.Module = pipe.transformer
+        self.vae: Any = pipe.vae
+        _require_text_to_video(pipe, self._latent_channels())
+        _freeze(
+            *(getattr(pipe, name) for name in self.parts if name == "vae" or name.startswith("text_encoder"))
+        )
+        config = pipe.transformer.config
+        self.spec = ModelSpec(
+            family=self.family,
+            compression=self._compression(),
+            latent_channels=self._latent_channels(),
+            hidden_size=config.num_attention_heads * config.attention_head_dim,
+            num_blocks=len(self._blocks(pipe.transformer)[0]),
+            text_length=text_length or self._text_length(),
+            text_dim=self._text_dim(config),
+            fps=float(fps or self._fps()),
+            training_size=training_size,
+        )
+
+    @classmethod
+    def from_pipeline(cls: type[_ModelT], pipe: Any, **facts: Any) -> _ModelT:
         """Wrap a loaded pipeline; its modules are shared, not copied.
 
         Args:
             pipe: a pipeline of `pipeline_class`.
-            fps: frames per second of the clips it was trained on; default the family's.
-            training_size: size of the clips it was trained on, where known.
-            text_length: tokens of a prompt; default what the family was trained with.
+            facts: what the adapter's constructor takes besides.
 
         Raises:
             ValueError: if the pipeline is of a kind that the adapter does not cover.
         """
+        return cls(pipe, **facts)
 
     @property
     def takes_first_frame(self) -> bool:
         """Whether the transformer takes a timestep for every token, and so a picture to start from."""
         return False
+
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """Tokens that each text encoder, by its name in the pipeline, reads for a prompt, padding included."""
+        return {"text_encoder": self.spec.text_length}
+
+    def transformer_at(self, sigma: float) -> str:
+        """Name in the pipeline of the transformer that predicts at a noise level."""
+        return "transformer"
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +181,15 @@ class VideoModel(ABC):
                 "set positions to native."
             )
         self.full_frames = full_frames
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt that the model reads; what is longer is cut."""
+        return self.spec.text_length
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many of `max_tokens` a prompt would take, if nothing were cut."""
+        return len(self.pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
     @abstractmethod
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -218,10 +277,44 @@ class VideoModel(ABC):
         """
         network = self.transformer if transformer is None else transformer
         self._check_latents(noisy_latents)
+        return self._capture(network, noisy_latents, sigma, prompt_embeds, blocks)
+
+    def _capture(
+        self,
+        network: nn.Module,
+        noisy_latents: Tensor,
+        sigma: Sigma,
+        prompt_embeds: Tensor,
+        blocks: Sequence[int],
+    ) -> list[Tensor]:
         inputs = self._transformer_inputs(network, noisy_latents, sigma, prompt_embeds)
         modules, after = self._blocks(unwrap(network))
         with self._positions(unwrap(network)):
             return capture_blocks(modules, after, blocks, lambda: network(**inputs, return_dict=False))
+
+    def _compression(self) -> Compression:
+        """How clips are divided, read from the configs of VAE and transformer."""
+        vae, config = self.vae, self.pipe.transformer.config
+        return Compression(
+            temporal=int(vae.temporal_compression_ratio),
+            spatial=vae.spatial_compression_ratio,
+            patch=(config.patch_size_t, config.patch_size, config.patch_size),
+        )
+
+    def _latent_channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
+    @abstractmethod
+    def _text_length(self) -> int:
+        """Rows of an embedded prompt, where nothing else is asked for."""
+
+    @abstractmethod
+    def _text_dim(self, config: Any) -> int:
+        """Channels of an embedded prompt, from the transformer's config."""
+
+    @abstractmethod
+    def _fps(self) -> float:
+        """Frames per second of the clips that the family's models were trained on."""
 
     @abstractmethod
     def _normalize(self, raw_latents: Tensor) -> Tensor:
@@ -290,18 +383,12 @@ def sigma_per_clip(sigma: Sigma, noisy_latents: Tensor) -> Float[Tensor, " batch
     return levels.expand(noisy_latents.shape[0])
 
 
-def freeze(*modules: nn.Module) -> None:
-    """Take modules out of training: evaluation mode, no gradients for their weights."""
+def _freeze(*modules: nn.Module) -> None:
     for module in modules:
         module.requires_grad_(False).eval()
 
 
-def check_parts(pipe: Any, *names: str) -> None:
-    """Refuse pipelines that lack a part.
-
-    Raises:
-        ValueError: naming the part.
-    """
+def _check_parts(pipe: Any, names: Sequence[str]) -> None:
     for name in names:
         if getattr(pipe, name) is None:
             raise ValueError(
@@ -309,12 +396,8 @@ def check_parts(pipe: Any, *names: str) -> None:
             )
 
 
-def require_text_to_video(pipe: Any, latent_channels: int) -> None:
-    """Refuse transformers that take more than noisy latents.
-
-    Raises:
-        ValueError: if the transformer's input has other channels than the VAE's latents.
-    """
+def _require_text_to_video(pipe: Any, latent_channels: int) -> None:
+    """Refuse transformers that take more than noisy latents."""
     channels = pipe.transformer.config.in_channels
     if channels != latent_channels:
         raise ValueError(

@@ -33,21 +33,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from diffusers import CogVideoXPipeline
 from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.base import (
-    ModelSpec,
-    VideoModel,
-    check_parts,
-    freeze,
-    require_text_to_video,
-    unwrap,
-)
+from swd_video.core.grid import Compression
+from swd_video.models.base import VideoModel, unwrap
 
 _FPS = 8.0
 _FPS_1_5 = 16.0
@@ -60,64 +53,13 @@ class CogVideoXModel(VideoModel):
     first latent frame is repeated in front and the frames of that copy are dropped, as CogVideoX 1.5 pads its clips.
     """
 
+    family = "cogvideox"
     pipeline_class = CogVideoXPipeline
     pipeline_names = ("CogVideoXPipeline",)
 
-    def __init__(
-        self,
-        pipe: CogVideoXPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-    ) -> None:
-        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
-        require_text_to_video(pipe, pipe.vae.config.latent_channels)
-        config = pipe.transformer.config
-        self.pipe = pipe
-        self.transformer: nn.Module = pipe.transformer
-        self.vae: AutoencoderKLCogVideoX = pipe.vae
+    def __init__(self, pipe: CogVideoXPipeline, **facts: Any) -> None:
+        super().__init__(pipe, **facts)
         self._angles = noise_angles(pipe.scheduler)
-        freeze(pipe.vae, pipe.text_encoder)
-        is_1_5 = config.patch_size_t is not None
-        spatial = pipe.vae_scale_factor_spatial
-        self.spec = ModelSpec(
-            family="cogvideox",
-            compression=Compression(
-                temporal=int(pipe.vae_scale_factor_temporal),
-                spatial=spatial,
-                patch=(config.patch_size_t or 1, config.patch_size, config.patch_size),
-            ),
-            latent_channels=pipe.vae.config.latent_channels,
-            hidden_size=config.num_attention_heads * config.attention_head_dim,
-            num_blocks=config.num_layers,
-            text_length=text_length or config.max_text_seq_length,
-            text_dim=config.text_embed_dim,
-            fps=float(fps or (_FPS_1_5 if is_1_5 else _FPS)),
-            training_size=training_size,
-        )
-
-    @classmethod
-    def from_pipeline(
-        cls,
-        pipe: CogVideoXPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-    ) -> "CogVideoXModel":
-        """Wrap a loaded pipeline; its modules are shared, not copied.
-
-        Args:
-            pipe: any `CogVideoXPipeline` for text to video.
-            fps: frames per second of the clips it was trained on; default 16 for CogVideoX 1.5, else 8.
-            training_size: size of the clips it was trained on, where known.
-            text_length: tokens of a prompt; default the transformer's own, 226.
-
-        Raises:
-            ValueError: if the transformer takes more than noisy latents, or does not predict v.
-        """
-        return cls(pipe, fps=fps, training_size=training_size, text_length=text_length)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -126,6 +68,23 @@ class CogVideoXModel(VideoModel):
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.spec.text_length
         )
         return prompt_embeds
+
+    def _compression(self) -> Compression:
+        config = self.pipe.transformer.config
+        return Compression(
+            temporal=int(self.pipe.vae_scale_factor_temporal),
+            spatial=self.pipe.vae_scale_factor_spatial,
+            patch=(config.patch_size_t or 1, config.patch_size, config.patch_size),
+        )
+
+    def _text_length(self) -> int:
+        return int(self.pipe.transformer.config.max_text_seq_length)
+
+    def _text_dim(self, config: Any) -> int:
+        return int(config.text_embed_dim)
+
+    def _fps(self) -> float:
+        return _FPS if self.pipe.transformer.config.patch_size_t is None else _FPS_1_5
 
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         return raw_latents * self.vae.config.scaling_factor
@@ -144,7 +103,7 @@ class CogVideoXModel(VideoModel):
     ) -> dict[str, Any]:
         inner = unwrap(network)
         levels = _levels(sigma, noisy_latents)
-        timestep = timestep_at(levels.cpu(), self._angles).float().to(noisy_latents.device)
+        timestep = self._timestep(sigma, noisy_latents)
         frames = rearrange(noisy_latents / _norm(levels, noisy_latents), "b c f h w -> b f c h w")
         rotary = None
         if inner.config.use_rotary_positional_embeddings:
@@ -159,6 +118,12 @@ class CogVideoXModel(VideoModel):
             "timestep": timestep,
             "image_rotary_emb": rotary,
         }
+
+    def _timestep(self, sigma: Sigma, like: Tensor) -> Float[Tensor, " batch"]:
+        if isinstance(sigma, Tensor):
+            return timestep_at(_levels(sigma, like).cpu(), self._angles).float().to(like.device)
+        # A number stays one: tensors that have a shape only (`planning`) could not be looked up.
+        return torch.full((len(like),), _look_up(sigma, self._angles).item(), device=like.device)
 
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
         levels = _levels(sigma, noisy_latents)
@@ -193,8 +158,12 @@ def timestep_at(
     sigma: Float64[Tensor, " batch"], angles: Float64[np.ndarray, " timesteps"]
 ) -> Float64[Tensor, " batch"]:
     """The timestep, with its fraction, at which a model sees the same ratio of noise to data as at `sigma`."""
-    wanted = np.arctan2(sigma.numpy(), 1 - sigma.numpy())
-    return torch.from_numpy(np.interp(wanted, angles, np.arange(len(angles), dtype=np.float64)))
+    return torch.from_numpy(_look_up(sigma.numpy(), angles))
+
+
+def _look_up(sigma: Any, angles: Float64[np.ndarray, " timesteps"]) -> Any:
+    wanted = np.arctan2(sigma, 1 - sigma)
+    return np.interp(wanted, angles, np.arange(len(angles), dtype=np.float64))
 
 
 def _levels(sigma: Sigma, like: Tensor) -> Float64[Tensor, " batch"]:

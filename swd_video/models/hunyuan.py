@@ -13,25 +13,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline
+from diffusers import HunyuanVideoPipeline
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.base import (
-    ModelSpec,
-    VideoModel,
-    check_parts,
-    freeze,
-    require_text_to_video,
-    sigma_per_clip,
-    unwrap,
-)
+from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
 
 _FPS = 24.0
 _TEXT_LENGTH = 256
+_CLIP_LENGTH = 77
 _EMBEDDED_GUIDANCE = 6.0
 
 
@@ -39,80 +31,63 @@ class HunyuanVideoModel(VideoModel):
     """The components of a `HunyuanVideoPipeline`, with its conventions for text and guidance.
 
     Blocks are counted through: first those that treat text and video apart, then those that treat them together.
+
+    Args:
+        pipe: any `HunyuanVideoPipeline` for text to video.
+        text_length: tokens of a prompt, without the pooled row; default 256.
+        embedded_guidance: the guidance scale that the transformer is told, where it takes one.
+        prompt_template: what the language model is asked around the prompt ("template"), and how many of its
+            first tokens are dropped again ("crop_start").
+        facts: as for every `VideoModel`.
     """
 
+    family = "hunyuan"
+    parts = (*VideoModel.parts, "text_encoder_2", "tokenizer_2")
     pipeline_class = HunyuanVideoPipeline
     pipeline_names = ("HunyuanVideoPipeline",)
     attention_mask = "boolean"
+    block_counts = ("num_layers", "num_single_layers")
+    # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
+    lora_targets = (
+        *(*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2", "proj_mlp"),
+        *(
+            "add_q_proj",
+            "add_k_proj",
+            "add_v_proj",
+            "to_add_out",
+            "ff_context.net.0.proj",
+            "ff_context.net.2",
+        ),
+    )
 
     def __init__(
         self,
         pipe: HunyuanVideoPipeline,
         *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
         text_length: int | None = None,
         embedded_guidance: float | int = _EMBEDDED_GUIDANCE,
         prompt_template: Mapping[str, Any] = DEFAULT_PROMPT_TEMPLATE,
+        **facts: Any,
     ) -> None:
-        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-        require_text_to_video(pipe, pipe.vae.config.latent_channels)
-        config = pipe.transformer.config
-        self.pipe = pipe
-        self.transformer: nn.Module = pipe.transformer
-        self.vae: AutoencoderKLHunyuanVideo = pipe.vae
+        super().__init__(pipe, text_length=text_length and 1 + text_length, **facts)
         self.embedded_guidance = embedded_guidance
         self.prompt_template = dict(prompt_template)
-        freeze(pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-        self.spec = ModelSpec(
-            family="hunyuan",
-            compression=Compression(
-                temporal=pipe.vae.temporal_compression_ratio,
-                spatial=pipe.vae.spatial_compression_ratio,
-                patch=(config.patch_size_t, config.patch_size, config.patch_size),
-            ),
-            latent_channels=pipe.vae.config.latent_channels,
-            hidden_size=config.num_attention_heads * config.attention_head_dim,
-            num_blocks=config.num_layers + config.num_single_layers,
-            text_length=1 + (text_length or _TEXT_LENGTH),
-            text_dim=max(config.text_embed_dim, config.pooled_projection_dim),
-            fps=float(fps or _FPS),
-            training_size=training_size,
-        )
 
-    @classmethod
-    def from_pipeline(
-        cls,
-        pipe: HunyuanVideoPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-        embedded_guidance: float | int = _EMBEDDED_GUIDANCE,
-        prompt_template: Mapping[str, Any] = DEFAULT_PROMPT_TEMPLATE,
-    ) -> "HunyuanVideoModel":
-        """Wrap a loaded pipeline; its modules are shared, not copied.
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt that the language model reads; the pooled row is none of them."""
+        return self.spec.text_length - 1
 
-        Args:
-            pipe: any `HunyuanVideoPipeline` for text to video.
-            fps: frames per second of the clips it was trained on; default 24.
-            training_size: size of the clips it was trained on, where known.
-            text_length: tokens of a prompt, without the pooled row; default 256.
-            embedded_guidance: the guidance scale that the transformer is told, where it takes one.
-            prompt_template: what the language model is asked around the prompt ("template"), and how many of its
-                first tokens are dropped again ("crop_start").
+    def count_tokens(self, prompt: str) -> int:
+        """How many of `max_tokens` a prompt would take, with what the template has after it."""
+        asked = self.prompt_template["template"].format(prompt)
+        return super().count_tokens(asked) - int(self.prompt_template["crop_start"])
 
-        Raises:
-            ValueError: if the transformer takes more than noisy latents.
-        """
-        return cls(
-            pipe,
-            fps=fps,
-            training_size=training_size,
-            text_length=text_length,
-            embedded_guidance=embedded_guidance,
-            prompt_template=prompt_template,
-        )
+    @property
+    def text_tokens(self) -> dict[str, int]:
+        """The language model reads the template around the prompt, too; CLIP as much as it can."""
+        language = self.spec.text_length - 1 + self.prompt_template["crop_start"]
+        return {"text_encoder": language, "text_encoder_2": _CLIP_LENGTH}
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -120,7 +95,7 @@ class HunyuanVideoModel(VideoModel):
         tokens, pooled, mask = self.pipe.encode_prompt(
             prompts,
             prompt_template=self.prompt_template,
-            max_sequence_length=self.spec.text_length - 1,
+            max_sequence_length=self.max_tokens,
         )
         tokens = tokens * mask.unsqueeze(-1).to(tokens.dtype)
         rows = (
@@ -128,6 +103,15 @@ class HunyuanVideoModel(VideoModel):
             _widen(tokens, self.spec.text_dim),
         )
         return torch.cat(rows, dim=1)
+
+    def _text_length(self) -> int:
+        return 1 + _TEXT_LENGTH
+
+    def _text_dim(self, config: Any) -> int:
+        return max(config.text_embed_dim, config.pooled_projection_dim)
+
+    def _fps(self) -> float:
+        return _FPS
 
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         return raw_latents * self.vae.config.scaling_factor

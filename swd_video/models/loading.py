@@ -62,7 +62,7 @@ class LoadOptions:
     transformer_file: str | Path | None = None
 
 
-_DEFAULT_OPTIONS = LoadOptions()
+DEFAULT_OPTIONS = LoadOptions()
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def load_teacher(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     transformer: ModelMixin | None = None,
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
     """Load a text-to-video teacher as diffusers' own pipeline, in evaluation mode.
 
@@ -209,7 +209,7 @@ def prepare_pipeline(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
     """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for.
 
@@ -239,7 +239,7 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    options: LoadOptions = _DEFAULT_OPTIONS,
+    options: LoadOptions = DEFAULT_OPTIONS,
 ) -> VideoModel:
     """Load a model for training, encoding and sampling, behind the interface that all families share.
 
@@ -253,13 +253,26 @@ def load_model(
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
     """
     pipe = load_teacher(name_or_path, device=device, dtype=dtype, options=options)
-    spec = read_video_spec(resolve_model_path(name_or_path))
+    return adapt(pipe, read_video_spec(resolve_model_path(name_or_path)), name_or_path)
+
+
+def adapt(pipe: Any, spec: VideoSpec, name: str | Path) -> VideoModel:
+    """Put a loaded pipeline behind the interface that all families share.
+
+    Args:
+        pipe: a pipeline of a family that is supported.
+        spec: what the model's folder says beyond it.
+        name: of the model, for errors.
+
+    Raises:
+        ValueError: if the family's adapter does not cover this pipeline.
+    """
     try:
         return adapter_for(type(pipe).__name__).from_pipeline(
             pipe, fps=spec.fps, training_size=spec.training_size, text_length=spec.text_length
         )
     except ValueError as error:
-        raise ValueError(f"model {str(name_or_path)!r}: {error}") from error
+        raise ValueError(f"model {str(name)!r}: {error}") from error
 
 
 def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:

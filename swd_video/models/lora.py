@@ -17,8 +17,9 @@ _STATE_DICT_PREFIX = "transformer."
 def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
     """Freeze the weights of a diffusers transformer and add trainable low-rank layers, in place.
 
-    The additions start at zero, so the network computes what it did before. Their scale (alpha / rank) is 1: loaders
-    that are told no alpha assume just that, so the saved file has the same strength everywhere.
+    The additions start at zero, so the network computes what it did before, and are float32 whatever its weights are.
+    Their scale (alpha / rank) is 1: loaders that are told no alpha assume just that, so the saved file has the same
+    strength everywhere.
 
     Args:
         transformer: a diffusers model that takes adapters.
@@ -37,11 +38,20 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise ValueError(
                 f"train.targets: no linear layer of {type(transformer).__name__} is called {target!r}; "
-                f"its first block has {', '.join(_short_names(linear))}"
+                f"its blocks have {', '.join(_short_names(linear))}"
             )
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0)
     transformer.add_adapter(config)
+    for weight in transformer.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def has_lora_disabled(module: nn.Module) -> bool:
+    """Whether a part of a transformer, with additions in it, computes what it did before them."""
+    layers = (layer for layer in module.modules() if isinstance(layer, BaseTunerLayer))
+    return any(layer.disable_adapters for layer in layers)
 
 
 @contextmanager
@@ -67,7 +77,6 @@ def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
 
 
 def _short_names(linear: Sequence[str]) -> list[str]:
-    marker = ".0."
-    return [
-        name.split(marker, 1)[1] for name in linear if marker in name and name.split(marker)[0] == "blocks"
-    ]
+    """Of the layers of each first block, what stands behind its number, each name once."""
+    parts = [name.partition(".0.") for name in linear]
+    return list(dict.fromkeys(name for list_name, _, name in parts if list_name.endswith("blocks")))

@@ -10,22 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLLTXVideo, LTXPipeline
+from diffusers import LTXPipeline
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.base import (
-    ModelSpec,
-    VideoModel,
-    check_parts,
-    freeze,
-    require_text_to_video,
-    sigma_per_clip,
-    unwrap,
-)
+from swd_video.models.base import VideoModel, sigma_per_clip, unwrap
 from swd_video.models.positions import position_factor
 
 _FPS = 25.0
@@ -33,76 +24,24 @@ _MAX_TEXT_LENGTH = 128
 
 
 class LtxModel(VideoModel):
-    """The components of an `LTXPipeline`, with its conventions for text, latents and positions."""
+    """The components of an `LTXPipeline`, with its conventions for text, latents and positions.
 
+    Args:
+        pipe: any `LTXPipeline` for text to video.
+        decode_timestep: noise level that decoders from LTX-Video 0.9.1 on are told, in [0, 1]. No noise is
+            added to the latents, so that clips repeat.
+        facts: as for every `VideoModel`; the transformer is told the frame rate.
+    """
+
+    family = "ltx"
     pipeline_class = LTXPipeline
     pipeline_names = ("LTXPipeline",)
     attention_mask = "additive"
     can_rescale_positions = True
 
-    def __init__(
-        self,
-        pipe: LTXPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-        decode_timestep: float = 0.0,
-    ) -> None:
-        check_parts(pipe, "transformer", "vae", "text_encoder", "tokenizer")
-        require_text_to_video(pipe, pipe.vae.config.latent_channels)
-        config = pipe.transformer.config
-        self.pipe = pipe
-        self.transformer: nn.Module = pipe.transformer
-        self.vae: AutoencoderKLLTXVideo = pipe.vae
+    def __init__(self, pipe: LTXPipeline, *, decode_timestep: float = 0.0, **facts: Any) -> None:
+        super().__init__(pipe, **facts)
         self.decode_timestep = decode_timestep
-        freeze(pipe.vae, pipe.text_encoder)
-        self.spec = ModelSpec(
-            family="ltx",
-            compression=Compression(
-                temporal=pipe.vae.temporal_compression_ratio,
-                spatial=pipe.vae.spatial_compression_ratio,
-                patch=(config.patch_size_t, config.patch_size, config.patch_size),
-            ),
-            latent_channels=pipe.vae.config.latent_channels,
-            hidden_size=config.num_attention_heads * config.attention_head_dim,
-            num_blocks=config.num_layers,
-            text_length=text_length or min(_MAX_TEXT_LENGTH, int(pipe.tokenizer.model_max_length)),
-            text_dim=config.caption_channels,
-            fps=float(fps or _FPS),
-            training_size=training_size,
-        )
-
-    @classmethod
-    def from_pipeline(
-        cls,
-        pipe: LTXPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-        decode_timestep: float = 0.0,
-    ) -> "LtxModel":
-        """Wrap a loaded pipeline; its modules are shared, not copied.
-
-        Args:
-            pipe: any `LTXPipeline` for text to video.
-            fps: frames per second of the clips, which the transformer is told; default 25.
-            training_size: size of the clips it was trained on, where known.
-            text_length: tokens of a prompt; default what the tokenizer says, at most 128.
-            decode_timestep: noise level that decoders from LTX-Video 0.9.1 on are told, in [0, 1]. No noise is
-                added to the latents, so that clips repeat.
-
-        Raises:
-            ValueError: if the transformer takes more than noisy latents.
-        """
-        return cls(
-            pipe,
-            fps=fps,
-            training_size=training_size,
-            text_length=text_length,
-            decode_timestep=decode_timestep,
-        )
 
     @property
     def takes_first_frame(self) -> bool:
@@ -116,6 +55,15 @@ class LtxModel(VideoModel):
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.spec.text_length
         )
         return prompt_embeds * mask.unsqueeze(-1)
+
+    def _text_length(self) -> int:
+        return min(_MAX_TEXT_LENGTH, int(self.pipe.tokenizer.model_max_length))
+
+    def _text_dim(self, config: Any) -> int:
+        return int(config.caption_channels)
+
+    def _fps(self) -> float:
+        return _FPS
 
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         vae = self.vae

@@ -17,16 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.base import (
-    ModelSpec,
-    VideoModel,
-    check_parts,
-    freeze,
-    require_text_to_video,
-    sigma_per_clip,
-    unwrap,
-)
+from swd_video.core.grid import Compression
+from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
 from swd_video.models.positions import rescaled_positions
 
 # What Wan 2.1 and A14B were trained with, and TI2V-5B; a folder that says otherwise has a `video_spec.json`.
@@ -41,66 +33,28 @@ class WanModel(VideoModel):
     Where there are two transformers, `transformer` is a `WanExperts` that holds both.
     """
 
+    family = "wan"
     pipeline_class = WanPipeline
     pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
     can_rescale_positions = True
+    stock_samples = True
+    lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
 
-    def __init__(
-        self,
-        pipe: WanPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-    ) -> None:
-        # Counting costs takes no tokenizer, where the length of prompts is given.
-        check_parts(pipe, "transformer", "vae", "text_encoder", *(() if text_length else ("tokenizer",)))
-        require_text_to_video(pipe, pipe.vae.config.z_dim)
-        self.pipe = pipe
-        self.transformer: nn.Module = pipe.transformer
+    def __init__(self, pipe: WanPipeline, **facts: Any) -> None:
+        super().__init__(pipe, **facts)
         if pipe.transformer_2 is not None:
             self.transformer = WanExperts(pipe.transformer, pipe.transformer_2, pipe.config.boundary_ratio)
-        self.vae: AutoencoderKLWan = pipe.vae
-        freeze(pipe.vae, pipe.text_encoder)
-        config = pipe.transformer.config
-        self.spec = ModelSpec(
-            family="wan",
-            compression=wan_compression(pipe.vae, pipe.transformer),
-            latent_channels=config.in_channels,
-            hidden_size=config.num_attention_heads * config.attention_head_dim,
-            num_blocks=config.num_layers,
-            text_length=text_length or tokenizer_length(pipe.tokenizer),
-            text_dim=config.text_dim,
-            fps=float(fps or wan_fps(pipe.config.expand_timesteps)),
-            training_size=training_size,
-        )
-
-    @classmethod
-    def from_pipeline(
-        cls,
-        pipe: WanPipeline,
-        *,
-        fps: float | int | None = None,
-        training_size: PixelSize | None = None,
-        text_length: int | None = None,
-    ) -> "WanModel":
-        """Wrap a loaded pipeline; its modules are shared, not copied.
-
-        Args:
-            pipe: any `WanPipeline` for text to video.
-            fps: frames per second of the clips it was trained on; default 24 for TI2V-5B, else 16.
-            training_size: size of the clips it was trained on, where known.
-            text_length: tokens of a prompt; default what the tokenizer says, at most 512.
-
-        Raises:
-            ValueError: if the transformer takes more than noisy latents.
-        """
-        return cls(pipe, fps=fps, training_size=training_size, text_length=text_length)
 
     @property
     def takes_first_frame(self) -> bool:
         """True for TI2V-5B."""
         return bool(self.pipe.config.expand_timesteps)
+
+    def transformer_at(self, sigma: float) -> str:
+        """Of A14B's two, the one whose range of noise holds the level."""
+        if not isinstance(self.transformer, WanExperts) or sigma >= self.transformer.boundary_ratio:
+            return "transformer"
+        return "transformer_2"
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -110,31 +64,20 @@ class WanModel(VideoModel):
         )
         return prompt_embeds
 
-    def features(
-        self,
-        noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: Sigma,
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        blocks: Sequence[int],
-        transformer: nn.Module | None = None,
-    ) -> list[Float[Tensor, "batch tokens hidden_size"]]:
-        """The video's tokens after each of the asked blocks, of the expert that each clip's sigma picks.
+    def _compression(self) -> Compression:
+        return wan_compression(self.vae, self.pipe.transformer)
 
-        Raises:
-            ValueError: if a block does not exist, none is asked for, or the latents do not fit the model.
-        """
-        experts = unwrap(self.transformer if transformer is None else transformer)
-        if not isinstance(experts, WanExperts):
-            return super().features(noisy_latents, sigma, prompt_embeds, blocks, transformer)
-        levels = sigma_per_clip(sigma, noisy_latents)
-        rows: list[Tensor] = []
-        parts: list[list[Tensor]] = []
-        for expert, chosen in experts.split(levels * 1000):
-            arguments = noisy_latents[chosen], levels[chosen], prompt_embeds[chosen], blocks
-            parts.append(super().features(*arguments, transformer=expert))
-            rows.append(chosen.nonzero().flatten())
-        order = torch.cat(rows).argsort()
-        return [torch.cat(tokens)[order] for tokens in zip(*parts, strict=True)]
+    def _latent_channels(self) -> int:
+        return int(self.vae.config.z_dim)
+
+    def _text_length(self) -> int:
+        return tokenizer_length(self.pipe.tokenizer)
+
+    def _text_dim(self, config: Any) -> int:
+        return int(config.text_dim)
+
+    def _fps(self) -> float:
+        return wan_fps(self.pipe.config.expand_timesteps)
 
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         return normalize_latents(raw_latents, self.vae)
@@ -157,6 +100,27 @@ class WanModel(VideoModel):
 
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
         return output
+
+    def _capture(
+        self,
+        network: nn.Module,
+        noisy_latents: Tensor,
+        sigma: Sigma,
+        prompt_embeds: Tensor,
+        blocks: Sequence[int],
+    ) -> list[Tensor]:
+        experts = unwrap(network)
+        if not isinstance(experts, WanExperts):
+            return super()._capture(network, noisy_latents, sigma, prompt_embeds, blocks)
+        levels = sigma_per_clip(sigma, noisy_latents)
+        rows: list[Tensor] = []
+        parts: list[list[Tensor]] = []
+        for expert, chosen in experts.split(levels * 1000):
+            arguments = noisy_latents[chosen], levels[chosen], prompt_embeds[chosen], blocks
+            parts.append(super()._capture(expert, *arguments))
+            rows.append(chosen.nonzero().flatten())
+        order = torch.cat(rows).argsort()
+        return [torch.cat(tokens)[order] for tokens in zip(*parts, strict=True)]
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return list(inner.blocks), inner.norm_out

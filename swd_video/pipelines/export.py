@@ -27,6 +27,7 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
+from swd_video.models.registry import adapter_for
 from swd_video.models.wan import wan_fps
 from swd_video.pipelines.loading import (
     LORA_FILE_NAME,
@@ -100,7 +101,13 @@ def export_student(
     _check_out(folder, out)
     base = student_base_name(student, base_model, out)
     spec = read_video_spec(base_model_path(folder))
-    expand_timesteps = _base_index(folder).get("expand_timesteps", False)
+    index = _base_index(folder)
+    if not adapter_for(index["_class_name"]).stock_samples:
+        raise ValueError(
+            f"student {folder}: students of a {index['_class_name']} cannot be exported yet; its folder as it is "
+            "goes to `swd-video render` and load_student."
+        )
+    expand_timesteps = index.get("expand_timesteps", False)
     facts = CardFacts(
         form=form,
         source=repo or _UNPUBLISHED,

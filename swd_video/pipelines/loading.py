@@ -6,6 +6,8 @@ A student folder holds what distillation changed, and the name of the rest:
   where temporal positions were rescaled;
 - `scheduler/scheduler_config.json`: the stages;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
+
+Which family a student is of says its base model.
 """
 
 import json
@@ -16,27 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import AutoModel, DiffusionPipeline, ModelMixin, WanPipeline
 from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.checkpoints import INDEX_NAME
 from swd_video.models.loading import (
+    DEFAULT_OPTIONS,
     STUDENT_FILE_NAME,
+    LoadOptions,
+    VideoSpec,
+    adapt,
     load_teacher,
     prepare_pipeline,
     read_video_spec,
     resolve_model_path,
     shipped_models,
 )
-from swd_video.models.wan import check_one_transformer, wan_fps
+from swd_video.models.wan import wan_fps
+from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.pipelines.stages import POSITIONS
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _FORMAT = 1
 _KINDS = ("full", "lora")
-_POSITIONS = ("native", "rescaled")
 _KEY_PREFIX = "transformer."
 
 
@@ -55,30 +64,67 @@ class StudentRecord:
     positions: str = "native"
 
 
-def load_pipeline(
-    name_or_path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> WanScaleWisePipeline:
-    """Load a student, ready to sample.
+def load_student(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
+) -> ScaleWisePipeline:
+    """Load a student of any family, ready to sample.
 
     Args:
-        name_or_path: a shipped student ("pocket-wan-swd"), a student folder, or a saved
-            `WanScaleWisePipeline` folder.
+        name_or_path: a shipped student ("pocket-wan-swd"), a student folder, or the folder of a pipeline whose
+            scheduler has stages.
         device: where to put it; on CUDA the fastest attention that really runs is chosen.
         dtype: precision of all its parts.
+        options: how it is fitted into memory and run.
 
     Raises:
-        ValueError: if there is no such student, or it cannot be loaded.
+        ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
     """
-    path = resolve_model_path(name_or_path)
-    try:
-        if (Path(path) / STUDENT_FILE_NAME).is_file():
-            pipe = _load_student(Path(path), dtype)
-        else:
-            pipe = _load_pipeline_folder(path, name_or_path, dtype)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {str(name_or_path)!r} cannot be loaded: {reason}") from error
-    return prepare_pipeline(pipe, device=device, dtype=dtype)
+    loaded = _load(name_or_path, dtype)
+    prepare_pipeline(loaded.pipe, device=device, dtype=dtype, options=options)
+    return ScaleWisePipeline(
+        adapt(loaded.pipe, loaded.spec, name_or_path), loaded.scheduler, loaded.positions
+    )
+
+
+def load_pipeline(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
+) -> WanScaleWisePipeline:
+    """Load a student of Wan as a diffusers pipeline, ready to sample.
+
+    Args:
+        name_or_path: as for `load_student`.
+        device: where to put it; on CUDA the fastest attention that really runs is chosen.
+        dtype: precision of all its parts.
+        options: how it is fitted into memory and run.
+
+    Raises:
+        ValueError: if there is no such student, it cannot be loaded or is of another family, or an option cannot work
+            here.
+    """
+    loaded = _load(name_or_path, dtype)
+    teacher, spec = loaded.pipe, loaded.spec
+    if not isinstance(teacher, WanPipeline):
+        raise ValueError(
+            f"model {str(name_or_path)!r}: is a student of a {type(teacher).__name__}, expected one of a WanPipeline; "
+            "load it with load_student."
+        )
+    pipe = WanScaleWisePipeline(
+        **{**teacher.components, "scheduler": loaded.scheduler},
+        boundary_ratio=teacher.config.boundary_ratio,
+        expand_timesteps=teacher.config.expand_timesteps,
+        fps=spec.fps or wan_fps(teacher.config.expand_timesteps),
+        text_length=spec.text_length,
+        positions=loaded.positions,
+    )
+    return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
 def save_student(
@@ -86,7 +132,7 @@ def save_student(
     *,
     base_model: str | Path,
     schedule: ScaleSchedule,
-    transformer: WanTransformer3DModel | None = None,
+    transformer: ModelMixin | None = None,
     lora_state_dict: dict[str, Tensor] | None = None,
     positions: str = "native",
 ) -> None:
@@ -119,7 +165,8 @@ def save_student(
             transformer.save_pretrained(draft / "transformer")
         elif lora_state_dict is not None:
             layers = {name.removeprefix(_KEY_PREFIX): tensor for name, tensor in lora_state_dict.items()}
-            WanPipeline.save_lora_weights(draft, transformer_lora_layers=layers, weight_name=LORA_FILE_NAME)
+            named = {f"{_KEY_PREFIX}{name}": tensor.contiguous() for name, tensor in layers.items()}
+            safetensors.torch.save_file(named, draft / LORA_FILE_NAME, metadata={"format": "pt"})
         kind = "full" if transformer is not None else "lora"
         write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions))
         replace_folder(draft, folder)
@@ -154,8 +201,8 @@ def read_student_record(folder: str | Path) -> StudentRecord:
     if not isinstance(fields.get("base_model"), str):
         raise ValueError(f"{path}: got base_model {fields.get('base_model')!r}, expected a model's name.")
     positions = fields.get("positions", "native")
-    if positions not in _POSITIONS:
-        raise ValueError(f"{path}: got positions {positions!r}, expected one of {', '.join(_POSITIONS)}.")
+    if positions not in POSITIONS:
+        raise ValueError(f"{path}: got positions {positions!r}, expected one of {', '.join(POSITIONS)}.")
     return StudentRecord(fields["base_model"], fields["kind"], positions)
 
 
@@ -167,54 +214,65 @@ def base_model_path(folder: str | Path) -> str:
     """
     base = read_student_record(folder).base_model
     beside = Path(folder) / base
-    return resolve_model_path(beside if (beside / "model_index.json").is_file() else base)
+    return resolve_model_path(beside if (beside / INDEX_NAME).is_file() else base)
 
 
-def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> WanScaleWisePipeline:
+@dataclass(frozen=True)
+class _Loaded:
+    """A stock pipeline with the student in it, on the CPU, and what it has no place for."""
+
+    pipe: Any
+    scheduler: ScaleWiseFlowMatchScheduler
+    spec: VideoSpec
+    positions: str
+
+
+def _load(name: str | Path, dtype: torch.dtype) -> _Loaded:
+    path = resolve_model_path(name)
+    try:
+        if (Path(path) / STUDENT_FILE_NAME).is_file():
+            return _load_student(Path(path), dtype)
+        return _load_pipeline_folder(path, name, dtype)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
+
+
+def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _Loaded:
     index = DiffusionPipeline.load_config(path)
-    family = index.get("_class_name")
     if (index.get("scheduler") or [None])[-1] != ScaleWiseFlowMatchScheduler.__name__:
         raise ValueError(
-            f"model {str(name)!r}: got a {family}, expected a scale-wise student; distill one from it first."
+            f"model {str(name)!r}: got a {index.get('_class_name')}, expected a scale-wise student; distill one from "
+            "it first."
         )
-    if family == WanScaleWisePipeline.__name__:
-        return WanScaleWisePipeline.from_pretrained(path, dtype=dtype)
-    # A stock pipeline with our scheduler (`swd-video export`): its index has no place for these.
+    pipe = load_teacher(path, dtype=dtype)
+    # In the folder's own file, or in the index of a WanScaleWisePipeline.
     spec = read_video_spec(path)
-    fps = spec.fps or wan_fps(index.get("expand_timesteps", False))
-    return WanScaleWisePipeline.from_pretrained(path, dtype=dtype, fps=fps, text_length=spec.text_length)
+    spec = VideoSpec(
+        spec.fps or index.get("fps"), spec.training_size, spec.text_length or index.get("text_length")
+    )
+    return _Loaded(pipe, pipe.scheduler, spec, index.get("positions", "native"))
 
 
-def _load_student(folder: Path, dtype: torch.dtype) -> WanScaleWisePipeline:
+def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
     record = read_student_record(folder)
     base = base_model_path(folder)
     transformer = None
     if record.kind == "full":
-        transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=dtype)
-    teacher = load_teacher(base, dtype=dtype, transformer=transformer)
-    if not isinstance(teacher, WanPipeline):
-        raise ValueError(
-            f"student {folder}: its base model {base} is a {type(teacher).__name__}, expected a WanPipeline; sample "
-            "other families with swd_video.models.sampling.sample_clips."
-        )
-    check_one_transformer(teacher)
-    spec = read_video_spec(base)
-    pipe = WanScaleWisePipeline(
-        tokenizer=teacher.tokenizer,
-        text_encoder=teacher.text_encoder,
-        vae=teacher.vae,
-        transformer=teacher.transformer,
-        scheduler=ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler"),
-        expand_timesteps=teacher.config.expand_timesteps,
-        fps=spec.fps or wan_fps(teacher.config.expand_timesteps),
-        text_length=spec.text_length,
-        positions=record.positions,
-    )
+        transformer = AutoModel.from_pretrained(str(folder / "transformer"), dtype=dtype)
+        found, expected = type(transformer).__name__, DiffusionPipeline.load_config(base)["transformer"][1]
+        if found != expected:
+            raise ValueError(
+                f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
+                f"{STUDENT_FILE_NAME}."
+            )
+    pipe = load_teacher(base, dtype=dtype, transformer=transformer)
     if record.kind == "lora":
         pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)
         pipe.fuse_lora()
         pipe.unload_lora_weights()
-    return pipe
+    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler")
+    return _Loaded(pipe, scheduler, read_video_spec(base), record.positions)
 
 
 def recorded_base(base_model: str | Path, folder: Path) -> str:

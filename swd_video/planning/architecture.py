@@ -4,31 +4,41 @@ The config files of some published models come with the package, in the layout o
 `architectures/`. They are facts about the models: no weights and no tokenizer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, WanPipeline
+from diffusers import DiffusionPipeline
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from swd_video.models.base import ModelSpec, VideoModel
-from swd_video.models.loading import read_video_spec, resolve_model_path, shipped_models
-from swd_video.models.wan import WanModel, tokenizer_length
+from swd_video.models.loading import VideoSpec, read_video_spec, resolve_model_path, shipped_models
+from swd_video.models.registry import adapter_for
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")
 
+Counts = TypeVar("Counts")
+"""A dataclass of whole numbers."""
+
 
 @dataclass(frozen=True)
 class Architecture:
     """A text-to-video model that can be asked for shapes and for nothing else.
+
+    All blocks of a kind are alike, so two small transformers for each kind tell what any number of blocks costs.
 
     Attributes:
         name: as it was asked for.
@@ -45,7 +55,7 @@ class Architecture:
         """Facts about the model."""
         return self.model.spec
 
-    @property
+    @cached_property
     def num_parameters(self) -> dict[str, int]:
         """Number of weights of every part."""
         return {
@@ -53,19 +63,68 @@ class Architecture:
         }
 
     @property
-    def text_encoders(self) -> list[nn.Module]:
-        """The parts that read prompts."""
-        return [part for name, part in self.parts.items() if name.startswith("text_encoder")]
+    def transformers(self) -> list[str]:
+        """Names of the networks of which the noise level picks one; they are alike."""
+        return [name for name in self.parts if name.startswith("transformer")]
 
-    def transformer(self, num_blocks: int) -> nn.Module:
-        """The same transformer with another number of blocks, on the meta device, frozen.
+    @property
+    def block_counts(self) -> tuple[int, ...]:
+        """Blocks of each kind in a transformer, in running order."""
+        config = cast(Any, self.parts["transformer"]).config
+        return tuple(config[key] for key in self.model.block_counts)
 
-        All blocks of a transformer are alike, so two small ones tell what any number costs.
+    def transformer(self, *counts: int) -> nn.Module:
+        """The same transformer with other numbers of blocks, on the meta device, frozen.
+
+        Args:
+            counts: blocks of each kind.
         """
         network = cast(Any, self.parts["transformer"])
+        blocks = dict(zip(self.model.block_counts, counts, strict=True))
         with torch.device("meta"):
-            smaller = type(network).from_config({**network.config, "num_layers": num_blocks})
-        return smaller.eval().requires_grad_(False)
+            smaller = type(network).from_config({**network.config, **blocks})
+        return cast(nn.Module, smaller.eval().requires_grad_(False))
+
+    def small_transformers(self) -> list[nn.Module]:
+        """One with a block of every kind; then, for each kind in turn, one with a second block of that kind."""
+        kinds = range(len(self.block_counts))
+        more = [[1 + (kind == grown) for kind in kinds] for grown in kinds]
+        return [self.transformer(*counts) for counts in ([1 for _ in kinds], *more)]
+
+    def of_all_blocks(self, counted: Sequence[Counts]) -> Counts:
+        """What the whole transformer costs.
+
+        Args:
+            counted: what each of `small_transformers` costs.
+        """
+        first, *grown = (_numbers(one) for one in counted)
+        total = first
+        for number, more in zip(self.block_counts, grown, strict=True):
+            total = tuple(
+                so_far + (number - 1) * (b - a) for so_far, a, b in zip(total, first, more, strict=True)
+            )
+        return type(counted[0])(*total)
+
+    def up_to_block(self, counted: Sequence[Counts], block: int) -> Counts:
+        """What the transformer costs up to one of its blocks.
+
+        Args:
+            counted: what a transformer with two blocks of every kind costs up to each of them.
+            block: index of the block.
+        """
+        numbers = [_numbers(one) for one in counted]
+        before = total = (0,) * len(numbers[0])
+        left = block + 1
+        for number, first, second in zip(self.block_counts, numbers[::2], numbers[1::2], strict=True):
+            more = min(left, number) - 1
+            total = tuple(
+                so_far + b - a + more * (c - b)
+                for so_far, a, b, c in zip(total, before, first, second, strict=True)
+            )
+            before, left = second, left - number
+            if left <= 0:
+                break
+        return type(counted[0])(*total)
 
 
 def shipped_architectures() -> list[str]:
@@ -89,21 +148,24 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     name = str(name_or_path)
     path = _find(name)
     index = DiffusionPipeline.load_config(path)
-    if index.get("_class_name") not in ("WanPipeline", "WanScaleWisePipeline"):
-        raise ValueError(
-            f"model {name!r}: got a {index.get('_class_name')}, expected a WanPipeline; other families cannot be "
-            "planned yet."
-        )
     try:
-        parts = _build_parts(path, index)
+        adapter = adapter_for(str(index.get("_class_name")))
+        video = read_video_spec(path)
+        pipe, parts = _build_pipe(adapter.pipeline_class, path, index, video)
+        model = adapter.from_pipeline(
+            pipe, fps=video.fps, training_size=video.training_size, text_length=video.text_length
+        )
     except OSError as error:
         raise ValueError(f"model {name!r}: a part has no readable config.json: {_one_line(error)}") from error
-    video = read_video_spec(path)
-    tokens = video.text_length or tokenizer_length(_tokenizer(path))
-    options = {"expand_timesteps": bool(index.get("expand_timesteps", False))}
-    pipe = WanPipeline(tokenizer=None, scheduler=None, **{"transformer_2": None, **parts}, **options)
-    model = WanModel.from_pipeline(pipe, fps=video.fps, training_size=video.training_size, text_length=tokens)
-    return Architecture(name, model, parts)
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}") from error
+    architecture = Architecture(name, model, parts)
+    shapes = [_shapes(parts[part]) for part in architecture.transformers]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"model {name!r}: its {len(shapes)} transformers are not alike, which no cost was written for."
+        )
+    return architecture
 
 
 def _find(name: str) -> Path:
@@ -147,8 +209,42 @@ def _build_part(path: Path, name: str, library: str, class_name: str) -> nn.Modu
     return cast(nn.Module, getattr(transformers, class_name)(config))
 
 
-def _tokenizer(path: Path) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(path, subfolder="tokenizer")
+def _weightless(path: Path, index: Mapping[str, Any], video: VideoSpec) -> dict[str, Any]:
+    """The other parts: a scheduler where the folder has one, and tokenizers, of which only the length matters."""
+    others: dict[str, Any] = {}
+    for name in _WEIGHTLESS:
+        folder, (_, class_name) = path / name, index.get(name) or (None, None)
+        if not class_name:
+            continue
+        if name == "scheduler":
+            found = (folder / "scheduler_config.json").is_file() and hasattr(diffusers, class_name)
+            others[name] = getattr(diffusers, class_name).from_pretrained(folder) if found else None
+        elif name.startswith("tokenizer") and folder.is_dir() and video.text_length is None:
+            others[name] = transformers.AutoTokenizer.from_pretrained(folder)
+        else:
+            others[name] = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()))
+    return others
+
+
+def _build_pipe(
+    pipeline_class: Any, path: Path, index: Mapping[str, Any], video: VideoSpec
+) -> tuple[Any, dict[str, nn.Module]]:
+    """The pipeline around the parts, with the settings of its own that stand in its index."""
+    parts = _build_parts(path, index)
+    settings = {name: value for name, value in index.items() if not isinstance(value, list | tuple)}
+    given = settings | parts | _weightless(path, index, video)
+    wanted = inspect.signature(pipeline_class.__init__).parameters
+    missing = [name for name in wanted if wanted[name].default is inspect.Parameter.empty and name != "self"]
+    chosen = {name: value for name, value in given.items() if name in wanted}
+    return pipeline_class(**dict.fromkeys(missing) | chosen), parts
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in network.named_parameters()}
+
+
+def _numbers(counts: Any) -> tuple[int, ...]:
+    return cast(tuple[int, ...], astuple(counts))
 
 
 def _one_line(error: OSError) -> str:

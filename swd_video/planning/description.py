@@ -11,7 +11,6 @@ _PART_WORDS = {
     "ema": "running average",
     "activations": "activations of the student",
     "teacher_features": "activations of the teacher's features",
-    "text_encoder_and_vae": "text encoder and VAE",
 }
 
 
@@ -25,7 +24,10 @@ def _model(plan: Mapping[str, Any]) -> list[str]:
     parts = ", ".join(
         f"{name.replace('_', ' ')} {count / 1e9:.3g}" for name, count in plan["parameters"].items()
     )
-    return [f"{plan['model']}, clips of {plan['size']}; billions of weights: {parts}"]
+    return [
+        f"{plan['model']}, clips of {plan['size']}; billions of weights: {parts}; "
+        f"{plan['weights_gib']:.1f} GiB in bfloat16"
+    ]
 
 
 def _stages(plan: Mapping[str, Any]) -> list[str]:
@@ -65,6 +67,8 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
     kind = training["kind"]
     counted, other = training[kind], training["lora" if kind == "full" else "full"]
     precision = "bfloat16 autocast" if training["bf16"] else "float32"
+    if training["gradient_checkpointing"]:
+        precision += ", gradient checkpointing"
     first = counted["gpus"][0]
     lines = [
         f"training ({kind}, {precision}, {counted['trainable_parameters'] / 1e6:,.4g} million weights train), "
@@ -85,6 +89,8 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         f"train.kind: {name} needs {other['gpus'][0]['needed_gib']:.1f} GiB and "
         + (f"fits {', '.join(fitting)}" if fitting else "fits none of these")
     )
+    if not training["supported"]:
+        lines.append("the trainer takes models of one transformer only: these figures are what it would take")
     return lines
 
 

@@ -1,7 +1,7 @@
 """Puts the counts together: what a schedule costs to sample, to train and to store, as plain numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swd_video.core.grid import LatentSize
@@ -10,8 +10,15 @@ from swd_video.planning.architecture import Architecture
 from swd_video.planning.counting import GraphFlops
 from swd_video.planning.gpus import Gpu
 from swd_video.planning.sampling_cost import SamplingCost, count_sampling
-from swd_video.planning.training_cost import LoraShape, StageTraining, TeacherCounter, TrainingCounter
+from swd_video.planning.training_cost import (
+    LoraShape,
+    StageTraining,
+    TeacherCounter,
+    Trainable,
+    TrainingCounter,
+)
 from swd_video.planning.training_memory import (
+    BFLOAT16_BYTES,
     FLOAT32_BYTES,
     Kind,
     TrainingSetup,
@@ -23,7 +30,6 @@ from swd_video.planning.training_memory import (
 from swd_video.planning.training_time import slowest_flops, step_flops
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
-BF16_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ def make_plan(
         "size": str(spec.compression.pixel_size(request.schedule.target)),
         "parameters": request.architecture.num_parameters,
         **_sampling(request, cost),
+        "weights_gib": BFLOAT16_BYTES * sum(request.architecture.num_parameters.values()) / GIB,
         "sampling": [_clip_seconds(request.architecture, cost, gpu, assumptions) for gpu in gpus],
         "training": _training(request, kinds, gpus, num_gpus, assumptions),
         "latents_cache": _latents_cache(request, assumptions.num_clips),
@@ -120,6 +127,7 @@ def _sampling(request: Request, cost: SamplingCost) -> dict[str, Any]:
             "height": stage.grid.height,
             "width": stage.grid.width,
             "sigma": stage.sigma,
+            "network": request.architecture.model.transformer_at(stage.sigma),
             "tokens": stage.tokens,
             "tflops": stage.flops / TERA,
             "attention_tflops": stage.attention_flops / TERA,
@@ -147,7 +155,7 @@ def _clip_seconds(
     def seconds(flops: int, num_parameters: int) -> float:
         # In bfloat16; a part is never faster than its weights can be read.
         computing = flops / (gpu.peak_flops(bf16=True) * assumptions.utilisation)
-        return max(computing, BF16_BYTES * num_parameters / (gpu.bandwidth_gbps * 1e9))
+        return max(computing, BFLOAT16_BYTES * num_parameters / (gpu.bandwidth_gbps * 1e9))
 
     transformer = sum(seconds(stage.flops, parameters["transformer"]) for stage in cost.stages)
     text = seconds(cost.text_encoder_flops, text_parameters)
@@ -176,17 +184,18 @@ class _Kinds:
             self._counters[kind] = TrainingCounter(self._request.architecture, lora, self._teacher)
         return self._counters[kind]
 
-    def sizes(self, kind: Kind, bf16: bool) -> TrainingSizes:
-        if (kind, bf16) not in self._sizes:
-            parameters = self._request.architecture.num_parameters
-            self._sizes[kind, bf16] = TrainingSizes(
-                num_parameters=parameters["transformer"],
-                num_encoder_parameters=sum(parameters.values()) - parameters["transformer"],
-                trainable=self.counter(kind).trainable,
+    def sizes(self, setup: TrainingSetup) -> TrainingSizes:
+        key = setup.kind, setup.bf16
+        if key not in self._sizes:
+            architecture, counter = self._request.architecture, self.counter(setup.kind)
+            networks, one = architecture.transformers, counter.trainable
+            self._sizes[key] = TrainingSizes(
+                num_parameters=sum(architecture.num_parameters[name] for name in networks),
+                trainable=Trainable(len(networks) * one.total, len(networks) * one.block_matrices),
                 # The last stage's: grids never shrink.
-                kept=self.counter(kind).kept(self._request.schedule.target, bf16=bf16),
+                kept=counter.kept(self._request.schedule.target, bf16=setup.bf16),
             )
-        return self._sizes[kind, bf16]
+        return self._sizes[key]
 
     def evaluation(self, grid: LatentSize) -> GraphFlops:
         return self.counter("full").student_flops(grid)
@@ -199,7 +208,14 @@ class _Kinds:
 def _training(
     request: Request, kinds: _Kinds, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
 ) -> dict[str, Any]:
-    plan: dict[str, Any] = {"kind": request.setup.kind, "steps": request.steps, "bf16": request.setup.bf16}
+    setup = request.setup
+    plan: dict[str, Any] = {
+        "kind": setup.kind,
+        "steps": request.steps,
+        "bf16": setup.bf16,
+        "gradient_checkpointing": setup.checkpointing,
+        "supported": len(request.architecture.transformers) == 1,
+    }
     for kind in ("full", "lora"):
         plan[kind] = _training_kind(request, kinds, kind, gpus, _counts_up_to(num_gpus), assumptions)
     return plan
@@ -213,31 +229,34 @@ def _training_kind(
     counts: Sequence[int],
     assumptions: Assumptions,
 ) -> dict[str, Any]:
-    old = request.setup
-    sizes = kinds.sizes(kind, old.bf16)
+    # A whole network does not train in bfloat16.
+    teacher = request.setup.bf16_teacher and kind == "lora"
+    base = replace(request.setup, kind=kind, bf16_teacher=teacher)
     stages = kinds.stages(kind)
+    flops = [stage.flops + (stage.recomputed_flops if base.checkpointing else 0) for stage in stages]
     rows = []
     for gpu in gpus:
         for count in counts:
-            setup = TrainingSetup(kind, old.batch_size, old.grad_accum, count, old.bf16, old.muon)
+            setup = replace(base, num_gpus=count)
             rows.append(
                 {"gpu": gpu.name, "num_gpus": count, "clips_per_step": setup.clips_per_step}
                 | _fit(setup, kinds, gpu, assumptions)
-                | _step_time(request, setup, [stage.flops for stage in stages], gpu, assumptions)
+                | _step_time(request, setup, flops, gpu, assumptions)
             )
+    sizes = kinds.sizes(base)
     trainable = sizes.trainable.total
-    moments = memory_parts(old, sizes)["optimizer"]
+    moments = memory_parts(base, sizes)["optimizer"]
     return {
         "trainable_parameters": trainable,
-        "stages": [_stage_tflops(stage) for stage in stages],
+        "stages": [_stage_tflops(stage, total) for stage, total in zip(stages, flops, strict=True)],
         "checkpoints_gib": request.keep_checkpoints * (2 * FLOAT32_BYTES * trainable + moments) / GIB,
         "gpus": rows,
     }
 
 
-def _stage_tflops(stage: StageTraining) -> dict[str, float]:
+def _stage_tflops(stage: StageTraining, flops: int) -> dict[str, float]:
     return {
-        "clip_tflops": stage.flops / TERA,
+        "clip_tflops": flops / TERA,
         "student_forward_tflops": stage.student_forward / TERA,
         "student_backward_tflops": stage.student_backward / TERA,
         "teacher_forward_tflops": 2 * stage.teacher_forward / TERA,
@@ -247,7 +266,7 @@ def _stage_tflops(stage: StageTraining) -> dict[str, float]:
 
 
 def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions) -> dict[str, Any]:
-    parts = memory_parts(setup, kinds.sizes(setup.kind, setup.bf16))
+    parts = memory_parts(setup, kinds.sizes(setup))
     needed, available = sum(parts.values()), gpu.memory_gib * GIB * (1 - assumptions.reserve)
     fits = needed <= available
     cures = [] if fits else what_would_fit(setup, kinds.sizes, available)

@@ -57,18 +57,18 @@ class SamplingCost:
 
 
 class TransformerCounter:
-    """Counts evaluations of an architecture's transformer from one and two of its blocks."""
+    """Counts evaluations of an architecture's transformer from small ones."""
 
     def __init__(self, architecture: Architecture) -> None:
         self._architecture = architecture
-        self._small = [architecture.transformer(blocks) for blocks in (1, 2)]
+        self._small = architecture.small_transformers()
         self._counted: dict[LatentSize, GraphFlops] = {}
 
     def evaluation(self, grid: LatentSize) -> GraphFlops:
         """One clip, one evaluation, without gradients; each grid is counted once."""
         if grid not in self._counted:
-            one, two = (self._evaluate(network, grid) for network in self._small)
-            self._counted[grid] = one.extrapolated(two, self._architecture.spec.num_blocks - 1)
+            counted = [self._evaluate(network, grid) for network in self._small]
+            self._counted[grid] = self._architecture.of_all_blocks(counted)
         return self._counted[grid]
 
     def _evaluate(self, network: torch.nn.Module, grid: LatentSize) -> GraphFlops:
@@ -133,7 +133,7 @@ def count_decoding(architecture: Architecture, grid: LatentSize) -> int:
         latents = torch.empty(1, channels, frames, grid.height, grid.width, device="meta")
         return count_flops(lambda: model.decode(latents))
 
-    return _by_frames(decode, grid.frames)
+    return _by_frames(decode, grid.frames, architecture.spec.compression.patch[0])
 
 
 def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
@@ -145,27 +145,39 @@ def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
         pixels = torch.empty(1, 3, *size.as_tuple(), device="meta")
         return count_flops(lambda: model.encode_video(pixels))
 
-    return _by_frames(encode, grid.frames)
+    return _by_frames(encode, grid.frames, compression.patch[0])
 
 
 def count_text(architecture: Architecture) -> int:
     """Operations of the text encoders for one prompt; the padding is computed too."""
-    tokens = torch.zeros(1, architecture.spec.text_length, dtype=torch.long, device="meta")
-    return sum(count_flops(partial(part, input_ids=tokens)) for part in architecture.text_encoders)
+    flops = 0
+    for name, length in architecture.model.text_tokens.items():
+        tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
+        flops += count_flops(partial(architecture.parts[name], input_ids=tokens))
+    return flops
 
 
-def _by_frames(count: Callable[[int], int], frames: int) -> int:
-    """Count for growing numbers of frames until two more frames cost alike; all later ones then cost the same.
+# Where no two of them cost alike, a clip is counted in full.
+_FRAMES_TRIED = 4
 
-    Causal VAEs work frame by frame and remember the last ones. One that does not, whose cost keeps
-    changing, is counted in full.
+
+def _by_frames(count: Callable[[int], int], frames: int, unit: int) -> int:
+    """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
+
+    So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
+
+    Args:
+        count: costs of a number of frames.
+        frames: how many there are.
+        unit: what numbers of frames are multiples of.
     """
     counted: list[int] = []
-    for number in range(1, frames + 1):
-        counted.append(count(number))
+    units = frames // unit
+    for number in range(1, min(units, _FRAMES_TRIED) + 1):
+        counted.append(count(number * unit))
         if (steps := _steps(counted)) and len(steps) >= 2 and steps[-1] == steps[-2]:
-            return counted[-1] + (frames - number) * steps[-1]
-    return counted[-1]
+            return counted[-1] + (units - number) * steps[-1]
+    return counted[-1] if units <= _FRAMES_TRIED else count(frames)
 
 
 def _steps(counted: Sequence[int]) -> list[int]:

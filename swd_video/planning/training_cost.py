@@ -67,12 +67,12 @@ class StageTraining:
 
     @property
     def flops(self) -> int:
-        """All of it, as the trainer runs it."""
+        """All of it, without gradient checkpointing."""
         return self.student_forward + self.student_backward + 2 * self.teacher_forward + self.teacher_backward
 
     @property
     def recomputed_flops(self) -> int:
-        """What gradient checkpointing would run once more."""
+        """What gradient checkpointing runs once more."""
         return self.student_forward + self.teacher_forward
 
 
@@ -83,8 +83,8 @@ class KeptBytes:
     Attributes:
         student: of the student's graph.
         teacher: of the teacher's, which the prediction's gradient goes through.
-        student_checkpointed: of the student's, were only the tokens between blocks kept, and one block
-            recomputed at a time.
+        student_checkpointed: of the student's, where only the tokens between blocks are kept, and one block
+            is computed again at a time.
         teacher_checkpointed: of the teacher's, likewise; by the time the student's blocks are recomputed, only
             its own tokens between blocks may be left.
     """
@@ -127,8 +127,10 @@ class TeacherCounter:
             )
         self._architecture = architecture
         self._block = block
-        self._network = architecture.transformer(2)
-        self._fake_network = without_memory(architecture.transformer(2))
+        two_of_each = [2] * len(architecture.block_counts)
+        self._network = architecture.transformer(*two_of_each)
+        self._fake_network = without_memory(architecture.transformer(*two_of_each))
+        self._small_blocks = range(sum(two_of_each))
         self._flops: dict[LatentSize, GraphFlops] = {}
         self._kept: dict[tuple[LatentSize, bool], PerClip] = {}
 
@@ -136,33 +138,28 @@ class TeacherCounter:
         """Tokens of one clip, and gradients from them to its latents."""
         if grid not in self._flops:
             with KernelAttention():
-                one, two = (
+                counted = [
                     count_graph(partial(self._tokens, self._network, block, grid, 1, "meta"))
-                    for block in (0, 1)
-                )
-            self._flops[grid] = one.extrapolated(two, self._block)
+                    for block in self._small_blocks
+                ]
+            self._flops[grid] = self._architecture.up_to_block(counted, self._block)
         return self._flops[grid]
 
     def kept(self, grid: LatentSize, *, bf16: bool) -> PerClip:
         """What autograd keeps of that."""
 
-        def count(batch: int) -> int:
+        def count(block: int, batch: int) -> int:
+            run = partial(self._tokens, self._fake_network, block, grid, batch)
             with _training_precision(bf16):
-                one, two = (
-                    count_kept(
-                        partial(self._tokens, self._fake_network, block, grid, batch),
-                        self._fake_network,
-                    )
-                    for block in (0, 1)
-                )
-            return one + self._block * (two - one)
+                return count_kept(run, self._fake_network)
 
         if (grid, bf16) not in self._kept:
-            self._kept[grid, bf16] = _per_clip(count)
+            counted = [_per_clip(partial(count, block)) for block in self._small_blocks]
+            self._kept[grid, bf16] = self._architecture.up_to_block(counted, self._block)
         return self._kept[grid, bf16]
 
     def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
-        """What it would keep, were it only the tokens between blocks."""
+        """What it keeps where that is only the tokens between blocks."""
         return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
 
     def tokens_bytes(self, grid: LatentSize, *, bf16: bool) -> int:
@@ -194,31 +191,25 @@ class TrainingCounter:
     """
 
     def __init__(self, architecture: Architecture, lora: LoraShape | None, teacher: TeacherCounter) -> None:
-        self._architecture = architecture
+        self._architecture, self._lora = architecture, lora
         self._teacher = teacher
-        self._students = [_student(architecture, blocks, lora) for blocks in (1, 2)]
-        self._fake_students = [without_memory(_student(architecture, blocks, lora)) for blocks in (1, 2)]
-        self._more_blocks = architecture.spec.num_blocks - 1
+        self._students = _students(architecture, lora)
         self._flops: dict[LatentSize, GraphFlops] = {}
 
     @property
     def trainable(self) -> Trainable:
-        """Number of weights that training changes."""
-        one, two = (_trainable(student) for student in self._students)
-        return Trainable(
-            one.total + self._more_blocks * (two.total - one.total),
-            one.block_matrices + self._more_blocks * (two.block_matrices - one.block_matrices),
-        )
+        """Number of weights of one transformer that training changes."""
+        return self._architecture.of_all_blocks([_trainable(student) for student in self._students])
 
     def student_flops(self, grid: LatentSize) -> GraphFlops:
         """The student's prediction for one clip, and its gradients; each grid is counted once."""
         if grid not in self._flops:
             with KernelAttention():
-                one, two = (
+                counted = [
                     count_graph(partial(self._predict, student, grid, 1, "meta"))
                     for student in self._students
-                )
-            self._flops[grid] = one.extrapolated(two, self._more_blocks)
+                ]
+            self._flops[grid] = self._architecture.of_all_blocks(counted)
         return self._flops[grid]
 
     def stage(self, grid: LatentSize) -> StageTraining:
@@ -233,15 +224,15 @@ class TrainingCounter:
             grid: the stage's.
             bf16: under bfloat16 autocast; else in float32.
         """
-        one, two = (self._kept_by(student, grid, bf16) for student in self._fake_students)
+        students = [without_memory(student) for student in _students(self._architecture, self._lora)]
+        counted = [self._kept_by(student, grid, bf16) for student in students]
         between = self._teacher.tokens_bytes(grid, bf16=bf16)
+        # One block of every kind, although only one block at all is recomputed at a time.
+        one, more_blocks = counted[0], self._architecture.spec.num_blocks - len(counted) + 1
         return KeptBytes(
-            student=PerClip(
-                one.fixed + self._more_blocks * (two.fixed - one.fixed),
-                one.clip + self._more_blocks * (two.clip - one.clip),
-            ),
+            student=self._architecture.of_all_blocks(counted),
             teacher=self._teacher.kept(grid, bf16=bf16),
-            student_checkpointed=PerClip(one.fixed, one.clip + self._more_blocks * between),
+            student_checkpointed=PerClip(one.fixed, one.clip + more_blocks * between),
             teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16),
         )
 
@@ -274,14 +265,15 @@ def _training_precision(bf16: bool) -> Iterator[None]:
         yield
 
 
-def _student(architecture: Architecture, num_blocks: int, lora: LoraShape | None) -> nn.Module:
-    network = architecture.transformer(num_blocks)
-    if lora is None:
-        network.requires_grad_(True)
-    else:
-        with torch.device("meta"):
-            add_lora(network, lora.rank, lora.targets)
-    return network
+def _students(architecture: Architecture, lora: LoraShape | None) -> list[nn.Module]:
+    networks = architecture.small_transformers()
+    for network in networks:
+        if lora is None:
+            network.requires_grad_(True)
+        else:
+            with torch.device("meta"):
+                add_lora(network, lora.rank, lora.targets)
+    return networks
 
 
 def _trainable(student: nn.Module) -> Trainable:

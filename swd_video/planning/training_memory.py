@@ -1,7 +1,7 @@
 """What lies in a GPU's memory while a student trains, and what would make it fit where it does not.
 
-It describes the trainer as it is: master weights, gradients, optimizer and average in float32; text encoder and VAE
-loaded in float32 beside them for the whole run; weights replicated on every GPU; no gradient checkpointing. The changes
+It describes the trainer as it is: what trains, its gradients, optimizer and average in float32; the teacher's weights
+in float32 or bfloat16; no text encoder and no VAE, which wait elsewhere; weights replicated on every GPU. The changes
 that `what_would_fit` tries say whether the trainer can make them yet.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 from swd_video.planning.training_cost import KeptBytes, Trainable
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 Kind = Literal["full", "lora"]
 
 
@@ -27,9 +27,9 @@ class TrainingSetup:
         num_gpus: processes, one on each GPU.
         bf16: networks under bfloat16 autocast.
         muon: Muon for the matrices of blocks; else AdamW for all.
-        checkpointing: keep only the tokens between blocks, and recompute.
+        checkpointing: keep only the tokens between blocks, and compute each block again.
+        bf16_teacher: the weights that do not train are bfloat16; for additions only.
         sharded: weights, gradients, optimizer and average divided among the GPUs.
-        encoders: text encoder and VAE stay on the GPU.
     """
 
     kind: Kind
@@ -39,8 +39,8 @@ class TrainingSetup:
     bf16: bool
     muon: bool = False
     checkpointing: bool = False
+    bf16_teacher: bool = False
     sharded: bool = False
-    encoders: bool = True
 
     @property
     def clips_per_step(self) -> int:
@@ -53,37 +53,37 @@ class TrainingSizes:
     """What memory follows from, for one kind of training in one precision.
 
     Attributes:
-        num_parameters: of the transformer.
-        num_encoder_parameters: of text encoder and VAE.
+        num_parameters: of the transformer, or of both where there are two.
         trainable: weights that change.
         kept: what autograd keeps on the largest grid.
     """
 
     num_parameters: int
-    num_encoder_parameters: int
     trainable: Trainable
     kept: KeptBytes
 
 
-SizesOf = Callable[[Kind, bool], TrainingSizes]
-"""Sizes by kind and bf16; counted when first asked for."""
+SizesOf = Callable[[TrainingSetup], TrainingSizes]
+"""Sizes by kind and precision; counted when first asked for."""
 
 
 def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
     """Bytes on one GPU at the start of the backward pass on the largest grid, by part.
 
     Gradients are counted whole although they fill only while activations are freed: with accumulation both are there.
+    Activations are those beside float32 weights; beside bfloat16 ones they never take more, and often less.
     """
     trainable = sizes.trainable.total
     shards = setup.num_gpus if setup.sharded else 1
     # Full training keeps teacher and student apart; additions share one copy.
-    weights = sizes.num_parameters + trainable
+    teacher_bytes = BFLOAT16_BYTES if setup.bf16_teacher else FLOAT32_BYTES
+    weights = teacher_bytes * sizes.num_parameters + FLOAT32_BYTES * trainable
     kept = sizes.kept
     student = kept.student_checkpointed if setup.checkpointing else kept.student
     teacher = kept.teacher_checkpointed if setup.checkpointing else kept.teacher
     replicated = setup.num_gpus > 1 and not setup.sharded
     return {
-        "weights": FLOAT32_BYTES * weights // shards,
+        "weights": weights // shards,
         "gradients": FLOAT32_BYTES * trainable // shards,
         # DistributedDataParallel averages copies of the gradients.
         "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
@@ -91,7 +91,6 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
         "ema": FLOAT32_BYTES * trainable // shards,
         "activations": student.at(setup.batch_size),
         "teacher_features": teacher.at(setup.batch_size),
-        "text_encoder_and_vae": FLOAT32_BYTES * sizes.num_encoder_parameters if setup.encoders else 0,
     }
 
 
@@ -159,10 +158,14 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
                 lambda old: replace(old, batch_size=1, grad_accum=accumulated),
             )
         )
-    changes.append(_Change("gradient checkpointing", False, lambda old: replace(old, checkpointing=True)))
-    changes.append(
-        _Change("text encoder and VAE off the GPU", False, lambda old: replace(old, encoders=False))
-    )
+    if not setup.checkpointing:
+        changes.append(
+            _Change("train.gradient_checkpointing: true", True, lambda old: replace(old, checkpointing=True))
+        )
+    if not setup.bf16_teacher:
+        changes.append(
+            _Change("load.dtype: bfloat16", True, lambda old: replace(old, bf16_teacher=True)),
+        )
     shards = setup.num_gpus if setup.num_gpus > 1 else 8
     changes.append(
         _Change(
@@ -180,7 +183,9 @@ def _try(
     changed = setup
     for change in chosen:
         changed = change.apply(changed)
-    needed = sum(memory_parts(changed, sizes_of(changed.kind, changed.bf16)).values())
+    if changed.bf16_teacher and changed.kind == "full":
+        return None
+    needed = sum(memory_parts(changed, sizes_of(changed)).values())
     if needed > available_bytes:
         return None
     return Cure(tuple(change.words for change in chosen), all(change.supported for change in chosen), needed)

@@ -68,7 +68,7 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
         }
         fields: dict[str, Any] = {
             "render_version": RENDER_VERSION,
-            "model": [model.fingerprint, model.device, model.dtype],
+            "model": [model.fingerprint, model.device, model.dtype, *model.options],
             "size": size.as_tuple(),
             "fps": model.fps,
             "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],

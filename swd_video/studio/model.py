@@ -1,7 +1,7 @@
 """The model of a script: loaded once, with the facts that planning and skipping need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -10,10 +10,9 @@ from diffusers import DiffusionPipeline
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.models.loading import STUDENT_FILE_NAME, resolve_model_path
-from swd_video.models.wan import tokenizer_length
-from swd_video.pipelines.loading import base_model_path, load_pipeline
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.models.loading import DEFAULT_OPTIONS, STUDENT_FILE_NAME, LoadOptions, resolve_model_path
+from swd_video.pipelines.loading import base_model_path, load_student
+from swd_video.pipelines.scalewise import ScaleWisePipeline
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class ModelFacts:
         count_tokens: Tells how many tokens a prompt has.
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
+        options: How it is fitted into memory and run, where that is not the default; some move pixels a little.
     """
 
     name: str
@@ -41,36 +41,43 @@ class ModelFacts:
     count_tokens: Callable[[str], int]
     device: str
     dtype: str
+    options: tuple[str, ...] = ()
 
 
 def load_model_for_rendering(
-    name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[WanScaleWisePipeline, ModelFacts]:
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
+) -> tuple[ScaleWisePipeline, ModelFacts]:
     """Load a student and gather what planning needs.
 
     Args:
-        name: A shipped student, a student folder or a saved pipeline, as `load_pipeline` takes it.
+        name: A shipped student, a student folder or a saved pipeline, as `load_student` takes it.
         device: Where to run it.
         dtype: Precision of all its parts.
+        options: How it is fitted into memory and run.
 
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
     """
-    pipe = load_pipeline(name, device=device, dtype=dtype)
-
-    def count_tokens(prompt: str) -> int:
-        return len(pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
-
+    pipe = load_student(name, device=device, dtype=dtype, options=options)
     return pipe, ModelFacts(
         name=name,
         fingerprint=fingerprint_folders(model_folders(name)),
         fps=pipe.fps,
         compression=pipe.compression,
         schedule=pipe.scheduler.schedule,
-        text_length=pipe.config.text_length or tokenizer_length(pipe.tokenizer),
-        count_tokens=count_tokens,
+        text_length=pipe.model.max_tokens,
+        count_tokens=pipe.model.count_tokens,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
+        options=tuple(
+            f"{field.name} {value}"
+            for field in fields(options)
+            if (value := getattr(options, field.name)) != field.default
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from swd_video.data.video import write_preview, write_video
 from swd_video.models.fingerprint import hash_file
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.studio.clips import Clip, plan_clips
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
 from swd_video.studio.model import ModelFacts
@@ -98,7 +98,7 @@ class RenderReport:
 
 def render_script(
     script: Script,
-    pipe: WanScaleWisePipeline,
+    pipe: ScaleWisePipeline,
     model: ModelFacts,
     out: Path,
     *,
@@ -140,7 +140,7 @@ def render_script(
     return report()
 
 
-def _render_if_needed(result: ClipResult, pipe: WanScaleWisePipeline, model: ModelFacts, out: Path) -> None:
+def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path) -> None:
     try:
         if _is_finished(result.clip, out):
             result.status = "skipped"
@@ -154,7 +154,7 @@ def _render_if_needed(result: ClipResult, pipe: WanScaleWisePipeline, model: Mod
 
 
 def _generate(
-    clip: Clip, pipe: WanScaleWisePipeline
+    clip: Clip, pipe: ScaleWisePipeline
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], list[float | None]]:
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
     output: Any = pipe(

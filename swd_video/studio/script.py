@@ -75,7 +75,7 @@ class Script:
     Attributes:
         path: The file it was read from, for messages.
         title: Headline of the contact sheet.
-        model: Name or folder, as `load_pipeline` takes it.
+        model: Name or folder, as `load_student` takes it.
         seed: What the seeds of all shots without their own derive from.
         shots: In the order of the file.
     """

@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
+from torch import Tensor
 from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
@@ -17,10 +19,13 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
 from swd_video.data.manifest import clips_digest, read_manifest
+from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
-from swd_video.models.loading import load_model, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.objectives import MmdObjective
 from swd_video.training.optimizers import build_optimizers
@@ -41,6 +46,7 @@ _FREE_KEYS = {
     "train.sample_every",
     "train.sample_prompts",
     "train.log_every",
+    "train.gradient_checkpointing",
 }
 
 
@@ -81,13 +87,14 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         ValueError: for input that cannot work, in one line.
     """
     _check_same_run(config, folder)
+    _check_load(config)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     if accelerator.is_main_process:
         write_text(folder / CONFIG_FILE, dump_config(config))
     _warn_of_slow_bf16(config, accelerator)
-    model = load_model(config.model, device=accelerator.device)
+    model = _load(config)
     schedule = config.scale_schedule()
     _check_grids(schedule, model)
     if not isinstance(model.transformer, ModelMixin):
@@ -97,6 +104,11 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
     clips = _open_clips(config, schedule, model, accelerator)
+    prompt_embeds = (
+        model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
+    )
+    drop_text_encoders(model)
+    _place(config, model, accelerator.device)
     roles = _build_roles(config, model)
     return Run(
         folder=folder,
@@ -104,7 +116,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         positions=config.positions,
         stepper=_build_stepper(config, schedule, clips, roles, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
-        samples=_build_samples(config, schedule, roles, folder),
+        samples=_build_samples(config, schedule, roles, prompt_embeds, folder),
         settings=LoopSettings(
             steps=config.train.steps,
             checkpoint_every=config.train.checkpoint_every,
@@ -113,6 +125,38 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
             average=config.train.ema_decay > 0,
         ),
     )
+
+
+def _check_load(config: DistillConfig) -> None:
+    """Refuse ways to load a teacher that encode clips but train nothing."""
+    load, all_train = config.load, config.train.kind == "full"
+    wrong = (
+        ("cpu_offload", load.cpu_offload is not None, "null; text encoder and VAE leave the device anyway"),
+        ("float8_weights", load.float8_weights, "false; gradients need whole weights"),
+        ("attention", load.attention == "sage", "another; it computes no gradients"),
+        (
+            "dtype",
+            load.dtype != "float32" and all_train,
+            "float32, as all weights train, or train.kind: lora",
+        ),
+    )
+    for key, refused, expected in wrong:
+        if refused:
+            raise ConfigError(f"load.{key}: got {getattr(load, key)!r} to train with, expected {expected}.")
+
+
+def _load(config: DistillConfig) -> VideoModel:
+    """The teacher in main memory, where text encoder and VAE wait until they are needed."""
+    options = LoadOptions(**config.load.model_dump(exclude={"dtype", "attention"}))
+    return load_model(config.model, dtype=getattr(torch, config.load.dtype), options=options)
+
+
+def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> None:
+    """Put the network where it trains, with the attention that the config asks for."""
+    model.transformer.to(device)
+    dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
+    attention, mask = config.load.attention, model.attention_mask
+    set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
 
 
 def _check_same_run(config: DistillConfig, folder: Path) -> None:
@@ -160,7 +204,8 @@ def _open_clips(
     data = config.data
     encoders = fingerprint_encoders(resolve_model_path(config.model))
     if data.manifest is not None and accelerator.is_main_process and not _is_complete(data.cache):
-        _encode(config, schedule, model, encoders)
+        with moved_to(accelerator.device, *all_parts(model)):
+            _encode(config, schedule, model, encoders)
     accelerator.wait_for_everyone()
     try:
         clips = LatentCache(data.cache)
@@ -229,12 +274,19 @@ def _check_clips(config: DistillConfig, schedule: ScaleSchedule, clips: LatentCa
 
 
 def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
-    if not isinstance(config.train, LoraTrainConfig):
-        return FullRoles(model)
-    # The additions' first half starts random; the run's seed decides it, and nothing else does.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keyed_seed(config.seed, "lora"))
-        return LoraRoles(model, config.train.rank, config.train.targets)
+    train = config.train
+    if isinstance(train, LoraTrainConfig):
+        targets = model.lora_targets if train.targets is None else train.targets
+        # The additions' first half starts random; the run's seed decides it, and nothing else does.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(keyed_seed(config.seed, "lora"))
+            roles: Roles = LoraRoles(model, train.rank, targets)
+    else:
+        roles = FullRoles(model)
+    if train.gradient_checkpointing:
+        for network in {roles.student, model.transformer}:
+            recompute_blocks(network)
+    return roles
 
 
 def _build_stepper(
@@ -277,10 +329,9 @@ def _build_stepper(
 
 
 def _build_samples(
-    config: DistillConfig, schedule: ScaleSchedule, roles: Roles, folder: Path
+    config: DistillConfig, schedule: ScaleSchedule, roles: Roles, prompt_embeds: Tensor | None, folder: Path
 ) -> SampleWriter | None:
-    if not config.train.sample_every:
+    if prompt_embeds is None:
         return None
     prompts = config.train.sample_prompts
-    prompt_embeds = roles.model.encode_prompt(list(prompts))
     return SampleWriter(roles, schedule, prompts, prompt_embeds, folder / "samples", config.seed)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from diffusers import WanTransformer3DModel
+from diffusers import ModelMixin
 from tqdm import tqdm
 
 from swd_video.pipelines.loading import save_student
@@ -221,7 +221,7 @@ def _write_student(run: Run) -> None:
             run.folder / STUDENT_FOLDER,
             base_model=run.base_model,
             schedule=run.stepper.schedule,
-            transformer=cast(WanTransformer3DModel, roles.student) if additions is None else None,
+            transformer=cast(ModelMixin, roles.student) if additions is None else None,
             lora_state_dict=additions,
             positions=run.positions,
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
+from swd_video.training.encoders import moved_to
 from swd_video.training.randomness import keyed_generator
 from swd_video.training.roles import Roles
 
@@ -74,7 +75,8 @@ class SampleWriter:
             generator=keyed_generator(self.seed, "sample", index),
             device=model.device,
         )
-        pixels = model.decode(latents)[0].float().clamp(-1, 1)
+        with moved_to(model.device, model.vae):
+            pixels = model.decode(latents)[0].float().clamp(-1, 1)
         frames = ((pixels + 1) * 127.5).round().to(torch.uint8)
         return frames.permute(1, 2, 3, 0).cpu().numpy()
 

@@ -89,3 +89,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 def test_nothing_readable_is_a_failure(config: Path, tmp_path: Path) -> None:
     (tmp_path / "clips.jsonl").write_text('{"path": "none.mp4", "caption": "x"}')
     assert main(["encode", str(config), "--manifest", str(tmp_path / "clips.jsonl")]) == 1
+
+
+def test_how_the_model_is_loaded_is_a_key_of_the_config(
+    config: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["encode", str(config), "--manifest", str(manifest), "--device", "cpu"]
+    assert main([*arguments, "--load.cpu_offload", "sequential"]) == 2
+    assert "error: cpu_offload: got 'sequential' for device cpu" in capsys.readouterr().err
+    assert main([*arguments, "--load.attention", "fast"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: load.attention: input should be 'auto', 'native'")
+    assert error.count("\n") == 1
+    assert main([*arguments, "--load.dtype", "bfloat16", "--load.vae_tiling", "true"]) == 0

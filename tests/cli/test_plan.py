@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from swd_video.cli.main import main
+from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 
 ROOT = Path(__file__).parents[2]
@@ -51,27 +52,17 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
 
     rows = {(row["gpu"], row["num_gpus"]): row for row in counted["training"]["lora"]["gpus"]}
     assert len(rows) == 5 * 4
-    # As published: 24 clips a step on 8 GPUs of 80 GB. Without checkpointing the last stage fits none of them.
+    # As published: 24 clips a step on 8 GPUs of 80 GB.
     row = rows["A100-80", 8]
     assert row["clips_per_step"] == 24
-    assert not row["fits"]
-    assert row["memory_gib"]["activations"] > 3 * 100
-    assert any("gradient checkpointing" in cure["changes"] for cure in row["would_fit_with"])
+    assert row["fits"] and counted["training"]["gradient_checkpointing"]
+    # On a smaller GPU it does not fit, one clip at a time does.
+    small = rows["4090", 8]
+    assert not small["fits"]
+    cures = [cure["changes"] for cure in small["would_fit_with"] if cure["supported"]]
+    assert any("train.batch_size: 1, train.grad_accum: 3" in changes for changes in cures)
     assert row["needed_gib"] == pytest.approx(sum(row["memory_gib"].values()))
     assert rows["H100", 8]["step_seconds"] == pytest.approx(row["step_seconds"] * 312 / 989)
-
-
-def test_our_schedule_is_cheaper_than_swds(capsys: pytest.CaptureFixture[str]) -> None:
-    from swd_video.config.load import load_config
-    from swd_video.planning.architecture import load_architecture
-    from swd_video.planning.sampling_cost import TransformerCounter
-
-    config = load_config(ROOT / "configs/wan2.1_1.3b/ours_4stage.yaml")
-    counter = TransformerCounter(load_architecture(config.model))
-    schedule = config.scale_schedule()
-    assert len(schedule) == 4
-    assert str(schedule.target) == "21x60x104"
-    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
 
 
 def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
@@ -79,6 +70,21 @@ def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
 
     schedule = load_config(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml").scale_schedule()
     assert [str(grid) for grid in schedule.grids] == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+
+
+def test_the_first_config_holds_all_settings_that_swd_published() -> None:
+    from swd_video.config.load import load_config
+
+    config = load_config(ROOT / SWD)
+    mmd, train = config.loss.mmd, config.train
+    assert config.model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert (mmd.kernel, mmd.block, mmd.sigma_min, mmd.sigma_max) == ("linear", 15, 0, 0.6)
+    assert train.kind == "lora" and train.rank == 128
+    assert train.targets == ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    assert (train.lr, train.steps, 8 * train.batch_size * train.grad_accum) == (4e-6, 3000, 24)
+    pixels = ["21x160x272", "41x240x416", "61x320x560", "81x480x832"]
+    grids = config.scale_schedule().grids
+    assert [str(Compression().pixel_size(grid)) for grid in grids] == pixels
 
 
 def test_words_for_people(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,4 +166,4 @@ def test_a_missing_config_and_another_family_get_one_line(
     other.mkdir()
     (other / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     assert main(["plan", str(tiny_config), "--model", str(other)]) == 2
-    assert "got a FluxPipeline, expected a WanPipeline" in capsys.readouterr().err
+    assert "got a FluxPipeline, expected one of WanPipeline, " in capsys.readouterr().err

@@ -62,3 +62,21 @@ def test_wrong_input_is_exit_code_2(script: Path, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as stopped:
         main(["render", str(script)])
     assert stopped.value.code == 2
+
+
+def test_how_the_model_is_loaded_can_be_said(
+    script: Path, student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["render", str(script), "--out", str(tmp_path / "out"), "--model", str(student_folder)]
+    arguments += ["--device", "cpu"]
+    assert main([*arguments, "--load.cpu-offload", "model"]) == 2
+    assert (
+        "error: cpu_offload: got 'model' for device cpu, expected an accelerator" in capsys.readouterr().err
+    )
+    assert main([*arguments, "--load.attention", "flash"]) == 2
+    assert "error: attention backend 'flash' does not run on cpu" in capsys.readouterr().err
+    assert main([*arguments, "--load.vae-slicing", "--load.float8-weights"]) == 0
+    assert capsys.readouterr().out.startswith("2 rendered, 0 skipped")
+    # Not the same clips: they are rendered anew without.
+    assert main([*arguments, "--load.vae-slicing"]) == 0
+    assert capsys.readouterr().out.startswith("2 rendered, 0 skipped")

@@ -88,6 +88,7 @@ def _operator(call: Inputs, capability: tuple[int, int], monkeypatch: pytest.Mon
         ("ltx", A100, ["flash3", "cutlass"]),
         ("ltx", H100, ["flash3", "cutlass"]),
         ("ltx", RTX_5090, ["flash", "none"]),
+        ("hunyuan", A100, ["cutlass", "cutlass"]),
         ("hunyuan", H100, ["cutlass", "cutlass"]),
         ("hunyuan", RTX_5090, ["none", "none"]),
     ],

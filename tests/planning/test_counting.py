@@ -1,9 +1,13 @@
 """Counts on shapes alone equal counts of the real thing: real weights, real tensors, the trainer's own calls."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from swd_video.config.schema import FullTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
@@ -30,6 +34,8 @@ from swd_video.training.roles import FullRoles, LoraRoles, Roles
 GRID = LatentSize(3, 6, 8)
 BATCH = 3
 NOTHING = PerClip(0, 0)
+# torch's own counter knows no attention kernel of CPUs.
+attention_in_parts = partial(sdpa_kernel, SDPBackend.MATH)
 LORA = LoraShape(4, ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"))
 
 
@@ -51,6 +57,23 @@ def counter_of(architecture: Architecture, kind: str, block: int = 0) -> Trainin
 def real_flops(model: WanModel, grid: LatentSize) -> int:
     latents, prompt_embeds = inputs(model, grid)
     return count_flops(lambda: model.predict_velocity(latents, 0.5, prompt_embeds))
+
+
+def test_operations_are_those_of_torchs_own_counter(real_model: WanModel) -> None:
+    latents, prompt_embeds = inputs(real_model, GRID, 2)
+    roles = FullRoles(real_model)
+    with FlopCounterMode(display=False) as forward, attention_in_parts():
+        predicted = roles.predict_x0(latents, 0.5, prompt_embeds)
+    with FlopCounterMode(display=False) as backward:
+        predicted.sum().backward()
+    with attention_in_parts():
+        counted = count_graph(lambda: roles.predict_x0(latents, 0.5, prompt_embeds))
+    assert counted.forward == forward.get_total_flops() > 0
+    assert counted.backward == backward.get_total_flops() > 0
+    with FlopCounterMode(display=False) as decoding, attention_in_parts():
+        real_model.decode(latents)
+    with attention_in_parts():
+        assert count_flops(lambda: real_model.decode(latents)) == decoding.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("grid", [LatentSize(1, 2, 2), GRID], ids=str)
@@ -169,7 +192,6 @@ def test_weights_that_train_take_what_optimizer_and_average_really_hold(
     counter = counter_of(tiny_architecture, kind)
     sizes = TrainingSizes(
         num_parameters=size_of(tiny_architecture.parts["transformer"]),
-        num_encoder_parameters=0,
         trainable=counter.trainable,
         kept=KeptBytes(NOTHING, NOTHING, NOTHING, NOTHING),
     )

@@ -1,10 +1,15 @@
-"""Figures that others published of Wan2.1, from the config files that come with the package."""
+"""Figures that others published, and whole networks, from the config files that come with the package."""
+
+from pathlib import Path
 
 import pytest
+import torch
 
+from swd_video.config.load import load_config
 from swd_video.core.grid import Compression, LatentSize, PixelSize
-from swd_video.planning.architecture import Architecture, load_architecture
-from swd_video.planning.sampling_cost import TransformerCounter
+from swd_video.planning.architecture import Architecture, load_architecture, shipped_architectures
+from swd_video.planning.counting import KernelAttention, count_graph
+from swd_video.planning.sampling_cost import TransformerCounter, stage_tokens
 
 # PyramidalWan's three grids, from the lowest to the highest, and its Table 1 (arXiv 2601.04792): evaluations on each,
 # how often each evaluation runs the network (twice with guidance), and TFLOPs a clip.
@@ -17,6 +22,10 @@ TABLE_1 = [
     ((2, 2, 2), 1, 534),
     ((2, 2, 1), 1, 282),
 ]
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PRESETS = sorted(CONFIGS.rglob("*4stage.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +56,62 @@ def test_seven_tenths_of_a_full_size_evaluation_are_attention(counter: Transform
     assert cost.attention / cost.forward == pytest.approx(0.71, abs=0.005)
 
 
-# What the weight files of the published repositories hold, in float32: 5.68 GB for the small transformer, 508 MB for
-# the VAE, 22.7 GB for the text encoder.
-def test_parameter_counts_are_the_published_ones(wan: Architecture) -> None:
+def test_our_schedule_is_cheaper_than_swds(counter: TransformerCounter) -> None:
+    schedule = load_config(CONFIGS / "wan2.1_1.3b" / "ours_4stage.yaml").scale_schedule()
+    assert len(schedule) == 4
+    assert str(schedule.target) == "21x60x104"
+    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
+
+
+# Of Wan, what the weight files of the published repositories hold; of LTX-Video and CogVideoX-5b, counts found stated
+# digit by digit. Of HunyuanVideo and CogVideoX-2b only the order of magnitude was found: 13 and 2 billion.
+TRANSFORMERS = {
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": 1_418_996_800,
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": 14_288_491_584,
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": 14_288_491_584,
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": 4_999_787_712,
+    "Lightricks/LTX-Video": 1_923_385_472,
+    "hunyuanvideo-community/HunyuanVideo": 12_821_012_544,
+    "zai-org/CogVideoX-2b": 1_693_783_872,
+    "zai-org/CogVideoX-5b": 5_570_283_072,
+}
+
+
+def test_every_shipped_architecture_is_in_the_table() -> None:
+    assert sorted(TRANSFORMERS) == shipped_architectures()
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_whole_network_costs_what_small_ones_say(name: str) -> None:
+    architecture = load_architecture(name)
+    counts = [architecture.num_parameters[part] for part in architecture.transformers]
+    assert counts == [TRANSFORMERS[name]] * (2 if "A14B" in name else 1)
+
+    spec, patch = architecture.spec, architecture.spec.compression.patch
+    grid = LatentSize(3 * patch[0], 4 * patch[1], 5 * patch[2])
+    latents = torch.empty(1, spec.latent_channels, *grid.as_tuple(), device="meta")
+    prompt_embeds = torch.empty(1, spec.text_length, spec.text_dim, device="meta")
+    network = architecture.transformer(*architecture.block_counts)
+    with KernelAttention(), torch.no_grad():
+        whole = count_graph(
+            lambda: architecture.model.predict_velocity(latents, 0.5, prompt_embeds, transformer=network)
+        )
+    assert TransformerCounter(architecture).evaluation(grid) == whole
+
+
+def test_parameter_counts_of_the_other_parts(wan: Architecture) -> None:
     assert wan.num_parameters == {
         "text_encoder": 5_680_910_336,
         "transformer": 1_418_996_800,
         "vae": 126_892_531,
     }
-    large = load_architecture("Wan-AI/Wan2.1-T2V-14B-Diffusers")
-    assert large.num_parameters["transformer"] == 14_288_491_584
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_presets_have_legal_grids_that_end_on_the_models_own_size(path: Path) -> None:
+    config = load_config(path)
+    spec, schedule = load_architecture(config.model).spec, config.scale_schedule()
+    tokens = stage_tokens(schedule, spec.compression)
+    assert len(tokens) == 4
+    assert tokens == sorted(tokens)
+    assert spec.compression.pixel_size(schedule.target) == spec.training_size

@@ -8,7 +8,7 @@ from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.pipelines.loading import save_student
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
 
 SCRIPT = """\
@@ -38,7 +38,7 @@ def tiny_student(
 
 
 @pytest.fixture(scope="session")
-def loaded(tiny_student: Path) -> tuple[WanScaleWisePipeline, ModelFacts]:
+def loaded(tiny_student: Path) -> tuple[ScaleWisePipeline, ModelFacts]:
     """The student, loaded once: rendering must not change it."""
     pipe, model = load_model_for_rendering(str(tiny_student))
     pipe.set_progress_bar_config(disable=True)

@@ -1,0 +1,36 @@
+"""Text encoder and VAE while a student trains: on the device only while somebody needs them.
+
+Clips come from a cache of latents and captions from embeddings, so a step needs neither. Together they can be larger
+than all that trains.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from swd_video.models.base import VideoModel
+
+
+@contextmanager
+def moved_to(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Within the context the modules are on a device; afterwards in main memory."""
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.to("cpu")
+
+
+def all_parts(model: VideoModel) -> list[nn.Module]:
+    """Everything that encoding clips and captions may look at: text encoders, VAE, and the network beside them."""
+    return [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
+
+
+def drop_text_encoders(model: VideoModel) -> None:
+    """Give the memory of the text encoders back, for good: their weights are gone, their shapes stay."""
+    for name in model.text_tokens:
+        getattr(model.pipe, name).to("meta")

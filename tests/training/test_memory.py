@@ -1,0 +1,80 @@
+"""What makes large models fit changes no student: checkpointing, and a text encoder and VAE that step aside."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from swd_video.config.load import ConfigError
+from swd_video.config.schema import DistillConfig, LoadConfig
+from swd_video.training.build import build_run
+from swd_video.training.loop import Run
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def with_load(config: DistillConfig, **load: object) -> DistillConfig:
+    return config.model_copy(update={"load": LoadConfig.model_validate(load)})
+
+
+def three_steps(run: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
+    reports = [run.stepper.take_step(step) for step in range(3)]
+    losses = [loss for report in reports for _, loss, _ in report.stages]
+    return losses, {name: w.detach() for name, w in run.stepper.roles.trainable_parameters().items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("full", None), ("lora", None), ("lora", "bf16")], ids=lambda value: str(value)
+)
+def test_checkpointing_changes_no_loss_and_no_weight(
+    kind: str, precision: str | None, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    same = {"lr": 1e-2, "grad_accum": 2, "mixed_precision": precision}
+    losses, weights = three_steps(build_run(make_config(kind, **same), tmp_path / "kept"))
+    again = make_config(kind, **same, gradient_checkpointing=True)
+    losses_again, got = three_steps(build_run(again, tmp_path / "recomputed"))
+    assert losses_again == losses
+    assert all(torch.equal(got[name], weight) for name, weight in weights.items())
+    # So a run that ran out of memory may go on with it.
+    build_run(again, tmp_path / "kept")
+
+
+def test_text_encoder_and_vae_step_aside(make_config: MakeConfig, tmp_path: Path) -> None:
+    run = build_run(make_config(sample_every=1, sample_prompts=["a red square"]), tmp_path / "run")
+    pipe = run.stepper.roles.model.pipe
+    assert all(weight.is_meta for weight in pipe.text_encoder.parameters())
+    assert run.samples is not None
+    assert (run.samples.write(1) / "00.mp4").is_file()
+    assert {weight.device.type for weight in pipe.vae.parameters()} == {"cpu"}
+
+
+def test_a_lora_trains_in_float32_on_a_teacher_in_bfloat16(make_config: MakeConfig, tmp_path: Path) -> None:
+    run = build_run(with_load(make_config("lora"), dtype="bfloat16"), tmp_path / "run")
+    before = {name: weight.clone() for name, weight in run.stepper.roles.trainable_parameters().items()}
+    losses, after = three_steps(run)
+    assert all(loss >= 0 for loss in losses)
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert any(not torch.equal(after[name], weight) for name, weight in before.items())
+    frozen = {weight.dtype for weight in run.stepper.roles.student.parameters() if not weight.requires_grad}
+    assert torch.bfloat16 in frozen
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ({"cpu_offload": "model"}, "load.cpu_offload: got 'model' to train with, expected null"),
+        ({"float8_weights": True}, "load.float8_weights: got True to train with, expected false"),
+        ({"attention": "sage"}, "load.attention: got 'sage' to train with, expected another"),
+        ({"dtype": "bfloat16"}, "load.dtype: got 'bfloat16' to train with, expected float32"),
+        ({"attention": "flash"}, "attention backend 'flash' does not run on cpu"),
+    ],
+)
+def test_options_that_do_not_train_are_refused(
+    load: dict[str, object], message: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        build_run(with_load(make_config("full"), **load), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, ConfigError) == message.startswith("load.")
