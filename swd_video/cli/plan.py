@@ -101,7 +101,7 @@ def read_request(config: "DistillConfig") -> "Request":
 
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
-    block = config.loss.mmd.block
+    blocks = [block for term in config.loss.mmd.terms for block in term.block or (architecture.spec.num_blocks // 2,)]
     return Request(
         architecture=architecture,
         schedule=config.scale_schedule(),
@@ -114,7 +114,7 @@ def read_request(config: "DistillConfig") -> "Request":
             muon=isinstance(train.optimizer, MuonConfig),
         ),
         lora=LoraShape(lora.rank, lora.targets),
-        block=architecture.spec.num_blocks // 2 if block is None else block,
+        block=max(blocks),
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,
         extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),

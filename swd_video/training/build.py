@@ -11,7 +11,7 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
+from swd_video.config.schema import DistillConfig, LoraTrainConfig, MmdTermConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
@@ -21,8 +21,9 @@ from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.clip_order import ClipOrder
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
-from swd_video.training.objectives import MmdObjective
+from swd_video.training.objectives import MmdObjective, check_term, token_grid
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.randomness import keyed_seed
@@ -244,23 +245,16 @@ def _build_stepper(
     roles: Roles,
     accelerator: Accelerator,
 ) -> Stepper:
-    train, mmd = config.train, config.loss.mmd
+    train = config.train
     parameters = roles.trainable_parameters()
     roles.student_forward = accelerator.prepare_model(roles.student)
     optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
-    num_blocks = roles.model.spec.num_blocks
-    block = num_blocks // 2 if mmd.block is None else mmd.block
-    if block >= num_blocks:
-        raise ConfigError(
-            f"loss.mmd.block: {block} does not exist; {config.model} has blocks 0 to {num_blocks - 1}"
-        )
     return Stepper(
         roles=roles,
-        objective=MmdObjective(
-            mmd.kernel, block, mmd.sigma_min, mmd.sigma_max, per_frame=mmd.tokens == "frame"
-        ),
+        objective=_build_objective(config, schedule, roles.model),
         schedule=schedule,
         clips=clips,
+        order=_build_order(config, clips),
         optimizers=optimizers,
         ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
         accelerator=accelerator,
@@ -274,6 +268,41 @@ def _build_stepper(
             bf16=train.mixed_precision == "bf16",
         ),
     )
+
+
+def _build_objective(config: DistillConfig, schedule: ScaleSchedule, model: VideoModel) -> MmdObjective:
+    mmd, spec = config.loss.mmd, model.spec
+    terms: list[MmdTermConfig] = []
+    for term in mmd.terms:
+        key = "loss.mmd" if term is mmd else f"loss.mmd.extra_terms[{mmd.extra_terms.index(term)}]"
+        blocks = (spec.num_blocks // 2,) if term.block is None else term.block
+        if max(blocks) >= spec.num_blocks:
+            raise ConfigError(
+                f"{key}.block: {max(blocks)} does not exist; {config.model} has blocks 0 to {spec.num_blocks - 1}"
+            )
+        for grid in schedule.distinct_grids:
+            try:
+                check_term(term, token_grid(grid.as_tuple(), spec.compression.patch))
+            except ValueError as error:
+                raise ConfigError(f"{key}.{error} (latent grid {grid})") from None
+        terms.append(term.model_copy(update={"block": blocks}))
+    return MmdObjective(tuple(terms), mmd.group)
+
+
+def _build_order(config: DistillConfig, clips: LatentCache) -> ClipOrder:
+    order = ClipOrder(clips.captions, config.loss.mmd.group, config.seed)
+    if order.num_groups == 0:
+        raise ConfigError(
+            f"loss.mmd.group: no caption of {config.data.cache} has {order.group_size} clips; take smaller groups, "
+            "or more clips of each caption"
+        )
+    if order.num_captions_skipped:
+        print(
+            f"loss.mmd.group: {order.num_captions_skipped} of {order.num_captions} captions have fewer than "
+            f"{order.group_size} clips and are left out.",
+            file=sys.stderr,
+        )
+    return order
 
 
 def _build_samples(

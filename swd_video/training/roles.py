@@ -68,14 +68,12 @@ class Roles(ABC):
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: Float[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        block: int,
-    ) -> Float[Tensor, "batch tokens hidden"]:
-        """Tokens after one block of the teacher; gradients reach `noisy_latents` but no weight of its own."""
+        blocks: Sequence[int],
+    ) -> dict[int, Float[Tensor, "batch tokens hidden"]]:
+        """Tokens after blocks of the teacher; gradients reach `noisy_latents` but no weight of its own."""
         with self.teacher() as teacher:
-            (tokens,) = self.model.features(
-                noisy_latents, sigma, prompt_embeds, blocks=(block,), transformer=teacher
-            )
-        return tokens
+            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=teacher)
+        return dict(zip(blocks, tokens, strict=True))
 
 
 class FullRoles(Roles):

@@ -17,8 +17,9 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
+from swd_video.training.clip_order import ClipOrder
 from swd_video.training.objectives import MmdObjective
-from swd_video.training.randomness import keyed_choice, keyed_generator, shuffled_index
+from swd_video.training.randomness import keyed_choice, keyed_generator
 from swd_video.training.roles import Roles
 
 
@@ -100,6 +101,7 @@ class Stepper:
         objective: the loss.
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
+        order: which of them come when; a micro-batch holds whole groups of it.
         optimizers: between them they hold every trainable parameter; each group's "initial_lr" is its rate.
         ema: running average of the trainable parameters.
         accelerator: device, processes and gradient averaging.
@@ -110,6 +112,7 @@ class Stepper:
     objective: MmdObjective
     schedule: ScaleSchedule
     clips: LatentCache
+    order: ClipOrder
     optimizers: Sequence[torch.optim.Optimizer]
     ema: EMAModel
     accelerator: Accelerator
@@ -178,10 +181,10 @@ class Stepper:
         return index, value, time.perf_counter() - started
 
     def _batch(self, step: int, micro_batch: int, grids: list[LatentSize]) -> LatentBatch:
-        size, processes = self.settings.batch_size, self.accelerator.num_processes
+        groups, processes = self.settings.batch_size // self.order.group_size, self.accelerator.num_processes
         number = (step * self.settings.grad_accum + micro_batch) * processes + self.accelerator.process_index
-        positions = range(number * size, (number + 1) * size)
-        indices = [shuffled_index(position, len(self.clips), self.settings.seed) for position in positions]
+        positions = range(number * groups, (number + 1) * groups)
+        indices = [clip for position in positions for clip in self.order.group(position)]
         return self.clips.batch(indices, grids)
 
     def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:

@@ -29,14 +29,14 @@ def _moving_square(colour: tuple[int, int, int], step: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips of 12 frames at 16 a second: three colours, two speeds."""
+    """Six clips of 12 frames at 16 a second: three colours, of which the captions tell, at two speeds."""
     folder = tmp_path_factory.mktemp("clips")
     lines = []
     for name, colour in _COLOURS.items():
         for speed, step in (("slowly", 1), ("fast", 3)):
             path = f"{name}-{speed}.mp4"
             write_video(folder / path, _moving_square(colour, step), 16.0)
-            lines.append(json.dumps({"path": path, "caption": f"a {name} square moving {speed}"}))
+            lines.append(json.dumps({"path": path, "caption": f"a {name} square moves right"}))
     path = folder / "manifest.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
