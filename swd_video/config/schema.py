@@ -67,6 +67,11 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int) else value
 
 
+def _check_sigmas(lowest: float, highest: float) -> None:
+    if lowest > highest:
+        raise ValueError(f"sigma_min {lowest} is above sigma_max {highest}; lower sigma_min")
+
+
 class MmdTermConfig(Section):
     """One comparison of sets of tokens."""
 
@@ -107,10 +112,7 @@ class MmdTermConfig(Section):
 
     @model_validator(mode="after")
     def _check_range(self) -> "MmdTermConfig":
-        if self.sigma_min > self.sigma_max:
-            raise ValueError(
-                f"sigma_min {self.sigma_min} is above sigma_max {self.sigma_max}; lower sigma_min"
-            )
+        _check_sigmas(self.sigma_min, self.sigma_max)
         return self
 
     @model_validator(mode="after")
@@ -121,9 +123,13 @@ class MmdTermConfig(Section):
         if self.alpha != 1 and self.kernel != "rational_quadratic":
             raise ValueError(f"alpha: {self.kernel} has none; use kernel rational_quadratic or leave it out")
         if self.estimator != "biased" and self.kernel == "pseudo_huber":
-            raise ValueError(f"estimator {self.estimator}: pseudo_huber is no MMD and has none; use kernel linear")
+            raise ValueError(
+                f"estimator {self.estimator}: pseudo_huber is no MMD and has none; use kernel linear"
+            )
         if self.random_features and self.kernel != "rbf":
-            raise ValueError(f"random_features: stand in for kernel rbf, not for {self.kernel}; set them to 0")
+            raise ValueError(
+                f"random_features: stand in for kernel rbf, not for {self.kernel}; set them to 0"
+            )
         if self.random_features % len(self.bandwidths):
             raise ValueError(
                 f"random_features {self.random_features} are shared by {len(self.bandwidths)} bandwidths; "
@@ -169,8 +175,6 @@ class MmdConfig(MmdTermConfig):
     @model_validator(mode="after")
     def _check_group(self) -> "MmdConfig":
         joins = [term.join != "none" for term in self.terms]
-        if not joins:
-            raise ValueError("every weight is 0; give one comparison a weight")
         if self.group > 1 and not any(joins):
             raise ValueError(
                 f"group {self.group}, but no comparison joins clips; set join to tokens or means, or group to 1"
@@ -185,10 +189,79 @@ class MmdConfig(MmdTermConfig):
         return tuple(term for term in (self, *self.extra_terms) if term.weight > 0)
 
 
+class DmdConfig(Section):
+    """Distribution matching (arXiv 2405.14867): a critic, low-rank additions to the teacher, follows the student."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Factor in the loss."""
+    guidance_scale: float = Field(default=5.0, ge=1)
+    """Of the teacher whose distribution is matched; 1 is no guidance."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    sigma_min: float = Field(default=0.02, gt=0, lt=1)
+    """Lowest noise level at which teacher and critic are compared."""
+    sigma_max: float = Field(default=0.98, gt=0, le=1)
+    """Highest noise level at which teacher and critic are compared."""
+    data_share: float = Field(default=0.0, ge=0, le=1)
+    """For so many of the clips the teacher looks at the true clip (arXiv 2606.18478), for diversity; 0.5 there."""
+    scale_adapted: bool = False
+    """Whether the teacher was trained on small grids as well. One that was not misleads the small stages
+    (arXiv 2503.16397), and a warning says so."""
+    critic_rank: int = Field(default=64, ge=1)
+    """Rank of the critic's additions."""
+    critic_targets: tuple[str, ...] = DEFAULT_LORA_TARGETS
+    """Ends of the names of the linear layers that get one."""
+    critic_lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the critic."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "DmdConfig":
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        return self
+
+
+class GanConfig(Section):
+    """A discriminator: heads on the frozen teacher's features."""
+
+    weight: float = Field(default=0.01, gt=0)
+    """Factor in the loss."""
+    head: Literal["mlp", "conv3d"] = "conv3d"
+    """`mlp` judges a clip by its mean token, `conv3d` every place in it."""
+    hidden: int = Field(default=64, ge=1)
+    """Channels of the heads."""
+    block: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)] | None = Field(
+        default=None, min_length=1
+    )
+    """Transformer block, from 0, that gets a head, or a list of them; null is the middle one."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of the heads."""
+    sigma_min: float = Field(default=0.0, ge=0, lt=1)
+    """Lowest noise level at which clips are judged."""
+    sigma_max: float = Field(default=0.6, gt=0, le=1)
+    """Highest noise level at which clips are judged."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "GanConfig":
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        return self
+
+
 class LossConfig(Section):
-    """What the student is trained on."""
+    """What the student is trained on: the weighted sum of its parts."""
 
     mmd: MmdConfig = MmdConfig()
+    dmd: DmdConfig | None = None
+    """Left out if null."""
+    gan: GanConfig | None = None
+    """Left out if null."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "LossConfig":
+        if not self.mmd.terms and self.dmd is None and self.gan is None:
+            raise ValueError(
+                "nothing to train on: every weight of mmd is 0, and there is no dmd and no gan; add one"
+            )
+        return self
 
 
 class AdamWConfig(Section):

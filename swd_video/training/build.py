@@ -11,7 +11,7 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig, MmdTermConfig, MuonConfig
+from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
@@ -20,10 +20,11 @@ from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model, resolve_model_path
+from swd_video.training.build_objectives import build_objectives
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
-from swd_video.training.objectives import MmdObjective, check_term, token_grid
+from swd_video.training.objectives import WeightedSum
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.randomness import keyed_seed
@@ -249,9 +250,10 @@ def _build_stepper(
     parameters = roles.trainable_parameters()
     roles.student_forward = accelerator.prepare_model(roles.student)
     optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
+    objectives, opponents = build_objectives(config, schedule, roles, accelerator)
     return Stepper(
         roles=roles,
-        objective=_build_objective(config, schedule, roles.model),
+        objective=WeightedSum(objectives),
         schedule=schedule,
         clips=clips,
         order=_build_order(config, clips),
@@ -267,26 +269,8 @@ def _build_stepper(
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",
         ),
+        opponents=opponents,
     )
-
-
-def _build_objective(config: DistillConfig, schedule: ScaleSchedule, model: VideoModel) -> MmdObjective:
-    mmd, spec = config.loss.mmd, model.spec
-    terms: list[MmdTermConfig] = []
-    for term in mmd.terms:
-        key = "loss.mmd" if term is mmd else f"loss.mmd.extra_terms[{mmd.extra_terms.index(term)}]"
-        blocks = (spec.num_blocks // 2,) if term.block is None else term.block
-        if max(blocks) >= spec.num_blocks:
-            raise ConfigError(
-                f"{key}.block: {max(blocks)} does not exist; {config.model} has blocks 0 to {spec.num_blocks - 1}"
-            )
-        for grid in schedule.distinct_grids:
-            try:
-                check_term(term, token_grid(grid.as_tuple(), spec.compression.patch))
-            except ValueError as error:
-                raise ConfigError(f"{key}.{error} (latent grid {grid})") from None
-        terms.append(term.model_copy(update={"block": blocks}))
-    return MmdObjective(tuple(terms), mmd.group)
 
 
 def _build_order(config: DistillConfig, clips: LatentCache) -> ClipOrder:

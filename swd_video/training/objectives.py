@@ -1,6 +1,6 @@
 """What the student is asked to get right: networks are called here, `losses/` only compares what they give."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,30 @@ from swd_video.losses.kernels import RationalQuadratic, Rbf
 from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
 from swd_video.losses.random_features import random_features
 from swd_video.losses.token_sets import clip_points, frame_sets, joined_sets, motion_sets, tube_sets
+from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 
 TokenGrid = tuple[int, int, int]
+
+
+Objective = Callable[[Roles, ClipPair, torch.Generator], Tensor]
+"""The loss of a batch, whose gradients reach the student's clips; the generator, on the CPU, gives noise and sigmas."""
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Several objectives at once.
+
+    Attributes:
+        parts: each with its weight.
+    """
+
+    parts: Sequence[tuple[float, Objective]]
+
+    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+        """The loss of a batch; gradients reach the student's clips."""
+        losses = [weight * objective(roles, clips, generator) for weight, objective in self.parts]
+        return torch.stack(losses).sum()
 
 
 @dataclass(frozen=True)
@@ -35,21 +56,14 @@ class MmdObjective:
     def __call__(
         self,
         roles: Roles,
-        predicted_x0: Float[Tensor, "batch channels frames height width"],
-        target_x0: Float[Tensor, "batch channels frames height width"],
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        clips: ClipPair,
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach `predicted_x0` only.
+        """The loss of a batch; gradients reach the student's clips only.
 
-        Args:
-            roles: who the teacher is.
-            predicted_x0: the student's clean latents.
-            target_x0: the true latents on the same grid.
-            prompt_embeds: the clips' prompts.
-            generator: on the CPU; gives noise and sigma, the same for prediction and target. Clips that are compared
-                with each other get the same sigma.
+        Prediction and target get the same noise and sigma, clips that are compared with each other the same sigma.
         """
+        predicted_x0, target_x0, prompt_embeds = clips.predicted_x0, clips.target_x0, clips.prompt_embeds
         device = predicted_x0.device
         noise = torch.randn(target_x0.shape, generator=generator).to(device)
         share = torch.rand(len(target_x0) // self.group, generator=generator).to(device)
@@ -143,7 +157,9 @@ def check_term(term: MmdTermConfig, grid: TokenGrid) -> None:
     """
     frames = grid[0]
     if term.tokens in ("motion", "change") and frames < 2:
-        raise ValueError(f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages")
+        raise ValueError(
+            f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages"
+        )
     if term.tokens == "tube" and any(parts > size for parts, size in zip(term.tubes, grid, strict=True)):
         raise ValueError(f"tubes: {term.tubes} are more than the {grid} tokens along each axis; take fewer")
     if term.estimator != "biased" and term.join == "none":

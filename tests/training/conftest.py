@@ -52,15 +52,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_config(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, manifest: Path, cache: Path, tmp_path: Path
 ) -> MakeConfig:
-    """Write a YAML config, with changes to its `train` section and elsewhere, and load it."""
+    """Write a YAML config, with changes to its `train` section, `loss.mmd` and other parts of `loss`, and load it."""
 
-    def make(kind: str = "full", *, loss: dict[str, Any] | None = None, **train: Any) -> DistillConfig:
+    def make(
+        kind: str = "full",
+        *,
+        loss: dict[str, Any] | None = None,
+        parts: dict[str, Any] | None = None,
+        **train: Any,
+    ) -> DistillConfig:
         values = {
             "model": str(tiny_wan_folder),
             "seed": 5,
             "data": {"manifest": str(manifest), "cache": str(cache)},
             "schedule": tiny_schedule.as_dict(),
-            "loss": {"mmd": loss or {}},
+            "loss": {"mmd": loss or {}, **(parts or {})},
             "train": {"kind": kind, "steps": 4, "batch_size": 2, "checkpoint_every": 2, "lr": 1e-3, **train},
         }
         if kind == "lora":

@@ -16,6 +16,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.wan import WanModel
 from swd_video.training.build import build_run
 from swd_video.training.objectives import MmdObjective
+from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.step import NonFiniteError, training_pair
 
@@ -95,7 +96,7 @@ def test_objective_moves_the_prediction_and_no_weight(
     objective = MmdObjective([MmdTermConfig(block=1, **term)], group=2)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
-        return objective(roles, x0, target, prompt_embeds, torch.Generator().manual_seed(4))
+        return objective(roles, ClipPair(x0, target, prompt_embeds), torch.Generator().manual_seed(4))
 
     if term.get("estimator") != "paired":
         assert loss(target).item() == pytest.approx(0.0, abs=1e-6)  # the same noise and sigma on both sides
@@ -116,7 +117,7 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
     def loss(*terms: MmdTermConfig) -> float:
         passes.clear()
         objective = MmdObjective(terms, group=2)
-        return objective(roles, predicted, target, prompt_embeds, torch.Generator().manual_seed(4)).item()
+        return objective(roles, ClipPair(predicted, target, prompt_embeds), torch.Generator().manual_seed(4)).item()
 
     first = MmdTermConfig(block=1)
     second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
@@ -141,7 +142,7 @@ def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipel
     roles.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     for group in (2, 1):
         objective = MmdObjective([MmdTermConfig(block=1)], group)
-        objective(roles, target, target, prompt_embeds, torch.Generator().manual_seed(4))
+        objective(roles, ClipPair(target, target, prompt_embeds), torch.Generator().manual_seed(4))
     assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
     assert torch.equal(seen[0][::2], seen[0][1::2])
 
