@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Enough for a median, and the same tokens for the same clip every time.
-_MEDIAN_TOKENS = 128
+_MEDIAN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def median_distance(
 ) -> Float[Tensor, " sets"]:
     """Median distance between different tokens of prediction and target joined, for every pair of sets.
 
-    At most 128 evenly spread tokens of each side are looked at. Sets whose tokens all coincide get the smallest
+    At most 64 evenly spread tokens of each side are looked at. Sets whose tokens all coincide get the smallest
     positive number instead of 0, so that a kernel with this bandwidth stays finite.
     """
     joined = torch.cat([_evenly_spread(pred_tokens), _evenly_spread(target_tokens)], dim=1)
