@@ -107,7 +107,9 @@ def compare(their_loss: Callable[..., Tensor]) -> list[Comparison]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("copy", type=Path, help="folder with a copy of the public SwD code")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     arguments = parser.parse_args(argv)

@@ -121,9 +121,13 @@ class MmdTermConfig(Section):
         if self.alpha != 1 and self.kernel != "rational_quadratic":
             raise ValueError(f"alpha: {self.kernel} has none; use kernel rational_quadratic or leave it out")
         if self.estimator != "biased" and self.kernel == "pseudo_huber":
-            raise ValueError(f"estimator {self.estimator}: pseudo_huber is no MMD and has none; use kernel linear")
+            raise ValueError(
+                f"estimator {self.estimator}: pseudo_huber is no MMD and has none; use kernel linear"
+            )
         if self.random_features and self.kernel != "rbf":
-            raise ValueError(f"random_features: stand in for kernel rbf, not for {self.kernel}; set them to 0")
+            raise ValueError(
+                f"random_features: stand in for kernel rbf, not for {self.kernel}; set them to 0"
+            )
         if self.random_features % len(self.bandwidths):
             raise ValueError(
                 f"random_features {self.random_features} are shared by {len(self.bandwidths)} bandwidths; "

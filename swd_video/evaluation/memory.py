@@ -42,16 +42,25 @@ def in_fresh_process(call: Callable[..., _Result], *arguments: object) -> _Resul
 
 
 def _resident_bytes() -> int:
-    import resource
-
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux: the high-water mark is the nearest thing there is
-        return _highest_resident_bytes()
-    return pages * resource.getpagesize()
+    return _status_bytes("VmRSS") or _highest_resident_bytes()
 
 
 def _highest_resident_bytes() -> int:
+    # Linux keeps `ru_maxrss` over exec, so a child would be charged with its parent's size.
+    return _status_bytes("VmHWM") or _highest_since_start()
+
+
+def _status_bytes(name: str) -> int:
+    """A line of this process's status in bytes; 0 where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    kibibytes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(kibibytes[0]) * 1024 if kibibytes else 0
+
+
+def _highest_since_start() -> int:
     import resource
 
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

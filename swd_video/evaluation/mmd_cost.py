@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -69,7 +70,9 @@ def compare_with_naive(case: Case, num_features: int, rounds: int) -> dict[str, 
     losses: dict[str, Loss] = {"exact": _exact(kernel), "naive": _naive(kernel)}
     if isinstance(kernel, Rbf):
         losses["random_features"] = _random_features(kernel, num_features, seed=0)
-    samplers = {name: Sampler(lambda loss=loss: _forward_backward(loss, pred, target)) for name, loss in losses.items()}
+    samplers = {
+        name: Sampler(partial(_forward_backward, loss, pred, target)) for name, loss in losses.items()
+    }
     timings = time_interleaved(samplers, rounds=rounds)
     seconds = {name: median(timing.total for timing in runs) for name, runs in timings.items()}
     with torch.no_grad():
@@ -86,7 +89,9 @@ def compare_with_naive(case: Case, num_features: int, rounds: int) -> dict[str, 
         }
     }
     if isinstance(kernel, Rbf):
-        draws = [_random_features(kernel, num_features, seed)(pred.detach(), target) for seed in range(_DRAWS)]
+        draws = [
+            _random_features(kernel, num_features, seed)(pred.detach(), target) for seed in range(_DRAWS)
+        ]
         result["random_features"] = {
             "tokens": case.tokens,
             "frequencies": num_features,

@@ -47,14 +47,18 @@ class RadialKernel(ABC):
         return 1 / (2 * bandwidths.square())
 
     def values_and_slopes(
-        self, squared_distances: Float[Tensor, "sets rows columns"], precisions: Float[Tensor, "sets bandwidths"]
+        self,
+        squared_distances: Float[Tensor, "sets rows columns"],
+        precisions: Float[Tensor, "sets bandwidths"],
     ) -> tuple[Float[Tensor, "sets rows columns"], Float[Tensor, "sets rows columns"]]:
         """The kernel of every pair of tokens, and its derivative by the squared distance."""
         parts = []
         for precision in precisions[:, :, None, None].unbind(1):
             value, derivative = self.profile(squared_distances * precision)
             parts.append((value, derivative.mul_(precision)))
-        values, slopes = (torch.stack(part).mean(0) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+        values, slopes = (
+            torch.stack(part).mean(0) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)
+        )
         return values, slopes
 
 

@@ -143,7 +143,9 @@ def check_term(term: MmdTermConfig, grid: TokenGrid) -> None:
     """
     frames = grid[0]
     if term.tokens in ("motion", "change") and frames < 2:
-        raise ValueError(f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages")
+        raise ValueError(
+            f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages"
+        )
     if term.tokens == "tube" and any(parts > size for parts, size in zip(term.tubes, grid, strict=True)):
         raise ValueError(f"tubes: {term.tubes} are more than the {grid} tokens along each axis; take fewer")
     if term.estimator != "biased" and term.join == "none":

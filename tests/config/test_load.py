@@ -179,15 +179,24 @@ def test_rules_across_keys(base: Path) -> None:
         ("{kernel: rbf, alpha: 2}", "alpha: rbf has none; use kernel rational_quadratic"),
         ("{kernel: pseudo_huber, estimator: unbiased}", "pseudo_huber is no MMD and has none"),
         ("{random_features: 64}", "stand in for kernel rbf, not for linear"),
-        ("{kernel: rbf, bandwidths: [1, 2, 4], random_features: 64}", "shared by 3 bandwidths; give a multiple"),
+        (
+            "{kernel: rbf, bandwidths: [1, 2, 4], random_features: 64}",
+            "shared by 3 bandwidths; give a multiple",
+        ),
         ("{tubes: [1, 1, 2]}", "tokens is clip; set tokens to tube"),
         ("{block: -1}", "loss.mmd.block[0]: input should be greater than or equal to 0"),
         ("{block: [1, 2], block_weights: [1]}", "block_weights has 1 numbers for 2 listed blocks"),
         ("{join: means}", "join: needs several clips to a prompt; set group to 2 or more"),
         ("{group: 2}", "group 2, but no comparison joins clips; set join"),
         ("{weight: 0}", "every weight is 0"),
-        ("{extra_terms: [{kernel: rbf, bandwidth: 2}]}", "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?"),
-        ("{extra_terms: [{sigma_min: 0.7}]}", "loss.mmd.extra_terms[0]: sigma_min 0.7 is above sigma_max 0.6"),
+        (
+            "{extra_terms: [{kernel: rbf, bandwidth: 2}]}",
+            "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?",
+        ),
+        (
+            "{extra_terms: [{sigma_min: 0.7}]}",
+            "loss.mmd.extra_terms[0]: sigma_min 0.7 is above sigma_max 0.6",
+        ),
         ("{group: 3, join: means}", "train.batch_size: 8 clips are not a whole number of loss.mmd.group 3"),
     ],
 )

@@ -239,7 +239,10 @@ def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tm
 @pytest.mark.parametrize(
     "loss, message",
     [
-        ({"tokens": "tube", "tubes": [3, 1, 1]}, r"loss\.mmd\.tubes: \(3, 1, 1\) are more than the \(2, 2, 2\)"),
+        (
+            {"tokens": "tube", "tubes": [3, 1, 1]},
+            r"loss\.mmd\.tubes: \(3, 1, 1\) are more than the \(2, 2, 2\)",
+        ),
         (
             {"kernel": "rbf", "tokens": "tube", "tubes": [2, 2, 2], "estimator": "unbiased"},
             r"loss\.mmd\.estimator unbiased: needs sets of 2 tokens.*latent grid 2x4x4",
