@@ -101,7 +101,11 @@ def read_request(config: "DistillConfig") -> "Request":
 
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
-    blocks = [block for term in config.loss.mmd.terms for block in term.block or (architecture.spec.num_blocks // 2,)]
+    blocks = [
+        block
+        for term in config.loss.mmd.terms
+        for block in term.block or (architecture.spec.num_blocks // 2,)
+    ]
     return Request(
         architecture=architecture,
         schedule=config.scale_schedule(),

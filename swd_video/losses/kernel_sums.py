@@ -51,7 +51,9 @@ class KernelSums(torch.autograd.Function):
     ) -> Float[Tensor, " sets"]:
         """The sums; tokens should lie around the origin, where float32 distances are good."""
         wanted = ctx.needs_input_grad
-        gradients = [torch.zeros_like(x) if want else None for x, want in zip((pred, target), wanted, strict=False)]
+        gradients = [
+            torch.zeros_like(x) if want else None for x, want in zip((pred, target), wanted, strict=False)
+        ]
         sums = []
         # Many small sets go together, large ones one by one.
         longest = min(tile, max(pred.shape[1], target.shape[1]))
@@ -64,11 +66,16 @@ class KernelSums(torch.autograd.Function):
                 walk.inside(pred[part], grad_pred, weights.pred_pred, weights.skip)
                 + walk.inside(target[part], grad_target, weights.target_target, weights.skip)
                 + walk.across(
-                    pred[part], target[part], grad_pred, grad_target, -weights.pred_target, weights.skip_across
+                    pred[part],
+                    target[part],
+                    grad_pred,
+                    grad_target,
+                    -weights.pred_target,
+                    weights.skip_across,
                 )
             )
         ctx.gradients = gradients
-        return torch.cat(sums)
+        return torch.cat(sums).to(pred.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -85,7 +92,7 @@ class _Walk:
     tile: int
 
     def inside(self, x: Tensor, grad: Tensor | None, weight: float, skip: int) -> Tensor:
-        total = x.new_zeros(len(x))
+        total = _no_sums(x)
         for rows in self._tiles(x):
             for columns in self._tiles(x, rows.start):
                 # A tile below the diagonal is the mirror of one above, which therefore counts twice.
@@ -96,7 +103,7 @@ class _Walk:
     def across(
         self, x: Tensor, y: Tensor, grad_x: Tensor | None, grad_y: Tensor | None, weight: float, skip: int
     ) -> Tensor:
-        total = x.new_zeros(len(x))
+        total = _no_sums(x)
         for rows in self._tiles(x):
             for columns in self._tiles(y):
                 total += self._tile(x, y, rows, columns, grad_x, grad_y, weight, skip)
@@ -136,7 +143,16 @@ class _Walk:
             part = grad_y[:, columns]
             part.baddbmm_(slopes.mT, a, alpha=-2 * weight)
             part.addcmul_(slopes.sum(1)[:, :, None], b, value=2 * weight)
-        return values.sum((1, 2)) * weight
+        return values.sum(2).to(_sum_dtype(x)).sum(1) * weight
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    # The three sums nearly cancel. Rows are short, their sums are many: float64 costs nothing, where there is one.
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _no_sums(x: Tensor) -> Tensor:
+    return x.new_zeros(len(x), dtype=_sum_dtype(x))
 
 
 def _skip_same_run(values: Tensor, slopes: Tensor, rows: slice, columns: slice, length: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Enough for a median, and the same tokens for the same clip every time.
-_MEDIAN_TOKENS = 128
+_MEDIAN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,18 @@ class RadialKernel(ABC):
         return 1 / (2 * bandwidths.square())
 
     def values_and_slopes(
-        self, squared_distances: Float[Tensor, "sets rows columns"], precisions: Float[Tensor, "sets bandwidths"]
+        self,
+        squared_distances: Float[Tensor, "sets rows columns"],
+        precisions: Float[Tensor, "sets bandwidths"],
     ) -> tuple[Float[Tensor, "sets rows columns"], Float[Tensor, "sets rows columns"]]:
         """The kernel of every pair of tokens, and its derivative by the squared distance."""
         parts = []
         for precision in precisions[:, :, None, None].unbind(1):
             value, derivative = self.profile(squared_distances * precision)
             parts.append((value, derivative.mul_(precision)))
-        values, slopes = (torch.stack(part).mean(0) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+        values, slopes = (
+            torch.stack(part).mean(0) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)
+        )
         return values, slopes
 
 
@@ -117,7 +121,7 @@ def median_distance(
 ) -> Float[Tensor, " sets"]:
     """Median distance between different tokens of prediction and target joined, for every pair of sets.
 
-    At most 128 evenly spread tokens of each side are looked at. Sets whose tokens all coincide get the smallest
+    At most 64 evenly spread tokens of each side are looked at. Sets whose tokens all coincide get the smallest
     positive number instead of 0, so that a kernel with this bandwidth stays finite.
     """
     joined = torch.cat([_evenly_spread(pred_tokens), _evenly_spread(target_tokens)], dim=1)
