@@ -51,7 +51,9 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str], name: st
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several additions are what is wanted
+        warnings.filterwarnings(
+            "ignore", "Already found a `peft_config`"
+        )  # several additions are what is wanted
         transformer.add_adapter(config, adapter_name=name)
     _make_trainable(transformer)
 

@@ -52,7 +52,9 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(roles: Roles) -> None:
     assert roles.trainable_parameters().keys() == student.keys()
     assert not critic.parameters.keys() & student.keys() or isinstance(roles, FullRoles)
     objective = DmdObjective(noise, 1.0, clips.prompt_embeds[:1])
-    assert objective(roles, clips, torch.Generator().manual_seed(1)).item() == 0, "teacher and critic are one still"
+    assert objective(roles, clips, torch.Generator().manual_seed(1)).item() == 0, (
+        "teacher and critic are one still"
+    )
 
     losses = []
     for _ in range(30):
@@ -135,7 +137,9 @@ def test_a_stopped_run_ends_with_the_same_student(
 
 
 def test_a_saved_student_has_nothing_of_the_critic(make_config: MakeConfig, tmp_path: Path) -> None:
-    with_critic = build_run(make_config("lora", parts=ADVERSARIES), tmp_path / "a").stepper.roles.lora_state_dict()
+    with_critic = build_run(
+        make_config("lora", parts=ADVERSARIES), tmp_path / "a"
+    ).stepper.roles.lora_state_dict()
     without = build_run(make_config("lora"), tmp_path / "b").stepper.roles.lora_state_dict()
     assert with_critic is not None and without is not None
     assert {key: value.shape for key, value in with_critic.items()} == {

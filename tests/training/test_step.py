@@ -117,7 +117,9 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
     def loss(*terms: MmdTermConfig) -> float:
         passes.clear()
         objective = MmdObjective(terms, group=2)
-        return objective(roles, ClipPair(predicted, target, prompt_embeds), torch.Generator().manual_seed(4)).item()
+        return objective(
+            roles, ClipPair(predicted, target, prompt_embeds), torch.Generator().manual_seed(4)
+        ).item()
 
     first = MmdTermConfig(block=1)
     second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
