@@ -256,7 +256,7 @@ def _build_stepper(
         objective=WeightedSum(objectives),
         schedule=schedule,
         clips=clips,
-        order=_build_order(config, clips),
+        order=_build_order(config, clips, accelerator),
         optimizers=optimizers,
         ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
         accelerator=accelerator,
@@ -273,14 +273,14 @@ def _build_stepper(
     )
 
 
-def _build_order(config: DistillConfig, clips: LatentCache) -> ClipOrder:
+def _build_order(config: DistillConfig, clips: LatentCache, accelerator: Accelerator) -> ClipOrder:
     order = ClipOrder(clips.captions, config.loss.mmd.group, config.seed)
     if order.num_groups == 0:
         raise ConfigError(
             f"loss.mmd.group: no caption of {config.data.cache} has {order.group_size} clips; take smaller groups, "
             "or more clips of each caption"
         )
-    if order.num_captions_skipped:
+    if order.num_captions_skipped and accelerator.is_main_process:
         print(
             f"loss.mmd.group: {order.num_captions_skipped} of {order.num_captions} captions have fewer than "
             f"{order.group_size} clips and are left out.",

@@ -229,7 +229,7 @@ def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tm
         build_run(make_config(loss={"block": 3}), tmp_path / "a")
     extra = [{"kernel": "rbf"}, {"kernel": "rbf", "block": [0, 5]}]
     with pytest.raises(ConfigError, match=r"loss\.mmd\.extra_terms\[1\]\.block: 5 does not exist"):
-        build_run(make_config(loss={"extra_terms": extra}), tmp_path / "a")
+        build_run(make_config(loss={"extra_terms": extra}), tmp_path / "c")
     config = make_config()
     stages = (*config.schedule[:2], config.schedule[2].model_copy(update={"width": 9}))
     with pytest.raises(ConfigError, match=r"schedule\.stages\[2\]: .*not a whole number"):
