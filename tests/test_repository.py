@@ -39,9 +39,9 @@ def shell_commands(document: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+def help_of(command: str, capsys: pytest.CaptureFixture[str], *parts: str) -> str:
     try:
-        code: object = main([command, "--help"])
+        code: object = main([command, *parts, "--help"])
     except SystemExit as stop:
         code = stop.code
     captured = capsys.readouterr()
@@ -78,7 +78,8 @@ def test_documented_commands_exist(document: Path, capsys: pytest.CaptureFixture
         if program == "make":
             assert {word for word in words[1:] if "=" not in word} <= MAKE_TARGETS, words
         elif program == "swd-video" and words[1] in COMMANDS:
-            check_flags(words[1], words[2:], help_of(words[1], capsys))
+            parts = words[2:3] if words[1] == "bench" else []
+            check_flags(words[1], words[2:], help_of(words[1], capsys, *parts))
         elif program == "swd-video":
             assert words[1] in ("--help", "--version"), words
         for word in words[1:]:

@@ -41,6 +41,9 @@ COMMANDS = {
     "export": Command(
         "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
     ),
+    "bench": Command(
+        "swd_video.cli.bench", "measure what a part of the machinery costs on this machine: mmd"
+    ),
     "doctor": Command(
         "swd_video.cli.doctor",
         "say what this machine has: devices, attention, decoders, encoders",

@@ -102,7 +102,11 @@ def read_request(config: "DistillConfig") -> "Request":
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
     targets = architecture.model.lora_targets if lora.targets is None else lora.targets
-    block = config.loss.mmd.block
+    blocks = [
+        block
+        for term in config.loss.mmd.terms
+        for block in term.block or (architecture.spec.num_blocks // 2,)
+    ]
     return Request(
         architecture=architecture,
         schedule=config.scale_schedule(),
@@ -117,7 +121,7 @@ def read_request(config: "DistillConfig") -> "Request":
             bf16_teacher=config.load.dtype == "bfloat16",
         ),
         lora=LoraShape(lora.rank, targets),
-        block=architecture.spec.num_blocks // 2 if block is None else block,
+        block=max(blocks, default=0),
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,
         extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),

@@ -3,9 +3,19 @@
 `load.py` turns YAML into these classes. They are frozen and refuse keys they do not know.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
@@ -72,33 +82,205 @@ class StageConfig(Section):
     """Latent width."""
 
 
-class MmdConfig(Section):
-    """Maximum mean discrepancy on the frozen teacher's features (arXiv 2503.16397, section 4.2)."""
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, int) else value
 
-    kernel: Literal["linear", "pseudo_huber"] = "linear"
-    """`linear` is the paper's Eq. 2, `pseudo_huber` what its public code computes under that name."""
-    tokens: Literal["clip", "frame"] = "clip"
-    """What makes a set: all tokens of a `clip`, as in the paper, or those of one latent `frame`."""
-    block: int | None = Field(default=None, ge=0)
-    """Transformer block, from 0, whose tokens are compared; null is the middle one."""
+
+def _check_sigmas(lowest: float, highest: float) -> None:
+    if lowest > highest:
+        raise ValueError(f"sigma_min {lowest} is above sigma_max {highest}; lower sigma_min")
+
+
+class MmdTermConfig(Section):
+    """One comparison of sets of tokens."""
+
+    kernel: Literal["linear", "pseudo_huber", "rbf", "rational_quadratic"] = "linear"
+    """`linear` is the paper's Eq. 2, `pseudo_huber` what its public code computes under that name; both compare mean
+    tokens. `rbf` and `rational_quadratic` compare all pairs of tokens."""
+    tokens: Literal["clip", "frame", "tube", "motion", "change"] = "clip"
+    """What makes a set: all tokens of a `clip`, as in the paper, or those of one latent `frame`, or of one space-time
+    `tube`; or, for each pair of consecutive frames, their differences (`motion`), or these without sign (`change`)."""
+    tubes: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    """For `tokens: tube`: into how many tubes frames, height and width are cut."""
+    join: Literal["none", "tokens", "means"] = "none"
+    """With `group` clips to a prompt: `none` compares each clip with its own target, `tokens` all clips of a prompt
+    joined with all their targets, and `means` does so with one point for each clip's set, its mean token."""
+    estimator: Literal["biased", "unbiased", "paired"] = "biased"
+    """`biased` takes all pairs, `unbiased` leaves out those of a draw with itself, `paired` also those with its own
+    target. A draw is a token or, where clips are joined, a clip."""
+    bandwidths: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
+    """Of `rbf` and `rational_quadratic`; the kernel is the mean over them."""
+    bandwidth_unit: Literal["median", "absolute"] = "median"
+    """`median`: bandwidths count in median distances of a comparison's tokens; `absolute`: in the features' unit."""
+    alpha: float = Field(default=1.0, gt=0)
+    """Of `rational_quadratic`: the smaller, the heavier its tails."""
+    random_features: int = Field(default=0, ge=0)
+    """Frequencies that stand in for the exact `rbf`, whose cost they make linear in tokens; 0 computes it exactly."""
+    block: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)] | None = Field(
+        default=None, min_length=1
+    )
+    """Transformer block, from 0, whose tokens are compared, or a list of them; null is the middle one."""
+    block_weights: tuple[PositiveFloat, ...] | None = None
+    """Weight of each listed block; null gives all 1."""
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
     """Lowest noise level at which prediction and target are compared."""
     sigma_max: float = Field(default=0.6, gt=0, le=1)
     """Highest noise level at which prediction and target are compared."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of this comparison in the loss; 0 leaves it out."""
 
     @model_validator(mode="after")
-    def _check_range(self) -> "MmdConfig":
-        if self.sigma_min > self.sigma_max:
+    def _check_range(self) -> "MmdTermConfig":
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        return self
+
+    @model_validator(mode="after")
+    def _check_kernel(self) -> "MmdTermConfig":
+        of_pairs = self.kernel in ("rbf", "rational_quadratic")
+        if not of_pairs and (self.bandwidths, self.bandwidth_unit) != ((1.0,), "median"):
+            raise ValueError(f"bandwidths: {self.kernel} has none; use kernel rbf or leave them out")
+        if self.alpha != 1 and self.kernel != "rational_quadratic":
+            raise ValueError(f"alpha: {self.kernel} has none; use kernel rational_quadratic or leave it out")
+        if self.estimator != "biased" and self.kernel == "pseudo_huber":
             raise ValueError(
-                f"sigma_min {self.sigma_min} is above sigma_max {self.sigma_max}; lower sigma_min"
+                f"estimator {self.estimator}: pseudo_huber is no MMD and has none; use kernel linear"
+            )
+        if self.random_features and self.kernel != "rbf":
+            raise ValueError(
+                f"random_features: stand in for kernel rbf, not for {self.kernel}; set them to 0"
+            )
+        if self.random_features % len(self.bandwidths):
+            raise ValueError(
+                f"random_features {self.random_features} are shared by {len(self.bandwidths)} bandwidths; "
+                "give a multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sets(self) -> "MmdTermConfig":
+        if self.tubes != (1, 2, 2) and self.tokens != "tube":
+            raise ValueError(f"tubes: tokens is {self.tokens}; set tokens to tube or leave tubes out")
+        if self.block_weights is not None and len(self.block_weights) != len(self.block or ()):
+            raise ValueError(
+                f"block_weights has {len(self.block_weights)} numbers for {len(self.block or ())} listed blocks; "
+                "give one for each"
             )
         return self
 
 
+class MmdConfig(MmdTermConfig):
+    """Maximum mean discrepancy on the frozen teacher's features (arXiv 2503.16397, section 4.2)."""
+
+    group: int = Field(default=1, ge=1)
+    """Clips of the same caption that a micro-batch holds for each of its prompts."""
+    extra_terms: tuple[MmdTermConfig, ...] = ()
+    """Further comparisons, added to this one. Blocks and noise levels that they do not name are those of this one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_features(cls, values: Any) -> Any:
+        extra = values.get("extra_terms") if isinstance(values, dict) else None
+        if not isinstance(extra, (list, tuple)):
+            return values
+        blocks = {key: values[key] for key in ("block", "block_weights") if key in values}
+        sigmas = {key: values[key] for key in ("sigma_min", "sigma_max") if key in values}
+        filled = []
+        for term in extra:
+            own = term if isinstance(term, dict) else {}
+            inherited = sigmas if "block" in own else sigmas | blocks
+            filled.append(inherited | own if isinstance(term, dict) else term)
+        return values | {"extra_terms": filled}
+
+    @model_validator(mode="after")
+    def _check_group(self) -> "MmdConfig":
+        joins = [term.join != "none" for term in self.terms]
+        if self.group > 1 and not any(joins):
+            raise ValueError(
+                f"group {self.group}, but no comparison joins clips; set join to tokens or means, or group to 1"
+            )
+        if self.group == 1 and any(joins):
+            raise ValueError("join: needs several clips to a prompt; set group to 2 or more, or join to none")
+        return self
+
+    @property
+    def terms(self) -> tuple[MmdTermConfig, ...]:
+        """All comparisons that count, this one first."""
+        return tuple(term for term in (self, *self.extra_terms) if term.weight > 0)
+
+
+class DmdConfig(Section):
+    """Distribution matching (arXiv 2405.14867): a critic, low-rank additions to the teacher, follows the student."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Factor in the loss."""
+    guidance_scale: float = Field(default=5.0, ge=1)
+    """Of the teacher whose distribution is matched; 1 is no guidance."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    sigma_min: float = Field(default=0.02, gt=0, lt=1)
+    """Lowest noise level at which teacher and critic are compared."""
+    sigma_max: float = Field(default=0.98, gt=0, le=1)
+    """Highest noise level at which teacher and critic are compared."""
+    data_share: float = Field(default=0.0, ge=0, le=1)
+    """For so many of the clips the teacher looks at the true clip (arXiv 2606.18478), for diversity; 0.5 there."""
+    scale_adapted: bool = False
+    """Whether the teacher was trained on small grids as well. One that was not misleads the small stages
+    (arXiv 2503.16397), and a warning says so."""
+    critic_rank: int = Field(default=64, ge=1)
+    """Rank of the critic's additions."""
+    critic_targets: tuple[str, ...] | None = None
+    """Ends of the names of the linear layers that get one; null is the family's attention and MLP."""
+    critic_lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the critic."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "DmdConfig":
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        return self
+
+
+class GanConfig(Section):
+    """A discriminator: heads on the frozen teacher's features."""
+
+    weight: float = Field(default=0.01, gt=0)
+    """Factor in the loss."""
+    head: Literal["mlp", "conv3d"] = "conv3d"
+    """`mlp` judges a clip by its mean token, `conv3d` every place in it."""
+    hidden: int = Field(default=64, ge=1)
+    """Channels of the heads."""
+    block: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)] | None = Field(
+        default=None, min_length=1
+    )
+    """Transformer block, from 0, that gets a head, or a list of them; null is the middle one."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of the heads."""
+    sigma_min: float = Field(default=0.0, ge=0, lt=1)
+    """Lowest noise level at which clips are judged."""
+    sigma_max: float = Field(default=0.6, gt=0, le=1)
+    """Highest noise level at which clips are judged."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "GanConfig":
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        return self
+
+
 class LossConfig(Section):
-    """What the student is trained on."""
+    """What the student is trained on: the weighted sum of its parts."""
 
     mmd: MmdConfig = MmdConfig()
+    dmd: DmdConfig | None = None
+    """Left out if null."""
+    gan: GanConfig | None = None
+    """Left out if null."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "LossConfig":
+        if not self.mmd.terms and self.dmd is None and self.gan is None:
+            raise ValueError(
+                "nothing to train on: every weight of mmd is 0, and there is no dmd and no gan; add one"
+            )
+        return self
 
 
 class AdamWConfig(Section):
@@ -212,6 +394,16 @@ class DistillConfig(Section):
             raise ValueError(
                 f"train.stage_weights has {len(weights)} numbers for {len(self.schedule)} stages; "
                 "give one for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_group(self) -> "DistillConfig":
+        group, batch_size = self.loss.mmd.group, self.train.batch_size
+        if batch_size % group:
+            raise ValueError(
+                f"train.batch_size: {batch_size} clips are not a whole number of loss.mmd.group {group}; "
+                "make it a multiple"
             )
         return self
 

@@ -299,6 +299,11 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every clip, in order; clips of the same caption show what varies between them."""
+        return [caption for _, _, _, caption in self._samples]
+
     def __getitem__(self, index: int) -> LatentSample:
         return self.get(index)
 

@@ -1,10 +1,12 @@
 """Low-rank additions to a transformer (LoRA, arXiv 2106.09685) through peft, saved under diffusers' keys.
 
-One copy of the weights serves as student (additions on) and teacher (additions off).
+One copy of the weights serves as student, as critic (each with its own additions on) and as teacher (all off).
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, get_peft_model_state_dict
@@ -12,10 +14,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 _STATE_DICT_PREFIX = "transformer."
+STUDENT, CRITIC = "default", "critic"
+"""Names of additions; peft's own name for the only ones keeps the student's keys as every tool knows them."""
 
 
-def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
-    """Freeze the weights of a diffusers transformer and add trainable low-rank layers, in place.
+def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str], name: str = STUDENT) -> None:
+    """Freeze the weights of a diffusers transformer and add trainable low-rank layers, in place; they are on then.
 
     The additions start at zero, so the network computes what it did before, and are float32 whatever its weights are.
     Their scale (alpha / rank) is 1: loaders that are told no alpha assume just that, so the saved file has the same
@@ -25,6 +29,7 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
         transformer: a diffusers model that takes adapters.
         rank: of each addition.
         targets: ends of the names of the linear layers that get one, for example "to_q" or "ffn.net.2".
+        name: of these additions, where there are several.
 
     Raises:
         ValueError: if a target matches no linear layer, or the model takes no adapters.
@@ -33,7 +38,11 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
         raise ValueError(
             f"train.kind: {type(transformer).__name__} takes no LoRA adapters; set train.kind to full"
         )
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    linear = [
+        name.removesuffix(".base_layer")
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and "lora_" not in name
+    ]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise ValueError(
@@ -42,38 +51,80 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str]) -> None:
             )
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0)
-    transformer.add_adapter(config)
+    with warnings.catch_warnings():
+        # Several additions are what is wanted.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        transformer.add_adapter(config, adapter_name=name)
+    _make_trainable(transformer)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
-def has_lora_disabled(module: nn.Module) -> bool:
-    """Whether a part of a transformer, with additions in it, computes what it did before them."""
-    layers = (layer for layer in module.modules() if isinstance(layer, BaseTunerLayer))
-    return any(layer.disable_adapters for layer in layers)
+def lora_in_use(module: nn.Module) -> str | None:
+    """Which additions are on in a transformer or in a part of it, if any."""
+    for layer in _lora_layers(module):
+        if not layer.disable_adapters and layer.active_adapters:
+            return str(layer.active_adapters[0])
+    return None
+
+
+def switch_lora(transformer: nn.Module, name: str | None) -> None:
+    """Turn the additions of this name on and all others off; None turns all off. All stay trainable."""
+    for layer in _lora_layers(transformer):
+        _turn_on(layer, [name] if name is not None and name in layer.r else [])
+    _make_trainable(transformer)
 
 
 @contextmanager
-def lora_disabled(transformer: nn.Module) -> Iterator[None]:
-    """Within the context the transformer computes what it did before `add_lora`.
+def active_lora(transformer: nn.Module, name: str | None) -> Iterator[None]:
+    """Within the context only the additions of this name are on, or none; then what was on before is on again.
 
-    Graphs recorded inside may be differentiated after it. Gradients of the additions are not recorded inside.
+    Graphs recorded inside may be differentiated after it.
     """
-    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
+    layers = _lora_layers(transformer)
+    before = [[] if layer.disable_adapters else list(layer.active_adapters) for layer in layers]
+    switch_lora(transformer, name)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(True)
+        for layer, names in zip(layers, before, strict=True):
+            _turn_on(layer, names)
+        _make_trainable(transformer)
+
+
+def lora_parameters(transformer: nn.Module, name: str = STUDENT) -> dict[str, nn.Parameter]:
+    """The weights of additions, by their names in the transformer."""
+    return {
+        key: weight
+        for key, weight in transformer.named_parameters()
+        if "lora_" in key and f".{name}." in f"{key}."
+    }
 
 
 def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
-    """The additions under the keys that diffusers' `load_lora_weights` reads: `transformer.` and peft's."""
-    state = get_peft_model_state_dict(transformer)
+    """The student's additions under the keys that diffusers' `load_lora_weights` reads: `transformer.` and peft's."""
+    state = get_peft_model_state_dict(transformer, adapter_name=STUDENT)
     return {f"{_STATE_DICT_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _lora_layers(transformer: nn.Module) -> list[Any]:
+    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _turn_on(layer: Any, names: list[str]) -> None:
+    # peft freezes what it turns off; `_make_trainable` undoes that, as gradients are kept only for what is not frozen.
+    if names:
+        layer.enable_adapters(True)
+        layer.set_adapter(names)
+    else:
+        layer.enable_adapters(False)
+
+
+def _make_trainable(transformer: nn.Module) -> None:
+    for key, weight in transformer.named_parameters():
+        if "lora_" in key:
+            weight.requires_grad_(True)
 
 
 def _short_names(linear: Sequence[str]) -> list[str]:

@@ -13,14 +13,14 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from swd_video.models.lora import has_lora_disabled, lora_disabled
+from swd_video.models.lora import active_lora, lora_in_use
 
 
 def recompute_blocks(transformer: nn.Module) -> None:
     """Let a diffusers transformer compute its blocks again in the backward pass, wherever it records gradients.
 
-    One network may serve as student and, with its additions off, as teacher. The backward pass comes when the additions
-    are on again, so each block is computed again as it was at first, with its additions on or off.
+    One network may serve as student, as critic and, with all additions off, as teacher. The backward pass comes when
+    others may be on than in the forward pass, so each block is computed again with those it had at first.
 
     Raises:
         ValueError: if the model does not let one.
@@ -40,5 +40,4 @@ def _run(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    again = lora_disabled(block) if has_lora_disabled(block) else nullcontext()
-    return nullcontext(), again
+    return nullcontext(), active_lora(block, lora_in_use(block))

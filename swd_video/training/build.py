@@ -24,10 +24,12 @@ from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
+from swd_video.training.build_objectives import build_objectives
 from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.clip_order import ClipOrder
 from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
-from swd_video.training.objectives import MmdObjective
+from swd_video.training.objectives import WeightedSum
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.randomness import keyed_seed
@@ -107,6 +109,8 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     prompt_embeds = (
         model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
     )
+    dmd = config.loss.dmd
+    negative_embeds = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
     roles = _build_roles(config, model)
@@ -114,7 +118,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         folder=folder,
         base_model=config.model,
         positions=config.positions,
-        stepper=_build_stepper(config, schedule, clips, roles, accelerator),
+        stepper=_build_stepper(config, schedule, clips, roles, negative_embeds, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
         samples=_build_samples(config, schedule, roles, prompt_embeds, folder),
         settings=LoopSettings(
@@ -294,25 +298,20 @@ def _build_stepper(
     schedule: ScaleSchedule,
     clips: LatentCache,
     roles: Roles,
+    negative_embeds: Tensor | None,
     accelerator: Accelerator,
 ) -> Stepper:
-    train, mmd = config.train, config.loss.mmd
+    train = config.train
     parameters = roles.trainable_parameters()
     roles.student_forward = accelerator.prepare_model(roles.student)
     optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
-    num_blocks = roles.model.spec.num_blocks
-    block = num_blocks // 2 if mmd.block is None else mmd.block
-    if block >= num_blocks:
-        raise ConfigError(
-            f"loss.mmd.block: {block} does not exist; {config.model} has blocks 0 to {num_blocks - 1}"
-        )
+    objectives, opponents = build_objectives(config, schedule, roles, negative_embeds, accelerator)
     return Stepper(
         roles=roles,
-        objective=MmdObjective(
-            mmd.kernel, block, mmd.sigma_min, mmd.sigma_max, per_frame=mmd.tokens == "frame"
-        ),
+        objective=WeightedSum(objectives),
         schedule=schedule,
         clips=clips,
+        order=_build_order(config, clips, accelerator),
         optimizers=optimizers,
         ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
         accelerator=accelerator,
@@ -325,7 +324,24 @@ def _build_stepper(
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",
         ),
+        opponents=opponents,
     )
+
+
+def _build_order(config: DistillConfig, clips: LatentCache, accelerator: Accelerator) -> ClipOrder:
+    order = ClipOrder(clips.captions, config.loss.mmd.group, config.seed)
+    if order.num_groups == 0:
+        raise ConfigError(
+            f"loss.mmd.group: no caption of {config.data.cache} has {order.group_size} clips; take smaller groups, "
+            "or more clips of each caption"
+        )
+    if order.num_captions_skipped and accelerator.is_main_process:
+        print(
+            f"loss.mmd.group: {order.num_captions_skipped} of {order.num_captions} captions have fewer than "
+            f"{order.group_size} clips and are left out.",
+            file=sys.stderr,
+        )
+    return order
 
 
 def _build_samples(

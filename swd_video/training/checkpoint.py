@@ -15,6 +15,8 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from swd_video.training.opponents import Opponent
+
 _PARTIAL = ".partial"
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"
@@ -43,6 +45,7 @@ class CheckpointFolder:
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
         progress: Mapping[str, Any],
+        opponents: Sequence[Opponent] = (),
     ) -> Path:
         """Write a checkpoint under another name, rename it, then drop the oldest.
 
@@ -52,6 +55,7 @@ class CheckpointFolder:
             ema: their running average, in the same order.
             optimizers: in the order in which `restore` will get them.
             progress: anything JSON can hold.
+            opponents: the networks that learn beside the student.
         """
         final = self.folder / f"step_{step:08d}"
         partial = final.with_name(final.name + _PARTIAL)
@@ -60,6 +64,9 @@ class CheckpointFolder:
         save_file(_on_cpu(dict(parameters)), partial / _WEIGHTS)
         save_file(_on_cpu(dict(zip(parameters, ema.shadow_params, strict=True))), partial / _AVERAGE)
         torch.save([optimizer.state_dict() for optimizer in optimizers], partial / _OPTIMIZERS)
+        for opponent in opponents:
+            save_file(_on_cpu(opponent.parameters), partial / f"{opponent.name}.safetensors")
+            torch.save(opponent.optimizer.state_dict(), partial / f"{opponent.name}_optimizer.pt")
         state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
         (partial / _PROGRESS).write_text(json.dumps(state, indent=2))
         if final.exists():
@@ -74,6 +81,7 @@ class CheckpointFolder:
         parameters: Mapping[str, nn.Parameter],
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
+        opponents: Sequence[Opponent] = (),
     ) -> tuple[int, dict[str, Any]]:
         """Put the latest checkpoint back in place.
 
@@ -96,6 +104,13 @@ class CheckpointFolder:
                 parameter.copy_(weights[name])
                 shadow.copy_(average[name])
         ema.optimization_step = state["ema_step"]
+        for opponent in opponents:
+            weights = load_file(latest / f"{opponent.name}.safetensors")
+            with torch.no_grad():
+                for name, parameter in opponent.parameters.items():
+                    parameter.copy_(weights[name])
+            path = latest / f"{opponent.name}_optimizer.pt"
+            opponent.optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         saved = torch.load(latest / _OPTIMIZERS, map_location="cpu", weights_only=True)
         for optimizer, optimizer_state in zip(optimizers, saved, strict=True):
             optimizer.load_state_dict(optimizer_state)

@@ -97,7 +97,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     """
     stepper, settings = run.stepper, run.settings
     parameters = stepper.roles.trainable_parameters()
-    done, progress = run.checkpoints.restore(parameters, stepper.ema, stepper.optimizers)
+    done, progress = run.checkpoints.restore(parameters, stepper.ema, stepper.optimizers, stepper.opponents)
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
     clock = _Clock(progress.get("seconds", 0.0))
@@ -107,7 +107,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     def save(step: int) -> None:
         if is_main:
             state = {"losses": losses.state, "seconds": clock.seconds}
-            run.checkpoints.save(step, parameters, stepper.ema, stepper.optimizers, state)
+            run.checkpoints.save(step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents)
 
     with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
         for step in range(done, settings.steps):
@@ -186,6 +186,7 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
     values: dict[str, float] = {
         f"loss/stage_{index + 1}": loss for index, loss in enumerate(losses.state) if loss is not None
     }
+    values |= {f"loss/{name}": loss for name, loss in report.opponents.items()}
     values["grad_norm"] = report.grad_norm
     values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
     values["seconds_per_step"] = report.seconds

@@ -1,20 +1,42 @@
 """What the student is asked to get right: networks are called here, `losses/` only compares what they give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from swd_video.config.schema import MmdTermConfig
 from swd_video.core.flow import add_noise
-from swd_video.losses.mmd import frame_sets, linear_mmd, pseudo_huber_mmd
+from swd_video.losses.kernels import RationalQuadratic, Rbf
+from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
+from swd_video.losses.random_features import random_features
+from swd_video.losses.token_sets import clip_points, frame_sets, joined_sets, motion_sets, tube_sets
+from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 
-KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "linear": linear_mmd,
-    "pseudo_huber": pseudo_huber_mmd,
-}
+TokenGrid = tuple[int, int, int]
+
+
+Objective = Callable[[Roles, ClipPair, torch.Generator], Tensor]
+"""The loss of a batch, whose gradients reach the student's clips; the generator, on the CPU, gives noise and sigmas."""
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Several objectives at once.
+
+    Attributes:
+        parts: each with its weight.
+    """
+
+    parts: Sequence[tuple[float, Objective]]
+
+    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+        """The loss of a batch; gradients reach the student's clips."""
+        losses = [weight * objective(roles, clips, generator) for weight, objective in self.parts]
+        return torch.stack(losses).sum()
 
 
 @dataclass(frozen=True)
@@ -22,51 +44,130 @@ class MmdObjective:
     """Match the frozen teacher's view of prediction and target, both noised alike.
 
     Attributes:
-        kernel: a key of `KERNELS`.
-        block: the teacher's transformer block, from 0, whose tokens are compared.
-        sigma_min: lowest noise level of the comparison.
-        sigma_max: highest noise level of the comparison.
-        per_frame: compare the tokens of each frame with those of the same frame, not of the whole clip.
+        terms: comparisons, all with their blocks named; the loss is their weighted sum.
+        group: each so many consecutive clips of a batch have the same prompt.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.2 and Eq. 2.
     """
 
-    kernel: str
-    block: int
-    sigma_min: float = 0.0
-    sigma_max: float = 0.6
-    per_frame: bool = False
+    terms: Sequence[MmdTermConfig]
+    group: int = 1
 
     def __call__(
         self,
         roles: Roles,
-        predicted_x0: Float[Tensor, "batch channels frames height width"],
-        target_x0: Float[Tensor, "batch channels frames height width"],
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        clips: ClipPair,
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach `predicted_x0` only.
+        """The loss of a batch; gradients reach the student's clips only.
 
-        Args:
-            roles: who the teacher is.
-            predicted_x0: the student's clean latents.
-            target_x0: the true latents on the same grid.
-            prompt_embeds: the clips' prompts.
-            generator: on the CPU; gives noise and sigma, the same for prediction and target.
+        Prediction and target get the same noise and sigma, clips that are compared with each other the same sigma.
         """
+        predicted_x0, target_x0, prompt_embeds = clips.predicted_x0, clips.target_x0, clips.prompt_embeds
         device = predicted_x0.device
         noise = torch.randn(target_x0.shape, generator=generator).to(device)
-        share = torch.rand(len(target_x0), generator=generator).to(device)
-        sigma = self.sigma_min + (self.sigma_max - self.sigma_min) * share
-        with torch.no_grad():
-            target_tokens = roles.teacher_features(
-                add_noise(target_x0, noise, sigma), sigma, prompt_embeds, self.block
+        share = torch.rand(len(target_x0) // self.group, generator=generator).to(device)
+        share = share.repeat_interleave(self.group)
+        grid = token_grid(target_x0.shape[2:], roles.model.spec.compression.patch)
+        loss = predicted_x0.new_zeros(())
+        for (sigma_min, sigma_max), terms in self._terms_by_noise().items():
+            sigma = sigma_min + (sigma_max - sigma_min) * share
+            blocks = sorted({block for term in terms for block in term.block or ()})
+            with torch.no_grad():
+                target = roles.teacher_features(
+                    add_noise(target_x0, noise, sigma), sigma, prompt_embeds, blocks
+                )
+            predicted = roles.teacher_features(
+                add_noise(predicted_x0, noise, sigma), sigma, prompt_embeds, blocks
             )
-        predicted_tokens = roles.teacher_features(
-            add_noise(predicted_x0, noise, sigma), sigma, prompt_embeds, self.block
+            for term in terms:
+                for block, weight in _weighted_blocks(term):
+                    value = self._compare(term, predicted[block], target[block], grid, generator)
+                    loss = loss + term.weight * weight * value
+        return loss
+
+    def _terms_by_noise(self) -> dict[tuple[float, float], list[MmdTermConfig]]:
+        """Terms that one pass through the teacher serves, by their noise levels."""
+        terms: dict[tuple[float, float], list[MmdTermConfig]] = {}
+        for term in self.terms:
+            terms.setdefault((term.sigma_min, term.sigma_max), []).append(term)
+        return terms
+
+    def _compare(
+        self,
+        term: MmdTermConfig,
+        predicted: Tensor,
+        target: Tensor,
+        grid: TokenGrid,
+        generator: torch.Generator,
+    ) -> Tensor:
+        predicted_sets, target_sets = (token_sets(x, term, grid, self.group) for x in (predicted, target))
+        # A draw of a joined set is a clip, which gave `unit` of its tokens.
+        unit = predicted_sets.shape[1] // self.group if term.join == "tokens" else 1
+        if term.kernel == "pseudo_huber":
+            return pseudo_huber_mmd(predicted_sets, target_sets)
+        if term.kernel == "linear":
+            return linear_mmd(predicted_sets, target_sets, term.estimator, unit)
+        if term.kernel == "rational_quadratic":
+            mixture = RationalQuadratic(term.bandwidths, term.bandwidth_unit, term.alpha)
+            return kernel_mmd(predicted_sets, target_sets, mixture, term.estimator, unit)
+        kernel = Rbf(term.bandwidths, term.bandwidth_unit)
+        if not term.random_features:
+            return kernel_mmd(predicted_sets, target_sets, kernel, term.estimator, unit)
+        points = random_features(predicted_sets, target_sets, kernel, term.random_features, generator)
+        return linear_mmd(*points, term.estimator, unit)
+
+
+def token_grid(latent_size: Sequence[int], patch: tuple[int, int, int]) -> TokenGrid:
+    """Tokens of a clip along frames, height and width."""
+    frames, height, width = (size // step for size, step in zip(latent_size, patch, strict=True))
+    return frames, height, width
+
+
+def token_sets(
+    tokens: Float[Tensor, "batch tokens channels"], term: MmdTermConfig, grid: TokenGrid, group: int
+) -> Float[Tensor, "sets set_tokens channels"]:
+    """The sets of tokens that a term compares.
+
+    Args:
+        tokens: after a block, of whole clips.
+        term: says what a set is.
+        grid: tokens of a clip along frames, height and width.
+        group: clips of a prompt, which a term may join.
+    """
+    sets = tokens
+    if term.tokens == "frame":
+        sets = frame_sets(tokens, grid[0])
+    elif term.tokens == "tube":
+        sets = tube_sets(tokens, grid, term.tubes)
+    elif term.tokens != "clip":
+        sets = motion_sets(tokens, grid[0])
+        sets = sets.abs() if term.tokens == "change" else sets
+    if term.join == "none":
+        return sets
+    join = joined_sets if term.join == "tokens" else clip_points
+    return join(sets, group, len(sets) // len(tokens))
+
+
+def check_term(term: MmdTermConfig, grid: TokenGrid) -> None:
+    """Refuse a term that a stage's grid has too few tokens for.
+
+    Raises:
+        ValueError: naming the key of the term.
+    """
+    frames = grid[0]
+    if term.tokens in ("motion", "change") and frames < 2:
+        raise ValueError(
+            f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages"
         )
-        if self.per_frame:
-            frames = target_x0.shape[2] // roles.model.spec.compression.patch[0]
-            predicted_tokens = frame_sets(predicted_tokens, frames)
-            target_tokens = frame_sets(target_tokens, frames)
-        return KERNELS[self.kernel](predicted_tokens, target_tokens)
+    if term.tokens == "tube" and any(parts > size for parts, size in zip(term.tubes, grid, strict=True)):
+        raise ValueError(f"tubes: {term.tubes} are more than the {grid} tokens along each axis; take fewer")
+    if term.estimator != "biased" and term.join == "none":
+        clip = torch.empty(1, frames * grid[1] * grid[2], 1)
+        if token_sets(clip, term, grid, 1).shape[1] < 2:
+            raise ValueError(f"estimator {term.estimator}: needs sets of 2 tokens; use biased")
+
+
+def _weighted_blocks(term: MmdTermConfig) -> list[tuple[int, float]]:
+    assert term.block is not None, "a term's blocks are named before it is used"
+    return list(zip(term.block, term.block_weights or [1.0] * len(term.block), strict=True))

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 
@@ -33,15 +32,3 @@ def keyed_choice(weights: Sequence[float], *key: int | str) -> int:
         if point < 0:
             return index
     return len(weights) - 1
-
-
-def shuffled_index(position: int, count: int, seed: int) -> int:
-    """Which of `count` clips comes at `position` of an endless shuffled order; every epoch has each clip once."""
-    epoch, offset = divmod(position, count)
-    return _epoch_order(seed, epoch, count)[offset]
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    order: list[int] = torch.randperm(count, generator=keyed_generator(seed, "order", epoch)).tolist()
-    return order

@@ -3,14 +3,22 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.models.base import VideoModel
-from swd_video.models.lora import add_lora, lora_disabled, lora_state_dict
+from swd_video.models.lora import (
+    CRITIC,
+    STUDENT,
+    active_lora,
+    add_lora,
+    lora_parameters,
+    lora_state_dict,
+    switch_lora,
+)
 
 
 class Roles(ABC):
@@ -42,6 +50,17 @@ class Roles(ABC):
         """What the optimizer changes, by name, always in the same order."""
         return {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
 
+    def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Give the teacher's weights a second set of low-rank additions, the critic's, and return them by name."""
+        add_lora(self.model.transformer, rank, targets, CRITIC)
+        return lora_parameters(self.model.transformer, CRITIC)
+
+    @contextmanager
+    def critic(self) -> Iterator[nn.Module]:
+        """A context that gives the network with the critic's additions on, after `add_critic`."""
+        with active_lora(self.model.transformer, CRITIC):
+            yield self.model.transformer
+
     def predict_velocity(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
@@ -68,14 +87,12 @@ class Roles(ABC):
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: Float[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        block: int,
-    ) -> Float[Tensor, "batch tokens hidden"]:
-        """Tokens after one block of the teacher; gradients reach `noisy_latents` but no weight of its own."""
+        blocks: Sequence[int],
+    ) -> dict[int, Float[Tensor, "batch tokens hidden"]]:
+        """Tokens after blocks of the teacher; gradients reach `noisy_latents` but no weight of its own."""
         with self.teacher() as teacher:
-            (tokens,) = self.model.features(
-                noisy_latents, sigma, prompt_embeds, blocks=(block,), transformer=teacher
-            )
-        return tokens
+            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=teacher)
+        return dict(zip(blocks, tokens, strict=True))
 
 
 class FullRoles(Roles):
@@ -85,9 +102,11 @@ class FullRoles(Roles):
         model.transformer.requires_grad_(False).eval()
         super().__init__(model, copy.deepcopy(model.transformer).requires_grad_(True))
 
-    def teacher(self) -> AbstractContextManager[nn.Module]:
-        """A context that gives the teacher's network."""
-        return nullcontext(self.model.transformer)
+    @contextmanager
+    def teacher(self) -> Iterator[nn.Module]:
+        """A context that gives the teacher's network, without a critic's additions."""
+        with active_lora(self.model.transformer, None):
+            yield self.model.transformer
 
     def lora_state_dict(self) -> dict[str, Tensor] | None:
         """None: the student is a whole network."""
@@ -102,10 +121,20 @@ class LoraRoles(Roles):
         add_lora(model.transformer, rank, targets)
         super().__init__(model, model.transformer)
 
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The student's additions."""
+        return lora_parameters(self.student)
+
+    def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Add the critic's additions and turn the student's on again."""
+        added = super().add_critic(rank, targets)
+        switch_lora(self.student, STUDENT)
+        return added
+
     @contextmanager
     def teacher(self) -> Iterator[nn.Module]:
         """A context that gives the shared network with its additions off."""
-        with lora_disabled(self.student):
+        with active_lora(self.student, None):
             yield self.student
 
     def lora_state_dict(self) -> dict[str, Tensor] | None:

@@ -17,8 +17,10 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
-from swd_video.training.objectives import MmdObjective
-from swd_video.training.randomness import keyed_choice, keyed_generator, shuffled_index
+from swd_video.training.clip_order import ClipOrder
+from swd_video.training.objectives import Objective
+from swd_video.training.opponents import ClipPair, Opponent
+from swd_video.training.randomness import keyed_choice, keyed_generator
 from swd_video.training.roles import Roles
 
 
@@ -56,11 +58,13 @@ class StepReport:
     Attributes:
         stages: stage index, loss and seconds of every micro-batch.
         grad_norm: norm of the gradient before clipping.
+        opponents: loss of every network that learns beside the student, by name.
         seconds: the whole step.
     """
 
     stages: list[tuple[int, float, float]] = field(default_factory=list)
     grad_norm: float = 0.0
+    opponents: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -100,20 +104,24 @@ class Stepper:
         objective: the loss.
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
+        order: which of them come when; a micro-batch holds whole groups of it.
         optimizers: between them they hold every trainable parameter; each group's "initial_lr" is its rate.
         ema: running average of the trainable parameters.
         accelerator: device, processes and gradient averaging.
         settings: numbers.
+        opponents: networks that learn from the student's clips after each of its steps.
     """
 
     roles: Roles
-    objective: MmdObjective
+    objective: Objective
     schedule: ScaleSchedule
     clips: LatentCache
+    order: ClipOrder
     optimizers: Sequence[torch.optim.Optimizer]
     ema: EMAModel
     accelerator: Accelerator
     settings: StepSettings
+    opponents: Sequence[Opponent] = ()
 
     def __post_init__(self) -> None:
         self._parameters = list(self.roles.trainable_parameters().values())
@@ -135,39 +143,78 @@ class Stepper:
         """
         started = time.perf_counter()
         report = StepReport()
+        seen = []
         for micro_batch in range(self.settings.grad_accum):
             is_last = micro_batch == self.settings.grad_accum - 1
             with self._gradient_averaging(is_last):
-                report.stages.append(self._run_micro_batch(step, micro_batch))
+                stage, clips = self._run_micro_batch(step, micro_batch)
+            report.stages.append(stage)
+            seen.append(clips)
         report.grad_norm = self._clip_gradient(step)
         self._set_learning_rate(step)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.ema.step(self._parameters)
+        for opponent in self.opponents:
+            report.opponents[opponent.name] = self._train_opponent(opponent, step, seen)
         report.seconds = time.perf_counter() - started
         return report
 
-    def loss(self, step: int, micro_batch: int) -> Float[Tensor, ""]:
-        """The student's loss on a micro-batch; its clips, stage and noise follow from the arguments alone."""
+    def predict(self, step: int, micro_batch: int) -> ClipPair:
+        """The student's clips on a micro-batch, and the true ones."""
         stage_index = self.stage_of(step, micro_batch)
         stage, device = self.schedule[stage_index], self.accelerator.device
         grids = dict.fromkeys((stage.grid, self.schedule[max(stage_index - 1, 0)].grid))
         batch = self._batch(step, micro_batch, list(grids))
         latents = {grid: batch.latents[grid].to(device, torch.float32) for grid in grids}
         prompt_embeds = batch.prompt_embeds.to(device, torch.float32)
-        rank = self.accelerator.process_index
-        generator = keyed_generator(self.settings.seed, "noise", step, micro_batch, rank)
-        noise = torch.randn(latents[stage.grid].shape, generator=generator).to(device)
-        noisy_latents, target_x0 = training_pair(latents, self.schedule, stage_index, noise)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+        noise = torch.randn(latents[stage.grid].shape, generator=self._generator("noise", step, micro_batch))
+        noisy_latents, target_x0 = training_pair(latents, self.schedule, stage_index, noise.to(device))
+        with self._autocast():
             predicted_x0 = self.roles.predict_x0(noisy_latents, stage.sigma, prompt_embeds)
-            return self.objective(self.roles, predicted_x0, target_x0, prompt_embeds, generator)
+        return ClipPair(predicted_x0, target_x0, prompt_embeds)
 
-    def _run_micro_batch(self, step: int, micro_batch: int) -> tuple[int, float, float]:
+    def loss(self, step: int, micro_batch: int) -> Float[Tensor, ""]:
+        """The student's loss on a micro-batch; its clips, stage and noise follow from the arguments alone."""
+        return self._compare(self.predict(step, micro_batch), step, micro_batch)
+
+    def _compare(self, clips: ClipPair, step: int, micro_batch: int) -> Tensor:
+        with self._autocast():
+            return self.objective(self.roles, clips, self._generator("objective", step, micro_batch))
+
+    def _train_opponent(self, opponent: Opponent, step: int, seen: Sequence[ClipPair]) -> float:
+        # The student's loss may have left gradients in it.
+        opponent.optimizer.zero_grad()
+        total = 0.0
+        for micro_batch, clips in enumerate(seen):
+            with self._autocast():
+                loss = opponent.loss(self.roles, clips, self._generator(opponent.name, step, micro_batch))
+            (loss / len(seen)).backward()
+            total += loss.item() / len(seen)
+        if not math.isfinite(total):
+            raise NonFiniteError(
+                f"step {step}: the loss of the {opponent.name} is {total}; stopped before its optimizer. Lower its "
+                "learning rate."
+            )
+        if self.accelerator.num_processes > 1:
+            for weight in opponent.parameters.values():
+                weight.grad = self.accelerator.reduce(weight.grad, "mean")
+        opponent.optimizer.step()
+        opponent.optimizer.zero_grad()
+        return total
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+    def _generator(self, purpose: str, step: int, micro_batch: int) -> torch.Generator:
+        return keyed_generator(self.settings.seed, purpose, step, micro_batch, self.accelerator.process_index)
+
+    def _run_micro_batch(self, step: int, micro_batch: int) -> tuple[tuple[int, float, float], ClipPair]:
         started = time.perf_counter()
         index = self.stage_of(step, micro_batch)
-        loss = self.loss(step, micro_batch)
+        clips = self.predict(step, micro_batch)
+        loss = self._compare(clips, step, micro_batch)
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteError(
@@ -175,13 +222,13 @@ class Stepper:
                 "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
             )
         self.accelerator.backward(loss / self.settings.grad_accum)
-        return index, value, time.perf_counter() - started
+        return (index, value, time.perf_counter() - started), clips.detached()
 
     def _batch(self, step: int, micro_batch: int, grids: list[LatentSize]) -> LatentBatch:
-        size, processes = self.settings.batch_size, self.accelerator.num_processes
+        groups, processes = self.settings.batch_size // self.order.group_size, self.accelerator.num_processes
         number = (step * self.settings.grad_accum + micro_batch) * processes + self.accelerator.process_index
-        positions = range(number * size, (number + 1) * size)
-        indices = [shuffled_index(position, len(self.clips), self.settings.seed) for position in positions]
+        positions = range(number * groups, (number + 1) * groups)
+        indices = [clip for position in positions for clip in self.order.group(position)]
         return self.clips.batch(indices, grids)
 
     def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:

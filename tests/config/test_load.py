@@ -171,6 +171,58 @@ def test_rules_across_keys(base: Path) -> None:
     assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "{sigma_min: 0.5, sigma_max: 0.4}"})
 
 
+@pytest.mark.parametrize(
+    "mmd, message",
+    [
+        ("{kernel: rbf, bandwidths: [1, 0]}", r"loss.mmd.bandwidths[1]: input should be greater than 0"),
+        ("{bandwidths: [2]}", "loss.mmd: bandwidths: linear has none; use kernel rbf"),
+        ("{kernel: rbf, alpha: 2}", "alpha: rbf has none; use kernel rational_quadratic"),
+        ("{kernel: pseudo_huber, estimator: unbiased}", "pseudo_huber is no MMD and has none"),
+        ("{random_features: 64}", "stand in for kernel rbf, not for linear"),
+        (
+            "{kernel: rbf, bandwidths: [1, 2, 4], random_features: 64}",
+            "shared by 3 bandwidths; give a multiple",
+        ),
+        ("{tubes: [1, 1, 2]}", "tokens is clip; set tokens to tube"),
+        ("{block: -1}", "loss.mmd.block[0]: input should be greater than or equal to 0"),
+        ("{block: [1, 2], block_weights: [1]}", "block_weights has 1 numbers for 2 listed blocks"),
+        ("{join: means}", "join: needs several clips to a prompt; set group to 2 or more"),
+        ("{group: 2}", "group 2, but no comparison joins clips; set join"),
+        ("{weight: 0}", "every weight is 0"),
+        (
+            "{extra_terms: [{kernel: rbf, bandwidth: 2}]}",
+            "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?",
+        ),
+        (
+            "{extra_terms: [{sigma_min: 0.7}]}",
+            "loss.mmd.extra_terms[0]: sigma_min 0.7 is above sigma_max 0.6",
+        ),
+        ("{group: 3, join: means}", "train.batch_size: 8 clips are not a whole number of loss.mmd.group 3"),
+    ],
+)
+def test_comparisons_that_make_no_sense_are_refused(base: Path, mmd: str, message: str) -> None:
+    error = _error(base, {"loss.mmd": mmd})
+    assert message in error
+    assert "\n" not in error
+
+
+def test_further_comparisons_look_where_the_first_one_does(base: Path) -> None:
+    mmd = """{kernel: pseudo_huber, block: [1, 2], block_weights: [1, 3], sigma_max: 0.5, group: 4, extra_terms: [
+        {kernel: rbf, tokens: motion, weight: 0.5},
+        {kernel: rbf, join: means, block: 0, sigma_min: 0.1},
+        {weight: 0}]}"""
+    config = load_config(base, {"loss.mmd": mmd})
+    first, motion, diversity = config.loss.mmd.terms
+    assert first is config.loss.mmd
+    assert (motion.kernel, motion.block, motion.block_weights) == ("rbf", (1, 2), (1.0, 3.0))
+    assert (motion.sigma_min, motion.sigma_max, motion.weight) == (0.0, 0.5, 0.5)
+    assert (diversity.block, diversity.block_weights) == ((0,), None)
+    assert (diversity.sigma_min, diversity.sigma_max) == (0.1, 0.5)
+    again = base.with_name("again.yaml")
+    again.write_text(dump_config(config))
+    assert load_config(again) == config
+
+
 def test_a_key_written_twice_is_refused(base: Path) -> None:
     path = _edited(base, "  steps: 10\n", "  steps: 10\n  steps: 20\n")
     assert _error(path) == f"{path}:10: train.steps: written twice, first at {path}:9"
@@ -191,7 +243,7 @@ def test_flatten_gives_dotted_keys(base: Path) -> None:
 
 def test_every_key_of_the_schema_is_explained() -> None:
     schema = DistillConfig.model_json_schema()
-    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "MmdConfig"):
+    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "MmdConfig", "MmdTermConfig"):
         for key, entry in schema["$defs"][section]["properties"].items():
             plain = key in ("kind", "optimizer")
             assert plain or entry.get("description"), f"{section}.{key} has no description"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swd_video.losses.mmd import frame_sets, linear_mmd, pseudo_huber_mmd
+from swd_video.losses.mmd import linear_mmd, pseudo_huber_mmd
 
 
 def _tokens(seed: int, *shape: int) -> torch.Tensor:
@@ -57,14 +57,3 @@ def test_half_precision_features_are_averaged_in_float32() -> None:
     loss = linear_mmd(tokens, torch.zeros_like(tokens))
     assert loss.dtype == torch.float32
     assert loss.item() == 2.0
-
-
-def test_frame_sets_see_the_order_of_frames_that_clip_sets_do_not() -> None:
-    clip = _tokens(5, 2, 3, 4, 6)  # two clips of three frames of four tokens
-    backwards = clip.flip(1)
-    whole, reversed_whole = clip.flatten(1, 2), backwards.flatten(1, 2)
-    assert linear_mmd(whole, reversed_whole).item() == pytest.approx(0.0, abs=1e-24)
-    apart = linear_mmd(frame_sets(whole, 3), frame_sets(reversed_whole, 3)).item()
-    means = clip.mean(dim=2)
-    assert apart == pytest.approx((means - means.flip(1)).square().sum(-1).mean().item(), rel=1e-12)
-    assert torch.equal(frame_sets(whole, 1), whole)

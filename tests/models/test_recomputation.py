@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
-from swd_video.models.lora import lora_disabled
+from swd_video.models.lora import active_lora
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.roles import LoraRoles
 
@@ -77,7 +77,7 @@ def test_the_teacher_is_no_student_in_the_backward_pass(
     latents, prompt_embeds = torch.randn(1, 4, 3, 4, 6, requires_grad=True), torch.randn(1, 48, 16)
     tokens = roles.teacher_features(latents, torch.tensor([0.5]), prompt_embeds, 1)
     (got,) = torch.autograd.grad(tokens.sum(), latents)
-    with lora_disabled(roles.student):
+    with active_lora(roles.student, None):
         (inside,) = roles.model.features(latents, 0.5, prompt_embeds, (1,))
         (expected,) = torch.autograd.grad(inside.sum(), latents)
     assert torch.equal(got, expected)

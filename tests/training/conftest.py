@@ -29,14 +29,14 @@ def _moving_square(colour: tuple[int, int, int], step: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips of 12 frames at 16 a second: three colours, two speeds."""
+    """Six clips of 12 frames at 16 a second: three colours, of which the captions tell, at two speeds."""
     folder = tmp_path_factory.mktemp("clips")
     lines = []
     for name, colour in _COLOURS.items():
         for speed, step in (("slowly", 1), ("fast", 3)):
             path = f"{name}-{speed}.mp4"
             write_video(folder / path, _moving_square(colour, step), 16.0)
-            lines.append(json.dumps({"path": path, "caption": f"a {name} square moving {speed}"}))
+            lines.append(json.dumps({"path": path, "caption": f"a {name} square moves right"}))
     path = folder / "manifest.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -52,15 +52,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_config(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, manifest: Path, cache: Path, tmp_path: Path
 ) -> MakeConfig:
-    """Write a YAML config, with changes to its `train` section and elsewhere, and load it."""
+    """Write a YAML config, with changes to its `train` section, `loss.mmd` and other parts of `loss`, and load it."""
 
-    def make(kind: str = "full", *, loss: dict[str, Any] | None = None, **train: Any) -> DistillConfig:
+    def make(
+        kind: str = "full",
+        *,
+        loss: dict[str, Any] | None = None,
+        parts: dict[str, Any] | None = None,
+        **train: Any,
+    ) -> DistillConfig:
         values = {
             "model": str(tiny_wan_folder),
             "seed": 5,
             "data": {"manifest": str(manifest), "cache": str(cache)},
             "schedule": tiny_schedule.as_dict(),
-            "loss": {"mmd": loss or {}},
+            "loss": {"mmd": loss or {}, **(parts or {})},
             "train": {"kind": kind, "steps": 4, "batch_size": 2, "checkpoint_every": 2, "lr": 1e-3, **train},
         }
         if kind == "lora":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,14 @@ from diffusers import WanPipeline
 
 from swd_video.cli.distill import run as run_command
 from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config.schema import DistillConfig, MmdTermConfig
 from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
 from swd_video.pipelines.loading import load_pipeline
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.loop import train
+from swd_video.training.objectives import check_term
 from swd_video.training.step import StepReport
 
 MakeConfig = Callable[..., DistillConfig]
@@ -33,6 +35,7 @@ torch.set_num_threads(int(sys.argv[3]))
 from swd_video.config.load import load_config
 from swd_video.training.build import build_run
 from swd_video.training.loop import train
+from swd_video.training.objectives import check_term
 
 def kill(done, report):
     if done == 3:
@@ -52,7 +55,14 @@ class _Stopped(Exception):
 
 
 def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(steps=5, grad_accum=2, sample_every=2, sample_prompts=["a red square"])
+    loss = {
+        "group": 2,
+        "extra_terms": [
+            {"kernel": "rbf", "join": "means", "estimator": "paired"},
+            {"kernel": "rbf", "tokens": "motion", "random_features": 8},
+        ],
+    }
+    config = make_config(loss=loss, steps=5, grad_accum=2, sample_every=2, sample_prompts=["a red square"])
     train(build_run(config, tmp_path / "straight"))
 
     path = tmp_path / "config.yaml"
@@ -217,7 +227,37 @@ def test_a_cache_alone_is_enough_and_none_at_all_is_refused(make_config: MakeCon
 def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loss\.mmd\.block: 3 does not exist"):
         build_run(make_config(loss={"block": 3}), tmp_path / "a")
+    extra = [{"kernel": "rbf"}, {"kernel": "rbf", "block": [0, 5]}]
+    with pytest.raises(ConfigError, match=r"loss\.mmd\.extra_terms\[1\]\.block: 5 does not exist"):
+        build_run(make_config(loss={"extra_terms": extra}), tmp_path / "c")
     config = make_config()
     stages = (*config.schedule[:2], config.schedule[2].model_copy(update={"width": 9}))
     with pytest.raises(ConfigError, match=r"schedule\.stages\[2\]: .*not a whole number"):
         build_run(config.model_copy(update={"schedule": stages}), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        (
+            {"tokens": "tube", "tubes": [3, 1, 1]},
+            r"loss\.mmd\.tubes: \(3, 1, 1\) are more than the \(2, 2, 2\)",
+        ),
+        (
+            {"kernel": "rbf", "tokens": "tube", "tubes": [2, 2, 2], "estimator": "unbiased"},
+            r"loss\.mmd\.estimator unbiased: needs sets of 2 tokens.*latent grid 2x4x4",
+        ),
+        ({"group": 4, "join": "means"}, r"loss\.mmd\.group: no caption of .* has 4 clips"),
+    ],
+)
+def test_a_comparison_that_the_clips_cannot_give_is_refused(
+    loss: dict[str, Any], message: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_run(make_config(loss=loss, batch_size=4), tmp_path / "run")
+
+
+def test_motion_needs_two_frames() -> None:
+    check_term(MmdTermConfig(tokens="motion"), (2, 4, 4))
+    with pytest.raises(ValueError, match="tokens motion: needs 2 frames of tokens, got 1"):
+        check_term(MmdTermConfig(tokens="motion"), (1, 4, 4))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from swd_video.training.randomness import keyed_choice, keyed_generator, keyed_seed, shuffled_index
+from swd_video.training.randomness import keyed_choice, keyed_generator, keyed_seed
 
 
 def test_a_key_gives_one_seed_for_ever() -> None:
@@ -27,10 +27,3 @@ def test_choices_follow_their_weights() -> None:
     counts = Counter(keyed_choice((1.0, 3.0), 7, step) for step in range(4000))
     assert 0.72 < counts[1] / 4000 < 0.78
     assert {keyed_choice((1.0,), step) for step in range(50)} == {0}
-
-
-def test_every_epoch_has_each_clip_once_in_an_order_of_its_own() -> None:
-    epochs = [[shuffled_index(epoch * 50 + i, 50, seed=3) for i in range(50)] for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert epochs[0] != [shuffled_index(i, 50, seed=4) for i in range(50)]

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import WanPipeline
 
-from swd_video.config.schema import DistillConfig
+from swd_video.config.schema import DistillConfig, MmdTermConfig
 from swd_video.core.flow import add_noise
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
@@ -15,6 +16,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.wan import WanModel
 from swd_video.training.build import build_run
 from swd_video.training.objectives import MmdObjective
+from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.step import NonFiniteError, training_pair
 
@@ -71,25 +73,101 @@ def test_later_stages_upsample_before_they_noise(tiny_schedule: ScaleSchedule) -
     assert torch.equal(target, latents[stage.grid])
 
 
-@pytest.mark.parametrize("kernel", ["linear", "pseudo_huber"])
+TERMS = [
+    {"kernel": "linear"},
+    {"kernel": "pseudo_huber", "tokens": "frame"},
+    {"kernel": "linear", "join": "means", "estimator": "paired"},
+    {"kernel": "rbf", "tokens": "motion"},
+    {"kernel": "rbf", "tokens": "tube", "tubes": (2, 1, 2), "join": "tokens", "bandwidths": (0.5, 1.0)},
+    {"kernel": "rational_quadratic", "tokens": "change", "alpha": 0.5},
+    {"kernel": "rbf", "join": "means", "bandwidth_unit": "absolute", "bandwidths": (3.0,)},
+    {"kernel": "rbf", "tokens": "frame", "random_features": 16},
+]
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("term", TERMS, ids=str)
 def test_objective_moves_the_prediction_and_no_weight(
-    kernel: str, kind: str, per_frame: bool, tiny_wan_pipe: WanPipeline
+    term: dict[str, Any], kind: str, tiny_wan_pipe: WanPipeline
 ) -> None:
     roles = _roles(kind, tiny_wan_pipe)
     target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
     predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
-    objective = MmdObjective(kernel, block=1, per_frame=per_frame)
+    objective = MmdObjective([MmdTermConfig(block=1, **term)], group=2)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
-        return objective(roles, x0, target, prompt_embeds, torch.Generator().manual_seed(4))
+        return objective(roles, ClipPair(x0, target, prompt_embeds), torch.Generator().manual_seed(4))
 
-    assert loss(target).item() == 0.0  # the same noise and sigma on both sides
+    if term.get("estimator") != "paired":
+        assert loss(target).item() == pytest.approx(0.0, abs=1e-6)  # the same noise and sigma on both sides
     loss(predicted).backward()
     assert predicted.grad is not None and predicted.grad.abs().sum() > 0
     weights = [*roles.student.parameters(), *roles.model.transformer.parameters()]
     assert all(weight.grad is None for weight in weights)
+
+
+def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) -> None:
+    roles = _roles("full", tiny_wan_pipe)
+    target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
+    prompt_embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
+    passes = []
+    inner = roles.model.transformer.blocks[0]
+    inner.register_forward_hook(lambda *_: passes.append(1))
+
+    def loss(*terms: MmdTermConfig) -> float:
+        passes.clear()
+        objective = MmdObjective(terms, group=2)
+        return objective(
+            roles, ClipPair(predicted, target, prompt_embeds), torch.Generator().manual_seed(4)
+        ).item()
+
+    first = MmdTermConfig(block=1)
+    second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
+    noisier = MmdTermConfig(block=1, sigma_min=0.5, sigma_max=0.9)
+    parts = [MmdTermConfig(kernel="rbf", tokens="motion", block=block) for block in (0, 2)]
+    alone = [loss(term) for term in (first, noisier, *parts)]
+    expected = alone[0] + 3 * (alone[2] + 0.5 * alone[3])
+    assert loss(first, second) == pytest.approx(expected, rel=1e-5)
+    assert len(passes) == 2  # one for the target, one for the prediction
+    assert loss(first, second, noisier) == pytest.approx(expected + alone[1], rel=1e-5)
+    assert len(passes) == 4
+
+
+def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipeline) -> None:
+    roles = _roles("full", tiny_wan_pipe)
+    target, prompt_embeds = _randn(4, 4, 3, 4, 4), _randn(1, 48, 16, seed=2).expand(4, -1, -1)
+    seen = []
+
+    def watch(module: torch.nn.Module, args: tuple, kwargs: dict[str, torch.Tensor]) -> None:
+        seen.append(kwargs["timestep"])
+
+    roles.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    for group in (2, 1):
+        objective = MmdObjective([MmdTermConfig(block=1)], group)
+        objective(roles, ClipPair(target, target, prompt_embeds), torch.Generator().manual_seed(4))
+    assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
+    assert torch.equal(seen[0][::2], seen[0][1::2])
+
+
+def test_a_group_has_one_prompt_and_noise_of_its_own_for_each_clip(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(loss={"group": 2, "join": "tokens"}, batch_size=4)
+    stepper = build_run(config, tmp_path / "run").stepper
+    latents, prompts = [], []
+
+    def watch(module: torch.nn.Module, args: tuple, kwargs: dict[str, torch.Tensor]) -> None:
+        latents.append(kwargs["hidden_states"])
+        prompts.append(kwargs["encoder_hidden_states"])
+
+    stepper.roles.student.register_forward_pre_hook(watch, with_kwargs=True)
+    for step in range(4):
+        stepper.loss(step, 0)
+    for noisy, prompt in zip(latents, prompts, strict=True):
+        assert torch.equal(prompt[::2], prompt[1::2])
+        assert not torch.equal(prompt[0], prompt[2])
+        assert all(not torch.equal(a, b) for a, b in zip(noisy[::2], noisy[1::2], strict=True))
+    assert any(not torch.equal(prompt, prompts[0]) for prompt in prompts)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

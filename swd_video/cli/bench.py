@@ -1,0 +1,41 @@
+"""`swd-video bench NAME`: what a part of the machinery costs, measured on this machine."""
+
+import difflib
+import importlib
+import sys
+
+HELP = "measure what a part of the machinery costs on this machine: mmd"
+
+# Module and line of help, as literals: a list of names needs no import.
+BENCHES = {
+    "mmd": ("swd_video.cli.bench_mmd", "the exact kernel MMD against its naive form: memory, time"),
+}
+
+
+def usage() -> str:
+    """Return the text of `swd-video bench --help`."""
+    rows = "\n".join(f"  {name:<8}  {text}" for name, (_, text) in BENCHES.items())
+    return (
+        f"usage: swd-video bench NAME [--json] ...\n\nMeasure what a part of the machinery costs on this machine.\n\n"
+        f"names:\n{rows}\n\n`swd-video bench NAME --help` lists a bench's options."
+    )
+
+
+def run(argv: list[str]) -> int:
+    """Run one bench.
+
+    Args:
+        argv: the words after `bench`.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if argv else sys.stderr)
+        raise SystemExit(0 if argv else 2)
+    name, rest = argv[0], argv[1:]
+    if name not in BENCHES:
+        close = difflib.get_close_matches(name, BENCHES, n=1)
+        cure = f"Did you mean `{close[0]}`?" if close else f"There are {', '.join(BENCHES)}."
+        raise ValueError(f"bench: nothing is called {name!r}. {cure}")
+    return int(importlib.import_module(BENCHES[name][0]).run(rest))

@@ -1,0 +1,58 @@
+"""Networks that learn beside the student, from its clips: what they share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from swd_video.training.roles import Roles
+
+
+@dataclass(frozen=True)
+class ClipPair:
+    """A micro-batch as losses see it: the student's clips and the true ones, on one grid.
+
+    Attributes:
+        predicted_x0: the student's clean latents.
+        target_x0: the true latents.
+        prompt_embeds: of both.
+    """
+
+    predicted_x0: Float[Tensor, "batch channels frames height width"]
+    target_x0: Float[Tensor, "batch channels frames height width"]
+    prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+
+    def detached(self) -> "ClipPair":
+        """The same without the way back to the student."""
+        return ClipPair(self.predicted_x0.detach(), self.target_x0, self.prompt_embeds)
+
+
+class Opponent(ABC):
+    """A network that is trained once for every step of the student, by AdamW.
+
+    Attributes:
+        name: for checkpoints and logs.
+        parameters: what is trained, by name.
+        optimizer: trains it.
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float) -> None:
+        self.name = name
+        self.parameters = dict(parameters)
+        # No momentum: what the student does changes from step to step.
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=lr, betas=(0.0, 0.99), weight_decay=0.0
+        )
+
+    @abstractmethod
+    def loss(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+        """What it is trained on; gradients reach `parameters` only.
+
+        Args:
+            roles: who the teacher is.
+            clips: `detached()`.
+            generator: on the CPU; gives noise and sigmas.
+        """

@@ -1,0 +1,158 @@
+"""Critic and discriminator: who is trained on what, and runs with them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from swd_video.config.load import ConfigError, load_config
+from swd_video.config.schema import DistillConfig
+from swd_video.models.wan import WanModel
+from swd_video.training.build import build_run
+from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
+from swd_video.training.gan import HEADS, Discriminator, GanObjective
+from swd_video.training.loop import train
+from swd_video.training.opponents import ClipPair
+from swd_video.training.roles import FullRoles, LoraRoles, Roles
+from swd_video.training.step import StepReport
+
+MakeConfig = Callable[..., DistillConfig]
+ADVERSARIES: dict[str, Any] = {"dmd": {"critic_rank": 2, "guidance_scale": 2.0, "data_share": 0.5}, "gan": {}}
+
+
+def _roles(kind: str, pipe: WanPipeline) -> Roles:
+    model = WanModel.from_pipeline(pipe)
+    return FullRoles(model) if kind == "full" else LoraRoles(model, 4, ("to_q", "ffn.net.2"))
+
+
+def _clips() -> ClipPair:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 2, 4, 3, 4, 4, generator=generator)
+    return ClipPair(predicted.requires_grad_(), target, torch.randn(2, 48, 16, generator=generator))
+
+
+@pytest.fixture(params=["full", "lora"])
+def roles(request: pytest.FixtureRequest, tiny_wan_pipe: WanPipeline) -> Roles:
+    return _roles(request.param, tiny_wan_pipe)
+
+
+def _gradients(parameters: dict[str, torch.nn.Parameter]) -> list[bool]:
+    return [weight.grad is not None and bool(weight.grad.any()) for weight in parameters.values()]
+
+
+def test_a_critic_starts_as_the_teacher_and_learns_alone(roles: Roles) -> None:
+    clips, noise = _clips(), NoiseRange(0.02, 0.98)
+    student = dict(roles.trainable_parameters())
+    before = roles.predict_velocity(clips.target_x0, 0.5, clips.prompt_embeds)
+    critic = Critic(roles, 2, ("to_q", "to_v"), 1e-2, noise)
+
+    assert roles.trainable_parameters().keys() == student.keys()
+    assert not critic.parameters.keys() & student.keys() or isinstance(roles, FullRoles)
+    objective = DmdObjective(noise, 1.0, clips.prompt_embeds[:1])
+    assert objective(roles, clips, torch.Generator().manual_seed(1)).item() == 0, (
+        "teacher and critic are one still"
+    )
+
+    losses = []
+    for _ in range(30):
+        critic.optimizer.zero_grad()
+        loss = critic.loss(roles, clips.detached(), torch.Generator().manual_seed(2))
+        loss.backward()
+        assert any(_gradients(critic.parameters)) and not any(_gradients(student))
+        critic.optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.98 * losses[0]
+    assert torch.equal(roles.predict_velocity(clips.target_x0, 0.5, clips.prompt_embeds), before), (
+        "the student is what it was"
+    )
+    objective(roles, clips, torch.Generator().manual_seed(1)).backward()
+    assert clips.predicted_x0.grad is not None and clips.predicted_x0.grad.any()
+    critic.optimizer.zero_grad()
+    assert not any(_gradients(student))
+
+
+def test_the_teachers_score_comes_from_the_data_where_asked(tiny_wan_pipe: WanPipeline) -> None:
+    roles, clips, noise = _roles("full", tiny_wan_pipe), _clips(), NoiseRange(0.4, 0.6)
+    Critic(roles, 2, ("to_q",), 1e-2, noise)
+    losses = [
+        DmdObjective(noise, 1.0, clips.prompt_embeds[:1], share)(
+            roles, clips, torch.Generator().manual_seed(1)
+        ).item()
+        for share in (0.0, 1.0)
+    ]
+    assert losses[0] == 0 and losses[1] > 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(head: str, roles: Roles) -> None:
+    clips = _clips()
+    noise = NoiseRange(0.0, 0.1)
+    discriminator = Discriminator(head, (0, 2), 24, 16, 1e-2, noise, 3, torch.device("cpu"))
+    losses = []
+    for number in range(40):
+        discriminator.optimizer.zero_grad()
+        loss = discriminator.loss(roles, clips.detached(), torch.Generator().manual_seed(number))
+        loss.backward()
+        discriminator.optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+    objective, x0 = GanObjective(discriminator), clips.predicted_x0
+    before = objective(roles, clips, torch.Generator().manual_seed(0))
+    before.backward()
+    assert x0.grad is not None and not any(_gradients(roles.trainable_parameters()))
+    moved = ClipPair(x0.detach() - 0.5 * x0.grad / x0.grad.abs().mean(), clips.target_x0, clips.prompt_embeds)
+    assert objective(roles, moved, torch.Generator().manual_seed(0)) < before
+
+
+class _Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_stopped_run_ends_with_the_same_student(
+    kind: str, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(kind, parts=ADVERSARIES, grad_accum=2)
+    reports: list[StepReport] = []
+    train(build_run(config, tmp_path / "straight"), on_step=lambda _, report: reports.append(report))
+    assert "warning: loss.dmd: a teacher that was not trained on the small grids" in capsys.readouterr().err
+    assert all(set(report.opponents) == {"critic", "discriminator"} for report in reports)
+
+    def stop(done: int, report: StepReport) -> None:
+        if done == 3:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train(build_run(config, tmp_path / "stopped"), on_step=stop)
+    train(build_run(config, tmp_path / "stopped"))
+    weights = [
+        sorted((tmp_path / run / "student").rglob("*.safetensors"))[0].read_bytes()
+        for run in ("straight", "stopped")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_saved_student_has_nothing_of_the_critic(make_config: MakeConfig, tmp_path: Path) -> None:
+    with_critic = build_run(
+        make_config("lora", parts=ADVERSARIES), tmp_path / "a"
+    ).stepper.roles.lora_state_dict()
+    without = build_run(make_config("lora"), tmp_path / "b").stepper.roles.lora_state_dict()
+    assert with_critic is not None and without is not None
+    assert {key: value.shape for key, value in with_critic.items()} == {
+        key: value.shape for key, value in without.items()
+    }
+
+
+def test_impossible_parts_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.gan\.block: 3 does not exist; .* has blocks 0 to 2"):
+        build_run(make_config(parts={"gan": {"block": 3}}), tmp_path / "run")
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        make_config(loss={"weight": 0})
+    assert not make_config(loss={"weight": 0}, parts={"gan": {}}).loss.mmd.terms
+    path = tmp_path / "config-in.yaml"
+    with pytest.raises(ConfigError, match=r"sigma_min 0\.9 is above sigma_max 0\.6"):
+        load_config(path, {"loss.gan": "{sigma_min: 0.9}"})
