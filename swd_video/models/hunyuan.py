@@ -49,15 +49,16 @@ class HunyuanVideoModel(VideoModel):
     block_counts = ("num_layers", "num_single_layers")
     # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
     lora_targets = (
-        *(*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2", "proj_mlp"),
-        *(
-            "add_q_proj",
-            "add_k_proj",
-            "add_v_proj",
-            "to_add_out",
-            "ff_context.net.0.proj",
-            "ff_context.net.2",
-        ),
+        *ATTENTION_LAYERS,
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+        "proj_mlp",
     )
 
     def __init__(

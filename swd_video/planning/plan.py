@@ -174,20 +174,17 @@ class _Kinds:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._teacher = TeacherCounter(request.architecture, request.block)
-        self._counters: dict[Kind, TrainingCounter] = {}
+        teacher = TeacherCounter(request.architecture, request.block)
+        shapes: dict[Kind, LoraShape | None] = {"full": None, "lora": request.lora}
+        self._counters = {
+            kind: TrainingCounter(request.architecture, lora, teacher) for kind, lora in shapes.items()
+        }
         self._sizes: dict[tuple[Kind, bool], TrainingSizes] = {}
-
-    def counter(self, kind: Kind) -> TrainingCounter:
-        if kind not in self._counters:
-            lora = self._request.lora if kind == "lora" else None
-            self._counters[kind] = TrainingCounter(self._request.architecture, lora, self._teacher)
-        return self._counters[kind]
 
     def sizes(self, setup: TrainingSetup) -> TrainingSizes:
         key = setup.kind, setup.bf16
         if key not in self._sizes:
-            architecture, counter = self._request.architecture, self.counter(setup.kind)
+            architecture, counter = self._request.architecture, self._counters[setup.kind]
             networks, one = architecture.transformers, counter.trainable
             self._sizes[key] = TrainingSizes(
                 num_parameters=sum(architecture.num_parameters[name] for name in networks),
@@ -198,10 +195,10 @@ class _Kinds:
         return self._sizes[key]
 
     def evaluation(self, grid: LatentSize) -> GraphFlops:
-        return self.counter("full").student_flops(grid)
+        return self._counters["full"].student_flops(grid)
 
     def stages(self, kind: Kind) -> list[StageTraining]:
-        counted = {grid: self.counter(kind).stage(grid) for grid in self._request.schedule.distinct_grids}
+        counted = {grid: self._counters[kind].stage(grid) for grid in self._request.schedule.distinct_grids}
         return [counted[grid] for grid in self._request.schedule.grids]
 
 

@@ -87,26 +87,21 @@ def test_the_first_config_holds_all_settings_that_swd_published() -> None:
     assert [str(Compression().pixel_size(grid)) for grid in grids] == pixels
 
 
-def test_words_for_people(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(tiny_config), "--gpu", "h100", "--num-gpus", "2"]) == 0
-    text = capsys.readouterr().out
-    assert "ESTIMATED at 50% of peak speed, not run" in text
-    assert "3x6x8" in text and "9x48x64" in text
-    assert "H100" in text and "A100" not in text
-    assert "DOES NOT FIT" not in text
-    assert "train.kind: lora needs" in text
-
-
-def test_what_does_not_fit_is_said_with_what_would(tiny_config: Path, tmp_path: Path, capsys: Any) -> None:
+def test_words_for_people_say_what_fits_and_what_would(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gpus = tmp_path / "gpus.yaml"
-    gpus.write_text(
-        "toy: {memory_gib: 0.005, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
-        "dust: {memory_gib: 0.000001, bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1}\n"
-    )
+    speeds = "bf16_tflops: 1, fp32_tflops: 1, bandwidth_gbps: 1"
+    sizes = {"large": "1", "toy": "0.005", "dust": "0.000001"}
+    gpus.write_text("".join(f"{name}: {{memory_gib: {gib}, {speeds}}}\n" for name, gib in sizes.items()))
     words = ["--gpus", str(gpus), "--num-gpus", "1", "--train.batch_size", "64"]
     assert main(["plan", str(tiny_config), *words]) == 0
     text = capsys.readouterr().out
+    assert "ESTIMATED at 50% of peak speed, not run" in text
+    assert "3x6x8" in text and "9x48x64" in text
+    assert "train.kind: lora needs" in text
     assert text.count("DOES NOT FIT") == 2
+    assert "1 x large does not fit" not in text
     assert "1 x toy does not fit; with train." in text
     assert "1 x dust does not fit, and nothing that was tried makes it fit" in text
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swd_video.config.schema import FullTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
+from swd_video.models.recomputation import recompute_blocks
 from swd_video.models.wan import WanModel
 from swd_video.planning.architecture import Architecture
 from swd_video.planning.counting import count_flops, count_graph, count_kept
@@ -166,6 +167,25 @@ def test_checkpointing_keeps_the_tokens_between_blocks_and_one_block(tiny_archit
     tokens_bytes = 4 * GRID.tokens(spec.compression.patch) * spec.hidden_size
     assert kept.teacher_checkpointed.at(BATCH) == BATCH * 2 * tokens_bytes
     assert kept.student_checkpointed.at(BATCH) < kept.student.at(BATCH)
+
+
+def test_checkpointing_computes_nearly_the_whole_forward_pass_again(
+    pocket_model: WanModel, pocket_architecture: Architecture
+) -> None:
+    grid, block = LatentSize(3, 8, 8), pocket_model.spec.num_blocks - 1
+    roles = FullRoles(pocket_model)
+    latents, prompt_embeds = inputs(pocket_model, grid)
+    predicted_x0, sigma = latents.clone().requires_grad_(), torch.tensor([0.3])
+    recompute_blocks(roles.student)
+    recompute_blocks(pocket_model.transformer)
+    try:
+        student = count_graph(lambda: roles.predict_x0(latents, 0.8, prompt_embeds))
+        teacher = count_graph(lambda: roles.teacher_features(predicted_x0, sigma, prompt_embeds, block))
+    finally:
+        pocket_model.transformer.disable_gradient_checkpointing()  # others use it, too
+    stage = counter_of(pocket_architecture, "full", block).stage(grid)
+    again = student.backward - stage.student_backward + teacher.backward - stage.teacher_backward
+    assert 0.9 * stage.recomputed_flops < again <= stage.recomputed_flops
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
