@@ -20,6 +20,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cache
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
+from swd_video.models.loading import HUB_NAME
 
 PACKAGED = "efficientnet"
 
@@ -185,14 +186,18 @@ class _Network:
     """A network of transformers, frozen, with the form in which it wants pixels."""
 
     def __init__(self, name: str, device: str | torch.device) -> None:
+        if not Path(name).is_dir() and not HUB_NAME.fullmatch(name):
+            raise ValueError(
+                f"encoder {name!r}: no such folder; give {PACKAGED!r}, or the folder or hub name of a video or image "
+                "encoder of transformers."
+            )
         try:
             config: Any = AutoConfig.from_pretrained(name)
             model: Any = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"encoder {name!r}: cannot be loaded ({reason}); give {PACKAGED!r}, or the folder or hub name of a "
-                "video or image encoder of transformers."
+                f"encoder {name!r}: cannot be loaded ({reason}); give a video or image encoder of transformers."
             ) from error
         # Of networks that see and read, the half that sees.
         self.model = getattr(model, "vision_model", model).requires_grad_(False).eval().to(device)
