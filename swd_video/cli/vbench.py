@@ -109,8 +109,8 @@ def _row(arguments: Arguments) -> "Row":
     if is_student(arguments.model):
         pipe = load_pipeline(arguments.model, device=device, dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
-        size = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
-        return student_row("student", arguments.model, pipe, size)
+        own_size = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
+        return student_row("student", arguments.model, pipe, own_size)
     model = load_model(arguments.model, device=device, dtype=dtype)
     size = model.spec.training_size if arguments.size is None else PixelSize.parse(arguments.size)
     if size is None:

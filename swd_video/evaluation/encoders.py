@@ -206,9 +206,10 @@ class _Network:
         self.num_frames = next((int(n) for key in _FRAMES_KEYS if (n := getattr(config, key, None))), 1)
         self.size_px = _size_px(config)
         arguments = inspect.signature(self.model.forward).parameters
-        self._input = next((key for key in ("pixel_values_videos", "pixel_values") if key in arguments), None)
-        if self._input is None:
+        inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
+        if not inputs:
             raise ValueError(f"encoder {name!r}: takes no pixels; give a video or image encoder.")
+        self._input = inputs[0]
         # V-JEPA 2 would also predict what it has not been shown.
         self._options = {"skip_predictor": True} if "skip_predictor" in arguments else {}
         self._statistics = [

@@ -171,8 +171,15 @@ def _spread(scores: Scores) -> dict[str, float]:
     }
 
 
+def _mean_by_prompt(scores: Scores) -> np.ndarray:
+    prompts = scores.prompts
+    return np.bincount(prompts, weights=scores.flow) / np.bincount(prompts)
+
+
 def _motion_share(scores: Scores, baseline: Scores) -> Estimate:
-    """Paired by clip where both rows were asked for the same clips, else of two independent means."""
+    """Paired by clip or by prompt where both rows were asked for the same, else of two independent means."""
     if scores.captions == baseline.captions:
         return bootstrap_ratio(scores.flow, baseline.flow, scores.prompts)
+    if set(scores.captions) == set(baseline.captions):
+        return bootstrap_ratio(_mean_by_prompt(scores), _mean_by_prompt(baseline))
     return bootstrap_ratio_unpaired(scores.flow, baseline.flow, scores.prompts, baseline.prompts)

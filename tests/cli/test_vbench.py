@@ -49,7 +49,7 @@ def test_clips_are_named_after_the_list_whatever_the_model_is_given(tmp_path: Pa
     clips = plan_bench(SUITES["vbench"], *files)
     assert clips[5].path == "a cat-0.mp4" and clips[5].prompt == "a cat, in detail"
     (tmp_path / "long.txt").write_text("a bird, in detail")
-    with pytest.raises(ValueError, match="has 1 prompts, .* has 2"):
+    with pytest.raises(ValueError, match=r"has 1 prompts, .* has 2"):
         plan_bench(SUITES["vbench"], *files)
     (tmp_path / "color.txt").write_text("either/or")
     with pytest.raises(ValueError, match="cannot be a file's name"):

@@ -21,7 +21,7 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(PromptsError, match="holds no prompt"):
         read_prompts(path)
     path.write_text("a fox\na bird\na fox\n")
-    with pytest.raises(PromptsError, match="list.txt: prompt 3, 'a fox', is the same as 1"):
+    with pytest.raises(PromptsError, match=r"list\.txt: prompt 3, 'a fox', is the same as 1"):
         choose_prompts((), str(path))
     with pytest.raises(PromptsError, match="num_prompts: got 3, but there are 2"):
         choose_prompts(("a", "b"), None, 3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.interval import bootstrap_ratio, bootstrap_ratio_unpaired
+from swd_video.evaluation.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.scores import Scores, labels_from_captions, row_figures
 
 CLASSES = {"subject": ("sun", "blue heart", "heart"), "place": ("at sunset", "under a blue sky")}
@@ -35,6 +35,8 @@ def test_shares_are_of_the_reference() -> None:
     assert figures["flow"].value == figures["flow"].low == figures["flow"].high == 0.5
     assert figures["diversity"].value == pytest.approx(0.5)
     assert "frechet" not in figures
+    shuffled = scores(("b", "a", "a", "b"), [2, 1, 1, 2], 0.5)
+    assert row_figures(shuffled, reference, None, {})["flow"] == Estimate(0.5, 0.5, 0.5, 2)
     other = scores(("c", "c", "d", "d"), [1, 1, 2, 2], 0.5)
     figures = row_figures(other, reference, reference.features, {})
     assert figures["flow"].value == 0.5 and figures["flow"].low < 0.5 < figures["flow"].high
