@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from swd_video.evaluation.encoders import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 
 RECORD_NAME = "config.yaml"
@@ -39,7 +40,8 @@ def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork
     """Refuse to judge a student with a network that its training used.
 
     The networks of a training are all the names in the `loss` section of its record. Two names are one network if they
-    are equal, if they are folders with the same files, or if one is a hub name whose last part is the other's.
+    are equal, if they are folders with the same files, or if one is a hub name whose last part is the other's; every
+    EfficientNet is the packaged one.
 
     Args:
         student: Its folder.
@@ -55,8 +57,9 @@ def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork
     if record is None:
         return False
     content = yaml.safe_load(record.read_text(encoding="utf-8"))
-    losses = content.get(_LOSS_KEY) if isinstance(content, Mapping) else None
-    for where, name in _names(losses, _LOSS_KEY):
+    if not isinstance(content, Mapping) or _LOSS_KEY not in content:
+        return False
+    for where, name in _names(content[_LOSS_KEY], _LOSS_KEY):
         for network in networks:
             if _same_network(name, network.name):
                 raise ValueError(
@@ -78,13 +81,14 @@ def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _same_network(one: str, other: str) -> bool:
-    if one.casefold() == other.casefold():
-        return True
     folders = [Path(name) for name in (one, other) if os.sep in name and Path(name).is_dir()]
     if len(folders) == 2:
         return folders[0].samefile(folders[1]) or _contents(folders[0]) == _contents(folders[1])
+    one, other = one.casefold(), other.casefold()
+    if one == other or (PACKAGED in one and PACKAGED in other):
+        return True
     # A hub name, and a copy of it in a folder or another organisation's copy.
-    return "/" in one and "/" in other and Path(one).name.casefold() == Path(other).name.casefold()
+    return "/" in one and "/" in other and Path(one).name == Path(other).name
 
 
 def _contents(folder: Path) -> str:
