@@ -235,6 +235,8 @@ class LatentCacheWriter:
 
     def _continue_or_start(self) -> None:
         path = self.folder / INDEX_NAME
+        # Looked at before the index: another part may be writing it right now, and writes it first.
+        names = sorted(entry.name for entry in self.folder.iterdir())
         if path.exists():
             expected, found = self._index(complete=False), read_index(self.folder)
             for key, value in expected.items():
@@ -244,7 +246,6 @@ class LatentCacheWriter:
                         f"{value!r}). Give another folder, or delete this one to encode again."
                     )
             return
-        names = sorted(entry.name for entry in self.folder.iterdir())
         strangers = [name for name in names if not name.endswith(_TEMPORARY_SUFFIX)]
         if strangers:
             raise CacheError(

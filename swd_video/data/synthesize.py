@@ -118,14 +118,14 @@ def synthesize(
     grids = checked_grids(grids, model)
     shard = shard or Shard()
     header = CacheHeader(
-        model=model_name,
-        encoders=encoders,
-        clips_digest=recipe.digest(),
-        num_clips=len(recipe.clips),
-        num_captions=len(recipe.prompts),
-        fps=model.spec.fps,
-        grids=grids,
-        dtype=dtype,
+        model_name,
+        encoders,
+        recipe.digest(),
+        len(recipe.clips),
+        len(recipe.prompts),
+        model.spec.fps,
+        grids,
+        dtype,
     )
     file_size = prompts_per_file * recipe.samples_per_prompt
     writer = LatentCacheWriter(folder, header, file_size, alone=shard.is_whole)
@@ -135,17 +135,18 @@ def synthesize(
     missing = [number for number in mine if not writer.has_latents(number)]
     to_do = sum(len(writer.latent_shards[number]) for number in missing)
     made = 0
-
-    def tell(clips: int) -> None:
-        nonlocal made
-        made += clips
-        if progress is not None:
-            progress(made, to_do)
-
     for number in missing:
         stretch = writer.latent_shards[number]
         chosen = [recipe.clips[index] for index in stretch]
-        latents = _sample_file(model, recipe, chosen, grids, tell)
+        batches = []
+        # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
+        for start in range(0, len(chosen), recipe.batch_size):
+            batch = chosen[start : start + recipe.batch_size]
+            batches.append(_sample(model, recipe, batch, grids))
+            made += len(batch)
+            if progress is not None:
+                progress(made, to_do)
+        latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in grids}
         writer.write_latents(number, [f"{index:08d}" for index in stretch], [p for p, _ in chosen], latents)
     if writer.is_whole:
         writer.finish()
@@ -166,33 +167,23 @@ def finished_synthesis(folder: str | os.PathLike[str], recipe: Recipe, grids: Se
 
 
 @torch.no_grad()
-def _sample_file(
+def _sample(
     model: VideoModel,
     recipe: Recipe,
     clips: Sequence[tuple[str, int]],
     grids: tuple[LatentSize, ...],
-    tell: Callable[[int], object],
 ) -> dict[LatentSize, Tensor]:
-    # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
-    size = model.spec.compression.pixel_size(grids[-1])
-    batches: list[dict[LatentSize, Tensor]] = []
-    for start in range(0, len(clips), recipe.batch_size):
-        batch = clips[start : start + recipe.batch_size]
-        own = sample_teacher(
-            model,
-            [prompt for prompt, _ in batch],
-            size,
-            steps=recipe.steps,
-            guidance_scale=recipe.guidance_scale,
-            negative_prompt=recipe.negative_prompt,
-            shift=recipe.shift,
-            generator=[
-                keyed_generator(recipe.seed, "synthesize", prompt, sample) for prompt, sample in batch
-            ],
-        )
-        again = grids[:-1] if recipe.keep_latents else grids
-        pixels = model.decode(own).float().clamp(-1, 1)
-        latents = encode_on_grids(model, pixels, again)
-        batches.append({**latents, **({grids[-1]: own.cpu()} if recipe.keep_latents else {})})
-        tell(len(batch))
-    return {grid: torch.cat([batch[grid] for batch in batches]) for grid in grids}
+    """One batch of clips on every grid."""
+    own = sample_teacher(
+        model,
+        [prompt for prompt, _ in clips],
+        model.spec.compression.pixel_size(grids[-1]),
+        steps=recipe.steps,
+        guidance_scale=recipe.guidance_scale,
+        negative_prompt=recipe.negative_prompt,
+        shift=recipe.shift,
+        generator=[keyed_generator(recipe.seed, "synthesize", prompt, sample) for prompt, sample in clips],
+    )
+    again = grids[:-1] if recipe.keep_latents else grids
+    latents = encode_on_grids(model, model.decode(own).float().clamp(-1, 1), again)
+    return {**latents, grids[-1]: own.cpu()} if recipe.keep_latents else latents
