@@ -128,7 +128,9 @@ def student_row(key: str, title: str, pipe: Any, size: PixelSize) -> Row:
         clips = pipe(prompt=prompts, generator=_generators(seeds), output_type="np").frames
         return (torch.from_numpy(np.asarray(clips)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
-    identity = {"kind": "student", **_identity(pipe, pipe.transformer)}
+    # The same weights make other clips where frames are counted otherwise.
+    positions = pipe.config.get("positions", "native")
+    identity = {"kind": "student", "positions": positions, **_identity(pipe, pipe.transformer)}
     return Row(key, title, make, identity, _modules(pipe, pipe.transformer), pipe.fps)
 
 
