@@ -13,9 +13,13 @@ import torch
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pydantic import BaseModel
 
 from swd_video.cli.main import COMMANDS, main
-from swd_video.config.load import load_config, parse_overrides
+from swd_video.config.evaluation import EvaluateConfig
+from swd_video.config.load import load_config, load_config_as, parse_overrides
+from swd_video.config.schema import DistillConfig
+from swd_video.config.synthesis import SynthesizeConfig
 from swd_video.core.flow import add_noise
 from swd_video.studio.script import load_script, parse_script
 
@@ -23,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+# Configs of commands other than `distill`, by the name of the file, which is that of the command.
+OTHER_SCHEMAS: dict[str, type[BaseModel]] = {"evaluate": EvaluateConfig, "synthesize": SynthesizeConfig}
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
@@ -53,6 +59,8 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str], *parts: str) -> st
 def test_every_config_loads(path: Path) -> None:
     if path.parent.name == "scripts":
         assert load_script(path).shots
+    elif path.stem in OTHER_SCHEMAS:
+        load_config_as(OTHER_SCHEMAS[path.stem], path)
     else:
         assert len(load_config(path).scale_schedule())
 
@@ -93,12 +101,14 @@ def test_documented_commands_exist(document: Path, capsys: pytest.CaptureFixture
 
 def check_flags(command: str, arguments: list[str], text: str) -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-    # `distill` and `plan` take any key of their config as a flag; the config itself knows which there are.
-    keys = {flag for flag in flags if command in ("distill", "plan") and flag not in text}
+    # These take any key of their config as a flag; the config itself knows which there are.
+    schema = OTHER_SCHEMAS.get(command, DistillConfig)
+    keys = {flag for flag in flags if command in ("distill", "plan", *OTHER_SCHEMAS) and flag not in text}
     assert flags - keys <= set(re.findall(r"--[a-z][a-z-]*", text)), arguments
     for flag in keys:
         at = [word.partition("=")[0] for word in arguments].index(flag)
-        load_config(ROOT / arguments[0], parse_overrides(arguments[at : at + 1 + ("=" not in arguments[at])]))
+        overrides = parse_overrides(arguments[at : at + 1 + ("=" not in arguments[at])])
+        load_config_as(schema, ROOT / arguments[0], overrides)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

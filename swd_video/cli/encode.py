@@ -111,6 +111,7 @@ def _encode(
 ) -> "EncodeReport":
     import torch
 
+    from swd_video.cli.devices import choose_device
     from swd_video.data.encode import encode_manifest, finished_report
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
@@ -123,7 +124,7 @@ def _encode(
         return finished
     options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
     precision: torch.dtype = getattr(torch, config.load.dtype)
-    model = load_model(config.model, device=_device(arguments.device), dtype=precision, options=options)
+    model = load_model(config.model, device=choose_device(arguments.device), dtype=precision, options=options)
     with _progress_bar(len(clips)) as bar:
 
         def show(done: int, _: int) -> None:
@@ -150,18 +151,6 @@ def _progress_bar(clips: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=clips, unit="clip", desc="encoding", file=sys.stderr, disable=None)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(device for device, found in available.items() if found)
-        raise ValueError(f"--device {name}: torch does not see one; it sees {there}. Try swd-video doctor.")
-    return name
 
 
 def _say(line: str) -> None:

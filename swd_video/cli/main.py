@@ -18,11 +18,12 @@ TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
 
 
 class Command(NamedTuple):
-    """A row of the command table: where the command lives, its line of help, and whether it moves tensors."""
+    """A row of the command table: where the command lives, its line of help, whether it moves tensors, its extra."""
 
     module: str
     help: str
     heavy: bool = True
+    extra: str = "train"
 
 
 # Literals, so that neither `--help` nor a mistyped command imports a command and torch with it.
@@ -32,6 +33,15 @@ COMMANDS = {
     "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
     "spectrum": Command(
         "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"
+    ),
+    "evaluate": Command(
+        "swd_video.cli.evaluate",
+        "judge models side by side: quality, diversity, motion, cost, and a page of clips",
+        extra="evaluation",
+    ),
+    "vbench": Command("swd_video.cli.vbench", "make the clips that VBench and VBench-2.0 judge"),
+    "synthesize": Command(
+        "swd_video.cli.synthesize", "let a teacher make the clips that a student is trained on"
     ),
     "plan": Command(
         "swd_video.cli.plan",
@@ -99,7 +109,8 @@ def _run(command: Command, arguments: list[str]) -> int:
         if debug or (error.name or "").startswith("swd_video"):
             raise
         return _report(
-            f"{error}. Install what this command needs: pip install 'swd-video[train]'.", EXIT_FAILED
+            f"{error}. Install what this command needs: pip install 'swd-video[{command.extra}]'.",
+            EXIT_FAILED,
         )
     except ValueError as error:
         if debug:

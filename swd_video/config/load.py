@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from swd_video.config.schema import DistillConfig
 
 KeyPath = tuple[str | int, ...]
+_SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -28,12 +29,20 @@ class _Source:
 
 
 def load_config(path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DistillConfig:
+    """Read the config of a distillation; see `load_config_as`."""
+    return load_config_as(DistillConfig, path, overrides)
+
+
+def load_config_as(
+    schema: type[_SchemaT], path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None
+) -> _SchemaT:
     """Read a YAML config, the files it extends, and overrides on top.
 
     `extends: other.yaml` (relative to the file that says so) takes the other file's values first:
     mappings are merged key by key, everything else, lists included, is replaced.
 
     Args:
+        schema: what the file describes, for example `DistillConfig`.
         path: the YAML file.
         overrides: dotted key to YAML text, for example `{"train.lr": "1e-4"}`; the command line gives these.
 
@@ -44,9 +53,9 @@ def load_config(path: str | os.PathLike[str], overrides: Mapping[str, str] | Non
     for key, text in (overrides or {}).items():
         _override(source, key, text)
     try:
-        return DistillConfig.model_validate(source.values)
+        return schema.model_validate(source.values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source, Path(path))) from None
+        raise ConfigError(_explain(error, source, Path(path), schema)) from None
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
@@ -70,12 +79,12 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def dump_config(config: DistillConfig) -> str:
-    """The whole config, defaults included, as YAML that `load_config` reads back to an equal config."""
+def dump_config(config: BaseModel) -> str:
+    """The whole config, defaults included, as YAML that `load_config_as` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def flatten(config: DistillConfig) -> dict[str, Any]:
+def flatten(config: BaseModel) -> dict[str, Any]:
     """Dotted key to value, lists whole; for comparing two configs."""
     flat: dict[str, Any] = {}
 
@@ -171,7 +180,7 @@ def _override(source: _Source, key: str, text: str) -> None:
     source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{key}"}
 
 
-def _explain(error: ValidationError, source: _Source, path: Path) -> str:
+def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:
     problem = error.errors(include_url=False)[0]
     at = _without_kinds(problem["loc"], source.values)
     key = _dotted(at)
@@ -180,7 +189,7 @@ def _explain(error: ValidationError, source: _Source, path: Path) -> str:
     where = _origin(source, at, path)
     prefix = f"{where}: {key}"
     if problem["type"] == "extra_forbidden":
-        reason = f"unknown key{_suggestion(at, source.values)}"
+        reason = f"unknown key{_suggestion(at, source.values, schema)}"
     elif problem["type"] == "union_tag_not_found":
         prefix, reason = f"{prefix}.kind", "missing; add it"
     elif problem["type"] == "value_error":
@@ -214,23 +223,22 @@ def _origin(source: _Source, at: KeyPath, path: Path) -> str:
     return str(path)
 
 
-def _suggestion(at: KeyPath, values: dict[str, Any]) -> str:
-    known = sorted(_known_keys(at[:-1], values))
+def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) -> str:
+    known = sorted(_known_keys(at[:-1], values, schema))
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}"
 
 
-def _known_keys(at: KeyPath, values: Any) -> set[str]:
-    sections: list[type[BaseModel]] = [DistillConfig]
+def _known_keys(at: KeyPath, values: Any, schema: type[BaseModel]) -> set[str]:
+    sections: list[type[BaseModel]] = [schema]
     here = values
     for part in at:
         here = here[part]
-        if isinstance(part, int):
-            continue
-        found = [_sections_in(section.model_fields[part].annotation) for section in sections]
-        sections = [inner for group in found for inner in group]
+        if isinstance(part, str):
+            found = [_sections_in(section.model_fields[part].annotation) for section in sections]
+            sections = [inner for group in found for inner in group]
         kind = here.get("kind") if isinstance(here, dict) else None
         sections = [s for s in sections if kind is None or s.model_fields["kind"].default == kind]
     return {key for section in sections for key in section.model_fields}

@@ -96,7 +96,7 @@ def encode_manifest(
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
     """
-    grids = _checked_grids(grids, model)
+    grids = checked_grids(grids, model)
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")
     finished = finished_report(folder, clips, grids, model_name=model_name, encoders=encoders, dtype=dtype)
@@ -115,7 +115,7 @@ def encode_manifest(
     )
     writer = LatentCacheWriter(folder, header, shard_size)
     encoder = _ShardEncoder(model, grids, batch_size, decoder, progress, on_skip)
-    _write_prompt_shards(writer, model, captions, batch_size)
+    write_prompt_shards(writer, model, captions, batch_size)
     reused = _write_latent_shards(writer, encoder, clips)
     return _report(writer.finish(), reused)
 
@@ -252,7 +252,7 @@ class _ShardEncoder:
                 keys.append(f"{index:08d}")
                 pending.append(pixels)
             if pending and (len(pending) == self.batch_size or index == stretch[-1]):
-                batches.append(self._encode(torch.cat(pending)))
+                batches.append(encode_on_grids(self.model, torch.cat(pending), self.grids))
                 pending.clear()
             self.report(done + index - stretch[0] + 1, len(clips))
         latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in self.grids if batches}
@@ -276,23 +276,48 @@ class _ShardEncoder:
         except VideoError as error:
             return SkippedClip(key, clip.name, error.reason)
 
-    @torch.no_grad()
-    def _encode(self, pixels: Float[Tensor, "batch 3 _ _ _"]) -> dict[LatentSize, Tensor]:
-        compression = self.model.spec.compression
-        sizes = {grid: compression.pixel_size(grid) for grid in self.grids}
-        return {
-            grid: self.model.encode_video(resize_pixels(pixels, size).to(self.model.device)).cpu()
-            for grid, size in sizes.items()
-        }
+
+@torch.no_grad()
+def encode_on_grids(
+    model: VideoModel, pixels: Float[Tensor, "batch 3 _ _ _"], grids: Sequence[LatentSize]
+) -> dict[LatentSize, Tensor]:
+    """Shrink clips in pixels to every grid and encode each on its own.
+
+    Args:
+        model: its VAE is used.
+        pixels: clips in [-1, 1], of the size of the largest grid.
+        grids: latent grids.
+
+    Returns:
+        Latents on the CPU, by grid.
+    """
+    sizes = {grid: model.spec.compression.pixel_size(grid) for grid in grids}
+    return {
+        grid: model.encode_video(resize_pixels(pixels, size).to(model.device)).cpu()
+        for grid, size in sizes.items()
+    }
 
 
-def _write_prompt_shards(
-    writer: LatentCacheWriter, model: VideoModel, captions: Sequence[str], batch_size: int
+def write_prompt_shards(
+    writer: LatentCacheWriter,
+    model: VideoModel,
+    captions: Sequence[str],
+    batch_size: int,
+    shards: Sequence[int] | None = None,
 ) -> None:
-    for shard, stretch in enumerate(writer.prompt_shards):
+    """Embed the captions of those shards that are missing, and write them.
+
+    Args:
+        writer: of the cache.
+        model: its text encoder is used.
+        captions: all distinct captions, in order.
+        batch_size: captions in one call.
+        shards: look at these only; by default at all.
+    """
+    for shard in range(len(writer.prompt_shards)) if shards is None else shards:
         if writer.has_prompts(shard):
             continue
-        texts = [captions[index] for index in stretch]
+        texts = [captions[index] for index in writer.prompt_shards[shard]]
         with torch.no_grad():
             batches = [
                 model.encode_prompt(texts[start : start + batch_size]).cpu()
@@ -315,7 +340,12 @@ def _write_latent_shards(writer: LatentCacheWriter, encoder: _ShardEncoder, clip
     return reused
 
 
-def _checked_grids(grids: Sequence[LatentSize], model: VideoModel) -> tuple[LatentSize, ...]:
+def checked_grids(grids: Sequence[LatentSize], model: VideoModel) -> tuple[LatentSize, ...]:
+    """Distinct grids, of which none is larger than the last.
+
+    Raises:
+        ValueError: if there is none, one is larger than the last, or not legal for the model.
+    """
     distinct = tuple(dict.fromkeys(grids))
     if not distinct:
         raise ValueError("schedule: got no grids to encode on, expected at least one.")

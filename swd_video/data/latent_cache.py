@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
+from uuid import uuid4
 
 import torch
 from jaxtyping import Float
@@ -124,12 +125,20 @@ class LatentCacheWriter:
         folder: the cache; made if missing.
         header: what is being encoded.
         shard_size: clips, and captions, in a shard.
+        alone: nobody else writes to the folder, so that unfinished files in it are leftovers and are deleted.
 
     Raises:
         CacheError: if the folder holds another cache, or files that are no cache.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], header: CacheHeader, shard_size: int = 64) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        header: CacheHeader,
+        shard_size: int = 64,
+        *,
+        alone: bool = True,
+    ) -> None:
         if shard_size < 1:
             raise CacheError(f"shard_size: got {shard_size}, expected at least 1.")
         if header.dtype not in DTYPES:
@@ -138,9 +147,17 @@ class LatentCacheWriter:
         self.header = header
         self.shard_size = shard_size
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(f".*{_TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+        if alone:
+            for leftover in self.folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+                leftover.unlink()
         self._continue_or_start()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every shard is written, so that `finish` can be called."""
+        return all(map(self.has_latents, range(len(self.latent_shards)))) and all(
+            map(self.has_prompts, range(len(self.prompt_shards)))
+        )
 
     @property
     def latent_shards(self) -> list[range]:
@@ -218,6 +235,8 @@ class LatentCacheWriter:
 
     def _continue_or_start(self) -> None:
         path = self.folder / INDEX_NAME
+        # Looked at before the index: another part may be writing it right now, and writes it first.
+        names = sorted(entry.name for entry in self.folder.iterdir())
         if path.exists():
             expected, found = self._index(complete=False), read_index(self.folder)
             for key, value in expected.items():
@@ -227,7 +246,7 @@ class LatentCacheWriter:
                         f"{value!r}). Give another folder, or delete this one to encode again."
                     )
             return
-        strangers = sorted(entry.name for entry in self.folder.iterdir())
+        strangers = [name for name in names if not name.endswith(_TEMPORARY_SUFFIX)]
         if strangers:
             raise CacheError(
                 f"{self.folder}: holds {strangers[0]} but no {INDEX_NAME}; give a new or empty folder."
@@ -246,7 +265,8 @@ class LatentCacheWriter:
         self._replace(name, save({key: tensors[key] for key in sorted(tensors)}, metadata))
 
     def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.folder / f".{name}{_TEMPORARY_SUFFIX}"
+        # Of this writer alone: others may be writing the same index.
+        temporary = self.folder / f".{name}.{uuid4().hex}{_TEMPORARY_SUFFIX}"
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()

@@ -1,90 +1,9 @@
 """Fidelity: Frechet and kernel distances between the features of generated and of real clips."""
 
-from pathlib import Path
-from typing import Protocol
-
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
-from torch.nn import functional
+from jaxtyping import Float, Int
 
-from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.efficientnet import load_efficientnet
 from swd_video.evaluation.interval import Estimate, bootstrap_statistic
-
-# On pocket clips (64 against 64) real clips lie 140 apart in the means and 4 in the changes, clips at half speed 157
-# and 9: unweighted, slow motion would drown. Distances grow with the square of the weight, so 4 makes that 140 + 60
-# against 157 + 138.
-CHANGE_WEIGHT = 4.0
-
-
-class VideoFeatures(Protocol):
-    """A fixed network that describes clips; it must not be one that any training loss used."""
-
-    name: str
-
-    def __call__(
-        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
-    ) -> Float[np.ndarray, "clips features"]:
-        """Describe a batch of clips, float64."""
-
-
-class ImageNetVideoFeatures:
-    """Per-frame ImageNet features: their mean, and the root mean square of their change from frame to frame.
-
-    An image network: distances over these features are *not* FVD, and mean something only beside the
-    distance between two sets of real clips (the floor).
-    """
-
-    def __init__(
-        self,
-        weights: Path | None = None,
-        *,
-        size_px: int = 160,
-        frames_per_forward: int = 64,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        """Load the network.
-
-        Args:
-            weights: State dict of EfficientNet-Lite0; default the `evaluation` extra's.
-            size_px: Short side that frames are resized to (the network was trained at 224).
-            frames_per_forward: Frames in one forward pass, which bounds memory.
-            device: Where to run.
-        """
-        self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
-        self.net = load_efficientnet(weights, device=device)
-        self.size_px = size_px
-        self.frames_per_forward = frames_per_forward
-        self.device = torch.device(device)
-
-    @torch.inference_mode()
-    def __call__(
-        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
-    ) -> Float[np.ndarray, "clips features"]:
-        """Describe clips of at least two frames: 320 means, then 320 changes times `CHANGE_WEIGHT`.
-
-        Raises:
-            ValueError: If the clips are not uint8 RGB, or have a single frame.
-        """
-        check_clips(frames)
-        clips, length = frames.shape[:2]
-        flat = torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1)
-        parts = [self._frame_features(part) for part in flat.split(self.frames_per_forward)]
-        per_frame = torch.cat(parts).double().unflatten(0, (clips, length))
-        change = CHANGE_WEIGHT * per_frame.diff(dim=1).square().mean(dim=1).sqrt()
-        return torch.cat([per_frame.mean(dim=1), change], dim=1).cpu().numpy()
-
-    def _frame_features(self, frames: Tensor) -> Tensor:
-        pixels = frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        scale = self.size_px / min(pixels.shape[-2:])
-        size = [max(round(n * scale), 1) for n in pixels.shape[-2:]]
-        if list(pixels.shape[-2:]) != size:
-            pixels = functional.interpolate(
-                pixels, size=size, mode="bilinear", antialias=True, align_corners=False
-            )
-        return self.net.features(pixels)
 
 
 def frechet_distance_of_moments(

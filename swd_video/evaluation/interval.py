@@ -138,6 +138,37 @@ def bootstrap_ratio(
     return Estimate(float(top.mean() / bottom.mean()), low, high, len(top))
 
 
+def bootstrap_ratio_unpaired(
+    numerators: Float[np.ndarray, " samples"],
+    denominators: Float[np.ndarray, " denominators"],
+    groups: Int[np.ndarray, " groups"] | None = None,
+    denominator_groups: Int[np.ndarray, " denominator_groups"] | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Ratio of the means of two sets that have nothing to do with each other, each resampled on its own.
+
+    Raises:
+        ValueError: If the denominator's mean is not positive.
+    """
+    top, bottom = (np.asarray(v, dtype=np.float64) for v in (numerators, denominators))
+    if bottom.mean() <= 0:
+        raise ValueError(
+            f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
+        )
+    above, below = (
+        weights @ values / weights.sum(axis=1)
+        for values, weights in (
+            (top, bootstrap_weights(groups, len(top), resamples=resamples, seed=seed)),
+            (bottom, bootstrap_weights(denominator_groups, len(bottom), resamples=resamples, seed=seed + 1)),
+        )
+    )
+    usable = below > 0
+    low, high = _percentiles(above[usable] / below[usable])
+    return Estimate(float(top.mean() / bottom.mean()), low, high, len(top))
+
+
 def bootstrap_statistic(
     statistic: Callable[[Float[np.ndarray, " samples"]], float],
     samples: int,

@@ -62,7 +62,8 @@ def write_json(path: Path, data: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name, then move it in place."""
-    temporary = path.with_name(path.name + ".tmp")
+    # Of this process alone: several may be writing the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

@@ -127,6 +127,19 @@ def load_pipeline(
     return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
+def is_student(name_or_path: str | Path) -> bool:
+    """Whether `load_student` takes a model: a student's folder, or a pipeline with a scale-wise scheduler.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    path = resolve_model_path(name_or_path)
+    if (Path(path) / STUDENT_FILE_NAME).is_file():
+        return True
+    index = DiffusionPipeline.load_config(path)
+    return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
+
+
 def save_student(
     folder: str | Path,
     *,
@@ -240,7 +253,7 @@ def _load(name: str | Path, dtype: torch.dtype) -> _Loaded:
 
 def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _Loaded:
     index = DiffusionPipeline.load_config(path)
-    if (index.get("scheduler") or [None])[-1] != ScaleWiseFlowMatchScheduler.__name__:
+    if not is_student(path):
         raise ValueError(
             f"model {str(name)!r}: got a {index.get('_class_name')}, expected a scale-wise student; distill one from "
             "it first."

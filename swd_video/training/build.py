@@ -15,6 +15,7 @@ from tqdm import tqdm
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
 from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
@@ -32,7 +33,6 @@ from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummar
 from swd_video.training.objectives import WeightedSum
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
-from swd_video.training.randomness import keyed_seed
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper, StepSettings

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from swd_video.config.load import ConfigError
 from swd_video.config.schema import DistillConfig, MmdTermConfig
+from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
 from swd_video.training.gan import Discriminator, GanObjective
 from swd_video.training.objectives import MmdObjective, Objective, check_term, token_grid
 from swd_video.training.opponents import Opponent
-from swd_video.training.randomness import keyed_seed
 from swd_video.training.roles import Roles
 
 _DMD_WARNING = (

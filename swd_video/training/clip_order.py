@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from swd_video.training.randomness import keyed_generator
+from swd_video.core.randomness import keyed_generator
 
 
 class ClipOrder:

@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from swd_video.core.randomness import keyed_generator
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
 from swd_video.training.encoders import moved_to
-from swd_video.training.randomness import keyed_generator
 from swd_video.training.roles import Roles
 
 _CONTACT_COLUMNS = 6

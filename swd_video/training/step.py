@@ -14,13 +14,13 @@ from torch import Tensor
 
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import keyed_choice, keyed_generator
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.objectives import Objective
 from swd_video.training.opponents import ClipPair, Opponent
-from swd_video.training.randomness import keyed_choice, keyed_generator
 from swd_video.training.roles import Roles
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from swd_video.evaluation.encoders import ImageNetVideoFeatures
 from swd_video.evaluation.fidelity import (
-    ImageNetVideoFeatures,
     frechet_distance,
     frechet_distance_of_moments,
     frechet_estimate,

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from swd_video.core.grid import PixelSize
+from swd_video.data.prompts import read_prompts
 from tools.pocket import corpus
-from tools.pocket.corpus import ClipSpec, combinations, compose_clip, corpus_specs, parse_caption
+from tools.pocket.corpus import (
+    ClipSpec,
+    combinations,
+    compose_clip,
+    corpus_specs,
+    is_held_out,
+    parse_caption,
+    write_prompts,
+)
 
 EMOJI = Path(__file__).parents[1] / "data" / "files" / "fire.webp"
 
@@ -70,3 +79,13 @@ def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
     corpus._sprites.cache_clear()
     with pytest.raises(FileNotFoundError, match="corpus fetch"):
         compose_clip(ClipSpec("tiger", "moving left", "at night", 0))
+
+
+def test_the_prompts_that_the_shipped_evaluation_uses_are_the_held_out_ones(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.txt", "heldout")
+    shipped = Path(__file__).parents[2] / "configs" / "pocket" / "heldout_prompts.txt"
+    assert shipped.read_text() == (tmp_path / "prompts.txt").read_text()
+    captions = read_prompts(tmp_path / "prompts.txt")
+    assert all(is_held_out(c.subject, c.motion, c.background) for c in map(parse_caption, captions))
+    write_prompts(tmp_path / "prompts.txt", "train")
+    assert not set(read_prompts(tmp_path / "prompts.txt")) & set(captions)

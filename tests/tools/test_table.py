@@ -8,11 +8,13 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.adherence import AttributeJudge
-from swd_video.models.loading import load_teacher
+from swd_video.evaluation.clip_store import make_clips
+from swd_video.evaluation.rows import Row, teacher_row
+from swd_video.models.loading import load_model, load_teacher
 from swd_video.pipelines.loading import save_student
 from tools.pocket.corpus import is_held_out
 from tools.pocket.judge import CLASSES
-from tools.pocket.rows import evaluation_specs, make_clips, real_row, teacher_row
+from tools.pocket.rows import composed_row, evaluation_specs
 from tools.pocket.table import MARKER, check_targets, main
 
 SIZE = PixelSize(5, 32, 32)
@@ -93,20 +95,24 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
 def test_a_stopped_row_goes_on_with_the_same_clips(
     pocket_corpus: Path, tiny_wan_folder: Path, tmp_path: Path
 ) -> None:
-    pipe = load_teacher(str(tiny_wan_folder))
-    pipe.set_progress_bar_config(disable=True)
-    row = teacher_row(pipe, steps=2, guidance=2.0, size=SIZE, text_length=16)
+    model = load_model(tiny_wan_folder)
+
+    def row_with(guidance: float) -> Row:
+        return teacher_row("teacher", "teacher", model, steps=2, guidance_scale=guidance, size=SIZE)
+
+    row = row_with(2.0)
     specs = evaluation_specs(3, 5, 2)
-    home, whole = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    stored = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    whole = np.concatenate(list(stored.batches()))
     assert whole.shape == (5, 5, 32, 32, 3) and whole.dtype == np.uint8
     assert len({clip.tobytes() for clip in whole}) == 5
-    (home / "0001.npz").unlink()
-    _, again = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
-    np.testing.assert_array_equal(again, whole)
-    other = teacher_row(pipe, steps=2, guidance=2.5, size=SIZE, text_length=16)
-    assert other.digest() != row.digest()
-    _, alone = make_clips(row, specs, tmp_path / "b", seed=3, batch_size=1)
-    assert np.abs(alone.astype(int) - whole).max() <= 1
+    np.testing.assert_array_equal(stored.clip(3), whole[3])
+    (stored.folder / "0001.npz").unlink()
+    again = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    np.testing.assert_array_equal(np.concatenate(list(again.batches())), whole)
+    assert row_with(2.5).digest() != row.digest()
+    alone = make_clips(row, specs, tmp_path / "b", seed=3, batch_size=1)
+    assert np.abs(np.concatenate(list(alone.batches())).astype(int) - whole).max() <= 1
 
 
 def test_prompts_are_held_out_and_sampled_several_times(pocket_corpus: Path) -> None:
@@ -115,7 +121,7 @@ def test_prompts_are_held_out_and_sampled_several_times(pocket_corpus: Path) -> 
     assert all(is_held_out(spec.subject, spec.motion, spec.background) for spec in specs)
     assert [spec.caption for spec in specs[:3]] == [specs[0].caption] * 3
     assert len({spec.caption for spec in specs}) == 10
-    frames = real_row(SIZE).make(specs[:3], [0, 0, 0])
+    frames = composed_row(SIZE).make(specs[:3], [0, 0, 0])
     assert len({clip.tobytes() for clip in frames}) == 3
 
 

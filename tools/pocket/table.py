@@ -11,7 +11,6 @@ process.
 """
 
 import json
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +23,9 @@ import tyro
 from swd_video.cli.allocator import keep_freed_memory
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import AttributeJudge
-from swd_video.evaluation.fidelity import ImageNetVideoFeatures
-from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.clip_store import make_clips
+from swd_video.evaluation.cost import cost_figures, machine_name
+from swd_video.evaluation.encoders import ImageNetVideoFeatures
 from swd_video.evaluation.report import (
     Column,
     check_markers,
@@ -33,22 +33,13 @@ from swd_video.evaluation.report import (
     replace_between_markers,
     write_json,
 )
-from swd_video.evaluation.speed import Timing, count_tflops, median_seconds, time_interleaved
+from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
+from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
 from swd_video.models.loading import load_model
-from swd_video.pipelines.loading import load_pipeline
+from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
-from tools.pocket.judge import CLASSES
-from tools.pocket.rows import (
-    Row,
-    codec_row,
-    evaluation_specs,
-    make_clips,
-    real_row,
-    student_row,
-    teacher_row,
-    weights_digest,
-)
-from tools.pocket.scores import Scores, row_figures, score_clips
+from tools.pocket.judge import CLASSES, attribute_labels
+from tools.pocket.rows import composed_row, evaluation_specs
 
 MARKER = "pocket table"
 COLUMNS = (
@@ -60,6 +51,7 @@ COLUMNS = (
     Column("diversity", "diversity, share of teacher's"),
     Column("flow", "optical flow, share of teacher's"),
     Column("flicker", "steadiness (VBench)", 3, interval=False),
+    Column("consistency", "subject consistency (VBench's formula)", 3, interval=False),
     Column("transformer_seconds", "transformer s/clip ↓", 3),
     Column("total_seconds", "all s/clip ↓", 3, interval=False),
     Column("transformer_tflops", "transformer TFLOPs ↓", 4),
@@ -116,21 +108,21 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
     """
     dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
     teacher = load_model(options.teacher, dtype=dtype)
-    pipe: Any = teacher.pipe  # type: ignore[attr-defined]
-    pipe.set_progress_bar_config(disable=True)
     size = PixelSize.parse(options.size) if options.size else teacher.spec.training_size
     if size is None:
         raise ValueError(
             f"--size: {options.teacher} does not say what clips it makes; give FRAMESxHEIGHTxWIDTH."
         )
     teacher.spec.compression.latent_size(size)
-    rows = [real_row(size)]
+    rows = [composed_row(size)]
     if options.codec:
-        rows.append(codec_row(teacher, pipe.vae, size, dtype))
+        rows.append(through_vae(rows[0], "codec", "real clips through the VAE", teacher))
     for steps in options.teacher_steps:
-        text_length = teacher.spec.text_length
+        title = f"teacher, {steps} steps, guidance {options.guidance:g}"
         rows.append(
-            teacher_row(pipe, steps=steps, guidance=options.guidance, size=size, text_length=text_length)
+            teacher_row(
+                f"teacher-{steps}", title, teacher, steps=steps, guidance_scale=options.guidance, size=size
+            )
         )
     students = [("full-resolution", "student, full resolution", options.full_resolution)]
     students.append(("spatiotemporal", "student, space and time", options.spatiotemporal))
@@ -141,36 +133,11 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
         students.append(("".join(c if c.isalnum() else "-" for c in title.lower()), title, path))
     for key, title, folder in students:
         if folder is not None:
-            student: Any = load_pipeline(folder, dtype=dtype)
+            student = load_student(folder, dtype=dtype)
             student.set_progress_bar_config(disable=True)
             stages = " → ".join(str(grid) for grid in student.scheduler.schedule.grids)
             rows.append(student_row(key, f"{title} ({stages})", student, size))
     return rows, size
-
-
-def cost_figures(
-    rows: Sequence[Row], specs: Sequence[corpus.ClipSpec], options: TableOptions
-) -> dict[str, dict[str, Estimate | float]]:
-    """Seconds and TFLOPs a clip for every row that has networks, the rows taking turns."""
-    timed = {row.key: row.sampler(specs, options.seed) for row in rows if row.modules}
-
-    def tell(key: str, timing: Timing) -> None:
-        print(f"timing {key}: transformer {timing.parts['transformer']:.3f} s", file=sys.stderr)
-
-    timings = time_interleaved(timed, rounds=options.rounds, on_run=tell)
-    figures: dict[str, dict[str, Estimate | float]] = {}
-    for key, sampler in timed.items():
-        tflops = count_tflops(sampler.run, sampler.modules)
-        figures[key] = {
-            "total_seconds": median_seconds(timings[key]).scaled(1 / len(specs)),
-            "transformer_calls": float(timings[key][0].calls["transformer"]),
-            **{
-                f"{part}_seconds": median_seconds(timings[key], part).scaled(1 / len(specs))
-                for part in sampler.modules
-            },
-            **{f"{part}_tflops": value / len(specs) for part, value in tflops.items()},
-        }
-    return figures
 
 
 def check_targets(figures: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
@@ -241,28 +208,31 @@ def run(options: TableOptions) -> dict[str, Any]:
     judge = AttributeJudge.load(options.judge)
     if judge.classes != CLASSES:
         raise ValueError(f"{options.judge}: the judge knows other classes than the corpus; train it again.")
-    features, judged_by = ImageNetVideoFeatures(), weights_digest(judge)
+    features = ImageNetVideoFeatures()
+    judges = Judges(features, features, judge)
     rows, size = build_rows(options)
     specs = evaluation_specs(options.seed, options.count, options.samples_per_prompt)
     reference_specs = corpus.corpus_specs("heldout", options.seed + 1000, options.reference_count)
 
     def scored(row: Row, which: Sequence[corpus.ClipSpec]) -> Scores:
-        home, frames = make_clips(
+        clips = make_clips(
             row, which, options.out / "clips", seed=options.seed, batch_size=options.batch_size
         )
-        return score_clips(home, frames, features, judge, judged_by)
+        return score_clips(clips, judges)
 
     reference = scored(rows[0], reference_specs)
     scores = {row.key: scored(row, specs) for row in rows}
     baseline = f"teacher-{options.teacher_steps[0]}"
+    labels = attribute_labels(specs)
     figures: dict[str, dict[str, Any]] = {
-        key: dict(row_figures(value, scores[baseline], reference.features, specs))
+        key: _renamed(row_figures(value, scores[baseline], reference.features, labels))
         for key, value in scores.items()
     }
-    for key, costs in cost_figures(rows, specs[: options.timed_batch], options).items():
-        figures[key].update(costs)
+    costs = cost_figures(rows, specs[: options.timed_batch], rounds=options.rounds, seed=options.seed)
+    for key, cost in costs.items():
+        figures[key].update(cost)
     checks = check_targets(figures, baseline)
-    about = _about(options, size, features.name, judged_by)
+    about = _about(options, size, features.name, weights_digest(judge))
     result = {
         "about": about,
         "rows": figures,
@@ -287,14 +257,16 @@ def _about(options: TableOptions, size: PixelSize, features: str, judge_digest: 
         "judge_weights": judge_digest,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "machine": _machine(),
+        "machine": machine_name(),
     }
 
 
-def _machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.machine()
+def _renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Adherence by the names that the table has always had; "motion" alone would be the optical flow's."""
+    return {
+        name.replace("adherence_motion", "motion_read").removeprefix("adherence_"): value
+        for name, value in figures.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

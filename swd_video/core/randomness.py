@@ -1,4 +1,4 @@
-"""Draws keyed by what they are for, so that a resumed run makes the draws it would have made."""
+"""Generators keyed by what their draws are for, never by how often one was called before."""
 
 import hashlib
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from swd_video.training.randomness import keyed_choice, keyed_generator, keyed_seed
+from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
 
 
 def test_a_key_gives_one_seed_for_ever() -> None:

@@ -1,0 +1,128 @@
+"""`swd-video vbench MODEL --prompts FILES --out DIR`: the clips that VBench and VBench-2.0 judge."""
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from swd_video.evaluation.rows import Row
+
+HELP = "make the clips that VBench and VBench-2.0 judge"
+
+_DESCRIPTION = """Make the clips that VBench or VBench-2.0 judges, from the prompt lists of their repository.
+
+Neither is needed here: point it at DIR/videos afterwards, where clips are named and sorted as it expects. Running the
+same command again after it was stopped makes only the clips that are missing.
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video vbench`."""
+
+    model: tyro.conf.Positional[str]
+    """A student, which samples in its own stages, or a teacher."""
+    prompts: tuple[Path, ...]
+    """Text files with a prompt on each line, one for each dimension and named like it."""
+    out: Path
+    """Folder: videos/, and vbench.json with the seed of every clip."""
+    suite: Literal["vbench", "vbench2"] = "vbench"
+    """vbench: all clips in one folder, 5 of a prompt, 25 for temporal_flickering. vbench2: a folder for each dimension,
+    3 of a prompt, 20 for Diversity."""
+    model_prompts: tuple[Path, ...] = ()
+    """As many files with as many lines: longer prompts that the model is given, while clips keep their names."""
+    samples: int | None = None
+    """Clips of each prompt, instead of the suite's numbers."""
+    steps: int = 50
+    """Sampling steps of a teacher."""
+    guidance_scale: float = 5.0
+    """Guidance of a teacher; 1 is off."""
+    negative_prompt: str = ""
+    """What a teacher's guidance leads away from."""
+    size: str | None = None
+    """Size of a teacher's clips, FRAMESxHEIGHTxWIDTH; default what its folder says."""
+    seed: int = 0
+    """The seed of a clip follows from this, its prompt and its number."""
+    batch_size: int = 1
+    """Clips made at once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the model."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes cuda, then mps, then cpu."""
+    shard: str | None = None
+    """I/N: make the I-th of N parts, so that processes share the work; default all."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object on stdout: videos, clips, made, missing."""
+
+
+def run(argv: list[str]) -> int:
+    """Make the clips; returns 0.
+
+    Raises:
+        ValueError: The model or a list is not usable, or the folder holds other clips.
+    """
+    arguments = tyro.cli(
+        Arguments,
+        prog="swd-video vbench",
+        description=_DESCRIPTION,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from swd_video.data.shards import Shard
+    from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench
+
+    suite = SUITES[arguments.suite]
+    if arguments.samples is not None:
+        if arguments.samples < 1:
+            raise ValueError(f"--samples: got {arguments.samples}, expected 1 or more.")
+        suite = replace(suite, samples=arguments.samples, more_samples={})
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size: got {arguments.batch_size}, expected 1 or more.")
+    shard = Shard.parse(arguments.shard)
+    clips = plan_bench(suite, arguments.prompts, arguments.model_prompts, seed=arguments.seed)
+    row = _row(arguments)
+    about = {"suite": arguments.suite, "model": arguments.model, "seed": arguments.seed}
+    made = write_bench(arguments.out, clips, row, about, batch_size=arguments.batch_size, shard=shard)
+    videos = arguments.out / VIDEOS_FOLDER
+    missing = sum(not (videos / clip.path).is_file() for clip in clips)
+    if arguments.json_output:
+        print(json.dumps({"videos": str(videos), "clips": len(clips), "made": made, "missing": missing}))
+    else:
+        print(f"made {made} of {len(clips)} clips, {missing} are missing: {videos}", file=sys.stderr)
+    return 0
+
+
+def _row(arguments: Arguments) -> "Row":
+    import torch
+
+    from swd_video.cli.devices import choose_device
+    from swd_video.core.grid import PixelSize
+    from swd_video.evaluation.rows import student_row, teacher_row
+    from swd_video.models.loading import load_model
+    from swd_video.pipelines.loading import is_student, load_student
+
+    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
+    if is_student(arguments.model):
+        pipe = load_student(arguments.model, device=device, dtype=dtype)
+        pipe.set_progress_bar_config(disable=True)
+        own_size = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
+        return student_row("student", arguments.model, pipe, own_size)
+    model = load_model(arguments.model, device=device, dtype=dtype)
+    size = model.spec.training_size if arguments.size is None else PixelSize.parse(arguments.size)
+    if size is None:
+        raise ValueError(
+            f"--size: {arguments.model} does not say what clips it makes; give FRAMESxHEIGHTxWIDTH."
+        )
+    return teacher_row(
+        "teacher",
+        arguments.model,
+        model,
+        steps=arguments.steps,
+        guidance_scale=arguments.guidance_scale,
+        negative_prompt=arguments.negative_prompt,
+        size=size,
+    )

@@ -1,0 +1,86 @@
+"""Clips of a row on disk, without loss, made batch by batch so that a run that is killed loses one batch."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from swd_video.evaluation.rows import Request, Row
+
+# Far apart, so that the clips of runs with neighbouring seeds share no noise.
+_SEED_STEP = 1_000_003
+
+
+@dataclass(frozen=True)
+class StoredClips:
+    """The clips of one row.
+
+    Attributes:
+        folder: Holds them, and what was measured on them.
+        files: One for each batch.
+        batch_size: Clips in a file; the last may have fewer.
+        captions: What each clip was asked to show, in order.
+        fps: Frames per second.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    batch_size: int
+    captions: tuple[str, ...]
+    fps: float
+
+    def batches(self) -> Iterator[UInt8[np.ndarray, "clips frames height width 3"]]:
+        """Read them in order; all at once might not fit into memory."""
+        for path in self.files:
+            with np.load(path) as stored:
+                yield stored["frames"]
+
+    def clip(self, index: int) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Read one."""
+        with np.load(self.files[index // self.batch_size]) as stored:
+            return np.asarray(stored["frames"][index % self.batch_size])
+
+
+def make_clips(
+    row: Row, requests: Sequence[Request], folder: Path, *, seed: int, batch_size: int
+) -> StoredClips:
+    """All clips of a row; a second run makes only those that are missing.
+
+    Args:
+        row: The row.
+        requests: What the clips must show.
+        folder: Where rows keep their clips, each in a folder of its own.
+        seed: Clip i starts from the noise of seed `seed * 1_000_003 + i`, the same in every row.
+        batch_size: Clips in one forward pass.
+    """
+    home = folder / f"{row.key}-{row.digest([str(request) for request in requests], seed, batch_size)}"
+    home.mkdir(parents=True, exist_ok=True)
+    files = []
+    began, made = time.monotonic(), 0
+    for start in range(0, len(requests), batch_size):
+        path = home / f"{start // batch_size:04d}.npz"
+        files.append(path)
+        if path.exists():
+            continue
+        chunk = requests[start : start + batch_size]
+        store_arrays(
+            path, {"frames": row.make(chunk, [seed * _SEED_STEP + start + i for i in range(len(chunk))])}
+        )
+        made += len(chunk)
+        done = start + len(chunk)
+        left = (time.monotonic() - began) / made * (len(requests) - done)
+        print(f"{row.key}: {done} of {len(requests)} clips, about {left:.0f} s left", file=sys.stderr)
+    captions = tuple(request.caption for request in requests)
+    return StoredClips(home, tuple(files), batch_size, captions, row.fps)
+
+
+def store_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write compressed arrays under a temporary name, then move them in place."""
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    temporary.replace(path)

@@ -1,0 +1,68 @@
+"""What a clip of every row costs: seconds, the rows taking turns in one process, and counted operations."""
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.rows import Request, Row
+from swd_video.evaluation.speed import Timing, count_tflops, median_seconds, time_interleaved
+
+Figures = dict[str, Estimate | float]
+
+
+def cost_figures(
+    rows: Sequence[Row], requests: Sequence[Request], *, rounds: int, seed: int = 0
+) -> dict[str, Figures]:
+    """Seconds and TFLOPs a clip for every row that has networks.
+
+    Operations are counted on the very calls that warm each row up, so they include guidance.
+
+    Args:
+        rows: What to measure.
+        requests: Made at once in each run; figures are divided by their number.
+        rounds: Timed runs of each row.
+        seed: Of the noise.
+    """
+    timed = {row.key: row.sampler(requests, seed) for row in rows if row.modules}
+    clips = len(requests)
+
+    def tell(key: str, timing: Timing) -> None:
+        print(f"timing {key}: transformer {timing.parts['transformer']:.3f} s", file=sys.stderr)
+
+    tflops = {key: count_tflops(sampler.run, sampler.modules) for key, sampler in timed.items()}
+    timings = time_interleaved(timed, rounds=rounds, warmup=0, on_run=tell)
+    figures: dict[str, Figures] = {}
+    for key, sampler in timed.items():
+        figures[key] = {
+            "total_seconds": median_seconds(timings[key]).scaled(1 / clips),
+            "transformer_calls": float(timings[key][0].calls["transformer"]),
+            **{
+                f"{part}_seconds": median_seconds(timings[key], part).scaled(1 / clips)
+                for part in sampler.modules
+            },
+            **{f"{part}_tflops": value / clips for part, value in tflops[key].items()},
+        }
+    return figures
+
+
+def figures_from_json(stored: Mapping[str, Mapping[str, object]]) -> dict[str, Figures]:
+    """What `write_json` made of figures, as figures again."""
+    return {
+        key: {
+            name: Estimate(**value) if isinstance(value, dict) else float(str(value))
+            for name, value in figures.items()
+        }
+        for key, figures in stored.items()
+    }
+
+
+def machine_name() -> str:
+    """The processor, and the GPU where there is one."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
+    name = names[0].partition(":")[2].strip() if names else platform.machine()
+    return f"{torch.cuda.get_device_name()}, {name}" if torch.cuda.is_available() else name

@@ -1,0 +1,95 @@
+"""No network may both train a student and judge it: what students say they were trained with."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swd_video.evaluation.encoders import PACKAGED
+from swd_video.models.fingerprint import fingerprint_folders
+
+RECORD_NAME = "config.yaml"
+_LOSS_KEY = "loss"
+
+
+@dataclass(frozen=True)
+class JudgingNetwork:
+    """A network that judges.
+
+    Attributes:
+        key: Config key that names it, for messages.
+        name: Packaged name, folder or hub name.
+    """
+
+    key: str
+    name: str
+
+
+def find_record(student: str | os.PathLike[str]) -> Path | None:
+    """The config a student was trained with: in its folder, or where `swd-video distill` leaves it, one above."""
+    folder = Path(student)
+    return next(
+        (path for path in (folder / RECORD_NAME, folder.parent / RECORD_NAME) if path.is_file()), None
+    )
+
+
+def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork]) -> bool:
+    """Refuse to judge a student with a network that its training used.
+
+    The networks of a training are all the names in the `loss` section of its record. Two names are one network if they
+    are equal, if they are folders with the same files, or if one is a hub name whose last part is the other's; every
+    EfficientNet is the packaged one.
+
+    Args:
+        student: Its folder.
+        networks: What is to judge it.
+
+    Returns:
+        Whether there is a record; without one nothing is known.
+
+    Raises:
+        ValueError: Naming the student, the network and the record.
+    """
+    record = find_record(student)
+    if record is None:
+        return False
+    content = yaml.safe_load(record.read_text(encoding="utf-8"))
+    if not isinstance(content, Mapping) or _LOSS_KEY not in content:
+        return False
+    for where, name in _names(content[_LOSS_KEY], _LOSS_KEY):
+        for network in networks:
+            if _same_network(name, network.name):
+                raise ValueError(
+                    f"{network.key}: {network.name!r} trained {student} ({record}: {where}: {name!r}), and a network "
+                    "must not judge what it trained; choose another."
+                )
+    return True
+
+
+def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _names(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _names(inner, f"{where}[{index}]")
+
+
+def _same_network(one: str, other: str) -> bool:
+    folders = [Path(name) for name in (one, other) if os.sep in name and Path(name).is_dir()]
+    if len(folders) == 2:
+        return folders[0].samefile(folders[1]) or _contents(folders[0]) == _contents(folders[1])
+    one, other = one.casefold(), other.casefold()
+    if one == other or (PACKAGED in one and PACKAGED in other):
+        return True
+    # A hub name, and a copy of it in a folder or another organisation's copy.
+    return "/" in one and "/" in other and Path(one).name == Path(other).name
+
+
+def _contents(folder: Path) -> str:
+    return fingerprint_folders([folder])

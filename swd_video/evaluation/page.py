@@ -1,0 +1,200 @@
+"""One HTML page of an evaluation: figures, plots, and clips side by side. It needs no other file and no network."""
+
+import base64
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.nn import functional
+
+from swd_video.data.video import write_preview, write_video
+from swd_video.evaluation.columns import Metric, metrics_of
+from swd_video.evaluation.evaluate import Results, RowResult
+from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.report import format_figure, write_text
+
+PAGE_NAME = "index.html"
+_TEMPLATE = "page.html.jinja"
+_CRF = 20
+_TICKS = 4
+# Room beyond the outermost point or interval of a plot, as a share of its width.
+_MARGIN = 0.06
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A figure in a plot; positions are shares of the plot's width from the left.
+
+    Attributes:
+        title: Of the row.
+        text: The figure in words.
+        at: Where it lies; None where the row has no such figure.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        is_reference: Whether shares refer to this row.
+    """
+
+    title: str
+    text: str
+    at: float | None
+    low: float
+    high: float
+    is_reference: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A metric's figures on one axis: a mark for each row, and ticks as (position, label)."""
+
+    metric: Metric
+    marks: Sequence[Mark]
+    ticks: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A clip in the page: its row and a `data:` address, None where the row has no clip of the prompt."""
+
+    title: str
+    address: str | None
+    is_picture: bool = False
+
+
+def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, max_height_px: int) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        results: What to show.
+        num_prompts: Prompts whose clips are shown, spread over all.
+        samples: Clips of each prompt, in every row.
+        max_height_px: Higher clips are shrunk.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    metrics = metrics_of(results)
+    rows = [
+        {
+            "title": row.title,
+            "is_reference": row.key == results.reference,
+            "cells": [format_figure(row.figures.get(m.key), m.digits, interval=m.interval) for m in metrics],
+        }
+        for row in results.rows
+    ]
+    text = environment.get_template(_TEMPLATE).render(
+        about=results.about,
+        record=json.dumps(dict(results.about), indent=2, ensure_ascii=False),
+        metrics=metrics,
+        rows=rows,
+        plots=[plot_metric(metric, results) for metric in metrics],
+        prompts=[
+            (
+                prompt,
+                [
+                    _shown(row, prompt, sample, max_height_px)
+                    for sample in range(samples)
+                    for row in results.rows
+                ],
+            )
+            for prompt in choose_shown(results, num_prompts)
+        ],
+    )
+    write_text(path, text)
+
+
+def choose_shown(results: Results, count: int) -> list[str]:
+    """Prompts to show, spread evenly over those of the first row that was sampled."""
+    sampled = [row for row in results.rows if "transformer_calls" in row.figures] or list(results.rows)
+    reference = next((row for row in sampled if row.key == results.reference), sampled[0])
+    captions = list(dict.fromkeys(reference.clips.captions))
+    picked = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
+    return [captions[index] for index in picked]
+
+
+def plot_metric(metric: Metric, results: Results) -> Plot:
+    """Place every row's figure on an axis that holds all figures and their intervals."""
+    figures = [row.figures.get(metric.key) for row in results.rows]
+    known = [_as_estimate(figure) for figure in figures if figure is not None]
+    low, high = min(f.low for f in known), max(f.high for f in known)
+    span = (high - low) or abs(high) or 1.0
+    low, high = low - _MARGIN * span, high + _MARGIN * span
+
+    def place(value: float) -> float:
+        return (value - low) / (high - low)
+
+    marks = []
+    for row, figure in zip(results.rows, figures, strict=True):
+        text = format_figure(figure, metric.digits, interval=metric.interval)
+        is_reference = row.key == results.reference
+        if figure is None:
+            marks.append(Mark(row.title, text, None, 0.0, 0.0, is_reference))
+            continue
+        estimate = _as_estimate(figure)
+        ends = place(estimate.low), place(estimate.high)
+        marks.append(Mark(row.title, text, place(estimate.value), *ends, is_reference))
+    return Plot(metric, marks, [(place(value), f"{value:.10g}") for value in ticks_between(low, high)])
+
+
+def ticks_between(low: float, high: float) -> list[float]:
+    """Round numbers, about four, inside a range."""
+    rough = (high - low) / _TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1.0, 2.0, 5.0, 10.0) if factor * unit >= rough)
+    return [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def clip_address(frames: UInt8[np.ndarray, "frames height width 3"], fps: float) -> tuple[str, bool]:
+    """A clip as a `data:` address: an MP4, or an animated WebP where H.264 cannot take its size.
+
+    Returns:
+        The address, and whether it is a picture.
+    """
+    even = frames.shape[1] % 2 == 0 and frames.shape[2] % 2 == 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("clip.mp4" if even else "clip.webp")
+        if even:
+            write_video(path, frames, fps, crf=_CRF)
+        else:
+            write_preview(path, frames, fps)
+        content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return (
+        (f"data:video/mp4;base64,{content}", False) if even else (f"data:image/webp;base64,{content}", True)
+    )
+
+
+def _shown(row: RowResult, prompt: str, sample: int, max_height_px: int) -> ShownClip:
+    indices = [index for index, caption in enumerate(row.clips.captions) if caption == prompt]
+    if sample >= len(indices):
+        return ShownClip(row.title, None)
+    frames = _shrunk(row.clips.clip(indices[sample]), max_height_px)
+    return ShownClip(row.title, *clip_address(frames, row.clips.fps))
+
+
+def _shrunk(
+    frames: UInt8[np.ndarray, "frames height width 3"], max_height_px: int
+) -> UInt8[np.ndarray, "frames _ _ 3"]:
+    height, width = frames.shape[1:3]
+    if height <= max_height_px:
+        return frames
+    # Even, for H.264.
+    size = (max_height_px // 2 * 2, max(round(width * max_height_px / height / 2) * 2, 2))
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    small = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return np.ascontiguousarray(small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+
+
+def _as_estimate(figure: Any) -> Estimate:
+    return figure if isinstance(figure, Estimate) else Estimate(figure, figure, figure, 1)

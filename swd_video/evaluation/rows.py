@@ -1,0 +1,233 @@
+"""The rows of a comparison: ways to make a clip for a prompt, each with all that its clips depend on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from swd_video.core.grid import PixelSize
+from swd_video.data.encode import clip_pixels
+from swd_video.data.manifest import Clip, read_manifest
+from swd_video.evaluation.speed import Sampler
+from swd_video.models.base import VideoModel
+from swd_video.models.teacher_sampling import sample_teacher
+from swd_video.pipelines.scalewise import ScaleWisePipeline
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
+
+
+@runtime_checkable
+class Request(Protocol):
+    """What a clip must show: a prompt, or a real clip with its caption."""
+
+    @property
+    def caption(self) -> str:
+        """The clip in words; samples of one prompt share it."""
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """One sample of a prompt."""
+
+    caption: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a comparison.
+
+    Attributes:
+        key: Short name, used for files.
+        title: What tables say.
+        make: Makes uint8 clips (batch, frames, height, width, 3) for requests, each from its own seed.
+        identity: Whatever the clips depend on besides requests and seeds.
+        modules: Networks to time and count apart; a row without any is not timed.
+        fps: Frames per second of the clips.
+    """
+
+    key: str
+    title: str
+    make: Callable[[Sequence[Any], Sequence[int]], np.ndarray]
+    identity: Mapping[str, Any]
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    fps: float = 16.0
+
+    def digest(self, *more: object) -> str:
+        """Eight hexadecimal digits that change with anything the clips depend on."""
+        text = json.dumps([self.identity, *more], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def sampler(self, requests: Sequence[Request], seed: int) -> Sampler:
+        """One batch of clips, for timing."""
+        return Sampler(lambda: self.make(requests, [seed + i for i in range(len(requests))]), self.modules)
+
+
+def prompt_requests(prompts: Sequence[str], samples_per_prompt: int) -> list[PromptRequest]:
+    """Every sample of every prompt, those of one prompt together."""
+    return [PromptRequest(prompt, sample) for prompt in prompts for sample in range(samples_per_prompt)]
+
+
+def teacher_row(
+    key: str,
+    title: str,
+    model: VideoModel,
+    *,
+    steps: int,
+    guidance_scale: float | int,
+    size: PixelSize,
+    negative_prompt: str = "",
+    shift: float | None = None,
+) -> Row:
+    """A teacher in many steps, with classifier-free guidance."""
+    model.spec.compression.latent_size(size)
+    settings = {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "shift": shift,
+    }
+
+    @torch.no_grad()
+    def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
+        prompts = [request.caption for request in requests]
+        latents = sample_teacher(model, prompts, size, generator=_generators(seeds), **settings)  # type: ignore[arg-type]
+        return to_frames(model.decode(latents))
+
+    identity = {
+        "kind": "teacher",
+        "size": str(size),
+        **settings,
+        **_identity(model, model.pipe.scheduler),
+        "text_length": model.spec.text_length,
+    }
+    return Row(key, title, make, identity, _modules(model), model.spec.fps)
+
+
+def student_row(key: str, title: str, pipe: ScaleWisePipeline, size: PixelSize) -> Row:
+    """A student with its own schedule and without guidance.
+
+    Raises:
+        ValueError: If its clips are of another size than the others'.
+    """
+    target = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
+    if target != size:
+        raise ValueError(
+            f"{title}: its clips are {target}, the others' are {size}; give another size or student."
+        )
+
+    def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
+        prompts = [request.caption for request in requests]
+        clips = pipe(prompt=prompts, generator=_generators(seeds), output_type="np").frames
+        return (torch.from_numpy(np.asarray(clips)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+    # The same weights make other clips where frames are counted otherwise.
+    identity = {"kind": "student", "positions": pipe.positions, **_identity(pipe.model, pipe.scheduler)}
+    return Row(key, title, make, identity, _modules(pipe.model), pipe.fps)
+
+
+def real_row(key: str, title: str, size: PixelSize, fps: float, clips: Sequence[Clip]) -> Row:
+    """Real clips, cropped and shrunk to a size; its requests are the clips themselves."""
+
+    def make(requests: Sequence[Clip], seeds: Sequence[int]) -> np.ndarray:
+        return np.concatenate([to_frames(clip_pixels(clip, size, fps)) for clip in requests])
+
+    bytes_of = [clip.path.stat().st_size if clip.path.is_file() else 0 for clip in clips]
+    identity = {"kind": "real", "size": str(size), "fps": fps, "bytes": bytes_of}
+    return Row(key, title, make, identity, fps=fps)
+
+
+def through_vae(row: Row, key: str, title: str, model: VideoModel) -> Row:
+    """The same clips through a VAE and back: the best that any sampler over its latents can do."""
+
+    @torch.no_grad()
+    def make(requests: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
+        frames = torch.from_numpy(row.make(requests, seeds)).to(model.device)
+        pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        return to_frames(model.decode(model.encode_video(pixels)))
+
+    identity = {
+        "kind": "codec",
+        "of": dict(row.identity),
+        "dtype": str(model.vae.dtype),
+        "vae": weights_digest(model.vae),
+    }
+    return Row(key, title, make, identity, fps=row.fps)
+
+
+def find_clips(manifest: str | None, folder: str | None, first: int, count: int | None) -> list[Clip]:
+    """Clips of a manifest, or all videos of a folder, whose names are then their captions.
+
+    Args:
+        manifest: JSON lines, or
+        folder: a folder.
+        first: clips to leave out at the start.
+        count: clips to take; None takes the rest.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    source = manifest or folder or ""
+    clips = read_manifest(source) if manifest else _videos_in(Path(source))
+    chosen = clips[first:] if count is None else clips[first : first + count]
+    if len(chosen) < (count or 2):
+        raise ValueError(
+            f"{source}: holds {len(clips)} clips, expected {first + (count or 2)} or more (first {first}, count "
+            f"{count or 'all'}); lower them or add clips."
+        )
+    return chosen
+
+
+def to_frames(
+    pixels: Float[Tensor, "batch 3 frames height width"],
+) -> UInt8[np.ndarray, "batch frames height width 3"]:
+    """Pixels in [-1, 1] to 8-bit pictures."""
+    scaled = ((pixels.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """SHA-256 over all weights of some networks."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _videos_in(folder: Path) -> list[Clip]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of videos; check the path.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    return [Clip(path, path.stem, written_path=path.name) for path in paths]
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _modules(model: VideoModel) -> dict[str, nn.Module]:
+    return {
+        "transformer": model.transformer,
+        "text_encoder": model.pipe.text_encoder,
+        "vae": model.vae.decoder,
+    }
+
+
+def _identity(model: VideoModel, scheduler: Any) -> dict[str, str]:
+    settings = sorted(dict(scheduler.config).items(), key=str)
+    parts = sorted(model.pipe.components.items())
+    others = [part for name, part in parts if isinstance(part, nn.Module) and name != "transformer"]
+    return {
+        "weights": weights_digest(model.transformer, *others),
+        "dtype": str(model.vae.dtype),
+        "scheduler": f"{type(scheduler).__name__} {settings}",
+    }

@@ -1,0 +1,185 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from swd_video.cli.main import main
+from swd_video.data.video import write_video
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.models.loading import load_model
+
+PROMPTS = ["a red square moving slowly", "a green square moving fast"]
+COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60)}
+
+
+@pytest.fixture(scope="session")
+def real_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips, five of each prompt in turn, of the size and rate that the tiny models make."""
+    folder = tmp_path_factory.mktemp("real")
+    lines = []
+    for number in range(10):
+        prompt = PROMPTS[number % 2]
+        frames = np.full((10, 48, 64, 3), 150 + 10 * number, dtype=np.uint8)
+        for time, frame in enumerate(frames):
+            left = 2 + number + (1 + 2 * (number % 2)) * time
+            frame[16:32, left : left + 14] = COLOURS[prompt.split()[1]]
+        write_video(folder / f"{number}.mp4", frames, 16.0)
+        lines.append(json.dumps({"path": f"{number}.mp4", "caption": prompt}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.jsonl"
+
+
+@pytest.fixture
+def values(
+    tiny_wan_folder: Path, student_folder: Path, real_manifest: Path, tmp_path: Path
+) -> dict[str, Any]:
+    """A whole config."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classes = {"colour": ["red", "green"], "speed": ["slowly", "fast"]}
+        AttributeJudge(classes, input_frames=5, input_size_px=16, width=4).save(tmp_path / "judge")
+    teacher, real = str(tiny_wan_folder), {"manifest": str(real_manifest)}
+    return {
+        "prompts": PROMPTS,
+        "reference": "teacher",
+        "rows": [
+            {"kind": "real", "key": "real", "clips": {**real, "count": 4}},
+            {"kind": "real", "key": "codec", "clips": {**real, "count": 4}, "through_vae_of": teacher},
+            {"kind": "teacher", "key": "teacher", "model": teacher, "steps": 2, "guidance_scale": 2.0},
+            {"kind": "student", "key": "student", "model": str(student_folder), "title": "ours <3 stages>"},
+        ],
+        "metrics": {"judge": str(tmp_path / "judge"), "real_clips": {**real, "first": 4}},
+        "cost": {"rounds": 1, "batch_size": 2},
+        "page": {"prompts": 2},
+        "batch_size": 3,
+    }
+
+
+def write(values: dict[str, Any], tmp_path: Path) -> str:
+    path = tmp_path / "compare.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def test_rows_are_made_judged_timed_and_shown_once(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["evaluate", write(values, tmp_path), "--out", str(out), "--device", "cpu", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = found["rows"]
+    assert list(rows) == ["real", "codec", "teacher", "student"]
+    assert rows["teacher"]["diversity"]["value"] == rows["teacher"]["flow"]["value"] == 1.0
+    assert set(rows["student"]) >= {"adherence_colour", "adherence_speed", "frechet", "kernel", "consistency"}
+    assert rows["real"]["frechet"]["value"] < rows["student"]["frechet"]["value"]
+    for name, figure in rows["student"].items():
+        if isinstance(figure, dict):
+            assert figure["low"] <= figure["value"] <= figure["high"], name
+    assert (rows["teacher"]["transformer_calls"], rows["student"]["transformer_calls"]) == (4, 3)
+    assert rows["student"]["transformer_tflops"] < rows["teacher"]["transformer_tflops"]
+    assert "total_seconds" not in rows["real"]
+    assert found["about"]["unrecorded"] == ["student"]
+    assert (out / "table.md").read_text().count("\n| ") == 4
+
+    page = Path(found["page"]).read_text()
+    assert page.count("data:video/mp4;base64,") == 2 * 4
+    assert "ours &lt;3 stages&gt;" in page and "ours <3" not in page
+    assert page.count("<svg") == page.count("</svg>") == 11
+    outside = re.findall(r"(?:src|href)=\"(?!data:)[^\"]*|https?://[^\s\"<]*|url\(|@import", page)
+    assert outside == []
+
+    made = {path: path.stat().st_mtime_ns for path in (out / "clips").rglob("*.npz")}
+    # Two batches in each row and in the real clips, and scores.
+    assert len(made) == 5 * 3
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert "clips, about" not in output.err and "judging" not in output.err and "timing" not in output.err
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert json.loads(output.out) == found
+
+
+def test_without_real_clips_distances_are_to_the_reference(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values |= {"rows": values["rows"][2:], "metrics": {}, "cost": None, "num_prompts": 1}
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "frechet" not in found["rows"]["teacher"] and "frechet" in found["rows"]["student"]
+    assert found["about"]["clips"] == {"teacher": 2, "student": 2}
+    assert not any(name.startswith("adherence") for name in found["rows"]["student"])
+
+
+def test_no_student_is_judged_by_what_trained_it(
+    values: dict[str, Any], student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "student").symlink_to(student_folder)
+    values["rows"][3]["model"] = str(run / "student")
+    command = ["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]
+    record = {"model": "teacher", "loss": {"mmd": [{"features": {"encoder": "EfficientNet"}}]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(record))
+    assert main(command) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message and "metrics.encoder: 'efficientnet' trained" in message
+    assert "loss.mmd[0].features.encoder" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference": "nobody"}, "reference: no row 'nobody'; the rows are real, codec, teacher, student"),
+        ({"prompts_file": "list.txt"}, "prompts and prompts_file: got both"),
+        ({"prompts": ["a cow"]}, "names no colour that the judge knows"),
+        ({"prompts": ["a red and green square moving slowly"]}, "names both 'red' and 'green' as colour"),
+        ({"prompts": ["one", "one"]}, "prompt 2, 'one', is the same as 1"),
+        ({"size": "9x96x96"}, "its clips are 9x48x64, the others' are 9x96x96"),
+        ({"sampels": 3}, "compare.yaml:"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    change: dict[str, Any],
+    message: str,
+    values: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["evaluate", write(values | change, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_real_rows_share_no_clip_with_what_they_are_measured_to(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values["metrics"]["real_clips"]["first"] = 3
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "1 of the 4 clips of row 'real' are among them" in capsys.readouterr().err
+
+
+def test_keys_of_rows_are_named_with_their_line(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values["rows"][2]["guidance"] = 3
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert re.search(
+        r"compare\.yaml:\d+: rows\[2\]\.guidance: unknown key; did you mean guidance_scale\?",
+        capsys.readouterr().err,
+    )
+
+
+def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Path) -> None:
+    from swd_video.cli.evaluate_rows import ModelPool
+
+    pool = ModelPool(torch.float32, "cpu")
+    teacher, student = pool.teacher(str(tiny_wan_folder)), pool.student(str(student_folder))
+    assert student.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
+    assert student.transformer is not teacher.transformer
+    assert load_model(tiny_wan_folder).vae is not teacher.vae

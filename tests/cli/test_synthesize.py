@@ -1,0 +1,147 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from swd_video.cli.main import main
+from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.core.randomness import keyed_generator
+from swd_video.core.resize import resize_pixels
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.latent_cache import LatentCache
+from swd_video.models.loading import load_model
+from swd_video.models.teacher_sampling import sample_teacher
+
+GRIDS = ["2x4x4", "3x4x4", "3x6x8"]
+PROMPTS = ["a red square", "a green disc", "a blue star"]
+
+
+@pytest.fixture(scope="session")
+def values(tiny_wan_folder: Path) -> dict[str, Any]:
+    return {
+        "model": str(tiny_wan_folder),
+        "seed": 3,
+        "prompts": PROMPTS,
+        "samples_per_prompt": 2,
+        "grids": GRIDS,
+        "steps": 2,
+        "guidance_scale": 2.0,
+        "prompts_per_file": 1,
+        "batch_size": 2,
+    }
+
+
+def synthesize(values: dict[str, Any], out: Path, *more: str) -> int:
+    path = out.parent / f"{out.name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return main(["synthesize", str(path), "--out", str(out), "--device", "cpu", "--json", *more])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".yaml"}
+
+
+@pytest.fixture(scope="session")
+def synthesized(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Do not write into it."""
+    out = tmp_path_factory.mktemp("synthesized") / "cache"
+    assert synthesize(values, out) == 0
+    return out
+
+
+def test_every_grid_holds_the_teachers_clip(synthesized: Path, tiny_wan_folder: Path) -> None:
+    cache = LatentCache(synthesized)
+    assert len(cache) == 6 and [str(grid) for grid in cache.grids] == GRIDS
+    assert [cache[index]["caption"] for index in (0, 1, 2)] == [
+        "a red square",
+        "a red square",
+        "a green disc",
+    ]
+    model = load_model(tiny_wan_folder)
+    generators = [keyed_generator(3, "synthesize", "a green disc", sample) for sample in (0, 1)]
+    own = sample_teacher(
+        model, ["a green disc"] * 2, PixelSize(9, 48, 64), steps=2, guidance_scale=2.0, generator=generators
+    )
+    batch = cache.batch([2, 3])
+    torch.testing.assert_close(batch.latents[LatentSize(3, 6, 8)], own.half())
+    pixels = resize_pixels(model.decode(own).clamp(-1, 1).detach(), PixelSize(5, 32, 32))
+    expected = model.encode_video(pixels).half()
+    torch.testing.assert_close(batch.latents[LatentSize(2, 4, 4)], expected, atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(batch.prompt_embeds[0], model.encode_prompt(["a green disc"])[0].half())
+    assert not torch.equal(own[0], own[1])
+
+
+def test_killed_or_divided_it_ends_with_the_same_bytes(
+    synthesized: Path, values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = contents(synthesized)
+    stopped = tmp_path / "stopped"
+    shutil.copytree(synthesized, stopped)
+    index = json.loads((stopped / "index.json").read_text())
+    unfinished = {k: v for k, v in index.items() if k not in ("samples", "skipped", "latents", "prompts")}
+    (stopped / "index.json").write_text(json.dumps({**unfinished, "complete": False}))
+    (stopped / "latents-00001.safetensors").unlink()
+    (stopped / ".latents-00001.safetensors.abc.tmp").write_bytes(b"half")
+    assert synthesize(values, stopped) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 2
+    assert contents(stopped) == expected
+
+    parts = tmp_path / "parts"
+    assert synthesize(values, parts, "--shard", "2/2") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["made"], first["is_complete"]) == (2, False)
+    assert synthesize(values, parts, "--shard", "1/2") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (second["made"], second["is_complete"]) == (4, True)
+    assert contents(parts) == expected
+    assert synthesize(values, parts) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["made"] == 0 and "finished already" in output.err
+
+
+def test_a_student_is_distilled_from_it(
+    synthesized: Path,
+    tiny_wan_folder: Path,
+    tiny_schedule: ScaleSchedule,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = {
+        "model": str(tiny_wan_folder),
+        "data": {"cache": str(synthesized)},
+        "schedule": tiny_schedule.as_dict(),
+        "train": {"kind": "lora", "rank": 2, "steps": 1, "batch_size": 2},
+    }
+    (tmp_path / "distill.yaml").write_text(yaml.safe_dump(config))
+    assert main(["distill", str(tmp_path / "distill.yaml"), "--out", str(tmp_path / "run"), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["steps"] == 1 and summary["loss"] > 0
+    assert (Path(summary["student"]) / "student.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grids": ["3x6x8", "2x4x4"]}, "latent grid 3x6x8 is larger than the last one"),
+        ({"grids": ["2x4"]}, "grids: '2x4' is not a size"),
+        ({"prompts": []}, "prompts and prompts_file: got neither"),
+        ({"steps": 3}, "holds a cache of another clips_digest"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    change: dict[str, Any],
+    message: str,
+    synthesized: Path,
+    values: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "cache"
+    shutil.copytree(synthesized, out)
+    assert synthesize({**values, **change}, out if "steps" in change else tmp_path / "new") == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert contents(out) == contents(synthesized)

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import Dinov2Config, Dinov2Model
+
+from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    folder = tmp_path / "run" / "student"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def record(student: Path, encoder: str) -> None:
+    loss = {
+        "mmd": {"kernel": "linear", "features": [{"kind": "teacher"}, {"kind": "video", "name": encoder}]}
+    }
+    (student.parent / "config.yaml").write_text(yaml.safe_dump({"model": "pocket-wan", "loss": loss}))
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "judged_by"),
+    [
+        ("EfficientNet-Lite0", "efficientnet"),
+        ("MCG/VideoMAE-base", "MCG/videomae-base"),
+        ("MCG/vit", "./copies/vit"),
+    ],
+)
+def test_the_same_network_is_refused(trained_with: str, judged_by: str, student: Path) -> None:
+    record(student, trained_with)
+    with pytest.raises(ValueError, match=r"metrics\.encoder: .* loss\.mmd\.features\[1\]\.name"):
+        check_overlap(student, [JudgingNetwork("metrics.encoder", judged_by)])
+
+
+def test_a_copy_of_its_files_is_the_same_network(student: Path, tmp_path: Path) -> None:
+    small = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    net = Dinov2Model(Dinov2Config(**small))
+    net.save_pretrained(tmp_path / "one")
+    net.save_pretrained(tmp_path / "copy")
+    Dinov2Model(Dinov2Config(**small)).save_pretrained(tmp_path / "other")
+    record(student, str(tmp_path / "one"))
+    assert check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "other"))])
+    with pytest.raises(ValueError, match="must not judge what it trained"):
+        check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "copy"))])
+
+
+def test_other_networks_may_judge_and_without_a_record_nothing_is_known(student: Path) -> None:
+    networks = [
+        JudgingNetwork("metrics.encoder", "efficientnet"),
+        JudgingNetwork("metrics.judge", "out/judge"),
+    ]
+    assert not check_overlap(student, networks)
+    record(student, "transnetv2")
+    assert check_overlap(student, networks)
+    (student.parent / "config.yaml").write_text("model: efficientnet\n")
+    assert not check_overlap(student, networks)

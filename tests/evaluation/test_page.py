@@ -1,0 +1,85 @@
+import base64
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swd_video.data.video import read_video
+from swd_video.evaluation.clip_store import StoredClips, store_arrays
+from swd_video.evaluation.columns import metrics_of
+from swd_video.evaluation.evaluate import Results, RowResult
+from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.page import choose_shown, clip_address, plot_metric, ticks_between, write_page
+
+
+def row(key: str, captions: tuple[str, ...], frechet: Estimate | None, folder: Path) -> RowResult:
+    frames = np.random.default_rng(0).integers(0, 256, size=(len(captions), 4, 40, 30, 3), dtype=np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    store_arrays(folder / f"{key}.npz", {"frames": frames})
+    figures = {"flow": Estimate(1.0, 0.5, 1.5, 4)} | ({} if frechet is None else {"frechet": frechet})
+    clips = StoredClips(folder, (folder / f"{key}.npz",), len(captions), captions, 8.0)
+    return RowResult(key, f"row {key}", figures, clips)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    captions = tuple(f"prompt {n}" for n in range(6))
+    rows = [
+        row("a", captions, Estimate(10.0, 8.0, 12.0, 4), tmp_path / "clips"),
+        row("b", captions[:1], Estimate(20.0, 19.0, 28.0, 4), tmp_path / "clips"),
+        row("c", captions, None, tmp_path / "clips"),
+    ]
+    about = {
+        "title": "<b>Title</b>",
+        "num_prompts": 6,
+        "samples_per_prompt": 1,
+        "size": "4x40x30",
+        "unrecorded": [],
+        "distances_to": "real clips",
+        "encoder": "net",
+        "frame_encoder": "net",
+    }
+    return Results(rows, "a", about)
+
+
+def test_a_plot_places_figures_in_proportion(results: Results) -> None:
+    frechet = next(metric for metric in metrics_of(results) if metric.key == "frechet")
+    plot = plot_metric(frechet, results)
+    a, b, c = plot.marks
+    assert c.at is None and c.text == "–"
+    assert a.at is not None and b.at is not None
+    assert a.low < a.at < a.high < b.low < b.at < b.high
+    ticks = {text: at for at, text in plot.ticks}
+    assert ticks["10"] == pytest.approx(a.at) and ticks["20"] == pytest.approx(b.at)
+    assert a.is_reference and not b.is_reference
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-6720.4, 57526.2), (0.98, 0.995), (1.0, 1.2e-3 + 1)])
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    ticks = ticks_between(low, high)
+    assert 1 <= len(ticks) <= 6 and low <= min(ticks) and max(ticks) <= high
+    assert len({f"{tick:.10g}" for tick in ticks}) == len(ticks)
+
+
+def test_clips_are_inside_the_page_and_missing_ones_are_said(results: Results, tmp_path: Path) -> None:
+    write_page(tmp_path / "index.html", results, num_prompts=3, samples=1, max_height_px=20)
+    page = (tmp_path / "index.html").read_text()
+    assert choose_shown(results, 3) == ["prompt 0", "prompt 2", "prompt 5"]
+    assert page.count("<video") == 3 + 1 + 3 and page.count("no such clip") == 2
+    assert "&lt;b&gt;Title" in page and "<b>Title" not in page
+    content = page.split("data:video/mp4;base64,")[1].split('"')[0]
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(base64.b64decode(content))
+    frames, fps = read_video(path)
+    assert frames.shape == (4, 20, 16, 3) and fps == 8.0
+
+
+def test_odd_sizes_become_pictures() -> None:
+    frames = np.zeros((3, 21, 30, 3), dtype=np.uint8)
+    address, is_picture = clip_address(frames, 8.0)
+    assert is_picture and address.startswith("data:image/webp;base64,")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.webp"
+        path.write_bytes(base64.b64decode(address.partition(",")[2]))
+        assert read_video(path)[0].shape[1:] == (21, 30, 3)

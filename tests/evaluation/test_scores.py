@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from swd_video.evaluation.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
+from swd_video.evaluation.scores import Scores, labels_from_captions, row_figures
+
+CLASSES = {"subject": ("sun", "blue heart", "heart"), "place": ("at sunset", "under a blue sky")}
+
+
+def test_captions_name_classes_by_whole_words_and_the_longest() -> None:
+    labels = labels_from_captions(
+        CLASSES, ["a blue heart at sunset", "a heart under a blue sky", "A Sun at sunset"]
+    )
+    np.testing.assert_array_equal(labels["subject"], [1, 2, 0])
+    np.testing.assert_array_equal(labels["place"], [0, 1, 0])
+
+
+@pytest.mark.parametrize("caption", ["a sunflower at sunset", "a sun and a heart at sunset", "a sun"])
+def test_captions_that_do_not_say_are_refused(caption: str) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.judge: prompt"):
+        labels_from_captions(CLASSES, [caption])
+
+
+def scores(captions: tuple[str, ...], flow: list[float], spread: float) -> Scores:
+    rng = np.random.default_rng(0)
+    features = spread * rng.normal(size=(len(captions), 6))
+    ones = np.ones(len(captions))
+    return Scores(captions, features, np.array(flow, dtype=float), ones, ones, {})
+
+
+def test_shares_are_of_the_reference() -> None:
+    captions = ("a", "a", "b", "b")
+    reference, half = scores(captions, [2, 2, 4, 4], 1.0), scores(captions, [1, 1, 2, 2], 0.5)
+    figures = row_figures(half, reference, None, {})
+    assert figures["flow"].value == figures["flow"].low == figures["flow"].high == 0.5
+    assert figures["diversity"].value == pytest.approx(0.5)
+    assert "frechet" not in figures
+    shuffled = scores(("b", "a", "a", "b"), [2, 1, 1, 2], 0.5)
+    assert row_figures(shuffled, reference, None, {})["flow"] == Estimate(0.5, 0.5, 0.5, 2)
+    other = scores(("c", "c", "d", "d"), [1, 1, 2, 2], 0.5)
+    figures = row_figures(other, reference, reference.features, {})
+    assert figures["flow"].value == 0.5 and figures["flow"].low < 0.5 < figures["flow"].high
+    assert "diversity" not in figures and "diversity_distance" in figures and "frechet" in figures
+
+
+def test_an_unpaired_ratio_is_wider_and_covers() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        top, bottom = rng.gamma(4.0, 1.0, size=30), rng.gamma(4.0, 2.0, size=40)
+        estimate = bootstrap_ratio_unpaired(top, bottom, resamples=200)
+        hits += estimate.low <= 0.5 <= estimate.high
+    assert 0.85 <= hits / 60 <= 1.0
+    both = rng.gamma(4.0, 1.0, size=30)
+    paired, unpaired = bootstrap_ratio(2 * both, both), bootstrap_ratio_unpaired(2 * both, both)
+    assert paired.high - paired.low < 1e-9 < unpaired.high - unpaired.low
+    with pytest.raises(ValueError, match="expected a positive one"):
+        bootstrap_ratio_unpaired(both, np.zeros(3))
