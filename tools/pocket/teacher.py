@@ -1,7 +1,7 @@
 r"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on every grid of the ladder.
 
     python -m tools.pocket.teacher init --vae out/pocket/vae/final --text out/pocket/text --out out/pocket/pipeline
-    swd-video encode configs/pocket/swd.yaml --model out/pocket/pipeline
+    swd-video encode configs/pocket/swd.yaml --model out/pocket/pipeline --data.extra_grids [3x10x10]
     python -m tools.pocket.teacher train --pipeline out/pocket/pipeline --cache out/pocket/latents \
         --out out/pocket/teacher
 
@@ -58,10 +58,12 @@ class Phase:
 
 
 FULL = LatentSize(5, 12, 12)
-SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8))
+SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8), LatentSize(3, 10, 10))
+_FIRST = ((0.10, 96), (0.20, 96), (0.35, 64), (0.20, 48))
+_THEN = ((0.05, 96), (0.06, 96), (0.08, 64), (0.11, 48))
 PHASES = (
-    Phase(0.3, {SMALL[0]: (0.10, 96), SMALL[1]: (0.30, 96), SMALL[2]: (0.50, 64), FULL: (0.10, 32)}),
-    Phase(1.0, {SMALL[0]: (0.05, 96), SMALL[1]: (0.08, 96), SMALL[2]: (0.12, 64), FULL: (0.75, 32)}),
+    Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}),
+    Phase(1.0, dict(zip(SMALL, _THEN, strict=True)) | {FULL: (0.70, 32)}),
 )
 
 
@@ -226,7 +228,7 @@ def train(arguments: argparse.Namespace) -> None:
             ema.store(transformer.parameters())
             ema.copy_to(transformer.parameters())
             with autocast(arguments.precision):
-                sample(model, done >= 0.5 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
+                sample(model, done >= 0.3 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
             if done == arguments.steps:
                 model.pipe.save_pretrained(arguments.out / "final")
                 write_video_spec(arguments.out / "final", VideoSpec(fps=FPS, training_size=CLIP_SIZE))
