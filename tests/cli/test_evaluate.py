@@ -180,6 +180,6 @@ def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Pa
 
     pool = ModelPool(torch.float32, "cpu")
     teacher, student = pool.teacher(str(tiny_wan_folder)), pool.student(str(student_folder))
-    assert student.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
-    assert student.transformer is not teacher.transformer
+    assert student.model.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
+    assert student.model.transformer is not teacher.transformer
     assert load_model(tiny_wan_folder).vae is not teacher.vae

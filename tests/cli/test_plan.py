@@ -78,7 +78,7 @@ def test_the_first_config_holds_all_settings_that_swd_published() -> None:
     config = load_config(ROOT / SWD)
     mmd, train = config.loss.mmd, config.train
     assert config.model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    assert (mmd.kernel, mmd.block, mmd.sigma_min, mmd.sigma_max) == ("linear", 15, 0, 0.6)
+    assert (mmd.kernel, mmd.block, mmd.sigma_min, mmd.sigma_max) == ("linear", (15,), 0, 0.6)
     assert train.kind == "lora" and train.rank == 128
     assert train.targets == ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     assert (train.lr, train.steps, 8 * train.batch_size * train.grad_accum) == (4e-6, 3000, 24)

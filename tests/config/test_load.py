@@ -188,7 +188,7 @@ def test_rules_across_keys(base: Path) -> None:
         ("{block: [1, 2], block_weights: [1]}", "block_weights has 1 numbers for 2 listed blocks"),
         ("{join: means}", "join: needs several clips to a prompt; set group to 2 or more"),
         ("{group: 2}", "group 2, but no comparison joins clips; set join"),
-        ("{weight: 0}", "every weight is 0"),
+        ("{weight: 0}", "every weight of mmd is 0"),
         (
             "{extra_terms: [{kernel: rbf, bandwidth: 2}]}",
             "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?",
