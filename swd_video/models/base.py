@@ -114,7 +114,6 @@ class VideoModel(ABC):
         _check_parts(pipe, self.parts)
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
-        self.vae: Any = pipe.vae
         _require_text_to_video(pipe, self._latent_channels())
         _freeze(
             *(getattr(pipe, name) for name in self.parts if name == "vae" or name.startswith("text_encoder"))
@@ -131,6 +130,11 @@ class VideoModel(ABC):
             fps=float(fps or self._fps()),
             training_size=training_size,
         )
+
+    @property
+    def vae(self) -> Any:
+        """The pipeline's own, so that one put in its place is used here too."""
+        return self.pipe.vae
 
     @classmethod
     def from_pipeline(cls: type[_ModelT], pipe: Any, **facts: Any) -> _ModelT:

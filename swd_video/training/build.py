@@ -305,7 +305,9 @@ def _build_stepper(
     parameters = roles.trainable_parameters()
     roles.student_forward = accelerator.prepare_model(roles.student)
     optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
-    objectives, opponents = build_objectives(config, schedule, roles, negative_embeds, accelerator)
+    objectives, opponents = build_objectives(
+        config.loss, schedule, roles, negative_embeds, accelerator, config.seed
+    )
     return Stepper(
         roles=roles,
         objective=WeightedSum(objectives),
