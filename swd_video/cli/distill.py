@@ -58,8 +58,8 @@ def run(argv: list[str]) -> int:
     config = load_config(arguments.config, parse_overrides(overrides))
 
     from swd_video.training.build import build_run, finished_summary, settle_precision
+    from swd_video.training.finite import NonFiniteError
     from swd_video.training.loop import train
-    from swd_video.training.step import NonFiniteError
 
     config = settle_precision(config)
     summary = finished_summary(config, arguments.out)

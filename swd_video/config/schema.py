@@ -309,9 +309,12 @@ class TrainConfig(Section):
     steps: int = Field(default=3000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=8, ge=1)
-    """Clips in one forward pass of one process; the batch of a step is this x `grad_accum` x processes."""
-    grad_accum: int = Field(default=1, ge=1)
-    """Forward and backward passes of one step. Each draws a stage of its own."""
+    """Clips in an optimizer step, of all processes together, however many there are."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """The most clips that one process passes through the networks at once; gradients of several passes are added up.
+    Null takes all that fall to it. Changes memory and time, and losses only in their last bits."""
+    stages_per_step: int = Field(default=1, ge=1)
+    """Stages drawn for a step; each trains on an equal part of the batch."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
     lr_warmup_steps: int = Field(default=0, ge=0)
@@ -399,11 +402,11 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _check_group(self) -> "DistillConfig":
-        group, batch_size = self.loss.mmd.group, self.train.batch_size
-        if batch_size % group:
+        group, train = self.loss.mmd.group, self.train
+        if train.batch_size % (group * train.stages_per_step):
             raise ValueError(
-                f"train.batch_size: {batch_size} clips are not a whole number of loss.mmd.group {group}; "
-                "make it a multiple"
+                f"train.batch_size: {train.batch_size} clips are not a whole number of loss.mmd.group {group} x "
+                f"train.stages_per_step {train.stages_per_step}; make it a multiple"
             )
         return self
 

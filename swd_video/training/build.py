@@ -25,12 +25,12 @@ from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
+from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_objectives import build_objectives
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
-from swd_video.training.objectives import WeightedSum
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
@@ -39,10 +39,12 @@ from swd_video.training.step import Stepper, StepSettings
 
 CONFIG_FILE = "config.yaml"
 
-# What may change between a start and a restart: it moves no weight of any step both would take.
+# What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
+# another order (`micro_batch_size`) can round otherwise.
 _FREE_KEYS = {
     "data.encode_batch_size",
     "train.steps",
+    "train.micro_batch_size",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.sample_every",
@@ -90,6 +92,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     """
     _check_same_run(config, folder)
     _check_load(config)
+    _divide_batch(config, PartialState().num_processes)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
@@ -147,6 +150,13 @@ def _check_load(config: DistillConfig) -> None:
     for key, refused, expected in wrong:
         if refused:
             raise ConfigError(f"load.{key}: got {getattr(load, key)!r} to train with, expected {expected}.")
+
+
+def _divide_batch(config: DistillConfig, num_processes: int) -> BatchDivision:
+    train = config.train
+    return divide_batch(
+        train.batch_size, train.stages_per_step, num_processes, train.micro_batch_size, config.loss.mmd.group
+    )
 
 
 def _load(config: DistillConfig) -> VideoModel:
@@ -302,6 +312,7 @@ def _build_stepper(
     accelerator: Accelerator,
 ) -> Stepper:
     train = config.train
+    division = _divide_batch(config, accelerator.num_processes)
     parameters = roles.trainable_parameters()
     roles.student_forward = accelerator.prepare_model(roles.student)
     optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
@@ -310,7 +321,7 @@ def _build_stepper(
     )
     return Stepper(
         roles=roles,
-        objective=WeightedSum(objectives),
+        objectives=objectives,
         schedule=schedule,
         clips=clips,
         order=_build_order(config, clips, accelerator),
@@ -319,8 +330,7 @@ def _build_stepper(
         accelerator=accelerator,
         settings=StepSettings(
             seed=config.seed,
-            batch_size=train.batch_size,
-            grad_accum=train.grad_accum,
+            division=division,
             stage_weights=train.stage_weights or (1.0,) * len(schedule),
             lr_warmup_steps=train.lr_warmup_steps,
             max_grad_norm=train.max_grad_norm,

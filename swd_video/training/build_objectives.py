@@ -13,7 +13,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
 from swd_video.training.gan import Discriminator, GanObjective
-from swd_video.training.objectives import MmdObjective, Objective, check_term, token_grid
+from swd_video.training.objectives import MmdObjective, WeightedObjective, check_term, token_grid
 from swd_video.training.opponents import Opponent
 from swd_video.training.roles import Roles
 
@@ -31,7 +31,7 @@ def build_objectives(
     negative_embeds: Tensor | None,
     accelerator: Accelerator,
     seed: int,
-) -> tuple[list[tuple[float, Objective]], list[Opponent]]:
+) -> tuple[list[WeightedObjective], list[Opponent]]:
     """Make what a config's `loss` section asks for.
 
     Args:
@@ -48,11 +48,11 @@ def build_objectives(
     Raises:
         ConfigError: for a block or a set of tokens that the teacher does not have.
     """
-    objectives: list[tuple[float, Objective]] = []
+    objectives: list[WeightedObjective] = []
     opponents: list[Opponent] = []
     dmd, gan, spec = loss.dmd, loss.gan, roles.model.spec
     if loss.mmd.terms:
-        objectives.append((1.0, _build_mmd(loss.mmd, schedule, roles.model)))
+        objectives.append(WeightedObjective("mmd", 1.0, _build_mmd(loss.mmd, schedule, roles.model)))
     if dmd is not None:
         if not dmd.scale_adapted and len(schedule.distinct_grids) > 1 and accelerator.is_main_process:
             print(_DMD_WARNING, file=sys.stderr)
@@ -63,7 +63,7 @@ def build_objectives(
             opponents.append(Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise))
         assert negative_embeds is not None
         objective = DmdObjective(noise, dmd.guidance_scale, negative_embeds, dmd.data_share)
-        objectives.append((dmd.weight, objective))
+        objectives.append(WeightedObjective("dmd", dmd.weight, objective))
     if gan is not None:
         blocks = _known_blocks("loss.gan.block", gan.block, spec.num_blocks)
         discriminator = Discriminator(
@@ -77,7 +77,7 @@ def build_objectives(
             accelerator.device,
         )
         opponents.append(discriminator)
-        objectives.append((gan.weight, GanObjective(discriminator)))
+        objectives.append(WeightedObjective("gan", gan.weight, GanObjective(discriminator)))
     return objectives, opponents
 
 

@@ -150,7 +150,7 @@ def _plan(run: Run) -> TimeLeft:
     stepper = run.stepper
     patch = stepper.roles.model.spec.compression.patch
     tokens = [grid.tokens(patch) for grid in stepper.schedule.grids]
-    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.grad_accum, tokens)
+    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.division.num_stages, tokens)
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
     values: dict[str, float] = {
         f"loss/stage_{index + 1}": loss for index, loss in enumerate(losses.state) if loss is not None
     }
-    values |= {f"loss/{name}": loss for name, loss in report.opponents.items()}
+    values |= {f"loss/{name}": loss for name, loss in (report.losses | report.opponents).items()}
     values["grad_norm"] = report.grad_norm
     values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
     values["seconds_per_step"] = report.seconds

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from swd_video.config.schema import MmdTermConfig
 from swd_video.core.flow import add_noise
+from swd_video.core.randomness import SampleDraws
 from swd_video.losses.kernels import RationalQuadratic, Rbf
 from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
 from swd_video.losses.random_features import random_features
@@ -19,24 +20,23 @@ from swd_video.training.roles import Roles
 TokenGrid = tuple[int, int, int]
 
 
-Objective = Callable[[Roles, ClipPair, torch.Generator], Tensor]
-"""The loss of a batch, whose gradients reach the student's clips; the generator, on the CPU, gives noise and sigmas."""
+Objective = Callable[[Roles, ClipPair, SampleDraws], Tensor]
+"""The mean loss of some clips, whose gradients reach the student's; `SampleDraws` gives noise and sigmas."""
 
 
 @dataclass(frozen=True)
-class WeightedSum:
-    """Several objectives at once.
+class WeightedObjective:
+    """An objective as a part of what a student is trained on.
 
     Attributes:
-        parts: each with its weight.
+        name: for logs and messages: the key below `loss` in a config.
+        weight: its factor in the sum.
+        objective: the loss.
     """
 
-    parts: Sequence[tuple[float, Objective]]
-
-    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach the student's clips."""
-        losses = [weight * objective(roles, clips, generator) for weight, objective in self.parts]
-        return torch.stack(losses).sum()
+    name: str
+    weight: float
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,16 @@ class MmdObjective:
         self,
         roles: Roles,
         clips: ClipPair,
-        generator: torch.Generator,
+        draws: SampleDraws,
     ) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only.
 
         Prediction and target get the same noise and sigma, clips that are compared with each other the same sigma.
         """
         predicted_x0, target_x0, prompt_embeds = clips.predicted_x0, clips.target_x0, clips.prompt_embeds
-        device = predicted_x0.device
-        noise = torch.randn(target_x0.shape, generator=generator).to(device)
-        share = torch.rand(len(target_x0) // self.group, generator=generator).to(device)
-        share = share.repeat_interleave(self.group)
+        noise = draws.normal_like(target_x0)
+        # The first clip of a group draws for all of it.
+        share = draws.uniform()[:: self.group].repeat_interleave(self.group).to(predicted_x0.device)
         grid = token_grid(target_x0.shape[2:], roles.model.spec.compression.patch)
         loss = predicted_x0.new_zeros(())
         for (sigma_min, sigma_max), terms in self._terms_by_noise().items():
@@ -82,7 +81,7 @@ class MmdObjective:
             )
             for term in terms:
                 for block, weight in _weighted_blocks(term):
-                    value = self._compare(term, predicted[block], target[block], grid, generator)
+                    value = self._compare(term, predicted[block], target[block], grid, draws)
                     loss = loss + term.weight * weight * value
         return loss
 
@@ -99,7 +98,7 @@ class MmdObjective:
         predicted: Tensor,
         target: Tensor,
         grid: TokenGrid,
-        generator: torch.Generator,
+        draws: SampleDraws,
     ) -> Tensor:
         predicted_sets, target_sets = (token_sets(x, term, grid, self.group) for x in (predicted, target))
         # A draw of a joined set is a clip, which gave `unit` of its tokens.
@@ -114,7 +113,7 @@ class MmdObjective:
         kernel = Rbf(term.bandwidths, term.bandwidth_unit)
         if not term.random_features:
             return kernel_mmd(predicted_sets, target_sets, kernel, term.estimator, unit)
-        points = random_features(predicted_sets, target_sets, kernel, term.random_features, generator)
+        points = random_features(predicted_sets, target_sets, kernel, term.random_features, draws.shared)
         return linear_mmd(*points, term.estimator, unit)
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from swd_video.core.randomness import SampleDraws
 from swd_video.training.roles import Roles
 
 
@@ -48,11 +49,11 @@ class Opponent(ABC):
         )
 
     @abstractmethod
-    def loss(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What it is trained on; gradients reach `parameters` only.
 
         Args:
             roles: who the teacher is.
             clips: `detached()`.
-            generator: on the CPU; gives noise and sigmas.
+            draws: gives noise and sigmas.
         """

@@ -62,7 +62,14 @@ def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path
             {"kernel": "rbf", "tokens": "motion", "random_features": 8},
         ],
     }
-    config = make_config(loss=loss, steps=5, grad_accum=2, sample_every=2, sample_prompts=["a red square"])
+    config = make_config(
+        loss=loss,
+        steps=5,
+        batch_size=4,
+        stages_per_step=2,
+        sample_every=2,
+        sample_prompts=["a red square"],
+    )
     train(build_run(config, tmp_path / "straight"))
 
     path = tmp_path / "config.yaml"
@@ -196,7 +203,7 @@ def test_command_says_when_training_blows_up(
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(make_config(lr=1e30, max_grad_norm=None)))
     assert run_command([str(path), "--out", str(tmp_path / "run")]) == 1
-    assert "error: step 1: the loss of stage" in capsys.readouterr().err
+    assert "error: step 1, stage " in capsys.readouterr().err
     assert not (tmp_path / "run" / "student").exists()
 
 

@@ -31,7 +31,7 @@ def three_steps(run: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
 def test_checkpointing_changes_no_loss_and_no_weight(
     kind: str, precision: str | None, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    same = {"lr": 1e-2, "grad_accum": 2, "mixed_precision": precision}
+    same = {"lr": 1e-2, "batch_size": 4, "stages_per_step": 2, "mixed_precision": precision}
     losses, weights = three_steps(build_run(make_config(kind, **same), tmp_path / "kept"))
     again = make_config(kind, **same, gradient_checkpointing=True)
     losses_again, got = three_steps(build_run(again, tmp_path / "recomputed"))
