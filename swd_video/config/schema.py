@@ -303,6 +303,19 @@ class MuonConfig(Section):
     """How a matrix's shape scales its rate; `match_rms_adamw` makes rates tuned for AdamW fit."""
 
 
+class TeacherSamplesConfig(Section):
+    """How the teacher makes the clips that stand beside the student's samples."""
+
+    steps: int = Field(default=50, ge=1)
+    """Sampling steps; with guidance each runs the transformer twice."""
+    guidance_scale: float = Field(default=5.0, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    shift: float | None = Field(default=None, gt=0)
+    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
+
+
 class TrainConfig(Section):
     """What full and LoRA training share."""
 
@@ -340,6 +353,14 @@ class TrainConfig(Section):
     """Steps between sample clips; 0 makes none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample clips."""
+    samples_per_prompt: int = Field(default=2, ge=1)
+    """Sample clips of each prompt; diversity is measured from two on."""
+    teacher_samples: TeacherSamplesConfig | None = None
+    """Let the teacher make the same prompts once, beside which the samples are shown and measured; null measures them
+    against training clips."""
+    collapse_share: float = Field(default=0.5, ge=0, lt=1)
+    """A warning is printed where diversity, motion or saturation of the samples falls below this share of the
+    reference's, or the saturation rises above one over it; 0 never warns."""
     log_every: int = Field(default=10, ge=1)
     """Steps between TensorBoard entries."""
 

@@ -22,30 +22,40 @@ class TrainingSetup:
 
     Attributes:
         kind: all weights, or low-rank additions.
-        batch_size: clips in one micro-batch of one GPU.
-        grad_accum: micro-batches in a step.
+        batch_size: clips in a step, of all GPUs together.
         num_gpus: processes, one on each GPU.
         bf16: networks under bfloat16 autocast.
         muon: Muon for the matrices of blocks; else AdamW for all.
         checkpointing: keep only the tokens between blocks, and compute each block again.
         bf16_teacher: the weights that do not train are bfloat16; for additions only.
         sharded: weights, gradients, optimizer and average divided among the GPUs.
+        micro_batch_size: the most clips at once on one GPU; None for all that fall to it.
+        num_stages: stages drawn for a step, which divide its batch.
+        group_size: clips of a prompt, which stay together.
     """
 
     kind: Kind
     batch_size: int
-    grad_accum: int
     num_gpus: int
     bf16: bool
     muon: bool = False
     checkpointing: bool = False
     bf16_teacher: bool = False
     sharded: bool = False
+    micro_batch_size: int | None = None
+    num_stages: int = 1
+    group_size: int = 1
 
     @property
-    def clips_per_step(self) -> int:
-        """Of all GPUs together."""
-        return self.batch_size * self.grad_accum * self.num_gpus
+    def divides(self) -> bool:
+        """Whether the GPUs can share the batch evenly."""
+        return self.batch_size % (self.num_gpus * self.num_stages * self.group_size) == 0
+
+    @property
+    def clips_at_once(self) -> int:
+        """On one GPU."""
+        share = max(self.group_size, self.batch_size // (self.num_gpus * self.num_stages))
+        return share if self.micro_batch_size is None else min(self.micro_batch_size, share)
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,8 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
         "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
         "optimizer": FLOAT32_BYTES * _num_moments(sizes.trainable, setup.muon) // shards,
         "ema": FLOAT32_BYTES * trainable // shards,
-        "activations": student.at(setup.batch_size),
-        "teacher_features": teacher.at(setup.batch_size),
+        "activations": student.at(setup.clips_at_once),
+        "teacher_features": teacher.at(setup.clips_at_once),
     }
 
 
@@ -149,13 +159,12 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
         changes.append(_Change("train.kind: lora", True, lambda old: replace(old, kind="lora")))
     if not setup.bf16:
         changes.append(_Change("train.mixed_precision: bf16", True, lambda old: replace(old, bf16=True)))
-    if setup.batch_size > 1:
-        accumulated = setup.grad_accum * setup.batch_size
+    if setup.clips_at_once > setup.group_size:
         changes.append(
             _Change(
-                f"train.batch_size: 1, train.grad_accum: {accumulated}",
+                f"train.micro_batch_size: {setup.group_size}",
                 True,
-                lambda old: replace(old, batch_size=1, grad_accum=accumulated),
+                lambda old: replace(old, micro_batch_size=old.group_size),
             )
         )
     if not setup.checkpointing:

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -33,6 +35,8 @@ from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
+from swd_video.training.processes import join_processes
+from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper, StepSettings
@@ -49,6 +53,9 @@ _FREE_KEYS = {
     "train.keep_checkpoints",
     "train.sample_every",
     "train.sample_prompts",
+    "train.samples_per_prompt",
+    "train.teacher_samples",
+    "train.collapse_share",
     "train.log_every",
     "train.gradient_checkpointing",
 }
@@ -58,10 +65,11 @@ _SLOW_BF16 = 2.0
 
 
 def settle_precision(config: DistillConfig) -> DistillConfig:
-    """The config with `mixed_precision: auto` replaced by what this process's device does well."""
+    """The config with `mixed_precision: auto` replaced by what the first process's device does well."""
     if config.train.mixed_precision != "auto":
         return config
-    fast = bf16_slowdown(PartialState().device) <= _SLOW_BF16
+    # Clocks differ between processes; one of them decides for all.
+    (fast,) = broadcast_object_list([bf16_slowdown(join_processes().device) <= _SLOW_BF16])
     train = config.train.model_copy(update={"mixed_precision": "bf16" if fast else None})
     return config.model_copy(update={"train": train})
 
@@ -92,7 +100,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     """
     _check_same_run(config, folder)
     _check_load(config)
-    _divide_batch(config, PartialState().num_processes)
+    _divide_batch(config, join_processes().num_processes)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
@@ -109,11 +117,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
     clips = _open_clips(config, schedule, model, accelerator)
-    prompt_embeds = (
-        model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
-    )
-    dmd = config.loss.dmd
-    negative_embeds = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
+    embeds = _embed_prompts(config, model)
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
     roles = _build_roles(config, model)
@@ -121,15 +125,16 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         folder=folder,
         base_model=config.model,
         positions=config.positions,
-        stepper=_build_stepper(config, schedule, clips, roles, negative_embeds, accelerator),
+        stepper=_build_stepper(config, schedule, clips, roles, embeds.dmd_negative, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
-        samples=_build_samples(config, schedule, roles, prompt_embeds, folder),
+        samples=_build_samples(config, schedule, clips, roles, embeds, folder, accelerator.is_main_process),
         settings=LoopSettings(
             steps=config.train.steps,
             checkpoint_every=config.train.checkpoint_every,
             sample_every=config.train.sample_every,
             log_every=config.train.log_every,
             average=config.train.ema_decay > 0,
+            collapse_share=config.train.collapse_share,
         ),
     )
 
@@ -179,11 +184,15 @@ def _check_same_run(config: DistillConfig, folder: Path) -> None:
         return
     before, now = flatten(load_config(path)), flatten(config)
     for key in before.keys() | now.keys():
-        if key not in _FREE_KEYS and before.get(key) != now.get(key):
+        if not _is_free(key) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
                 "Choose another --out, or delete the folder to start anew."
             )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
 
 
 def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:
@@ -356,10 +365,52 @@ def _build_order(config: DistillConfig, clips: LatentCache, accelerator: Acceler
     return order
 
 
+@dataclass(frozen=True)
+class _Embeds:
+    """Embedded prompts, made while the text encoder is there."""
+
+    samples: Tensor | None
+    teacher_negative: Tensor | None
+    dmd_negative: Tensor | None
+
+
+def _embed_prompts(config: DistillConfig, model: VideoModel) -> _Embeds:
+    train, dmd, teacher = config.train, config.loss.dmd, config.train.teacher_samples
+    return _Embeds(
+        samples=model.encode_prompt(list(train.sample_prompts)) if train.sample_every else None,
+        teacher_negative=None if teacher is None else model.encode_prompt([teacher.negative_prompt]),
+        dmd_negative=None if dmd is None else model.encode_prompt([dmd.negative_prompt]),
+    )
+
+
 def _build_samples(
-    config: DistillConfig, schedule: ScaleSchedule, roles: Roles, prompt_embeds: Tensor | None, folder: Path
+    config: DistillConfig,
+    schedule: ScaleSchedule,
+    clips: LatentCache,
+    roles: Roles,
+    embeds: _Embeds,
+    folder: Path,
+    keep: bool,
 ) -> SampleWriter | None:
-    if prompt_embeds is None:
+    if embeds.samples is None:
         return None
-    prompts = config.train.sample_prompts
-    return SampleWriter(roles, schedule, prompts, prompt_embeds, folder / "samples", config.seed)
+    train, grid = config.train, schedule.target
+    count, teacher = train.samples_per_prompt, train.teacher_samples
+    samples_folder = folder / "samples"
+    if teacher is None:
+        reference = real_reference(clips, grid, len(train.sample_prompts), count)
+    else:
+        assert embeds.teacher_negative is not None
+        sampling = TeacherSampling(grid=grid, samples=count, seed=config.seed, **teacher.model_dump())
+        reference = teacher_reference(
+            roles,
+            sampling,
+            train.sample_prompts,
+            embeds.samples,
+            embeds.teacher_negative,
+            samples_folder / "teacher.safetensors",
+            keep,
+        )
+    return SampleWriter(
+        roles, schedule, train.sample_prompts, embeds.samples, samples_folder, config.seed, reference, count
+    )

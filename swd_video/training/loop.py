@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from swd_video.pipelines.loading import save_student
 from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.clip_log import add_clip
+from swd_video.training.collapse import ClipsByPrompt, collapse_warning
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
-from swd_video.training.samples import SampleWriter
+from swd_video.training.samples import SampleWriter, with_shares
 from swd_video.training.step import Stepper, StepReport
 
 STUDENT_FOLDER, SUMMARY_FILE = "student", "train.json"
@@ -32,6 +34,7 @@ class LoopSettings:
         sample_every: steps between sample clips.
         log_every: steps between TensorBoard entries.
         average: whether samples and the final student use the running average of the weights.
+        collapse_share: see `collapse.collapse_warning`.
     """
 
     steps: int
@@ -39,6 +42,7 @@ class LoopSettings:
     sample_every: int = 0
     log_every: int = 10
     average: bool = True
+    collapse_share: float = 0.0
 
 
 @dataclass
@@ -118,7 +122,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             done = step + 1
             if _due(done, settings.log_every):
                 _log(run, done, losses, report)
-            if is_main and run.samples is not None and _due(done, settings.sample_every):
+            if run.samples is not None and _due(done, settings.sample_every):
                 time_left.add_pause(_write_samples(run, run.samples, done))
             if _due(done, settings.checkpoint_every) or done == settings.steps:
                 save(done)
@@ -209,9 +213,26 @@ def _averaged_weights(run: Run) -> Iterator[None]:
 
 def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
     started = time.perf_counter()
+    # All processes sample, so that none waits for another's clips; the first one writes them.
     with _averaged_weights(run):
-        samples.write(done)
+        clips, _ = samples.sample(), samples.reference_clips
+    if run.stepper.accelerator.is_main_process:
+        measured, shares = samples.write(done, clips)
+        _log_samples(run, samples, done, clips, with_shares(measured, shares))
+        warning = collapse_warning(shares, run.settings.collapse_share, samples.reference.whose)
+        if warning is not None:
+            tqdm.write(f"warning: step {done}: {warning}", file=sys.stderr)
     return time.perf_counter() - started
+
+
+def _log_samples(
+    run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: dict[str, float]
+) -> None:
+    accelerator, fps = run.stepper.accelerator, samples.roles.model.spec.fps
+    accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
+    writer = accelerator.get_tracker("tensorboard", unwrap=True)
+    for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
+        add_clip(writer, f"samples/{prompt}", frames, fps, done)
 
 
 def _write_student(run: Run) -> None:

@@ -65,6 +65,23 @@ class MicroBatch:
     samples: range
 
 
+@dataclass(frozen=True)
+class StageInputs:
+    """A micro-batch as the student sees it, and what it should make of it.
+
+    Attributes:
+        noisy_latents: on the stage's grid.
+        sigma: the stage's noise level.
+        target_x0: the true latents.
+        prompt_embeds: of the clips.
+    """
+
+    noisy_latents: Float[Tensor, "batch channels frames height width"]
+    sigma: float
+    target_x0: Float[Tensor, "batch channels frames height width"]
+    prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+
+
 @dataclass
 class StepReport:
     """What happened in a step, on all processes together.
@@ -177,31 +194,45 @@ class Stepper:
         report.seconds = time.perf_counter() - started
         return report
 
-    def predict(self, batch: MicroBatch) -> ClipPair:
-        """The student's clips on a micro-batch, and the true ones."""
+    def inputs(self, batch: MicroBatch) -> StageInputs:
+        """Read a micro-batch's clips and make what its stage sees of them."""
         index, device = batch.stage_index, self.accelerator.device
         stage = self.schedule[index]
         grids = list(dict.fromkeys((stage.grid, self.schedule[max(index - 1, 0)].grid)))
         stored = self._read(batch, grids)
         latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
-        prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
-        noise = self._draws("noise", batch).normal_like(latents[stage.grid])
+        noise = self.draws("noise", batch).normal_like(latents[stage.grid])
         noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise)
-        with self._autocast():
-            predicted_x0 = self.roles.predict_x0(noisy_latents, stage.sigma, prompt_embeds)
-        return ClipPair(predicted_x0, target_x0, prompt_embeds)
+        return StageInputs(
+            noisy_latents, stage.sigma, target_x0, stored.prompt_embeds.to(device, torch.float32)
+        )
+
+    def predict(self, batch: MicroBatch) -> ClipPair:
+        """The student's clips on a micro-batch, and the true ones."""
+        seen = self.inputs(batch)
+        with self.autocast():
+            predicted_x0 = self.roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
+        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds)
 
     def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
         """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
-        with self._autocast():
+        with self.autocast():
             losses = [
-                part.objective(self.roles, clips, self._draws(part.name, batch)) for part in self.objectives
+                part.objective(self.roles, clips, self.draws(part.name, batch)) for part in self.objectives
             ]
         return torch.stack([loss.float() for loss in losses])
 
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""
         return self._weighted(self.compare(batch, self.predict(batch)))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision in which networks run."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+    def draws(self, purpose: str, batch: MicroBatch) -> SampleDraws:
+        """The random numbers of a micro-batch's clips for a purpose: "noise", or the name of a loss."""
+        return SampleDraws(batch.samples, self.settings.seed, purpose, batch.step)
 
     def _weighted(self, losses: Float[Tensor, " objectives"]) -> Float[Tensor, ""]:
         return (losses * losses.new_tensor([part.weight for part in self.objectives])).sum()
@@ -235,8 +266,8 @@ class Stepper:
         opponent.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         for batch, clips in seen:
-            with self._autocast():
-                loss = opponent.loss(self.roles, clips, self._draws(opponent.name, batch)) / len(seen)
+            with self.autocast():
+                loss = opponent.loss(self.roles, clips, self.draws(opponent.name, batch)) / len(seen)
             loss.backward()
             total += loss.detach()
         value = self._over_processes(total).item()
@@ -257,12 +288,6 @@ class Stepper:
             return tensor
         mean: Tensor = self.accelerator.reduce(tensor, "mean")
         return mean
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.bf16)
-
-    def _draws(self, purpose: str, batch: MicroBatch) -> SampleDraws:
-        return SampleDraws(batch.samples, self.settings.seed, purpose, batch.step)
 
     def _read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
         size, group = self.settings.division.batch_size, self.order.group_size

@@ -15,7 +15,7 @@ from swd_video.planning.training_memory import (
     what_would_fit,
 )
 
-SETUP = TrainingSetup("full", batch_size=4, grad_accum=2, num_gpus=1, bf16=True)
+SETUP = TrainingSetup("full", batch_size=8, num_gpus=1, bf16=True, micro_batch_size=4)
 KEPT = KeptBytes(
     student=PerClip(100, 1000),
     teacher=PerClip(50, 300),
@@ -59,18 +59,18 @@ def test_checkpointing_keeps_less_of_both_networks() -> None:
 
 
 def test_several_gpus_copy_the_gradients_and_shards_divide_what_is_replicated() -> None:
-    many = memory_parts(replace(SETUP, num_gpus=4), sizes_of(SETUP))
+    many = memory_parts(replace(SETUP, num_gpus=4, batch_size=32), sizes_of(SETUP))
     assert many["gradient_buckets"] == many["gradients"] == 400
-    sharded = memory_parts(replace(SETUP, num_gpus=4, sharded=True), sizes_of(SETUP))
+    sharded = memory_parts(replace(SETUP, num_gpus=4, batch_size=32, sharded=True), sizes_of(SETUP))
     assert (sharded["weights"], sharded["optimizer"], sharded["gradient_buckets"]) == (200, 200, 0)
     assert sharded["activations"] == many["activations"]
 
 
 def test_the_smallest_change_that_suffices_is_named() -> None:
-    room = needed(replace(SETUP, batch_size=1))
+    room = needed(replace(SETUP, micro_batch_size=1))
     assert not fits(SETUP, sizes_of(SETUP), room)
     cures = what_would_fit(SETUP, sizes_of, room)
-    assert Cure(("train.batch_size: 1, train.grad_accum: 8",), True, room) in cures
+    assert Cure(("train.micro_batch_size: 1",), True, room) in cures
     assert all(len(cure.changes) == 1 for cure in cures)
     assert ("train.kind: lora",) not in [cure.changes for cure in cures]
     # Not for a student of whole weights.
@@ -78,21 +78,27 @@ def test_the_smallest_change_that_suffices_is_named() -> None:
 
 
 def test_a_cure_the_trainer_can_make_is_looked_for_beyond_one_it_cannot() -> None:
-    setup = replace(SETUP, kind="lora", checkpointing=True, num_gpus=8)
-    best = replace(setup, batch_size=1, bf16_teacher=True)
-    one_change = replace(setup, batch_size=1, sharded=True)
+    setup = replace(SETUP, kind="lora", checkpointing=True, num_gpus=8, batch_size=64)
+    best = replace(setup, micro_batch_size=1, bf16_teacher=True)
+    one_change = replace(setup, micro_batch_size=1, sharded=True)
     assert needed(one_change) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
     supported = [cure for cure in cures if cure.supported]
     assert [set(cure.changes) for cure in supported] == [
-        {"load.dtype: bfloat16", "train.batch_size: 1, train.grad_accum: 8"}
+        {"load.dtype: bfloat16", "train.micro_batch_size: 1"}
     ]
     assert cures[0].supported
 
 
 def test_changes_the_trainer_cannot_make_are_named_as_such() -> None:
     best = replace(
-        SETUP, kind="lora", batch_size=1, checkpointing=True, bf16_teacher=True, sharded=True, num_gpus=8
+        SETUP,
+        kind="lora",
+        micro_batch_size=1,
+        checkpointing=True,
+        bf16_teacher=True,
+        sharded=True,
+        num_gpus=8,
     )
     (cure,) = what_would_fit(SETUP, sizes_of, needed(best))
     assert not cure.supported
@@ -116,7 +122,13 @@ def test_the_latent_cache_is_two_bytes_a_number() -> None:
     assert latents_cache_bytes(cells=10, channels=4, prompt_numbers=7) == {"clip": 80, "caption": 14}
 
 
-@pytest.mark.parametrize(("batch", "accum", "gpus"), [(4, 2, 8)])
-def test_clips_of_a_step(batch: int, accum: int, gpus: int) -> None:
-    setup = replace(SETUP, batch_size=batch, grad_accum=accum, num_gpus=gpus)
-    assert setup.clips_per_step == 64
+@pytest.mark.parametrize(
+    ("gpus", "stages", "micro", "group", "at_once"),
+    [(1, 1, None, 1, 24), (8, 1, None, 1, 3), (8, 3, None, 1, 1), (2, 1, 4, 1, 4), (4, 1, 12, 2, 6)],
+)
+def test_clips_at_once(gpus: int, stages: int, micro: int | None, group: int, at_once: int) -> None:
+    setup = replace(
+        SETUP, batch_size=24, num_gpus=gpus, num_stages=stages, micro_batch_size=micro, group_size=group
+    )
+    assert setup.divides and setup.clips_at_once == at_once
+    assert not replace(setup, num_gpus=5).divides

@@ -46,7 +46,8 @@ def test_text_encoder_and_vae_step_aside(make_config: MakeConfig, tmp_path: Path
     pipe = run.stepper.roles.model.pipe
     assert all(weight.is_meta for weight in pipe.text_encoder.parameters())
     assert run.samples is not None
-    assert (run.samples.write(1) / "00.mp4").is_file()
+    run.samples.write(1, run.samples.sample())
+    assert (tmp_path / "run/samples/step_00000001/00-0.mp4").is_file()
     assert {weight.device.type for weight in pipe.vae.parameters()} == {"cpu"}
 
 
