@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -29,16 +28,17 @@ from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_objectives import build_objectives
+from swd_video.training.build_samples import build_samples, embed_samples
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
+from swd_video.training.dmd import Critic
 from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.processes import join_processes
-from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
-from swd_video.training.samples import SampleWriter
+from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
 
 CONFIG_FILE = "config.yaml"
@@ -101,6 +101,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     _check_same_run(config, folder)
     _check_load(config)
     _divide_batch(config, join_processes().num_processes)
+    _check_shards(config)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
@@ -117,7 +118,9 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
     clips = _open_clips(config, schedule, model, accelerator)
-    embeds = _embed_prompts(config, model)
+    embeds = embed_samples(config.train, model)
+    dmd = config.loss.dmd
+    dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
     roles = _build_roles(config, model)
@@ -125,9 +128,18 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         folder=folder,
         base_model=config.model,
         positions=config.positions,
-        stepper=_build_stepper(config, schedule, clips, roles, embeds.dmd_negative, accelerator),
+        stepper=_build_stepper(config, schedule, clips, roles, dmd_negative, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
-        samples=_build_samples(config, schedule, clips, roles, embeds, folder, accelerator.is_main_process),
+        samples=build_samples(
+            config.train,
+            schedule,
+            clips,
+            roles,
+            embeds,
+            folder / "samples",
+            config.seed,
+            accelerator.is_main_process,
+        ),
         settings=LoopSettings(
             steps=config.train.steps,
             checkpoint_every=config.train.checkpoint_every,
@@ -157,6 +169,14 @@ def _check_load(config: DistillConfig) -> None:
             raise ConfigError(f"load.{key}: got {getattr(load, key)!r} to train with, expected {expected}.")
 
 
+def _check_shards(config: DistillConfig) -> None:
+    if wants_shards() and isinstance(config.train.optimizer, MuonConfig):
+        raise ConfigError(
+            "train.optimizer.kind: muon needs whole matrices, and FSDP divides them; take adamw, or "
+            "configs/accelerate/ddp.yaml."
+        )
+
+
 def _divide_batch(config: DistillConfig, num_processes: int) -> BatchDivision:
     train = config.train
     return divide_batch(
@@ -172,7 +192,8 @@ def _load(config: DistillConfig) -> VideoModel:
 
 def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> None:
     """Put the network where it trains, with the attention that the config asks for."""
-    model.transformer.to(device)
+    if not wants_shards():
+        model.transformer.to(device)
     dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
     attention, mask = config.load.attention, model.attention_mask
     set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
@@ -322,20 +343,27 @@ def _build_stepper(
 ) -> Stepper:
     train = config.train
     division = _divide_batch(config, accelerator.num_processes)
-    parameters = roles.trainable_parameters()
-    roles.student_forward = accelerator.prepare_model(roles.student)
-    optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
+    shards = wants_shards()
+    if not shards:
+        # Before a critic comes in, whose gradients are averaged apart.
+        roles.student_forward = accelerator.prepare_model(roles.student)
     objectives, opponents = build_objectives(
         config.loss, schedule, roles, negative_embeds, accelerator, config.seed
     )
+    if shards:
+        roles.divide(accelerator.device)
+        for opponent in opponents:
+            if isinstance(opponent, Critic):
+                opponent.renew(roles)
+    parameters = roles.trainable_parameters()
     return Stepper(
         roles=roles,
         objectives=objectives,
         schedule=schedule,
         clips=clips,
         order=_build_order(config, clips, accelerator),
-        optimizers=optimizers,
-        ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
+        optimizers=build_optimizers(parameters, train),
+        ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=not shards),
         accelerator=accelerator,
         settings=StepSettings(
             seed=config.seed,
@@ -363,54 +391,3 @@ def _build_order(config: DistillConfig, clips: LatentCache, accelerator: Acceler
             file=sys.stderr,
         )
     return order
-
-
-@dataclass(frozen=True)
-class _Embeds:
-    """Embedded prompts, made while the text encoder is there."""
-
-    samples: Tensor | None
-    teacher_negative: Tensor | None
-    dmd_negative: Tensor | None
-
-
-def _embed_prompts(config: DistillConfig, model: VideoModel) -> _Embeds:
-    train, dmd, teacher = config.train, config.loss.dmd, config.train.teacher_samples
-    return _Embeds(
-        samples=model.encode_prompt(list(train.sample_prompts)) if train.sample_every else None,
-        teacher_negative=None if teacher is None else model.encode_prompt([teacher.negative_prompt]),
-        dmd_negative=None if dmd is None else model.encode_prompt([dmd.negative_prompt]),
-    )
-
-
-def _build_samples(
-    config: DistillConfig,
-    schedule: ScaleSchedule,
-    clips: LatentCache,
-    roles: Roles,
-    embeds: _Embeds,
-    folder: Path,
-    keep: bool,
-) -> SampleWriter | None:
-    if embeds.samples is None:
-        return None
-    train, grid = config.train, schedule.target
-    count, teacher = train.samples_per_prompt, train.teacher_samples
-    samples_folder = folder / "samples"
-    if teacher is None:
-        reference = real_reference(clips, grid, len(train.sample_prompts), count)
-    else:
-        assert embeds.teacher_negative is not None
-        sampling = TeacherSampling(grid=grid, samples=count, seed=config.seed, **teacher.model_dump())
-        reference = teacher_reference(
-            roles,
-            sampling,
-            train.sample_prompts,
-            embeds.samples,
-            embeds.teacher_negative,
-            samples_folder / "teacher.safetensors",
-            keep,
-        )
-    return SampleWriter(
-        roles, schedule, train.sample_prompts, embeds.samples, samples_folder, config.seed, reference, count
-    )

@@ -46,6 +46,10 @@ class Critic(Opponent):
         super().__init__("critic", roles.add_critic(rank, targets), lr)
         self._noise = noise
 
+    def renew(self, roles: Roles) -> None:
+        """Look for the additions again, before the first step: dividing weights among processes replaces them."""
+        self._train(roles.critic_parameters())
+
     def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Mean squared error of the velocity that leads to the student's clips."""
         x0 = clips.predicted_x0

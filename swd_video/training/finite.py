@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from swd_video.training.sharding import whole
+
 _CURE = "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
 
 
@@ -55,4 +57,4 @@ def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, 
 
 
 def _is_finite(gradient: Tensor) -> bool:
-    return bool(gradient.isfinite().all())
+    return bool(whole(gradient).isfinite().all())

@@ -109,9 +109,10 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     is_main = stepper.accelerator.is_main_process
 
     def save(step: int) -> None:
-        if is_main:
-            state = {"losses": losses.state, "seconds": clock.seconds}
-            run.checkpoints.save(step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents)
+        state = {"losses": losses.state, "seconds": clock.seconds}
+        run.checkpoints.save(
+            step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents, write=is_main
+        )
 
     with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
         for step in range(done, settings.steps):
@@ -130,8 +131,8 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if on_step is not None:
                 on_step(done, report)
         summary = _summarise(run, clock.seconds, losses)
+        _write_student(run, is_main)
         if is_main:
-            _write_student(run)
             write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
         stepper.accelerator.wait_for_everyone()
     return summary
@@ -235,18 +236,20 @@ def _log_samples(
         add_clip(writer, f"samples/{prompt}", frames, fps, done)
 
 
-def _write_student(run: Run) -> None:
+def _write_student(run: Run, write: bool) -> None:
     roles = run.stepper.roles
     with _averaged_weights(run):
         additions = roles.lora_state_dict()
-        save_student(
-            run.folder / STUDENT_FOLDER,
-            base_model=run.base_model,
-            schedule=run.stepper.schedule,
-            transformer=cast(ModelMixin, roles.student) if additions is None else None,
-            lora_state_dict=additions,
-            positions=run.positions,
-        )
+        student = cast(ModelMixin, roles.whole_student()) if additions is None else None
+        if write:
+            save_student(
+                run.folder / STUDENT_FOLDER,
+                base_model=run.base_model,
+                schedule=run.stepper.schedule,
+                transformer=student,
+                lora_state_dict=additions,
+                positions=run.positions,
+            )
 
 
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:

@@ -42,10 +42,14 @@ class Opponent(ABC):
 
     def __init__(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float) -> None:
         self.name = name
+        self._lr = lr
+        self._train(parameters)
+
+    def _train(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
         # No momentum: what the student does changes from step to step.
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=lr, betas=(0.0, 0.99), weight_decay=0.0
+            self.parameters.values(), lr=self._lr, betas=(0.0, 0.99), weight_decay=0.0
         )
 
     @abstractmethod

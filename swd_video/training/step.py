@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
@@ -25,6 +26,7 @@ from swd_video.training.finite import check_gradient, check_losses
 from swd_video.training.objectives import WeightedObjective
 from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.roles import Roles
+from swd_video.training.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ class Stepper:
             with self._gradient_averaging(is_last):
                 clips = self.predict(batch)
                 losses = self.compare(batch, clips)
-                self.accelerator.backward(self._weighted(losses) / (len(batches) * num_parts))
+                (self._weighted(losses) / (len(batches) * num_parts)).backward()
             sums += losses.detach()
             seen.append((batch, clips.detached()))
         # All processes see the same numbers, so that all stop where one has to.
@@ -277,14 +279,14 @@ class Stepper:
             if weight.grad is not None:
                 weight.grad = self._over_processes(weight.grad)
                 gradients.append(weight.grad)
-        check_gradient(step, opponent.name, float(get_total_norm(gradients)), opponent.parameters)
+        check_gradient(step, opponent.name, float(whole(get_total_norm(gradients))), opponent.parameters)
         opponent.optimizer.step()
         opponent.optimizer.zero_grad()
         return value
 
     def _over_processes(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes."""
-        if self.accelerator.num_processes == 1:
+        """The mean over all processes, which gradients of divided weights already are."""
+        if self.accelerator.num_processes == 1 or isinstance(tensor, DTensor):
             return tensor
         mean: Tensor = self.accelerator.reduce(tensor, "mean")
         return mean
@@ -302,7 +304,7 @@ class Stepper:
     def _clip_gradient(self, step: int) -> float:
         limit = self.settings.max_grad_norm
         weights = list(self._parameters.values())
-        norm = float(self.accelerator.clip_grad_norm_(weights, math.inf if limit is None else limit))
+        norm = float(whole(clip_grad_norm_(weights, math.inf if limit is None else limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
 
