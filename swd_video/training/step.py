@@ -16,6 +16,7 @@ from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_choice, keyed_generator
 from swd_video.core.resize import resize_latents
+from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.training.clip_order import ClipOrder
@@ -40,6 +41,8 @@ class StepSettings:
         lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
         max_grad_norm: gradients are scaled down to this norm, if any.
         bf16: run the networks under bfloat16 autocast.
+        own_inputs: share of the micro-batches in which stages after the first see what the student made itself of the
+            stages before.
     """
 
     seed: int
@@ -49,6 +52,7 @@ class StepSettings:
     lr_warmup_steps: int = 0
     max_grad_norm: float | None = None
     bf16: bool = False
+    own_inputs: float = 0.0
 
 
 @dataclass
@@ -69,18 +73,23 @@ class StepReport:
 
 
 def training_pair(
-    latents: dict[LatentSize, Tensor], schedule: ScaleSchedule, stage_index: int, noise: Tensor
+    latents: dict[LatentSize, Tensor],
+    schedule: ScaleSchedule,
+    stage_index: int,
+    noise: Tensor,
+    previous_x0: Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch channels _ _ _"], Float[Tensor, "batch channels _ _ _"]]:
     """What the student sees at a stage, and what it should make of it.
 
-    It sees what sampling will show it: the previous, smaller grid's latents (here the true ones, made by shrinking
-    pixels), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
+    It sees what sampling will show it: the previous, smaller grid's latents (the true ones, made by shrinking pixels,
+    or its own), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
 
     Args:
         latents: the clips on every grid of the schedule.
         schedule: the stages.
         stage_index: which stage.
         noise: standard normal, on the stage's grid.
+        previous_x0: the student's own clips of the previous stage, where it is to see these.
 
     Returns:
         (noisy latents, target latents), both on the stage's grid.
@@ -91,7 +100,9 @@ def training_pair(
     target_x0 = latents[stage.grid]
     if stage_index == 0:
         return noise, target_x0
-    upsampled = resize_latents(latents[schedule[stage_index - 1].grid], stage.grid)
+    if previous_x0 is None:
+        previous_x0 = latents[schedule[stage_index - 1].grid]
+    upsampled = resize_latents(previous_x0, stage.grid)
     return add_noise(upsampled, noise, stage.sigma), target_x0
 
 
@@ -170,10 +181,38 @@ class Stepper:
         latents = {grid: batch.latents[grid].to(device, torch.float32) for grid in grids}
         prompt_embeds = batch.prompt_embeds.to(device, torch.float32)
         noise = torch.randn(latents[stage.grid].shape, generator=self._generator("noise", step, micro_batch))
-        noisy_latents, target_x0 = training_pair(latents, self.schedule, stage_index, noise.to(device))
+        previous_x0 = self._own_previous(stage_index, prompt_embeds, step, micro_batch)
+        noisy_latents, target_x0 = training_pair(
+            latents, self.schedule, stage_index, noise.to(device), previous_x0
+        )
         with self._autocast():
             predicted_x0 = self.roles.predict_x0(noisy_latents, stage.sigma, prompt_embeds)
         return ClipPair(predicted_x0, target_x0, prompt_embeds)
+
+    def _own_previous(
+        self, stage_index: int, prompt_embeds: Tensor, step: int, micro_batch: int
+    ) -> Tensor | None:
+        """What sampling gives at the stage before, for the share of micro-batches that starts from it.
+
+        Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
+        """
+        share = self.settings.own_inputs
+        key = "own inputs", step, micro_batch, self.accelerator.process_index
+        if stage_index == 0 or not keyed_choice((1 - share, share), self.settings.seed, *key):
+            return None
+
+        def velocity(noisy_latents: Tensor, sigma: float, _: int) -> Tensor:
+            return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
+
+        with torch.no_grad(), self._autocast():
+            return sample_scalewise(
+                velocity,
+                ScaleSchedule(self.schedule.stages[:stage_index]),
+                batch_size=len(prompt_embeds),
+                channels=self.roles.model.spec.latent_channels,
+                generator=self._generator("own noise", step, micro_batch),
+                device=prompt_embeds.device,
+            )
 
     def loss(self, step: int, micro_batch: int) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the arguments alone."""
