@@ -372,6 +372,7 @@ def _build_stepper(
             lr_warmup_steps=train.lr_warmup_steps,
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",
+            own_inputs=train.own_inputs,
         ),
         opponents=opponents,
     )

@@ -18,6 +18,7 @@ from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_choice
 from swd_video.core.resize import resize_latents
+from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.training.batch import BatchDivision
@@ -40,6 +41,8 @@ class StepSettings:
         lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
         max_grad_norm: gradients are scaled down to this norm, if any.
         bf16: run the networks under bfloat16 autocast.
+        own_inputs: share of the stages drawn, after the first, that see what the student made itself of the stages
+            before.
     """
 
     seed: int
@@ -48,6 +51,7 @@ class StepSettings:
     lr_warmup_steps: int = 0
     max_grad_norm: float | None = None
     bf16: bool = False
+    own_inputs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,23 @@ class StepReport:
 
 
 def training_pair(
-    latents: dict[LatentSize, Tensor], schedule: ScaleSchedule, stage_index: int, noise: Tensor
+    latents: dict[LatentSize, Tensor],
+    schedule: ScaleSchedule,
+    stage_index: int,
+    noise: Tensor,
+    previous_x0: Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch channels _ _ _"], Float[Tensor, "batch channels _ _ _"]]:
     """What the student sees at a stage, and what it should make of it.
 
-    It sees what sampling will show it: the previous, smaller grid's latents (here the true ones, made by shrinking
-    pixels), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
+    It sees what sampling will show it: the previous, smaller grid's latents (the true ones, made by shrinking pixels,
+    or its own), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
 
     Args:
         latents: the clips on every grid of the schedule.
         schedule: the stages.
         stage_index: which stage.
         noise: standard normal, on the stage's grid.
+        previous_x0: the student's own clips of the previous stage, where it is to see these.
 
     Returns:
         (noisy latents, target latents), both on the stage's grid.
@@ -126,7 +135,9 @@ def training_pair(
     target_x0 = latents[stage.grid]
     if stage_index == 0:
         return noise, target_x0
-    upsampled = resize_latents(latents[schedule[stage_index - 1].grid], stage.grid)
+    if previous_x0 is None:
+        previous_x0 = latents[schedule[stage_index - 1].grid]
+    upsampled = resize_latents(previous_x0, stage.grid)
     return add_noise(upsampled, noise, stage.sigma), target_x0
 
 
@@ -204,10 +215,10 @@ class Stepper:
         stored = self._read(batch, grids)
         latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
         noise = self.draws("noise", batch).normal_like(latents[stage.grid])
-        noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise)
-        return StageInputs(
-            noisy_latents, stage.sigma, target_x0, stored.prompt_embeds.to(device, torch.float32)
-        )
+        prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
+        previous_x0 = self._own_previous(batch, prompt_embeds)
+        noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, previous_x0)
+        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds)
 
     def predict(self, batch: MicroBatch) -> ClipPair:
         """The student's clips on a micro-batch, and the true ones."""
@@ -223,6 +234,29 @@ class Stepper:
                 part.objective(self.roles, clips, self.draws(part.name, batch)) for part in self.objectives
             ]
         return torch.stack([loss.float() for loss in losses])
+
+    def _own_previous(self, batch: MicroBatch, prompt_embeds: Tensor) -> Tensor | None:
+        """What sampling gives at the stage before, for the share of drawn stages that starts from it.
+
+        Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
+        """
+        share, seed = self.settings.own_inputs, self.settings.seed
+        chosen = keyed_choice((1 - share, share), seed, "own inputs", batch.step, batch.part)
+        if batch.stage_index == 0 or not chosen:
+            return None
+
+        def velocity(noisy_latents: Tensor, sigma: float, _: int) -> Tensor:
+            return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
+
+        with torch.no_grad(), self.autocast():
+            return sample_scalewise(
+                velocity,
+                ScaleSchedule(self.schedule.stages[: batch.stage_index]),
+                batch_size=len(prompt_embeds),
+                channels=self.roles.model.spec.latent_channels,
+                generator=self.draws("own noise", batch).generators,
+                device=prompt_embeds.device,
+            )
 
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""

@@ -323,3 +323,38 @@ def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
     ):
         stepper.take_step(0)
     assert torch.equal(weight, before)
+
+
+def test_its_own_inputs_are_what_sampling_gives_before(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, torch.Tensor | None]] = []
+
+    def watch(latents: dict, schedule: ScaleSchedule, index: int, *rest: torch.Tensor) -> Any:
+        seen.append((index, rest[1]))
+        return training_pair(latents, schedule, index, *rest)
+
+    monkeypatch.setattr("swd_video.training.step.training_pair", watch)
+    stepper = build_run(make_config(own_inputs=0.5), tmp_path / "run").stepper
+    batches = [stepper.micro_batches(step, 0)[0] for step in range(24)]
+    for batch in batches:
+        stepper.predict(batch)
+    own = [previous for index, previous in seen if index and previous is not None]
+    assert all(previous is None for index, previous in seen if index == 0)
+    assert 0 < len(own) < sum(index > 0 for index, _ in seen)
+    assert not any(previous.requires_grad for previous in own)
+
+    step = next(step for step, (_, previous) in enumerate(seen) if previous is not None)
+    index, previous = seen[step]
+    embeds = stepper.predict(batches[step]).prompt_embeds
+    clips: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        sample_scalewise(
+            lambda latents, sigma, _: stepper.roles.predict_velocity(latents, sigma, embeds),
+            stepper.schedule,
+            batch_size=len(embeds),
+            channels=4,
+            generator=stepper.draws("own noise", batches[step]).generators,
+            on_stage=clips.__setitem__,
+        )
+    assert previous is not None and torch.equal(previous, clips[index - 1])
