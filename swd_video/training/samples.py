@@ -128,7 +128,7 @@ class SampleWriter:
 
     @torch.no_grad()
     def _decode(
-        self, latents: Float[Tensor, "samples channels frames height width"]
+        self, latents: Float[Tensor, "samples channels _ _ _"]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
         model, clips = self.roles.model, []
         with moved_to(model.device, model.vae):
