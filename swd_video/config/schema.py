@@ -393,6 +393,15 @@ class LoraTrainConfig(TrainConfig):
     """Ends of the names of the linear layers that get one; null: attention and MLP of the model's blocks."""
 
 
+class AdaptConfig(Section):
+    """What `swd-video adapt` trains a teacher on: flow matching, on every grid of the schedule."""
+
+    sigma_shift: float = Field(default=1.0, gt=0)
+    """Noise levels are even draws `u`, shifted: `s u / (1 + (s - 1) u)`; above 1 noisier ones come more often."""
+    empty_prompts: float = Field(default=0.1, ge=0, le=1)
+    """For so many of the clips the prompt is empty, so that the teacher keeps what guidance leads away from."""
+
+
 class DistillConfig(Section):
     """A whole distillation: teacher, clips, schedule, loss and training."""
 
@@ -407,6 +416,8 @@ class DistillConfig(Section):
     positions: Literal["native", "rescaled"] = "native"
     """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566)."""
     loss: LossConfig = LossConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    """Of `swd-video adapt` only, which takes the same file and no `loss`."""
     train: Annotated[FullTrainConfig | LoraTrainConfig, Field(discriminator="kind")]
 
     @field_validator("schedule")

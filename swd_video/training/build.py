@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -10,34 +12,33 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
-from torch import Tensor
-from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
-from swd_video.core.grid import LatentSize
+from swd_video.config.schema import DistillConfig, LoraTrainConfig, LossConfig, MuonConfig
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.encode import encode_manifest
-from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
-from swd_video.data.manifest import clips_digest, read_manifest
+from swd_video.data.latent_cache import LatentCache
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
-from swd_video.models.fingerprint import fingerprint_encoders
-from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_model, read_video_spec, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
+from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_objectives import build_objectives
 from swd_video.training.build_samples import build_samples, embed_samples
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.dmd import Critic
-from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
+from swd_video.training.encoders import drop_text_encoders
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
+from swd_video.training.objectives import WeightedObjective
+from swd_video.training.open_clips import open_clips
+from swd_video.training.opponents import Opponent
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.processes import join_processes
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
+from swd_video.training.samples import SampleWriter
 from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
 
@@ -98,6 +99,80 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     Raises:
         ValueError: for input that cannot work, in one line.
     """
+    parts = _begin(config, folder)
+    model, accelerator = parts.model, parts.accelerator
+    embeds = embed_samples(config.train, model)
+    dmd = config.loss.dmd
+    dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
+    drop_text_encoders(model)
+    _place(config, model, accelerator.device)
+    roles = _build_roles(config, model)
+    stepper = _build_stepper(
+        config,
+        parts,
+        roles,
+        lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
+    )
+    samples = build_samples(
+        config.train,
+        parts.schedule,
+        parts.clips,
+        roles,
+        embeds,
+        folder / "samples",
+        config.seed,
+        accelerator.is_main_process,
+    )
+    return _finish(config, folder, stepper, samples)
+
+
+def build_adaptation(config: DistillConfig, folder: Path) -> Run:
+    """The same for a teacher that is to learn the schedule's grids; `loss` and noise levels of stages do not count.
+
+    Args:
+        config: as for `build_run`.
+        folder: likewise.
+
+    Raises:
+        ValueError: for input that cannot work, in one line.
+    """
+    config = _for_adaptation(config)
+    parts = _begin(config, folder)
+    model = parts.model
+    adapt = config.adapt
+    objective = FlowMatching(adapt.sigma_shift, adapt.empty_prompts, model.encode_prompt([""]))
+    _place(config, model, parts.accelerator.device)
+    roles = _build_roles(config, model, AdaptedRoles)
+    stepper = _build_stepper(
+        config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
+    )
+    spec = read_video_spec(resolve_model_path(config.model))
+    run = _finish(config, folder, stepper, None)
+    result = folder / TEACHER_FOLDER
+    return replace(run, result=result, save=lambda write: write_teacher(result, roles, spec, write))
+
+
+def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
+    """`finished_summary` of an adaptation."""
+    return finished_summary(_for_adaptation(config), folder)
+
+
+def _for_adaptation(config: DistillConfig) -> DistillConfig:
+    """Without what belongs to a student: losses and groups of clips, samples in stages, its own inputs."""
+    train = config.train.model_copy(update={"sample_every": 0, "own_inputs": 0.0})
+    return config.model_copy(update={"loss": LossConfig(), "train": train})
+
+
+@dataclass(frozen=True)
+class _Parts:
+    accelerator: Accelerator
+    model: VideoModel
+    schedule: ScaleSchedule
+    clips: LatentCache
+
+
+def _begin(config: DistillConfig, folder: Path) -> _Parts:
+    """What every training needs first: checks, the folder, the model in main memory, and its clips."""
     _check_same_run(config, folder)
     _check_load(config)
     _divide_batch(config, join_processes().num_processes)
@@ -117,36 +192,26 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         )
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
-    clips = _open_clips(config, schedule, model, accelerator)
-    embeds = embed_samples(config.train, model)
-    dmd = config.loss.dmd
-    dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
-    drop_text_encoders(model)
-    _place(config, model, accelerator.device)
-    roles = _build_roles(config, model)
+    clips = open_clips(config.data, config.model, schedule, model, accelerator)
+    return _Parts(accelerator, model, schedule, clips)
+
+
+def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: SampleWriter | None) -> Run:
+    train = config.train
     return Run(
         folder=folder,
         base_model=config.model,
         positions=config.positions,
-        stepper=_build_stepper(config, schedule, clips, roles, dmd_negative, accelerator),
-        checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
-        samples=build_samples(
-            config.train,
-            schedule,
-            clips,
-            roles,
-            embeds,
-            folder / "samples",
-            config.seed,
-            accelerator.is_main_process,
-        ),
+        stepper=stepper,
+        checkpoints=CheckpointFolder(folder / "checkpoints", train.keep_checkpoints),
+        samples=samples,
         settings=LoopSettings(
-            steps=config.train.steps,
-            checkpoint_every=config.train.checkpoint_every,
-            sample_every=config.train.sample_every,
-            log_every=config.train.log_every,
-            average=config.train.ema_decay > 0,
-            collapse_share=config.train.collapse_share,
+            steps=train.steps,
+            checkpoint_every=train.checkpoint_every,
+            sample_every=train.sample_every,
+            log_every=train.log_every,
+            average=train.ema_decay > 0,
+            collapse_share=train.collapse_share,
         ),
     )
 
@@ -242,82 +307,9 @@ def _check_grids(schedule: ScaleSchedule, model: VideoModel) -> None:
             raise ConfigError(f"schedule.stages[{index}]: {error}") from None
 
 
-def _open_clips(
-    config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, accelerator: Accelerator
-) -> LatentCache:
-    data = config.data
-    encoders = fingerprint_encoders(resolve_model_path(config.model))
-    if data.manifest is not None and accelerator.is_main_process and not _is_complete(data.cache):
-        with moved_to(accelerator.device, *all_parts(model)):
-            _encode(config, schedule, model, encoders)
-    accelerator.wait_for_everyone()
-    try:
-        clips = LatentCache(data.cache)
-    except CacheError as error:
-        hint = "" if data.manifest is not None else " Or name the clips in data.manifest."
-        raise ConfigError(f"data.cache: {error}{hint}") from None
-    _check_clips(config, schedule, clips, encoders)
-    return clips
-
-
-def _is_complete(cache: str) -> bool:
-    return (Path(cache) / INDEX_NAME).is_file() and bool(read_index(cache)["complete"])
-
-
-def _encode(config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, encoders: str) -> None:
-    data = config.data
-    assert data.manifest is not None
-    manifest = read_manifest(data.manifest)
-    extra = [LatentSize.parse(text) for text in data.extra_grids]
-    with tqdm(total=len(manifest), desc="encode", unit="clip", file=sys.stderr) as bar:
-        report = encode_manifest(
-            manifest,
-            model,
-            [*extra, *schedule.distinct_grids],
-            data.cache,
-            model_name=config.model,
-            encoders=encoders,
-            batch_size=data.encode_batch_size,
-            progress=lambda done, _: bar.update(done - bar.n),
-            on_skip=lambda clip: bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr),
-        )
-    if report.skipped:
-        print(
-            f"{len(report.skipped)} of {report.clips} clips could not be encoded; their paths and reasons are "
-            f"in {Path(data.cache) / INDEX_NAME}.",
-            file=sys.stderr,
-        )
-
-
-def _check_clips(config: DistillConfig, schedule: ScaleSchedule, clips: LatentCache, encoders: str) -> None:
-    cache, index = config.data.cache, clips.index
-    # Names say less than weights: compared only where a fingerprint is missing (models from a hub).
-    fingerprinted = bool(encoders and index["encoders"])
-    here, there = (encoders, index["encoders"]) if fingerprinted else (config.model, index["model"])
-    if here != there:
-        raise ConfigError(
-            f"data.cache: {cache} was encoded by another VAE or text encoder ({index['model']}) than that of "
-            f"model {config.model}. Give data.cache another folder, or delete this one to encode again."
-        )
-    manifest = config.data.manifest
-    if manifest is not None and Path(manifest).is_file():
-        digest = clips_digest(read_manifest(manifest))
-        if digest != index["clips_digest"]:
-            raise ConfigError(
-                f"data.cache: {cache} holds other clips than {manifest}. Give data.cache another folder, or "
-                "delete this one to encode again."
-            )
-    missing = [str(grid) for grid in schedule.distinct_grids if grid not in clips.grids]
-    if missing:
-        raise ConfigError(
-            f"data.cache: {cache} has no latents on {', '.join(missing)}, it has "
-            f"{', '.join(map(str, clips.grids))}. Give data.cache another folder, to encode for this schedule."
-        )
-    if len(clips) == 0:
-        raise ConfigError(f"data.cache: {cache} holds no clip: none could be read.")
-
-
-def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
+def _build_roles(
+    config: DistillConfig, model: VideoModel, whole: Callable[[VideoModel], Roles] = FullRoles
+) -> Roles:
     train = config.train
     if isinstance(train, LoraTrainConfig):
         targets = model.lora_targets if train.targets is None else train.targets
@@ -326,7 +318,7 @@ def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
             torch.manual_seed(keyed_seed(config.seed, "lora"))
             roles: Roles = LoraRoles(model, train.rank, targets)
     else:
-        roles = FullRoles(model)
+        roles = whole(model)
     if train.gradient_checkpointing:
         for network in {roles.student, model.transformer}:
             recompute_blocks(network)
@@ -335,40 +327,36 @@ def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
 
 def _build_stepper(
     config: DistillConfig,
-    schedule: ScaleSchedule,
-    clips: LatentCache,
+    parts: _Parts,
     roles: Roles,
-    negative_embeds: Tensor | None,
-    accelerator: Accelerator,
+    build_losses: Callable[[], tuple[list[WeightedObjective], list[Opponent]]],
+    kind: type[Stepper] = Stepper,
 ) -> Stepper:
-    train = config.train
-    division = _divide_batch(config, accelerator.num_processes)
+    train, accelerator = config.train, parts.accelerator
     shards = wants_shards()
     if not shards:
         # Before a critic comes in, whose gradients are averaged apart.
         roles.student_forward = accelerator.prepare_model(roles.student)
-    objectives, opponents = build_objectives(
-        config.loss, schedule, roles, negative_embeds, accelerator, config.seed
-    )
+    objectives, opponents = build_losses()
     if shards:
         roles.divide(accelerator.device)
         for opponent in opponents:
             if isinstance(opponent, Critic):
                 opponent.renew(roles)
     parameters = roles.trainable_parameters()
-    return Stepper(
+    return kind(
         roles=roles,
         objectives=objectives,
-        schedule=schedule,
-        clips=clips,
-        order=_build_order(config, clips, accelerator),
+        schedule=parts.schedule,
+        clips=parts.clips,
+        order=_build_order(config, parts.clips, accelerator),
         optimizers=build_optimizers(parameters, train),
         ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=not shards),
         accelerator=accelerator,
         settings=StepSettings(
             seed=config.seed,
-            division=division,
-            stage_weights=train.stage_weights or (1.0,) * len(schedule),
+            division=_divide_batch(config, accelerator.num_processes),
+            stage_weights=train.stage_weights or (1.0,) * len(parts.schedule),
             lr_warmup_steps=train.lr_warmup_steps,
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",

@@ -57,6 +57,8 @@ class Run:
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
         settings: when things happen.
+        result: what is written in the end; by default `student/` in the folder.
+        save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
     folder: Path
@@ -66,6 +68,8 @@ class Run:
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
     settings: LoopSettings
+    result: Path | None = None
+    save: Callable[[bool], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class TrainSummary:
     """How a run ended; also `train.json`.
 
     Attributes:
-        student: folder of the student.
+        student: folder of the student, or of what else was trained.
         steps: optimizer steps.
         seconds: training time, restarts added up, encoding not counted.
         seconds_per_step: `seconds` over `steps`, samples and checkpoints included.
@@ -131,7 +135,11 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if on_step is not None:
                 on_step(done, report)
         summary = _summarise(run, clock.seconds, losses)
-        _write_student(run, is_main)
+        with _averaged_weights(run):
+            if run.save is None:
+                _write_student(run, is_main)
+            else:
+                run.save(is_main)
         if is_main:
             write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
         stepper.accelerator.wait_for_everyone()
@@ -206,10 +214,12 @@ def _averaged_weights(run: Run) -> Iterator[None]:
         return
     run.stepper.ema.store(parameters)
     run.stepper.ema.copy_to(parameters)
+    run.stepper.roles.weights_changed()
     try:
         yield
     finally:
         run.stepper.ema.restore(parameters)
+        run.stepper.roles.weights_changed()
 
 
 def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
@@ -238,24 +248,23 @@ def _log_samples(
 
 def _write_student(run: Run, write: bool) -> None:
     roles = run.stepper.roles
-    with _averaged_weights(run):
-        additions = roles.lora_state_dict()
-        student = cast(ModelMixin, roles.whole_student()) if additions is None else None
-        if write:
-            save_student(
-                run.folder / STUDENT_FOLDER,
-                base_model=run.base_model,
-                schedule=run.stepper.schedule,
-                transformer=student,
-                lora_state_dict=additions,
-                positions=run.positions,
-            )
+    additions = roles.lora_state_dict()
+    student = cast(ModelMixin, roles.whole_student()) if additions is None else None
+    if write:
+        save_student(
+            run.folder / STUDENT_FOLDER,
+            base_model=run.base_model,
+            schedule=run.stepper.schedule,
+            transformer=student,
+            lora_state_dict=additions,
+            positions=run.positions,
+        )
 
 
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
     steps = run.settings.steps
     return TrainSummary(
-        student=str(run.folder / STUDENT_FOLDER),
+        student=str(run.result or run.folder / STUDENT_FOLDER),
         steps=steps,
         seconds=round(seconds, 2),
         seconds_per_step=round(seconds / steps, 4),

@@ -22,7 +22,7 @@ from swd_video.models.lora import (
     lora_state_dict,
     switch_lora,
 )
-from swd_video.training.sharding import divide_weights, whole
+from swd_video.training.sharding import divide_weights, put_away, whole
 
 
 class Roles(ABC):
@@ -59,6 +59,10 @@ class Roles(ABC):
         """Divide the weights of all networks among the processes, after everything is added to them."""
         for network in dict.fromkeys((self.student, self.model.transformer)):
             divide_weights(network, self.model.transformer_blocks(network), device)
+
+    def weights_changed(self) -> None:
+        """To be called after every change of the student's weights, by an optimizer or by hand."""
+        put_away(self.student)
 
     def whole_student(self) -> nn.Module:
         """The student's network; a copy on the CPU where its weights are divided, made by all processes together."""

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -33,7 +33,15 @@ def divide_weights(network: nn.Module, blocks: Sequence[nn.Module], device: torc
     mesh = init_device_mesh(device.type, (PartialState().num_processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    # Features of one network may be compared several times before a backward pass. The first comparison to be done
+    # would put away what is outside of the blocks, and the next could not fetch it: its own output is not used.
+    fully_shard(network, mesh=mesh).set_reshard_after_backward(False, recurse=False)
+
+
+def put_away(network: nn.Module) -> None:
+    """Drop what a process holds of a divided network beyond its share, which a change of the weights makes stale."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

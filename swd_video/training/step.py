@@ -201,6 +201,7 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.roles.weights_changed()
         self.ema.step(self._parameters.values())
         for opponent in self.opponents:
             report.opponents[opponent.name] = self._train_opponent(opponent, step, seen)
@@ -212,7 +213,7 @@ class Stepper:
         index, device = batch.stage_index, self.accelerator.device
         stage = self.schedule[index]
         grids = list(dict.fromkeys((stage.grid, self.schedule[max(index - 1, 0)].grid)))
-        stored = self._read(batch, grids)
+        stored = self.read(batch, grids)
         latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
         noise = self.draws("noise", batch).normal_like(latents[stage.grid])
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
@@ -325,7 +326,8 @@ class Stepper:
         mean: Tensor = self.accelerator.reduce(tensor, "mean")
         return mean
 
-    def _read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
+    def read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
+        """A micro-batch's clips on some grids, as they are stored."""
         size, group = self.settings.division.batch_size, self.order.group_size
         first, last = batch.samples.start // group, batch.samples.stop // group
         start = batch.step * (size // group)
