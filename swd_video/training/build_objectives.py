@@ -20,7 +20,7 @@ from swd_video.training.roles import Roles
 _DMD_WARNING = (
     "warning: loss.dmd: a teacher that was not trained on the small grids cannot make clips there, and distribution "
     "matching hands its mistakes on: trained so, students of Wan2.1 came out worse than with mmd alone "
-    "(arXiv 2503.16397). If it was, set loss.dmd.scale_adapted to true."
+    "(arXiv 2503.16397). `swd-video adapt` trains it on them; then set loss.dmd.scale_adapted to true."
 )
 
 

@@ -3,6 +3,7 @@
 Source: PyTorch FSDP (arXiv 2304.11277), in torch's `fully_shard`.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def divide_weights(network: nn.Module, blocks: Sequence[nn.Module], device: torc
         blocks: its parts that run one after the other.
         device: where it runs.
     """
+    # Nobody changes what a network returns in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (PartialState().num_processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)

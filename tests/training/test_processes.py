@@ -6,12 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from swd_video.config.load import dump_config
@@ -75,11 +73,3 @@ def test_two_processes_end_with_the_losses_of_one(make_config: MakeConfig, tmp_p
     ]
     for name, weight in students[0].items():
         torch.testing.assert_close(students[1][name], weight, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs/accelerate").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_the_launcher_reads_its_configs(path: Path) -> None:
-    config: Any = load_config_from_file(str(path))
-    assert config.mixed_precision == "no" and config.num_processes == 2
