@@ -121,12 +121,12 @@ def _cures(row: Mapping[str, Any]) -> list[str]:
     cures = row["would_fit_with"]
     if not cures:
         return [f"{where}, and nothing that was tried makes it fit; take a smaller last grid or model"]
-    shown = [cure for cure in cures if cure["supported"]][:1] + [
-        cure for cure in cures if not cure["supported"]
+    shown = [cure for cure in cures if cure["same_gpus"]][:1] + [
+        cure for cure in cures if not cure["same_gpus"]
     ][:1]
     return [
         f"{where}; with {' + '.join(cure['changes'])} it needs {cure['needed_gib']:.1f} GiB"
-        + ("" if cure["supported"] else " (the trainer cannot do that yet)")
+        + ("" if cure["same_gpus"] else " on each")
         for cure in shown
     ]
 

@@ -277,7 +277,7 @@ def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions
         "would_fit_with": [
             {
                 "changes": list(cure.changes),
-                "supported": cure.supported,
+                "same_gpus": cure.same_gpus,
                 "needed_gib": cure.needed_bytes / GIB,
             }
             for cure in cures

@@ -1,8 +1,8 @@
 """What lies in a GPU's memory while a student trains, and what would make it fit where it does not.
 
 It describes the trainer as it is: what trains, its gradients, optimizer and average in float32; the teacher's weights
-in float32 or bfloat16; no text encoder and no VAE, which wait elsewhere; weights replicated on every GPU. The changes
-that `what_would_fit` tries say whether the trainer can make them yet.
+in float32 or bfloat16; no text encoder and no VAE, which wait elsewhere; weights replicated on every GPU, or divided
+among them.
 """
 
 from collections.abc import Callable, Mapping
@@ -112,7 +112,7 @@ def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float | in
 @dataclass(frozen=True)
 class _Change:
     words: str
-    supported: bool
+    same_gpus: bool
     apply: Callable[[TrainingSetup], TrainingSetup]
 
 
@@ -122,21 +122,21 @@ class Cure:
 
     Attributes:
         changes: in words, with the config key where there is one.
-        supported: whether the trainer can make all of them.
+        same_gpus: whether the number of GPUs stays.
         needed_bytes: on one GPU afterwards.
     """
 
     changes: tuple[str, ...]
-    supported: bool
+    same_gpus: bool
     needed_bytes: int
 
 
 def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: float | int) -> list[Cure]:
-    """The smallest sets of changes that make a training fit, those the trainer can make first.
+    """The smallest sets of changes that make a training fit, those that need no more GPUs first.
 
     Returns:
-        All sets of the least number of changes that suffices; if those need what the trainer cannot do, also the
-        least that it can do, where that exists. Empty where nothing tried helps.
+        All sets of the least number of changes that suffices; if those need more GPUs, also the least that does
+        without, where that exists. Empty where nothing tried helps.
     """
     changes = _changes(setup)
     cures: list[Cure] = []
@@ -146,11 +146,11 @@ def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: flo
             for chosen in combinations(changes, count)
             if (cure := _try(setup, chosen, sizes_of, available_bytes)) is not None
         ]
-        wanted = [cure for cure in found if cure.supported] if cures else found
+        wanted = [cure for cure in found if cure.same_gpus] if cures else found
         cures += wanted
-        if any(cure.supported for cure in cures):
+        if any(cure.same_gpus for cure in cures):
             break
-    return sorted(cures, key=lambda cure: (not cure.supported, len(cure.changes), cure.needed_bytes))
+    return sorted(cures, key=lambda cure: (not cure.same_gpus, len(cure.changes), cure.needed_bytes))
 
 
 def _changes(setup: TrainingSetup) -> list[_Change]:
@@ -178,8 +178,8 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
     shards = setup.num_gpus if setup.num_gpus > 1 else 8
     changes.append(
         _Change(
-            f"weights sharded over {shards} GPUs",
-            False,
+            f"configs/accelerate/fsdp2.yaml on {shards} GPUs",
+            shards == setup.num_gpus,
             lambda old: replace(old, sharded=True, num_gpus=shards),
         )
     )
@@ -194,10 +194,12 @@ def _try(
         changed = change.apply(changed)
     if changed.bf16_teacher and changed.kind == "full":
         return None
+    if changed.sharded and (changed.muon or not changed.divides):
+        return None
     needed = sum(memory_parts(changed, sizes_of(changed)).values())
     if needed > available_bytes:
         return None
-    return Cure(tuple(change.words for change in chosen), all(change.supported for change in chosen), needed)
+    return Cure(tuple(change.words for change in chosen), all(change.same_gpus for change in chosen), needed)
 
 
 def _num_moments(trainable: Trainable, muon: bool) -> int:

@@ -77,20 +77,18 @@ def test_the_smallest_change_that_suffices_is_named() -> None:
     assert not any("load.dtype: bfloat16" in cure.changes for cure in cures)
 
 
-def test_a_cure_the_trainer_can_make_is_looked_for_beyond_one_it_cannot() -> None:
-    setup = replace(SETUP, kind="lora", checkpointing=True, num_gpus=8, batch_size=64)
+def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
+    setup = replace(SETUP, kind="lora", checkpointing=True, batch_size=64)
     best = replace(setup, micro_batch_size=1, bf16_teacher=True)
-    one_change = replace(setup, micro_batch_size=1, sharded=True)
-    assert needed(one_change) < needed(best)
+    on_more = replace(setup, micro_batch_size=1, sharded=True, num_gpus=8)
+    assert needed(on_more) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
-    supported = [cure for cure in cures if cure.supported]
-    assert [set(cure.changes) for cure in supported] == [
-        {"load.dtype: bfloat16", "train.micro_batch_size: 1"}
-    ]
-    assert cures[0].supported
+    here = [cure for cure in cures if cure.same_gpus]
+    assert [set(cure.changes) for cure in here] == [{"load.dtype: bfloat16", "train.micro_batch_size: 1"}]
+    assert cures[0].same_gpus
 
 
-def test_changes_the_trainer_cannot_make_are_named_as_such() -> None:
+def test_sharding_is_a_cure_where_nothing_else_is() -> None:
     best = replace(
         SETUP,
         kind="lora",
@@ -101,9 +99,13 @@ def test_changes_the_trainer_cannot_make_are_named_as_such() -> None:
         num_gpus=8,
     )
     (cure,) = what_would_fit(SETUP, sizes_of, needed(best))
-    assert not cure.supported
-    assert {"train.gradient_checkpointing: true", "weights sharded over 8 GPUs"} <= set(cure.changes)
+    assert not cure.same_gpus
+    assert {"train.gradient_checkpointing: true", "configs/accelerate/fsdp2.yaml on 8 GPUs"} <= set(
+        cure.changes
+    )
     assert what_would_fit(SETUP, sizes_of, needed(best) - 1) == []
+    # Muon needs whole matrices.
+    assert what_would_fit(replace(SETUP, muon=True), sizes_of, needed(best)) == []
 
 
 def test_half_precision_is_a_cure_where_training_is_in_float32() -> None:
