@@ -29,7 +29,7 @@ class _Arguments:
     config: Annotated[Path, tyro.conf.Positional]
     """YAML file, for example configs/pocket/swd.yaml."""
     out: Path
-    """Folder of the run: teacher/ (a diffusers folder, or a LoRA file), train.json, config.yaml, checkpoints/."""
+    """Folder of the run: teacher/ (a diffusers folder, or a LoRA file), train.json, adapt.yaml, checkpoints/."""
     json: bool = False
     """Print one JSON object on stdout: teacher, steps, seconds, seconds_per_step, loss, stage_losses."""
 

@@ -42,7 +42,7 @@ from swd_video.training.samples import SampleWriter
 from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, ADAPTATION_FILE = "config.yaml", "adapt.yaml"
 
 # What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
 # another order (`micro_batch_size`) can round otherwise.
@@ -75,13 +75,15 @@ def settle_precision(config: DistillConfig) -> DistillConfig:
     return config.model_copy(update={"train": train})
 
 
-def finished_summary(config: DistillConfig, folder: Path) -> TrainSummary | None:
+def finished_summary(
+    config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE
+) -> TrainSummary | None:
     """What an earlier run of the same config left in `folder`, if it came to its end.
 
     Raises:
         ConfigError: if the folder holds a run of another config.
     """
-    _check_same_run(config, folder)
+    _check_same_run(config, folder, config_file)
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
@@ -137,7 +139,7 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
         ValueError: for input that cannot work, in one line.
     """
     config = _for_adaptation(config)
-    parts = _begin(config, folder)
+    parts = _begin(config, folder, ADAPTATION_FILE)
     model = parts.model
     adapt = config.adapt
     objective = FlowMatching(adapt.sigma_shift, adapt.empty_prompts, model.encode_prompt([""]))
@@ -154,7 +156,7 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
     """`finished_summary` of an adaptation."""
-    return finished_summary(_for_adaptation(config), folder)
+    return finished_summary(_for_adaptation(config), folder, ADAPTATION_FILE)
 
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
@@ -171,9 +173,9 @@ class _Parts:
     clips: LatentCache
 
 
-def _begin(config: DistillConfig, folder: Path) -> _Parts:
+def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) -> _Parts:
     """What every training needs first: checks, the folder, the model in main memory, and its clips."""
-    _check_same_run(config, folder)
+    _check_same_run(config, folder, config_file)
     _check_load(config)
     _divide_batch(config, join_processes().num_processes)
     _check_shards(config)
@@ -181,7 +183,7 @@ def _begin(config: DistillConfig, folder: Path) -> _Parts:
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     if accelerator.is_main_process:
-        write_text(folder / CONFIG_FILE, dump_config(config))
+        write_text(folder / config_file, dump_config(config))
     _warn_of_slow_bf16(config, accelerator)
     model = _load(config)
     schedule = config.scale_schedule()
@@ -264,8 +266,11 @@ def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> No
     set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
 
 
-def _check_same_run(config: DistillConfig, folder: Path) -> None:
-    path = folder / CONFIG_FILE
+def _check_same_run(config: DistillConfig, folder: Path, config_file: str) -> None:
+    for other in {CONFIG_FILE, ADAPTATION_FILE} - {config_file}:
+        if (folder / other).is_file():
+            raise ConfigError(f"{folder}: holds the run of another command ({other}); choose another --out.")
+    path = folder / config_file
     if not path.is_file():
         return
     before, now = flatten(load_config(path)), flatten(config)

@@ -9,13 +9,13 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.cli.adapt import run as run_command
-from swd_video.config.load import dump_config
+from swd_video.config.load import ConfigError, dump_config
 from swd_video.config.schema import DistillConfig
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.loading import load_model
 from swd_video.models.wan import WanModel
 from swd_video.training.adapt import AdaptedRoles, FlowMatching
-from swd_video.training.build import build_adaptation
+from swd_video.training.build import build_adaptation, finished_summary
 from swd_video.training.loop import train
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import FullRoles
@@ -90,6 +90,8 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     printed = json.loads(capsys.readouterr().out)
     assert printed["steps"] == 3 and Path(printed["teacher"]) == out / "teacher"
     assert run_command([str(path), "--out", str(out)]) == 0  # nothing left to do
+    with pytest.raises(ConfigError, match=r"holds the run of another command \(adapt\.yaml\)"):
+        finished_summary(config, out)
 
     def stop(done: int, report: StepReport) -> None:
         if done == 2:
