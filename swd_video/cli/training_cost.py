@@ -128,7 +128,8 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float]:
         for part in range(stepper.settings.division.num_stages)
         for batch in stepper.micro_batches(step, part)
     ]
-    whole, bare = [], []
+    whole: list[float] = []
+    bare: list[float] = []
     for _ in range(rounds + 1):
         bare.append(_seconds(stepper, lambda: _bare_passes(stepper, prepared)))
         for optimizer in stepper.optimizers:

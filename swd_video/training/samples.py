@@ -130,7 +130,8 @@ class SampleWriter:
     def _decode(
         self, latents: Float[Tensor, "samples channels _ _ _"]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
-        model, clips = self.roles.model, []
+        model = self.roles.model
+        clips = []
         with moved_to(model.device, model.vae):
             for one in latents.to(model.device).split(1):
                 pixels = model.decode(one)[0].float().clamp(-1, 1)

@@ -193,7 +193,8 @@ class Stepper:
             NonFiniteError: before the network concerned is changed, on all processes.
         """
         started = time.perf_counter()
-        report, seen = StepReport(), []
+        report = StepReport()
+        seen: list[tuple[MicroBatch, ClipPair]] = []
         for part in range(self.settings.division.num_stages):
             seen += self._run_part(step, part, report)
         report.grad_norm = self._clip_gradient(step)
@@ -277,7 +278,8 @@ class Stepper:
     def _run_part(self, step: int, part: int, report: StepReport) -> list[tuple[MicroBatch, ClipPair]]:
         started = time.perf_counter()
         batches, num_parts = self.micro_batches(step, part), self.settings.division.num_stages
-        seen, sums = [], torch.zeros(len(self.objectives), device=self.accelerator.device)
+        seen: list[tuple[MicroBatch, ClipPair]] = []
+        sums = torch.zeros(len(self.objectives), device=self.accelerator.device)
         for number, batch in enumerate(batches):
             is_last = part == num_parts - 1 and number == len(batches) - 1
             with self._gradient_averaging(is_last):
