@@ -67,7 +67,8 @@ def _describe(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"a step: {result['step_seconds']:.3f} s; its forward and backward passes alone: "
-            f"{result['bare_seconds']:.3f} s; ratio {result['step_over_bare']:.3f}",
+            f"{result['bare_seconds']:.3f} s; ratio {result['step_over_bare']:.3f}, of processor time "
+            f"{result['step_over_bare_of_processor_time']:.3f}",
             f"base weights: {memory['base_gib']:.3f} GiB, {memory['base_copies']:.2f} copies of the teacher's "
             f"{memory['one_copy_gib']:.3f} GiB",
             *([f"beside them train (GiB): {additions}"] if additions else []),

@@ -73,9 +73,9 @@ def measure_training(config: DistillConfig, steps: int, rounds: int) -> dict[str
     config = settle_precision(config.model_copy(update={"train": train}))
     with tempfile.TemporaryDirectory() as folder:
         stepper = build_run(config, Path(folder)).stepper
-        seconds = [_time_step(stepper, step, rounds) for step in range(steps)]
+        times = [_time_step(stepper, step, rounds) for step in range(steps)]
         memory = measure_memory(stepper)
-    whole, bare = (sum(column) / steps for column in zip(*seconds, strict=True))
+    whole, bare, whole_cpu, bare_cpu = (sum(column) / steps for column in zip(*times, strict=True))
     return {
         "model": config.model,
         "kind": config.train.kind,
@@ -89,6 +89,7 @@ def measure_training(config: DistillConfig, steps: int, rounds: int) -> dict[str
         "step_seconds": whole,
         "bare_seconds": bare,
         "step_over_bare": whole / bare,
+        "step_over_bare_of_processor_time": whole_cpu / bare_cpu,
         "memory": memory,
     }
 
@@ -121,23 +122,26 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
     }
 
 
-def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of (the whole step, its bare passes)."""
+def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, float, float]:
+    """Medians: seconds of the whole step and of its bare passes, then processor seconds of both."""
     prepared = [
         _prepare(stepper, batch)
         for part in range(stepper.settings.division.num_stages)
         for batch in stepper.micro_batches(step, part)
     ]
-    whole: list[float] = []
-    bare: list[float] = []
+    whole: list[tuple[float, float]] = []
+    bare: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        bare.append(_seconds(stepper, lambda: _bare_passes(stepper, prepared)))
+        bare.append(_time(stepper, lambda: _bare_passes(stepper, prepared)))
         for optimizer in stepper.optimizers:
             optimizer.zero_grad()
         for opponent in stepper.opponents:
             opponent.optimizer.zero_grad()
-        whole.append(_seconds(stepper, lambda: stepper.take_step(step)))
-    return median(whole[1:]), median(bare[1:])
+        whole.append(_time(stepper, lambda: stepper.take_step(step)))
+    (whole_wall, whole_cpu), (bare_wall, bare_cpu) = (
+        [median(column) for column in zip(*times[1:], strict=True)] for times in (whole, bare)
+    )
+    return whole_wall, bare_wall, whole_cpu, bare_cpu
 
 
 def _prepare(stepper: Stepper, batch: MicroBatch) -> _Prepared:
@@ -164,12 +168,13 @@ def _bare_passes(stepper: Stepper, prepared: list[_Prepared]) -> None:
             loss.backward()
 
 
-def _seconds(stepper: Stepper, call: Callable[[], object]) -> float:
+def _time(stepper: Stepper, call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of the processor's work for this process, which other programs do not stretch."""
     _wait(stepper.accelerator.device)
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     call()
     _wait(stepper.accelerator.device)
-    return time.perf_counter() - started
+    return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
 def _wait(device: torch.device) -> None:

@@ -32,6 +32,7 @@ def test_copies_of_the_weights(
     assert set(memory["additions_gib"]) == beside
     assert all(0 < size < memory["one_copy_gib"] for size in memory["additions_gib"].values())
     assert memory["peak_gib"] > memory["alive_gib"] > memory["base_gib"] > 0
+    assert result["step_over_bare_of_processor_time"] > 0
     assert result["step_over_bare"] == pytest.approx(result["step_seconds"] / result["bare_seconds"])
 
 
