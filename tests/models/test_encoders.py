@@ -120,21 +120,21 @@ def test_a_clip_is_read_in_the_form_the_network_was_trained_in(folders: Path, tm
 def test_longer_and_shorter_clips(folders: Path) -> None:
     longer = TransformersEncoder(str(folders / "vjepa2"), frames=8)
     assert longer.features(clip(frames=9), [0])[0].shape == (1, 4, 4, 4, 24)
-    with pytest.raises(ValueError, match="frames: got 7 .* expected a multiple of 2"):
+    with pytest.raises(ValueError, match=r"frames: got 7 .* expected a multiple of 2"):
         TransformersEncoder(str(folders / "vjepa2"), frames=7)
-    with pytest.raises(ValueError, match="frames: got 8 .* a videomae, expected 4"):
+    with pytest.raises(ValueError, match=r"frames: got 8 .* a videomae, expected 4"):
         TransformersEncoder(str(folders / "videomae"), frames=8)
 
 
 def test_networks_whose_tokens_have_no_known_place_are_refused(folders: Path, tmp_path: Path) -> None:
     Dinov2Model(Dinov2Config(**{**SMALL, "image_size": 8, "patch_size": 4})).save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match="is a dinov2, .* expected one of videomae, vjepa2, timesformer, vivit"
+        ValueError, match=r"is a dinov2, .* expected one of videomae, vjepa2, timesformer, vivit"
     ):
         TransformersEncoder(str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
         TransformersEncoder(str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="no weights of TransNetV2's trunk .* make the file with"):
+    with pytest.raises(ValueError, match=r"no weights of TransNetV2's trunk .* make the file with"):
         TransNetEncoder(folders / "videomae" / "model.safetensors")
     with pytest.raises(ValueError, match="no weights of TransNetV2's trunk"):
         TransNetEncoder(tmp_path / "nothing.safetensors")
