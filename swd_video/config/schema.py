@@ -227,6 +227,13 @@ class MmdConfig(MmdTermConfig):
             raise ValueError("join: needs several clips to a prompt; set group to 2 or more, or join to none")
         return self
 
+    @model_validator(mode="after")
+    def _check_window(self) -> "MmdConfig":
+        of_latents = all(isinstance(term.encoder, LATENT_ENCODERS) for term in self.terms)
+        if of_latents and self.window != WindowConfig():
+            raise ValueError("window: no encoder here sees pixels; name one, or leave window out")
+        return self
+
     @property
     def terms(self) -> tuple[MmdTermConfig, ...]:
         """All comparisons that count, this one first."""

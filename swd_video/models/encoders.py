@@ -246,6 +246,10 @@ def _statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, flo
         path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         if path is not None:
             said: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            mean, std = said.get("image_mean") or _MEAN, said.get("image_std") or _STD
-            return tuple(mean), tuple(std)
+            return _triple(said.get("image_mean") or _MEAN), _triple(said.get("image_std") or _STD)
     return _MEAN, _STD
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -179,6 +179,7 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
+        ({"window": {"frames": 1}}, "window: no encoder here sees pixels"),
         ({"encoder": {"kind": "critic"}}, r"mmd\.encoder is critic, but nothing trains one; add loss\.dmd"),
         (
             {"encoder": {"kind": "teacher", "clean": True}, "sigma_max": 0.3},
