@@ -204,7 +204,7 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
 def test_impossible_encoders_are_refused(
     loss: dict[str, Any], message: str, make_config: MakeConfig, encoders: Path, tmp_path: Path
 ) -> None:
-    if loss["encoder"] == "VIDEOMAE":
+    if loss.get("encoder") == "VIDEOMAE":
         loss = {**loss, "encoder": {"kind": "transformers", "name": str(encoders / "videomae")}}
     with pytest.raises(ConfigError, match=message):
         build_run(make_config(loss=loss), tmp_path / "run")
