@@ -82,7 +82,7 @@ def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path
     assert read_student_record(student).encoders == used
     assert check_overlap(student, judges[1:])
     for judge in (judges[0], JudgingNetwork("metrics.encoder", "copies/VideoMAE")):
-        with pytest.raises(ValueError, match=r"metrics\.encoder: .* student\.json: encoders"):
+        with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):
             check_overlap(student, [judge])
 
 
