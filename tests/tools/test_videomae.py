@@ -22,13 +22,10 @@ def tiny_model() -> VideoMAEForPreTraining:
     return VideoMAEForPreTraining(config)
 
 
-def bars(count: int) -> np.ndarray:
-    """Clips of a bright bar that moves from left to right."""
-    clips = np.full((count, 7, 16, 16, 3), 60, dtype=np.uint8)
-    for index, clip in enumerate(clips):
-        for time, frame in enumerate(clip):
-            frame[:, (index + 2 * time) % 16] = 240
-    return clips
+def wallpaper(count: int) -> np.ndarray:
+    """Still clips of one and the same patch everywhere: what is hidden can be known."""
+    patch = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.broadcast_to(np.tile(patch, (4, 4, 1)), (count, 7, 16, 16, 3))
 
 
 def test_one_command_trains_an_encoder_that_training_loads(
@@ -63,19 +60,19 @@ def test_it_learns_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         steps=40,
         batch_size=8,
         learning_rate=1e-2,
-        checkpoint_every=15,
+        checkpoint_every=10,
         precision="float32",
     )
-    frames = bars(12)
+    frames = wallpaper(12)
     whole = tiny_model()
     losses = train(whole, frames, options)
-    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
     class Stopped(Exception):
         pass
 
     class UntilStopped:
-        """Clips that can be read 200 times."""
+        """Clips that can be read 60 times."""
 
         shape, reads = frames.shape, 0
 
@@ -84,7 +81,7 @@ def test_it_learns_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
         def __getitem__(self, index: object) -> np.ndarray:
             self.reads += 1
-            if self.reads > 200:
+            if self.reads > 60:
                 raise Stopped
             return frames[index]
 
@@ -92,7 +89,7 @@ def test_it_learns_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(tiny_model(), UntilStopped(), parts)  # type: ignore[arg-type]
     resumed = tiny_model()
-    assert len(train(resumed, frames, parts)) == 40 - 15
+    assert len(train(resumed, frames, parts)) == 30 - 10
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 

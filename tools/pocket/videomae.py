@@ -124,7 +124,9 @@ def train(model: VideoMAEForPreTraining, frames: np.ndarray, options: VideoMaeOp
         with autocast(precision):
             loss = model(pixels, bool_masked_pos=hidden).loss
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * learning_rate_share(step, options.steps)
+            group["lr"] = options.learning_rate * learning_rate_share(
+                step, options.steps, warmup=max(options.steps // 20, 1)
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
