@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def capture_blocks(
-    blocks: Sequence[nn.Module], after: nn.Module, wanted: Sequence[int], run: Callable[[], object]
+    blocks: Sequence[nn.Module], after: nn.Module | None, wanted: Sequence[int], run: Callable[[], object]
 ) -> list[Tensor]:
     """Run a network until the last wanted block is done, and return what the wanted blocks put out.
 
@@ -16,7 +16,7 @@ def capture_blocks(
 
     Args:
         blocks: all blocks of the network, in the order in which they run.
-        after: the module that runs after the last block.
+        after: the module that runs after the last block, if any.
         wanted: indices of blocks, from 0, in the order of the result.
         run: calls the network.
 
@@ -37,7 +37,8 @@ def capture_blocks(
     with ExitStack() as hooks, suppress(_FeaturesComplete):
         for index in set(wanted):
             hooks.callback(blocks[index].register_forward_hook(_capture(captured, index)).remove)
-        hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
+        if after_last is not None:
+            hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
         run()
     return [captured[index] for index in wanted]
 
@@ -51,7 +52,7 @@ def _stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _capture(captured: dict[int, Tensor], index: int) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> None:
         captured[index] = output[0] if isinstance(output, tuple) else output
 
     return keep

@@ -25,10 +25,10 @@ from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
-from swd_video.training.build_objectives import build_objectives
+from swd_video.training.build_objectives import build_objectives, pixel_encoders
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
-from swd_video.training.encoders import all_parts, drop_text_encoders, moved_to
+from swd_video.training.encoders import all_parts, drop_text_encoders, keep_vae, moved_to
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.objectives import WeightedSum
 from swd_video.training.optimizers import build_optimizers
@@ -113,11 +113,15 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     negative_embeds = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
+    encoders = pixel_encoders(config.loss.mmd)
+    if encoders:
+        keep_vae(model, accelerator.device)
     roles = _build_roles(config, model)
     return Run(
         folder=folder,
         base_model=config.model,
         positions=config.positions,
+        encoders=encoders,
         stepper=_build_stepper(config, schedule, clips, roles, negative_embeds, accelerator),
         checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
         samples=_build_samples(config, schedule, roles, prompt_embeds, folder),

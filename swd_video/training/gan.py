@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from swd_video.core.flow import add_noise
 from swd_video.losses.gan import discriminator_loss, generator_loss
 from swd_video.training.dmd import NoiseRange
-from swd_video.training.objectives import TokenGrid, token_grid
+from swd_video.training.features import TokenGrid, token_grid
 from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.roles import Roles
 

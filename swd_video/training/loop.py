@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, cast
 from diffusers import ModelMixin
 from tqdm import tqdm
 
-from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
 from swd_video.training.samples import SampleWriter
@@ -49,6 +49,7 @@ class Run:
         folder: gets everything.
         base_model: name of the teacher, for the student's folder.
         positions: "native" or "rescaled", likewise.
+        encoders: networks of pixels that the loss looks through, likewise.
         stepper: takes steps.
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
@@ -58,6 +59,7 @@ class Run:
     folder: Path
     base_model: str
     positions: str
+    encoders: Sequence[EncoderRecord]
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
@@ -225,6 +227,7 @@ def _write_student(run: Run) -> None:
             transformer=cast(ModelMixin, roles.student) if additions is None else None,
             lora_state_dict=additions,
             positions=run.positions,
+            encoders=run.encoders,
         )
 
 
