@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -59,6 +60,9 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str], *parts: str) -> st
 def test_every_config_loads(path: Path) -> None:
     if path.parent.name == "scripts":
         assert load_script(path).shots
+    elif path.parent.name == "accelerate":
+        # The launcher's, which sets no precision: that is the distillation config's matter.
+        assert load_config_from_file(str(path)).mixed_precision == "no"
     elif path.stem in OTHER_SCHEMAS:
         load_config_as(OTHER_SCHEMAS[path.stem], path)
     else:
@@ -103,7 +107,9 @@ def check_flags(command: str, arguments: list[str], text: str) -> None:
     flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
     # These take any key of their config as a flag; the config itself knows which there are.
     schema = OTHER_SCHEMAS.get(command, DistillConfig)
-    keys = {flag for flag in flags if command in ("distill", "plan", *OTHER_SCHEMAS) and flag not in text}
+    keys = {
+        flag for flag in flags if command in ("distill", "adapt", "plan", *OTHER_SCHEMAS) and flag not in text
+    }
     assert flags - keys <= set(re.findall(r"--[a-z][a-z-]*", text)), arguments
     for flag in keys:
         at = [word.partition("=")[0] for word in arguments].index(flag)

@@ -4,11 +4,15 @@ import difflib
 import importlib
 import sys
 
-HELP = "measure what a part of the machinery costs on this machine: mmd"
+HELP = "measure what a part of the machinery costs on this machine: mmd, training"
 
 # Module and line of help, as literals: a list of names needs no import.
 BENCHES = {
     "mmd": ("swd_video.cli.bench_mmd", "the exact kernel MMD against its naive form: memory, time"),
+    "training": (
+        "swd_video.cli.bench_training",
+        "a step against its forward and backward passes: time; weights held: memory",
+    ),
 }
 
 

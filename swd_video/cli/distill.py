@@ -16,6 +16,9 @@ _DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
 Clips of the config's manifest are encoded first where the cache is not complete. Running the same command again after
 it was stopped goes on from the last checkpoint.
 
+Several processes share a step's batch: accelerate launch --config_file configs/accelerate/ddp.yaml --module
+swd_video.cli.main distill CONFIG --out DIR.
+
 Any key of the config is a flag too: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
 defaults are explained in docs/distill.md and swd_video/config/schema.py; DIR/config.yaml shows all that were used.
 """
@@ -40,7 +43,7 @@ def run(argv: list[str]) -> int:
         argv: the words after `distill`.
 
     Returns:
-        0 when the student is written, 1 when training stopped at a loss that is not finite.
+        0 when the student is written, 1 when training stopped at a loss or a gradient that is not finite.
 
     Raises:
         ValueError: for wrong input, in one line.
@@ -56,22 +59,25 @@ def run(argv: list[str]) -> int:
     from swd_video.config.load import load_config, parse_overrides
 
     config = load_config(arguments.config, parse_overrides(overrides))
-
     from swd_video.training.build import build_run, finished_summary, settle_precision
+    from swd_video.training.finite import NonFiniteError
     from swd_video.training.loop import train
-    from swd_video.training.step import NonFiniteError
+    from swd_video.training.processes import join_processes
 
+    # Started by `accelerate launch`, this is one of several processes, of which the first speaks.
+    speaks = join_processes().is_main_process
     config = settle_precision(config)
     summary = finished_summary(config, arguments.out)
     if summary is None:
         try:
             summary = train(build_run(config, arguments.out))
         except NonFiniteError as error:
-            print(f"error: {error}", file=sys.stderr)
+            if speaks:
+                print(f"error: {error}", file=sys.stderr)
             return 1
-    if arguments.json:
+    if arguments.json and speaks:
         print(json.dumps(asdict(summary)))
-    else:
+    elif speaks:
         print(f"student of {summary.steps} steps: {summary.student}", file=sys.stderr)
     return 0
 

@@ -30,6 +30,10 @@ class Command(NamedTuple):
 COMMANDS = {
     "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
     "distill": Command("swd_video.cli.distill", "distill a teacher into a student of a few stages"),
+    "adapt": Command(
+        "swd_video.cli.adapt",
+        "train a teacher on every grid of a schedule, before distilling with its scores",
+    ),
     "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
     "spectrum": Command(
         "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"
@@ -52,7 +56,7 @@ COMMANDS = {
         "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
     ),
     "bench": Command(
-        "swd_video.cli.bench", "measure what a part of the machinery costs on this machine: mmd"
+        "swd_video.cli.bench", "measure what a part of the machinery costs on this machine: mmd, training"
     ),
     "doctor": Command(
         "swd_video.cli.doctor",

@@ -339,15 +339,31 @@ class MuonConfig(Section):
     """How a matrix's shape scales its rate; `match_rms_adamw` makes rates tuned for AdamW fit."""
 
 
+class TeacherSamplesConfig(Section):
+    """How the teacher makes the clips that stand beside the student's samples."""
+
+    steps: int = Field(default=50, ge=1)
+    """Sampling steps; with guidance each runs the transformer twice."""
+    guidance_scale: float = Field(default=5.0, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    shift: float | None = Field(default=None, gt=0)
+    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
+
+
 class TrainConfig(Section):
     """What full and LoRA training share."""
 
     steps: int = Field(default=3000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=8, ge=1)
-    """Clips in one forward pass of one process; the batch of a step is this x `grad_accum` x processes."""
-    grad_accum: int = Field(default=1, ge=1)
-    """Forward and backward passes of one step. Each draws a stage of its own."""
+    """Clips in an optimizer step, of all processes together, however many there are."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """The most clips that one process passes through the networks at once; gradients of several passes are added up.
+    Null takes all that fall to it. Changes memory and time, and losses only in their last bits."""
+    stages_per_step: int = Field(default=1, ge=1)
+    """Stages drawn for a step; each trains on an equal part of the batch."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
     lr_warmup_steps: int = Field(default=0, ge=0)
@@ -364,7 +380,7 @@ class TrainConfig(Section):
     """Keep only the tokens between transformer blocks, and compute each block again in the backward pass: the same
     student in a fraction of the memory, for about a third more work."""
     own_inputs: float = Field(default=0.0, ge=0, le=1)
-    """For so many of the micro-batches, stages after the first start from what the student made itself of the stages
+    """This share of the stages drawn, after the first, start from what the student made itself of the stages
     before, as in sampling, instead of from true clips (backward simulation, arXiv 2405.14867). Its clip is then
     another than the true one it is compared with: meant for `loss.dmd` and `loss.gan`."""
     stage_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
@@ -377,6 +393,14 @@ class TrainConfig(Section):
     """Steps between sample clips; 0 makes none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample clips."""
+    samples_per_prompt: int = Field(default=2, ge=1)
+    """Sample clips of each prompt; diversity is measured from two on."""
+    teacher_samples: TeacherSamplesConfig | None = None
+    """Let the teacher make the same prompts once, beside which the samples are shown and measured; null measures them
+    against training clips."""
+    collapse_share: float = Field(default=0.5, ge=0, lt=1)
+    """A warning is printed where diversity, motion or saturation of the samples falls below this share of the
+    reference's, or the saturation rises above one over it; 0 never warns."""
     log_every: int = Field(default=10, ge=1)
     """Steps between TensorBoard entries."""
 
@@ -405,6 +429,15 @@ class LoraTrainConfig(TrainConfig):
     """Ends of the names of the linear layers that get one; null: attention and MLP of the model's blocks."""
 
 
+class AdaptConfig(Section):
+    """What `swd-video adapt` trains a teacher on: flow matching, on every grid of the schedule."""
+
+    sigma_shift: float = Field(default=1.0, gt=0)
+    """Noise levels are even draws `u`, shifted: `s u / (1 + (s - 1) u)`; above 1 noisier ones come more often."""
+    empty_prompts: float = Field(default=0.1, ge=0, le=1)
+    """For so many of the clips the prompt is empty, so that the teacher keeps what guidance leads away from."""
+
+
 class DistillConfig(Section):
     """A whole distillation: teacher, clips, schedule, loss and training."""
 
@@ -419,6 +452,8 @@ class DistillConfig(Section):
     positions: Literal["native", "rescaled"] = "native"
     """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566)."""
     loss: LossConfig = LossConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    """Of `swd-video adapt` only, which takes the same file and no `loss`."""
     train: Annotated[FullTrainConfig | LoraTrainConfig, Field(discriminator="kind")]
 
     @field_validator("schedule")
@@ -439,11 +474,11 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _check_group(self) -> "DistillConfig":
-        group, batch_size = self.loss.mmd.group, self.train.batch_size
-        if batch_size % group:
+        group, train = self.loss.mmd.group, self.train
+        if train.batch_size % (group * train.stages_per_step):
             raise ValueError(
-                f"train.batch_size: {batch_size} clips are not a whole number of loss.mmd.group {group}; "
-                "make it a multiple"
+                f"train.batch_size: {train.batch_size} clips are not a whole number of loss.mmd.group {group} x "
+                f"train.stages_per_step {train.stages_per_step}; make it a multiple"
             )
         return self
 

@@ -27,7 +27,7 @@ def peak_gib_above(run: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**30
     before = _resident_bytes()
     run()
-    return (_highest_resident_bytes() - before) / 2**30
+    return (highest_resident_bytes() - before) / 2**30
 
 
 def in_fresh_process(call: Callable[..., _Result], *arguments: object) -> _Result:
@@ -42,10 +42,11 @@ def in_fresh_process(call: Callable[..., _Result], *arguments: object) -> _Resul
 
 
 def _resident_bytes() -> int:
-    return _status_bytes("VmRSS") or _highest_resident_bytes()
+    return _status_bytes("VmRSS") or highest_resident_bytes()
 
 
-def _highest_resident_bytes() -> int:
+def highest_resident_bytes() -> int:
+    """The most memory that this process has held so far."""
     # Linux keeps `ru_maxrss` over exec, so a child would be charged with its parent's size.
     return _status_bytes("VmHWM") or _highest_since_start()
 

@@ -283,6 +283,10 @@ class VideoModel(ABC):
         self._check_latents(noisy_latents)
         return self._capture(network, noisy_latents, sigma, prompt_embeds, blocks)
 
+    def transformer_blocks(self, transformer: nn.Module) -> Sequence[nn.Module]:
+        """All blocks of a transformer of this family, in the order in which `features` counts them."""
+        return self._blocks(unwrap(transformer))[0]
+
     def _capture(
         self,
         network: nn.Module,

@@ -5,12 +5,15 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 def capture_blocks(
     blocks: Sequence[nn.Module], after: nn.Module | None, wanted: Sequence[int], run: Callable[[], object]
 ) -> list[Tensor]:
     """Run a network until the last wanted block is done, and return what the wanted blocks put out.
+
+    A network whose weights are divided among processes runs to its end, or it would not put them away.
 
     Of a block that puts out several streams, the first one is kept: the video's.
 
@@ -37,7 +40,7 @@ def capture_blocks(
     with ExitStack() as hooks, suppress(_FeaturesComplete):
         for index in set(wanted):
             hooks.callback(blocks[index].register_forward_hook(_capture(captured, index)).remove)
-        if after_last is not None:
+        if after_last is not None and not isinstance(blocks[0], FSDPModule):
             hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
         run()
     return [captured[index] for index in wanted]

@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from swd_video.core.grid import PixelSize
+from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.models.base import VideoModel
 
@@ -48,13 +48,54 @@ def sample_teacher(
         ValueError: if the size is not legal, or the model's scheduler is not one of flow matching.
     """
     grid = model.spec.compression.latent_size(size)
-    scheduler = copy.deepcopy(model.pipe.scheduler) if shift is None else _euler(shift)
-    if shift is None:
-        _check_scheduler(scheduler)
     prompt_embeds = model.encode_prompt(list(prompts))
     guided = guidance_scale > 1
     negative_embeds = model.encode_prompt([negative_prompt] * len(prompts)) if guided else None
-    shape = (len(prompts), model.spec.latent_channels, *grid.as_tuple())
+    return sample_teacher_latents(
+        model,
+        prompt_embeds,
+        negative_embeds,
+        grid,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        shift=shift,
+        generator=generator,
+    )
+
+
+@torch.no_grad()
+def sample_teacher_latents(
+    model: VideoModel,
+    prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
+    negative_embeds: Float[Tensor, "prompts text_length text_dim"] | None,
+    grid: LatentSize,
+    *,
+    steps: int,
+    guidance_scale: float | int = 1.0,
+    shift: float | None = None,
+    generator: Generators = None,
+) -> Float[Tensor, "prompts channels frames height width"]:
+    """The same from embedded prompts, where the text encoder is out of reach.
+
+    Args:
+        model: any adapter.
+        prompt_embeds: one for each clip.
+        negative_embeds: likewise, of what guidance leads away from; needed where there is guidance.
+        grid: size of the clips in latents.
+        steps: see `sample_teacher`, as are the others.
+        guidance_scale: 1 is off.
+        shift: None takes the model's own scheduler.
+        generator: source of the noise.
+
+    Raises:
+        ValueError: if the model's scheduler is not one of flow matching.
+    """
+    scheduler = copy.deepcopy(model.pipe.scheduler) if shift is None else _euler(shift)
+    if shift is None:
+        _check_scheduler(scheduler)
+    if guidance_scale <= 1:
+        negative_embeds = None
+    shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
     latents = draw_noise(shape, generator=generator, device=model.device)
     scheduler.set_timesteps(steps, device=model.device)
     for timestep in scheduler.timesteps:

@@ -74,7 +74,7 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         f"training ({kind}, {precision}, {counted['trainable_parameters'] / 1e6:,.4g} million weights train), "
         f"{training['steps']:,} steps; a clip takes "
         f"{', '.join(_number(stage['clip_tflops']) for stage in counted['stages'])} TFLOPs by stage",
-        f"GiB on one GPU in the last stage with {first['clips_per_step']} clips a step:",
+        f"GiB on one GPU in the last stage with {first['clips_at_once']} clips at once:",
         *_table([(_PART_WORDS[name], f"{size:.1f}") for name, size in first["memory_gib"].items() if size]),
         "",
         f"time ESTIMATED at {plan['assumptions']['utilisation']:.0%} of peak speed, not run; "
@@ -96,20 +96,19 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
 
 def _training_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [
-        ("GPU", "number", "clips/step", "needs GiB", "has GiB", "", "s/step", "run, hours", "waiting")
+        ("GPU", "number", "clips at once", "needs GiB", "has GiB", "", "s/step", "run, hours")
     ]
     for row in rows:
         table.append(
             (
                 row["gpu"],
                 str(row["num_gpus"]),
-                str(row["clips_per_step"]),
+                str(row["clips_at_once"]),
                 f"{row['needed_gib']:.1f}",
                 f"{row['available_gib']:.1f}",
                 "fits" if row["fits"] else "DOES NOT FIT",
                 _number(row["step_seconds"]),
                 _number(row["run_hours"]),
-                f"{row['waiting_share']:.0%}",
             )
         )
     return table
@@ -122,12 +121,12 @@ def _cures(row: Mapping[str, Any]) -> list[str]:
     cures = row["would_fit_with"]
     if not cures:
         return [f"{where}, and nothing that was tried makes it fit; take a smaller last grid or model"]
-    shown = [cure for cure in cures if cure["supported"]][:1] + [
-        cure for cure in cures if not cure["supported"]
+    shown = [cure for cure in cures if cure["same_gpus"]][:1] + [
+        cure for cure in cures if not cure["same_gpus"]
     ][:1]
     return [
         f"{where}; with {' + '.join(cure['changes'])} it needs {cure['needed_gib']:.1f} GiB"
-        + ("" if cure["supported"] else " (the trainer cannot do that yet)")
+        + ("" if cure["same_gpus"] else " on each")
         for cure in shown
     ]
 

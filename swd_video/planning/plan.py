@@ -27,7 +27,7 @@ from swd_video.planning.training_memory import (
     memory_parts,
     what_would_fit,
 )
-from swd_video.planning.training_time import slowest_flops, step_flops
+from swd_video.planning.training_time import step_flops
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 
@@ -235,8 +235,10 @@ def _training_kind(
     for gpu in gpus:
         for count in counts:
             setup = replace(base, num_gpus=count)
+            if not setup.divides:
+                continue
             rows.append(
-                {"gpu": gpu.name, "num_gpus": count, "clips_per_step": setup.clips_per_step}
+                {"gpu": gpu.name, "num_gpus": count, "clips_at_once": setup.clips_at_once}
                 | _fit(setup, kinds, gpu, assumptions)
                 | _step_time(request, setup, flops, gpu, assumptions)
             )
@@ -275,7 +277,7 @@ def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions
         "would_fit_with": [
             {
                 "changes": list(cure.changes),
-                "supported": cure.supported,
+                "same_gpus": cure.same_gpus,
                 "needed_gib": cure.needed_bytes / GIB,
             }
             for cure in cures
@@ -288,12 +290,11 @@ def _step_time(
 ) -> dict[str, float]:
     speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation
     done = step_flops(stage_flops, request.stage_weights, setup)
-    slowest = slowest_flops(stage_flops, request.stage_weights, setup)
+    seconds = done / (speed * setup.num_gpus)
     return {
         "step_tflops": done / TERA,
-        "step_seconds": slowest / speed,
-        "run_hours": request.steps * slowest / speed / 3600,
-        "waiting_share": 1 - done / (slowest * setup.num_gpus),
+        "step_seconds": seconds,
+        "run_hours": request.steps * seconds / 3600,
     }
 
 

@@ -1,8 +1,8 @@
 """What lies in a GPU's memory while a student trains, and what would make it fit where it does not.
 
 It describes the trainer as it is: what trains, its gradients, optimizer and average in float32; the teacher's weights
-in float32 or bfloat16; no text encoder and no VAE, which wait elsewhere; weights replicated on every GPU. The changes
-that `what_would_fit` tries say whether the trainer can make them yet.
+in float32 or bfloat16; no text encoder and no VAE, which wait elsewhere; weights replicated on every GPU, or divided
+among them.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,30 +22,40 @@ class TrainingSetup:
 
     Attributes:
         kind: all weights, or low-rank additions.
-        batch_size: clips in one micro-batch of one GPU.
-        grad_accum: micro-batches in a step.
+        batch_size: clips in a step, of all GPUs together.
         num_gpus: processes, one on each GPU.
         bf16: networks under bfloat16 autocast.
         muon: Muon for the matrices of blocks; else AdamW for all.
         checkpointing: keep only the tokens between blocks, and compute each block again.
         bf16_teacher: the weights that do not train are bfloat16; for additions only.
         sharded: weights, gradients, optimizer and average divided among the GPUs.
+        micro_batch_size: the most clips at once on one GPU; None for all that fall to it.
+        num_stages: stages drawn for a step, which divide its batch.
+        group_size: clips of a prompt, which stay together.
     """
 
     kind: Kind
     batch_size: int
-    grad_accum: int
     num_gpus: int
     bf16: bool
     muon: bool = False
     checkpointing: bool = False
     bf16_teacher: bool = False
     sharded: bool = False
+    micro_batch_size: int | None = None
+    num_stages: int = 1
+    group_size: int = 1
 
     @property
-    def clips_per_step(self) -> int:
-        """Of all GPUs together."""
-        return self.batch_size * self.grad_accum * self.num_gpus
+    def divides(self) -> bool:
+        """Whether the GPUs can share the batch evenly."""
+        return self.batch_size % (self.num_gpus * self.num_stages * self.group_size) == 0
+
+    @property
+    def clips_at_once(self) -> int:
+        """On one GPU."""
+        share = max(self.group_size, self.batch_size // (self.num_gpus * self.num_stages))
+        return share if self.micro_batch_size is None else min(self.micro_batch_size, share)
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,8 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
         "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
         "optimizer": FLOAT32_BYTES * _num_moments(sizes.trainable, setup.muon) // shards,
         "ema": FLOAT32_BYTES * trainable // shards,
-        "activations": student.at(setup.batch_size),
-        "teacher_features": teacher.at(setup.batch_size),
+        "activations": student.at(setup.clips_at_once),
+        "teacher_features": teacher.at(setup.clips_at_once),
     }
 
 
@@ -102,7 +112,7 @@ def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float | in
 @dataclass(frozen=True)
 class _Change:
     words: str
-    supported: bool
+    same_gpus: bool
     apply: Callable[[TrainingSetup], TrainingSetup]
 
 
@@ -112,21 +122,21 @@ class Cure:
 
     Attributes:
         changes: in words, with the config key where there is one.
-        supported: whether the trainer can make all of them.
+        same_gpus: whether the number of GPUs stays.
         needed_bytes: on one GPU afterwards.
     """
 
     changes: tuple[str, ...]
-    supported: bool
+    same_gpus: bool
     needed_bytes: int
 
 
 def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: float | int) -> list[Cure]:
-    """The smallest sets of changes that make a training fit, those the trainer can make first.
+    """The smallest sets of changes that make a training fit, those that need no more GPUs first.
 
     Returns:
-        All sets of the least number of changes that suffices; if those need what the trainer cannot do, also the
-        least that it can do, where that exists. Empty where nothing tried helps.
+        All sets of the least number of changes that suffices; if those need more GPUs, also the least that does
+        without, where that exists. Empty where nothing tried helps.
     """
     changes = _changes(setup)
     cures: list[Cure] = []
@@ -136,11 +146,11 @@ def what_would_fit(setup: TrainingSetup, sizes_of: SizesOf, available_bytes: flo
             for chosen in combinations(changes, count)
             if (cure := _try(setup, chosen, sizes_of, available_bytes)) is not None
         ]
-        wanted = [cure for cure in found if cure.supported] if cures else found
+        wanted = [cure for cure in found if cure.same_gpus] if cures else found
         cures += wanted
-        if any(cure.supported for cure in cures):
+        if any(cure.same_gpus for cure in cures):
             break
-    return sorted(cures, key=lambda cure: (not cure.supported, len(cure.changes), cure.needed_bytes))
+    return sorted(cures, key=lambda cure: (not cure.same_gpus, len(cure.changes), cure.needed_bytes))
 
 
 def _changes(setup: TrainingSetup) -> list[_Change]:
@@ -149,13 +159,12 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
         changes.append(_Change("train.kind: lora", True, lambda old: replace(old, kind="lora")))
     if not setup.bf16:
         changes.append(_Change("train.mixed_precision: bf16", True, lambda old: replace(old, bf16=True)))
-    if setup.batch_size > 1:
-        accumulated = setup.grad_accum * setup.batch_size
+    if setup.clips_at_once > setup.group_size:
         changes.append(
             _Change(
-                f"train.batch_size: 1, train.grad_accum: {accumulated}",
+                f"train.micro_batch_size: {setup.group_size}",
                 True,
-                lambda old: replace(old, batch_size=1, grad_accum=accumulated),
+                lambda old: replace(old, micro_batch_size=old.group_size),
             )
         )
     if not setup.checkpointing:
@@ -169,8 +178,8 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
     shards = setup.num_gpus if setup.num_gpus > 1 else 8
     changes.append(
         _Change(
-            f"weights sharded over {shards} GPUs",
-            False,
+            f"configs/accelerate/fsdp2.yaml on {shards} GPUs",
+            shards == setup.num_gpus,
             lambda old: replace(old, sharded=True, num_gpus=shards),
         )
     )
@@ -185,10 +194,12 @@ def _try(
         changed = change.apply(changed)
     if changed.bf16_teacher and changed.kind == "full":
         return None
+    if changed.sharded and (changed.muon or not changed.divides):
+        return None
     needed = sum(memory_parts(changed, sizes_of(changed)).values())
     if needed > available_bytes:
         return None
-    return Cure(tuple(change.words for change in chosen), all(change.supported for change in chosen), needed)
+    return Cure(tuple(change.words for change in chosen), all(change.same_gpus for change in chosen), needed)
 
 
 def _num_moments(trainable: Trainable, muon: bool) -> int:

@@ -2,51 +2,61 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
-from torch import Tensor
-from tqdm import tqdm
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig, MuonConfig
-from swd_video.core.grid import LatentSize
+from swd_video.config.schema import DistillConfig, LoraTrainConfig, LossConfig, MuonConfig
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.encode import encode_manifest
-from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
-from swd_video.data.manifest import clips_digest, read_manifest
+from swd_video.data.latent_cache import LatentCache
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
-from swd_video.models.fingerprint import fingerprint_encoders
-from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_model, read_video_spec, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
+from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
+from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_objectives import build_objectives, pixel_encoders
+from swd_video.training.build_samples import build_samples, embed_samples
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
-from swd_video.training.encoders import all_parts, drop_text_encoders, keep_vae, moved_to
+from swd_video.training.dmd import Critic
+from swd_video.training.encoders import drop_text_encoders, keep_vae
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
-from swd_video.training.objectives import WeightedSum
+from swd_video.training.objectives import WeightedObjective
+from swd_video.training.open_clips import open_clips
+from swd_video.training.opponents import Opponent
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
+from swd_video.training.processes import join_processes
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
+from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, ADAPTATION_FILE = "config.yaml", "adapt.yaml"
 
-# What may change between a start and a restart: it moves no weight of any step both would take.
+# What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
+# another order (`micro_batch_size`) can round otherwise.
 _FREE_KEYS = {
     "data.encode_batch_size",
     "train.steps",
+    "train.micro_batch_size",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.sample_every",
     "train.sample_prompts",
+    "train.samples_per_prompt",
+    "train.teacher_samples",
+    "train.collapse_share",
     "train.log_every",
     "train.gradient_checkpointing",
 }
@@ -56,21 +66,24 @@ _SLOW_BF16 = 2.0
 
 
 def settle_precision(config: DistillConfig) -> DistillConfig:
-    """The config with `mixed_precision: auto` replaced by what this process's device does well."""
+    """The config with `mixed_precision: auto` replaced by what the first process's device does well."""
     if config.train.mixed_precision != "auto":
         return config
-    fast = bf16_slowdown(PartialState().device) <= _SLOW_BF16
+    # Clocks differ between processes; one of them decides for all.
+    (fast,) = broadcast_object_list([bf16_slowdown(join_processes().device) <= _SLOW_BF16])
     train = config.train.model_copy(update={"mixed_precision": "bf16" if fast else None})
     return config.model_copy(update={"train": train})
 
 
-def finished_summary(config: DistillConfig, folder: Path) -> TrainSummary | None:
+def finished_summary(
+    config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE
+) -> TrainSummary | None:
     """What an earlier run of the same config left in `folder`, if it came to its end.
 
     Raises:
         ConfigError: if the folder holds a run of another config.
     """
-    _check_same_run(config, folder)
+    _check_same_run(config, folder, config_file)
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
@@ -88,13 +101,92 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     Raises:
         ValueError: for input that cannot work, in one line.
     """
-    _check_same_run(config, folder)
+    parts = _begin(config, folder)
+    model, accelerator = parts.model, parts.accelerator
+    embeds = embed_samples(config.train, model)
+    dmd = config.loss.dmd
+    dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
+    drop_text_encoders(model)
+    _place(config, model, accelerator.device)
+    encoders = pixel_encoders(config.loss.mmd)
+    if encoders:
+        keep_vae(model, accelerator.device)
+    roles = _build_roles(config, model)
+    stepper = _build_stepper(
+        config,
+        parts,
+        roles,
+        lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
+    )
+    samples = build_samples(
+        config.train,
+        parts.schedule,
+        parts.clips,
+        roles,
+        embeds,
+        folder / "samples",
+        config.seed,
+        accelerator.is_main_process,
+    )
+    return replace(_finish(config, folder, stepper, samples), encoders=encoders)
+
+
+def build_adaptation(config: DistillConfig, folder: Path) -> Run:
+    """The same for a teacher that is to learn the schedule's grids; `loss` and noise levels of stages do not count.
+
+    Args:
+        config: as for `build_run`.
+        folder: likewise.
+
+    Raises:
+        ValueError: for input that cannot work, in one line.
+    """
+    config = _for_adaptation(config)
+    parts = _begin(config, folder, ADAPTATION_FILE)
+    model = parts.model
+    adapt = config.adapt
+    objective = FlowMatching(adapt.sigma_shift, adapt.empty_prompts, model.encode_prompt([""]))
+    _place(config, model, parts.accelerator.device)
+    roles = _build_roles(config, model, AdaptedRoles)
+    stepper = _build_stepper(
+        config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
+    )
+    spec = read_video_spec(resolve_model_path(config.model))
+    run = _finish(config, folder, stepper, None)
+    result = folder / TEACHER_FOLDER
+    return replace(run, result=result, save=lambda write: write_teacher(result, roles, spec, write))
+
+
+def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
+    """`finished_summary` of an adaptation."""
+    return finished_summary(_for_adaptation(config), folder, ADAPTATION_FILE)
+
+
+def _for_adaptation(config: DistillConfig) -> DistillConfig:
+    """Without what belongs to a student: losses and groups of clips, samples in stages, its own inputs."""
+    train = config.train.model_copy(update={"sample_every": 0, "own_inputs": 0.0})
+    return config.model_copy(update={"loss": LossConfig(), "train": train})
+
+
+@dataclass(frozen=True)
+class _Parts:
+    accelerator: Accelerator
+    model: VideoModel
+    schedule: ScaleSchedule
+    clips: LatentCache
+
+
+def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) -> _Parts:
+    """What every training needs first: checks, the folder, the model in main memory, and its clips."""
+    _check_same_run(config, folder, config_file)
     _check_load(config)
+    _divide_batch(config, join_processes().num_processes)
+    _check_shards(config)
     folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     if accelerator.is_main_process:
-        write_text(folder / CONFIG_FILE, dump_config(config))
+        write_text(folder / config_file, dump_config(config))
     _warn_of_slow_bf16(config, accelerator)
     model = _load(config)
     schedule = config.scale_schedule()
@@ -105,32 +197,26 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         )
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
-    clips = _open_clips(config, schedule, model, accelerator)
-    prompt_embeds = (
-        model.encode_prompt(list(config.train.sample_prompts)) if config.train.sample_every else None
-    )
-    dmd = config.loss.dmd
-    negative_embeds = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
-    drop_text_encoders(model)
-    _place(config, model, accelerator.device)
-    encoders = pixel_encoders(config.loss.mmd)
-    if encoders:
-        keep_vae(model, accelerator.device)
-    roles = _build_roles(config, model)
+    clips = open_clips(config.data, config.model, schedule, model, accelerator)
+    return _Parts(accelerator, model, schedule, clips)
+
+
+def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: SampleWriter | None) -> Run:
+    train = config.train
     return Run(
         folder=folder,
         base_model=config.model,
         positions=config.positions,
-        encoders=encoders,
-        stepper=_build_stepper(config, schedule, clips, roles, negative_embeds, accelerator),
-        checkpoints=CheckpointFolder(folder / "checkpoints", config.train.keep_checkpoints),
-        samples=_build_samples(config, schedule, roles, prompt_embeds, folder),
+        stepper=stepper,
+        checkpoints=CheckpointFolder(folder / "checkpoints", train.keep_checkpoints),
+        samples=samples,
         settings=LoopSettings(
-            steps=config.train.steps,
-            checkpoint_every=config.train.checkpoint_every,
-            sample_every=config.train.sample_every,
-            log_every=config.train.log_every,
-            average=config.train.ema_decay > 0,
+            steps=train.steps,
+            checkpoint_every=train.checkpoint_every,
+            sample_every=train.sample_every,
+            log_every=train.log_every,
+            average=train.ema_decay > 0,
+            collapse_share=train.collapse_share,
         ),
     )
 
@@ -153,6 +239,21 @@ def _check_load(config: DistillConfig) -> None:
             raise ConfigError(f"load.{key}: got {getattr(load, key)!r} to train with, expected {expected}.")
 
 
+def _check_shards(config: DistillConfig) -> None:
+    if wants_shards() and isinstance(config.train.optimizer, MuonConfig):
+        raise ConfigError(
+            "train.optimizer.kind: muon needs whole matrices, and FSDP divides them; take adamw, or "
+            "configs/accelerate/ddp.yaml."
+        )
+
+
+def _divide_batch(config: DistillConfig, num_processes: int) -> BatchDivision:
+    train = config.train
+    return divide_batch(
+        train.batch_size, train.stages_per_step, num_processes, train.micro_batch_size, config.loss.mmd.group
+    )
+
+
 def _load(config: DistillConfig) -> VideoModel:
     """The teacher in main memory, where text encoder and VAE wait until they are needed."""
     options = LoadOptions(**config.load.model_dump(exclude={"dtype", "attention"}))
@@ -161,23 +262,31 @@ def _load(config: DistillConfig) -> VideoModel:
 
 def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> None:
     """Put the network where it trains, with the attention that the config asks for."""
-    model.transformer.to(device)
+    if not wants_shards():
+        model.transformer.to(device)
     dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
     attention, mask = config.load.attention, model.attention_mask
     set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
 
 
-def _check_same_run(config: DistillConfig, folder: Path) -> None:
-    path = folder / CONFIG_FILE
+def _check_same_run(config: DistillConfig, folder: Path, config_file: str) -> None:
+    for other in {CONFIG_FILE, ADAPTATION_FILE} - {config_file}:
+        if (folder / other).is_file():
+            raise ConfigError(f"{folder}: holds the run of another command ({other}); choose another --out.")
+    path = folder / config_file
     if not path.is_file():
         return
     before, now = flatten(load_config(path)), flatten(config)
     for key in before.keys() | now.keys():
-        if key not in _FREE_KEYS and before.get(key) != now.get(key):
+        if not _is_free(key) and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
                 "Choose another --out, or delete the folder to start anew."
             )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
 
 
 def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:
@@ -206,82 +315,9 @@ def _check_grids(schedule: ScaleSchedule, model: VideoModel) -> None:
             raise ConfigError(f"schedule.stages[{index}]: {error}") from None
 
 
-def _open_clips(
-    config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, accelerator: Accelerator
-) -> LatentCache:
-    data = config.data
-    encoders = fingerprint_encoders(resolve_model_path(config.model))
-    if data.manifest is not None and accelerator.is_main_process and not _is_complete(data.cache):
-        with moved_to(accelerator.device, *all_parts(model)):
-            _encode(config, schedule, model, encoders)
-    accelerator.wait_for_everyone()
-    try:
-        clips = LatentCache(data.cache)
-    except CacheError as error:
-        hint = "" if data.manifest is not None else " Or name the clips in data.manifest."
-        raise ConfigError(f"data.cache: {error}{hint}") from None
-    _check_clips(config, schedule, clips, encoders)
-    return clips
-
-
-def _is_complete(cache: str) -> bool:
-    return (Path(cache) / INDEX_NAME).is_file() and bool(read_index(cache)["complete"])
-
-
-def _encode(config: DistillConfig, schedule: ScaleSchedule, model: VideoModel, encoders: str) -> None:
-    data = config.data
-    assert data.manifest is not None
-    manifest = read_manifest(data.manifest)
-    extra = [LatentSize.parse(text) for text in data.extra_grids]
-    with tqdm(total=len(manifest), desc="encode", unit="clip", file=sys.stderr) as bar:
-        report = encode_manifest(
-            manifest,
-            model,
-            [*extra, *schedule.distinct_grids],
-            data.cache,
-            model_name=config.model,
-            encoders=encoders,
-            batch_size=data.encode_batch_size,
-            progress=lambda done, _: bar.update(done - bar.n),
-            on_skip=lambda clip: bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr),
-        )
-    if report.skipped:
-        print(
-            f"{len(report.skipped)} of {report.clips} clips could not be encoded; their paths and reasons are "
-            f"in {Path(data.cache) / INDEX_NAME}.",
-            file=sys.stderr,
-        )
-
-
-def _check_clips(config: DistillConfig, schedule: ScaleSchedule, clips: LatentCache, encoders: str) -> None:
-    cache, index = config.data.cache, clips.index
-    # Names say less than weights: compared only where a fingerprint is missing (models from a hub).
-    fingerprinted = bool(encoders and index["encoders"])
-    here, there = (encoders, index["encoders"]) if fingerprinted else (config.model, index["model"])
-    if here != there:
-        raise ConfigError(
-            f"data.cache: {cache} was encoded by another VAE or text encoder ({index['model']}) than that of "
-            f"model {config.model}. Give data.cache another folder, or delete this one to encode again."
-        )
-    manifest = config.data.manifest
-    if manifest is not None and Path(manifest).is_file():
-        digest = clips_digest(read_manifest(manifest))
-        if digest != index["clips_digest"]:
-            raise ConfigError(
-                f"data.cache: {cache} holds other clips than {manifest}. Give data.cache another folder, or "
-                "delete this one to encode again."
-            )
-    missing = [str(grid) for grid in schedule.distinct_grids if grid not in clips.grids]
-    if missing:
-        raise ConfigError(
-            f"data.cache: {cache} has no latents on {', '.join(missing)}, it has "
-            f"{', '.join(map(str, clips.grids))}. Give data.cache another folder, to encode for this schedule."
-        )
-    if len(clips) == 0:
-        raise ConfigError(f"data.cache: {cache} holds no clip: none could be read.")
-
-
-def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
+def _build_roles(
+    config: DistillConfig, model: VideoModel, whole: Callable[[VideoModel], Roles] = FullRoles
+) -> Roles:
     train = config.train
     if isinstance(train, LoraTrainConfig):
         targets = model.lora_targets if train.targets is None else train.targets
@@ -290,7 +326,7 @@ def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
             torch.manual_seed(keyed_seed(config.seed, "lora"))
             roles: Roles = LoraRoles(model, train.rank, targets)
     else:
-        roles = FullRoles(model)
+        roles = whole(model)
     if train.gradient_checkpointing:
         for network in {roles.student, model.transformer}:
             recompute_blocks(network)
@@ -299,33 +335,36 @@ def _build_roles(config: DistillConfig, model: VideoModel) -> Roles:
 
 def _build_stepper(
     config: DistillConfig,
-    schedule: ScaleSchedule,
-    clips: LatentCache,
+    parts: _Parts,
     roles: Roles,
-    negative_embeds: Tensor | None,
-    accelerator: Accelerator,
+    build_losses: Callable[[], tuple[list[WeightedObjective], list[Opponent]]],
+    kind: type[Stepper] = Stepper,
 ) -> Stepper:
-    train = config.train
+    train, accelerator = config.train, parts.accelerator
+    shards = wants_shards()
+    if not shards:
+        # Before a critic comes in, whose gradients are averaged apart.
+        roles.student_forward = accelerator.prepare_model(roles.student)
+    objectives, opponents = build_losses()
+    if shards:
+        roles.divide(accelerator.device)
+        for opponent in opponents:
+            if isinstance(opponent, Critic):
+                opponent.renew(roles)
     parameters = roles.trainable_parameters()
-    roles.student_forward = accelerator.prepare_model(roles.student)
-    optimizers = [accelerator.prepare_optimizer(o) for o in build_optimizers(parameters, train)]
-    objectives, opponents = build_objectives(
-        config.loss, schedule, roles, negative_embeds, accelerator, config.seed
-    )
-    return Stepper(
+    return kind(
         roles=roles,
-        objective=WeightedSum(objectives),
-        schedule=schedule,
-        clips=clips,
-        order=_build_order(config, clips, accelerator),
-        optimizers=optimizers,
-        ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=True),
+        objectives=objectives,
+        schedule=parts.schedule,
+        clips=parts.clips,
+        order=_build_order(config, parts.clips, accelerator),
+        optimizers=build_optimizers(parameters, train),
+        ema=EMAModel(list(parameters.values()), decay=train.ema_decay, foreach=not shards),
         accelerator=accelerator,
         settings=StepSettings(
             seed=config.seed,
-            batch_size=train.batch_size,
-            grad_accum=train.grad_accum,
-            stage_weights=train.stage_weights or (1.0,) * len(schedule),
+            division=_divide_batch(config, accelerator.num_processes),
+            stage_weights=train.stage_weights or (1.0,) * len(parts.schedule),
             lr_warmup_steps=train.lr_warmup_steps,
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",
@@ -349,12 +388,3 @@ def _build_order(config: DistillConfig, clips: LatentCache, accelerator: Acceler
             file=sys.stderr,
         )
     return order
-
-
-def _build_samples(
-    config: DistillConfig, schedule: ScaleSchedule, roles: Roles, prompt_embeds: Tensor | None, folder: Path
-) -> SampleWriter | None:
-    if prompt_embeds is None:
-        return None
-    prompts = config.train.sample_prompts
-    return SampleWriter(roles, schedule, prompts, prompt_embeds, folder / "samples", config.seed)

@@ -24,14 +24,14 @@ from swd_video.pipelines.loading import EncoderRecord
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
 from swd_video.training.features import BlockFeatures, FeatureSource, PixelFeatures, Window
 from swd_video.training.gan import Discriminator, GanObjective
-from swd_video.training.objectives import MmdObjective, Objective, check_term
+from swd_video.training.objectives import MmdObjective, WeightedObjective, check_term
 from swd_video.training.opponents import Opponent
 from swd_video.training.roles import Roles
 
 _DMD_WARNING = (
     "warning: loss.dmd: a teacher that was not trained on the small grids cannot make clips there, and distribution "
     "matching hands its mistakes on: trained so, students of Wan2.1 came out worse than with mmd alone "
-    "(arXiv 2503.16397). If it was, set loss.dmd.scale_adapted to true."
+    "(arXiv 2503.16397). `swd-video adapt` trains it on them; then set loss.dmd.scale_adapted to true."
 )
 
 
@@ -42,7 +42,7 @@ def build_objectives(
     negative_embeds: Tensor | None,
     accelerator: Accelerator,
     seed: int,
-) -> tuple[list[tuple[float, Objective]], list[Opponent]]:
+) -> tuple[list[WeightedObjective], list[Opponent]]:
     """Make what a config's `loss` section asks for.
 
     Args:
@@ -59,11 +59,12 @@ def build_objectives(
     Raises:
         ConfigError: for an encoder that cannot be loaded, or a block or a set of tokens that one does not have.
     """
-    objectives: list[tuple[float, Objective]] = []
+    objectives: list[WeightedObjective] = []
     opponents: list[Opponent] = []
     dmd, gan, spec = loss.dmd, loss.gan, roles.model.spec
     if loss.mmd.terms:
-        objectives.append((1.0, _build_mmd(loss.mmd, schedule, roles.model, accelerator.device)))
+        mmd = _build_mmd(loss.mmd, schedule, roles.model, accelerator.device)
+        objectives.append(WeightedObjective("mmd", 1.0, mmd))
     if dmd is not None:
         if not dmd.scale_adapted and len(schedule.distinct_grids) > 1 and accelerator.is_main_process:
             print(_DMD_WARNING, file=sys.stderr)
@@ -74,7 +75,7 @@ def build_objectives(
             opponents.append(Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise))
         assert negative_embeds is not None
         objective = DmdObjective(noise, dmd.guidance_scale, negative_embeds, dmd.data_share)
-        objectives.append((dmd.weight, objective))
+        objectives.append(WeightedObjective("dmd", dmd.weight, objective))
     if gan is not None:
         blocks = _known_blocks("loss.gan.block", gan.block, "teacher", spec.num_blocks)
         discriminator = Discriminator(
@@ -88,7 +89,7 @@ def build_objectives(
             accelerator.device,
         )
         opponents.append(discriminator)
-        objectives.append((gan.weight, GanObjective(discriminator)))
+        objectives.append(WeightedObjective("gan", gan.weight, GanObjective(discriminator)))
     return objectives, opponents
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swd_video.training.opponents import Opponent
+from swd_video.training.sharding import load_optimizer_state, share_like, whole, whole_optimizer_state
 
 _PARTIAL = ".partial"
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
@@ -46,8 +47,12 @@ class CheckpointFolder:
         optimizers: Sequence[torch.optim.Optimizer],
         progress: Mapping[str, Any],
         opponents: Sequence[Opponent] = (),
+        *,
+        write: bool = True,
     ) -> Path:
         """Write a checkpoint under another name, rename it, then drop the oldest.
+
+        Where weights are divided among processes, all call this together, and one of them writes.
 
         Args:
             step: finished steps.
@@ -56,17 +61,26 @@ class CheckpointFolder:
             optimizers: in the order in which `restore` will get them.
             progress: anything JSON can hold.
             opponents: the networks that learn beside the student.
+            write: false gathers only.
         """
         final = self.folder / f"step_{step:08d}"
+        tensors = {
+            _WEIGHTS: _on_cpu(dict(parameters)),
+            _AVERAGE: _on_cpu(dict(zip(parameters, ema.shadow_params, strict=True))),
+        }
+        states: dict[str, Any] = {_OPTIMIZERS: [whole_optimizer_state(optimizer) for optimizer in optimizers]}
+        for opponent in opponents:
+            tensors[f"{opponent.name}.safetensors"] = _on_cpu(opponent.parameters)
+            states[f"{opponent.name}_optimizer.pt"] = whole_optimizer_state(opponent.optimizer)
+        if not write:
+            return final
         partial = final.with_name(final.name + _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_on_cpu(dict(parameters)), partial / _WEIGHTS)
-        save_file(_on_cpu(dict(zip(parameters, ema.shadow_params, strict=True))), partial / _AVERAGE)
-        torch.save([optimizer.state_dict() for optimizer in optimizers], partial / _OPTIMIZERS)
-        for opponent in opponents:
-            save_file(_on_cpu(opponent.parameters), partial / f"{opponent.name}.safetensors")
-            torch.save(opponent.optimizer.state_dict(), partial / f"{opponent.name}_optimizer.pt")
+        for name, weights in tensors.items():
+            save_file(weights, partial / name)
+        for name, saved in states.items():
+            torch.save(saved, partial / name)
         state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
         (partial / _PROGRESS).write_text(json.dumps(state, indent=2))
         if final.exists():
@@ -101,24 +115,24 @@ class CheckpointFolder:
         state = json.loads((latest / _PROGRESS).read_text())
         with torch.no_grad():
             for (name, parameter), shadow in zip(parameters.items(), ema.shadow_params, strict=True):
-                parameter.copy_(weights[name])
-                shadow.copy_(average[name])
+                parameter.copy_(share_like(weights[name], parameter))
+                shadow.copy_(share_like(average[name], parameter))
         ema.optimization_step = state["ema_step"]
         for opponent in opponents:
             weights = load_file(latest / f"{opponent.name}.safetensors")
             with torch.no_grad():
                 for name, parameter in opponent.parameters.items():
-                    parameter.copy_(weights[name])
+                    parameter.copy_(share_like(weights[name], parameter))
             path = latest / f"{opponent.name}_optimizer.pt"
-            opponent.optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            load_optimizer_state(opponent.optimizer, torch.load(path, map_location="cpu", weights_only=True))
         saved = torch.load(latest / _OPTIMIZERS, map_location="cpu", weights_only=True)
         for optimizer, optimizer_state in zip(optimizers, saved, strict=True):
-            optimizer.load_state_dict(optimizer_state)
+            load_optimizer_state(optimizer, optimizer_state)
         return state["step"], state["progress"]
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    return {name: whole(tensor.detach()).to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, velocity_target, x0_from_velocity
+from swd_video.core.randomness import SampleDraws
 from swd_video.losses.dmd import distribution_matching_loss
 from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.roles import Roles
@@ -25,11 +26,11 @@ class NoiseRange:
     sigma_max: float
 
     def noised(
-        self, clips: Float[Tensor, "batch *clip"], generator: torch.Generator
+        self, clips: Float[Tensor, "batch *clip"], draws: SampleDraws
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *clip"]]:
         """Draw (sigma, noise), one sigma for each clip."""
-        noise = torch.randn(clips.shape, generator=generator).to(clips.device)
-        share = torch.rand(len(clips), generator=generator).to(clips.device)
+        noise = draws.normal_like(clips)
+        share = draws.uniform().to(clips.device)
         return self.sigma_min + (self.sigma_max - self.sigma_min) * share, noise
 
 
@@ -45,10 +46,14 @@ class Critic(Opponent):
         super().__init__("critic", roles.add_critic(rank, targets), lr)
         self._noise = noise
 
-    def loss(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def renew(self, roles: Roles) -> None:
+        """Look for the additions again, before the first step: dividing weights among processes replaces them."""
+        self._train(roles.critic_parameters())
+
+    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Mean squared error of the velocity that leads to the student's clips."""
         x0 = clips.predicted_x0
-        sigma, noise = self._noise.noised(x0, generator)
+        sigma, noise = self._noise.noised(x0, draws)
         with roles.critic() as network:
             velocity = roles.model.predict_velocity(
                 add_noise(x0, noise, sigma), sigma, clips.prompt_embeds, transformer=network
@@ -75,11 +80,11 @@ class DmdObjective:
     negative_embeds: Float[Tensor, "1 text_length text_dim"]
     data_share: float = 0.0
 
-    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def __call__(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only."""
         x0 = clips.predicted_x0.detach().float()
-        sigma, noise = self.noise.noised(x0, generator)
-        from_data = torch.rand(len(x0), generator=generator).to(x0.device) < self.data_share
+        sigma, noise = self.noise.noised(x0, draws)
+        from_data = draws.uniform().to(x0.device) < self.data_share
         seen = torch.where(from_data.view(-1, 1, 1, 1, 1), clips.target_x0, x0)
         with torch.no_grad():
             teacher_x0 = self._teacher_x0(roles, add_noise(seen, noise, sigma), sigma, clips.prompt_embeds)

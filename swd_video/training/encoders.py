@@ -1,8 +1,7 @@
 """Text encoder and VAE while a student trains: on the device only while somebody needs them.
 
 Clips come from a cache of latents and captions from embeddings, so a step needs neither, unless its loss looks at
-pixels: then the VAE stays. Together they can be larger
-than all that trains.
+pixels: then the VAE stays. Together they can be larger than all that trains.
 """
 
 from collections.abc import Iterator

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import Compression, LatentSize
+from swd_video.core.randomness import SampleDraws
 from swd_video.models.encoders import PixelEncoder
 from swd_video.models.pixel_form import decode_clips, draw_window, window_size
 from swd_video.training.opponents import ClipPair
@@ -44,20 +45,18 @@ class Comparison:
     Args:
         roles: teacher, critic and VAE.
         clips: the student's and the true ones.
-        generator: on the CPU; gives noise, noise levels, and the place of a window.
+        draws: give noise, noise levels, and the place of a window.
         group: each so many consecutive clips get one noise level.
         window: what networks of pixels are shown.
     """
 
-    def __init__(
-        self, roles: Roles, clips: ClipPair, generator: torch.Generator, group: int, window: Window
-    ) -> None:
+    def __init__(self, roles: Roles, clips: ClipPair, draws: SampleDraws, group: int, window: Window) -> None:
         self.roles, self.clips = roles, clips
         target, device = clips.target_x0, clips.predicted_x0.device
-        self._noise = torch.randn(target.shape, generator=generator).to(device)
-        share = torch.rand(len(target) // group, generator=generator).to(device)
-        self._share = share.repeat_interleave(group)
-        self._generator, self._window = generator, window
+        self._noise = draws.normal_like(target)
+        # The first clip of a group draws for all of it.
+        self._share = draws.uniform()[::group].repeat_interleave(group).to(device)
+        self._draws, self._window = draws, window
 
     def noised(self, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor, Tensor]:
         """(student's clips, true clips, noise levels), for levels drawn evenly between two."""
@@ -71,7 +70,7 @@ class Comparison:
     def pixels(self) -> tuple[Tensor, Tensor]:
         """One window of (student's clips, true clips), decoded once for all networks."""
         grid = LatentSize(*self.clips.target_x0.shape[2:])
-        window = draw_window(grid, self._window.size(grid), self._generator)
+        window = draw_window(grid, self._window.size(grid), self._draws.shared)
         with torch.no_grad():
             target = decode_clips(self.roles.model, window.cut(self.clips.target_x0))
         return decode_clips(self.roles.model, window.cut(self.clips.predicted_x0)), target

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise
+from swd_video.core.randomness import SampleDraws
 from swd_video.losses.gan import discriminator_loss, generator_loss
 from swd_video.training.dmd import NoiseRange
 from swd_video.training.features import TokenGrid, token_grid
@@ -92,9 +93,9 @@ class Discriminator(Opponent):
         super().__init__("discriminator", dict(self.heads.named_parameters()), lr)
         self._blocks, self._noise = blocks, noise
 
-    def loss(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Tell true clips from the student's."""
-        sigma, noise = self._noise.noised(clips.target_x0, generator)
+        sigma, noise = self._noise.noised(clips.target_x0, draws)
         with torch.no_grad():
             target, predicted = (
                 self._tokens(roles, x0, noise, sigma, clips.prompt_embeds)
@@ -107,9 +108,9 @@ class Discriminator(Opponent):
         ]
         return torch.stack(losses).mean()
 
-    def deceive(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def deceive(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What the student is trained on; gradients reach its clips, and the heads' are thrown away."""
-        sigma, noise = self._noise.noised(clips.target_x0, generator)
+        sigma, noise = self._noise.noised(clips.target_x0, draws)
         grid = token_grid(clips.target_x0.shape[2:], roles.model.spec.compression.patch)
         tokens = self._tokens(roles, clips.predicted_x0, noise, sigma, clips.prompt_embeds)
         return torch.stack([generator_loss(logits) for logits in self._logits(tokens, grid)]).mean()
@@ -136,6 +137,6 @@ class GanObjective:
 
     discriminator: Discriminator
 
-    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def __call__(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips."""
-        return self.discriminator.deceive(roles, clips, generator)
+        return self.discriminator.deceive(roles, clips, draws)

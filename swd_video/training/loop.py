@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from swd_video.pipelines.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.clip_log import add_clip
+from swd_video.training.collapse import ClipsByPrompt, collapse_warning
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
-from swd_video.training.samples import SampleWriter
+from swd_video.training.samples import SampleWriter, with_shares
 from swd_video.training.step import Stepper, StepReport
 
 STUDENT_FOLDER, SUMMARY_FILE = "student", "train.json"
@@ -32,6 +34,7 @@ class LoopSettings:
         sample_every: steps between sample clips.
         log_every: steps between TensorBoard entries.
         average: whether samples and the final student use the running average of the weights.
+        collapse_share: see `collapse.collapse_warning`.
     """
 
     steps: int
@@ -39,6 +42,7 @@ class LoopSettings:
     sample_every: int = 0
     log_every: int = 10
     average: bool = True
+    collapse_share: float = 0.0
 
 
 @dataclass
@@ -49,21 +53,25 @@ class Run:
         folder: gets everything.
         base_model: name of the teacher, for the student's folder.
         positions: "native" or "rescaled", likewise.
-        encoders: networks of pixels that the loss looks through, likewise.
         stepper: takes steps.
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
         settings: when things happen.
+        result: what is written in the end; by default `student/` in the folder.
+        encoders: networks of pixels that the loss looks through, for the student's folder.
+        save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
     folder: Path
     base_model: str
     positions: str
-    encoders: Sequence[EncoderRecord]
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
     settings: LoopSettings
+    result: Path | None = None
+    encoders: Sequence[EncoderRecord] = ()
+    save: Callable[[bool], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class TrainSummary:
     """How a run ended; also `train.json`.
 
     Attributes:
-        student: folder of the student.
+        student: folder of the student, or of what else was trained.
         steps: optimizer steps.
         seconds: training time, restarts added up, encoding not counted.
         seconds_per_step: `seconds` over `steps`, samples and checkpoints included.
@@ -107,9 +115,10 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     is_main = stepper.accelerator.is_main_process
 
     def save(step: int) -> None:
-        if is_main:
-            state = {"losses": losses.state, "seconds": clock.seconds}
-            run.checkpoints.save(step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents)
+        state = {"losses": losses.state, "seconds": clock.seconds}
+        run.checkpoints.save(
+            step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents, write=is_main
+        )
 
     with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
         for step in range(done, settings.steps):
@@ -120,7 +129,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             done = step + 1
             if _due(done, settings.log_every):
                 _log(run, done, losses, report)
-            if is_main and run.samples is not None and _due(done, settings.sample_every):
+            if run.samples is not None and _due(done, settings.sample_every):
                 time_left.add_pause(_write_samples(run, run.samples, done))
             if _due(done, settings.checkpoint_every) or done == settings.steps:
                 save(done)
@@ -128,8 +137,12 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if on_step is not None:
                 on_step(done, report)
         summary = _summarise(run, clock.seconds, losses)
+        with _averaged_weights(run):
+            if run.save is None:
+                _write_student(run, is_main)
+            else:
+                run.save(is_main)
         if is_main:
-            _write_student(run)
             write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
         stepper.accelerator.wait_for_everyone()
     return summary
@@ -152,7 +165,7 @@ def _plan(run: Run) -> TimeLeft:
     stepper = run.stepper
     patch = stepper.roles.model.spec.compression.patch
     tokens = [grid.tokens(patch) for grid in stepper.schedule.grids]
-    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.grad_accum, tokens)
+    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.division.num_stages, tokens)
 
 
 @contextmanager
@@ -188,7 +201,7 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
     values: dict[str, float] = {
         f"loss/stage_{index + 1}": loss for index, loss in enumerate(losses.state) if loss is not None
     }
-    values |= {f"loss/{name}": loss for name, loss in report.opponents.items()}
+    values |= {f"loss/{name}": loss for name, loss in (report.losses | report.opponents).items()}
     values["grad_norm"] = report.grad_norm
     values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
     values["seconds_per_step"] = report.seconds
@@ -203,28 +216,48 @@ def _averaged_weights(run: Run) -> Iterator[None]:
         return
     run.stepper.ema.store(parameters)
     run.stepper.ema.copy_to(parameters)
+    run.stepper.roles.weights_changed()
     try:
         yield
     finally:
         run.stepper.ema.restore(parameters)
+        run.stepper.roles.weights_changed()
 
 
 def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
     started = time.perf_counter()
+    # All processes sample, so that none waits for another's clips; the first one writes them.
     with _averaged_weights(run):
-        samples.write(done)
+        clips, _ = samples.sample(), samples.reference_clips
+    if run.stepper.accelerator.is_main_process:
+        measured, shares = samples.write(done, clips)
+        _log_samples(run, samples, done, clips, with_shares(measured, shares))
+        warning = collapse_warning(shares, run.settings.collapse_share, samples.reference.whose)
+        if warning is not None:
+            tqdm.write(f"warning: step {done}: {warning}", file=sys.stderr)
     return time.perf_counter() - started
 
 
-def _write_student(run: Run) -> None:
+def _log_samples(
+    run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: dict[str, float]
+) -> None:
+    accelerator, fps = run.stepper.accelerator, samples.roles.model.spec.fps
+    accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
+    writer = accelerator.get_tracker("tensorboard", unwrap=True)
+    for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
+        add_clip(writer, f"samples/{prompt}", frames, fps, done)
+
+
+def _write_student(run: Run, write: bool) -> None:
     roles = run.stepper.roles
-    with _averaged_weights(run):
-        additions = roles.lora_state_dict()
+    additions = roles.lora_state_dict()
+    student = cast(ModelMixin, roles.whole_student()) if additions is None else None
+    if write:
         save_student(
             run.folder / STUDENT_FOLDER,
             base_model=run.base_model,
             schedule=run.stepper.schedule,
-            transformer=cast(ModelMixin, roles.student) if additions is None else None,
+            transformer=student,
             lora_state_dict=additions,
             positions=run.positions,
             encoders=run.encoders,
@@ -234,7 +267,7 @@ def _write_student(run: Run) -> None:
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
     steps = run.settings.steps
     return TrainSummary(
-        student=str(run.folder / STUDENT_FOLDER),
+        student=str(run.result or run.folder / STUDENT_FOLDER),
         steps=steps,
         seconds=round(seconds, 2),
         seconds_per_step=round(seconds / steps, 4),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from swd_video.config.encoders import EncoderConfig
 from swd_video.config.schema import MmdTermConfig
+from swd_video.core.randomness import SampleDraws
 from swd_video.losses.kernels import RationalQuadratic, Rbf
 from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
 from swd_video.losses.random_features import random_features
@@ -17,24 +18,23 @@ from swd_video.training.features import Comparison, FeatureSource, TokenGrid, Wi
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 
-Objective = Callable[[Roles, ClipPair, torch.Generator], Tensor]
-"""The loss of a batch, whose gradients reach the student's clips; the generator, on the CPU, gives noise and sigmas."""
+Objective = Callable[[Roles, ClipPair, SampleDraws], Tensor]
+"""The mean loss of some clips, whose gradients reach the student's; `SampleDraws` gives noise and sigmas."""
 
 
 @dataclass(frozen=True)
-class WeightedSum:
-    """Several objectives at once.
+class WeightedObjective:
+    """An objective as a part of what a student is trained on.
 
     Attributes:
-        parts: each with its weight.
+        name: for logs and messages: the key below `loss` in a config.
+        weight: its factor in the sum.
+        objective: the loss.
     """
 
-    parts: Sequence[tuple[float, Objective]]
-
-    def __call__(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach the student's clips."""
-        losses = [weight * objective(roles, clips, generator) for weight, objective in self.parts]
-        return torch.stack(losses).sum()
+    name: str
+    weight: float
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,21 @@ class MmdObjective:
         self,
         roles: Roles,
         clips: ClipPair,
-        generator: torch.Generator,
+        draws: SampleDraws,
     ) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only.
 
         Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
         sigma.
         """
-        comparison = Comparison(roles, clips, generator, self.group, self.window)
+        comparison = Comparison(roles, clips, draws, self.group, self.window)
         loss = clips.predicted_x0.new_zeros(())
         for (encoder, sigmas), terms in self._terms_by_view().items():
             blocks = sorted({block for term in terms for block in term.block or ()})
             predicted, target = self.sources[encoder].tokens(comparison, sigmas, blocks)
             for term in terms:
                 for block, weight in _weighted_blocks(term):
-                    value = self._compare(term, predicted[block], target[block], generator)
+                    value = self._compare(term, predicted[block], target[block], draws)
                     loss = loss + term.weight * weight * value
         return loss
 
@@ -89,7 +89,7 @@ class MmdObjective:
         term: MmdTermConfig,
         predicted: Tensor,
         target: Tensor,
-        generator: torch.Generator,
+        draws: SampleDraws,
     ) -> Tensor:
         frames, height, width = predicted.shape[1:4]
         predicted_sets, target_sets = (
@@ -108,7 +108,7 @@ class MmdObjective:
         kernel = Rbf(term.bandwidths, term.bandwidth_unit)
         if not term.random_features:
             return kernel_mmd(predicted_sets, target_sets, kernel, term.estimator, unit)
-        points = random_features(predicted_sets, target_sets, kernel, term.random_features, generator)
+        points = random_features(predicted_sets, target_sets, kernel, term.random_features, draws.shared)
         return linear_mmd(*points, term.estimator, unit)
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from swd_video.core.randomness import SampleDraws
 from swd_video.training.roles import Roles
 
 
@@ -41,18 +42,22 @@ class Opponent(ABC):
 
     def __init__(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float) -> None:
         self.name = name
+        self._lr = lr
+        self._train(parameters)
+
+    def _train(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
         # No momentum: what the student does changes from step to step.
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=lr, betas=(0.0, 0.99), weight_decay=0.0
+            self.parameters.values(), lr=self._lr, betas=(0.0, 0.99), weight_decay=0.0
         )
 
     @abstractmethod
-    def loss(self, roles: Roles, clips: ClipPair, generator: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What it is trained on; gradients reach `parameters` only.
 
         Args:
             roles: who the teacher is.
             clips: `detached()`.
-            generator: on the CPU; gives noise and sigmas.
+            draws: gives noise and sigmas.
         """

@@ -11,30 +11,30 @@ class TimeLeft:
     """Estimates the rest of a run from what each stage has cost lately.
 
     Stages differ in cost by ten times and more, so the mean step says little early on. Which stage every coming
-    micro-batch trains is known beforehand, so each is counted at its own price. A stage not met yet is
+    part of a batch trains is known beforehand, so each is counted at its own price. A stage not met yet is
     priced by its tokens.
     """
 
     def __init__(
-        self, stage_of: Callable[[int, int], int], steps: int, grad_accum: int, tokens: Sequence[int]
+        self, stage_of: Callable[[int, int], int], steps: int, num_parts: int, tokens: Sequence[int]
     ):
         """Plan a run.
 
         Args:
-            stage_of: (step, micro-batch) to stage index.
+            stage_of: (step, part of its batch) to stage index.
             steps: steps of the whole run.
-            grad_accum: micro-batches in a step.
+            num_parts: parts of a step's batch, each with a stage of its own.
             tokens: transformer tokens of a clip at each stage.
         """
         self._tokens = list(tokens)
-        self._plan = [[stage_of(step, micro) for micro in range(grad_accum)] for step in range(steps)]
+        self._plan = [[stage_of(step, part) for part in range(num_parts)] for step in range(steps)]
         self._counts_after = _counts_after(self._plan, len(tokens))
         self._stage_seconds: list[deque[float]] = [deque(maxlen=_WINDOW) for _ in tokens]
         self._other_seconds: deque[float] = deque(maxlen=_WINDOW)
         self._pause_seconds: deque[float] = deque(maxlen=5)
 
     def add_step(self, stages: Sequence[tuple[int, float, float]], seconds: float) -> None:
-        """Note what a step cost: its micro-batches (stage, loss, seconds) and the whole of it."""
+        """Note what a step cost: its parts (stage, loss, seconds) and the whole of it."""
         for index, _, spent in stages:
             self._stage_seconds[index].append(spent)
         self._other_seconds.append(seconds - sum(spent for _, _, spent in stages))

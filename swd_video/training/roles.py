@@ -4,9 +4,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.models.base import VideoModel
@@ -19,6 +22,7 @@ from swd_video.models.lora import (
     lora_state_dict,
     switch_lora,
 )
+from swd_video.training.sharding import divide_weights, put_away, whole
 
 
 class Roles(ABC):
@@ -37,6 +41,7 @@ class Roles(ABC):
         self.model = model
         self.student = student
         self.student_forward = student
+        self._student_class = type(student)
 
     @abstractmethod
     def teacher(self) -> AbstractContextManager[nn.Module]:
@@ -50,9 +55,34 @@ class Roles(ABC):
         """What the optimizer changes, by name, always in the same order."""
         return {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
 
+    def divide(self, device: torch.device) -> None:
+        """Divide the weights of all networks among the processes, after everything is added to them."""
+        for network in dict.fromkeys((self.student, self.model.transformer)):
+            divide_weights(network, self.model.transformer_blocks(network), device)
+
+    def weights_changed(self) -> None:
+        """To be called after every change of the student's weights, by an optimizer or by hand."""
+        put_away(self.student)
+
+    def whole_student(self) -> nn.Module:
+        """The student's network; a copy on the CPU where its weights are divided, made by all processes together."""
+        state = self.student.state_dict()
+        if not any(isinstance(weight, DTensor) for weight in state.values()):
+            return self.student
+        gathered = {name: whole(weight).cpu() for name, weight in state.items()}
+        student: Any = self.student
+        with torch.device("meta"):
+            copied: nn.Module = cast(Any, self._student_class).from_config(student.config)
+        copied.load_state_dict(gathered, assign=True)
+        return copied
+
     def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
         """Give the teacher's weights a second set of low-rank additions, the critic's, and return them by name."""
         add_lora(self.model.transformer, rank, targets, CRITIC)
+        return self.critic_parameters()
+
+    def critic_parameters(self) -> dict[str, nn.Parameter]:
+        """The critic's additions by name; empty before `add_critic`."""
         return lora_parameters(self.model.transformer, CRITIC)
 
     @contextmanager
@@ -153,5 +183,5 @@ class LoraRoles(Roles):
             yield self.student
 
     def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """The additions under diffusers' keys."""
-        return lora_state_dict(self.student)
+        """The additions under diffusers' keys, whole; where they are divided all processes call it together."""
+        return {name: whole(weight) for name, weight in lora_state_dict(self.student).items()}

@@ -1,8 +1,10 @@
 """Sample clips of a student in training, so that one sees early whether it goes well."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
+from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.encoders import moved_to
+from swd_video.training.reference import Reference
 from swd_video.training.roles import Roles
 
 _CONTACT_COLUMNS = 6
+MEASURES_FILE, TEACHER_FOLDER = "measures.json", "teacher"
 
 
 @dataclass
@@ -28,10 +33,13 @@ class SampleWriter:
     Attributes:
         roles: the student, and the model whose VAE decodes.
         schedule: the stages.
-        prompts: one clip each.
+        prompts: what to show.
         prompt_embeds: of the prompts.
-        folder: gets a folder `step_00000100` with an MP4 for each prompt and `contact.png`, one row a prompt.
+        folder: gets a folder `step_00000100` with an MP4 for each sample of each prompt, `measures.json`, and
+            `contact.png`, one row a prompt; and a folder `teacher` with its clips, where these are the reference.
         seed: of the run.
+        reference: what the clips are held against.
+        samples_per_prompt: clips of each prompt.
     """
 
     roles: Roles
@@ -40,45 +48,100 @@ class SampleWriter:
     prompt_embeds: Float[Tensor, "prompts text_length text_dim"]
     folder: Path
     seed: int
+    reference: Reference
+    samples_per_prompt: int = 1
+
+    @cached_property
+    def reference_clips(self) -> ClipsByPrompt:
+        """The reference's clips, decoded once."""
+        return [self._decode(latents) for latents in self.reference.latents()]
+
+    @cached_property
+    def reference_measures(self) -> dict[str, float]:
+        """What `measure_clips` says of them."""
+        return measure_clips(self.reference_clips)
 
     @torch.no_grad()
-    def write(self, step: int) -> Path:
-        """Sample, decode and write; the folder appears when it is whole.
+    def sample(self) -> ClipsByPrompt:
+        """The student's clips; all processes call it together."""
+        return [self._decode(self._sample(index)) for index in range(len(self.prompts))]
+
+    def write(self, step: int, clips: ClipsByPrompt) -> tuple[dict[str, float], dict[str, float]]:
+        """Write what `sample` gave, measure it, and say how it compares; the folder appears when it is whole.
 
         Args:
             step: finished steps, for the name.
+            clips: from `sample`.
+
+        Returns:
+            (measures by name, the same as shares of the reference's).
         """
         final = self.folder / f"step_{step:08d}"
+        beside = self.reference_clips if self.reference.by_prompt else None
+        measured = measure_clips(clips)
+        shares = shares_of(measured, self.reference_measures)
+        self._write_folder(final, clips, beside, with_shares(measured, shares))
+        if beside is not None and not (self.folder / TEACHER_FOLDER / MEASURES_FILE).is_file():
+            self._write_folder(self.folder / TEACHER_FOLDER, beside, None, self.reference_measures)
+        return measured, shares
+
+    def side_by_side(self, clips: ClipsByPrompt) -> list[UInt8[np.ndarray, "frames height width 3"]]:
+        """The first sample of each prompt, with the teacher's on its right where that is the reference."""
+        if not self.reference.by_prompt:
+            return [samples[0] for samples in clips]
+        pairs = zip(clips, self.reference_clips, strict=True)
+        return [np.concatenate([own[0], other[0]], axis=2) for own, other in pairs]
+
+    def _write_folder(
+        self, final: Path, clips: ClipsByPrompt, beside: ClipsByPrompt | None, values: dict[str, float]
+    ) -> None:
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        clips = [self._sample(index) for index in range(len(self.prompts))]
-        for index, (prompt, frames) in enumerate(zip(self.prompts, clips, strict=True)):
-            metadata = {"comment": prompt}
-            write_video(partial / f"{index:02d}.mp4", frames, self.roles.model.spec.fps, metadata=metadata)
-        Image.fromarray(_contact_sheet(clips)).save(partial / "contact.png")
+        for index, (prompt, samples) in enumerate(zip(self.prompts, clips, strict=True)):
+            for number, frames in enumerate(samples):
+                name = f"{index:02d}-{number}.mp4" if len(samples) > 1 else f"{index:02d}.mp4"
+                write_video(partial / name, frames, self.roles.model.spec.fps, metadata={"comment": prompt})
+        rows = [samples[0] for samples in clips]
+        if beside is not None:
+            rows = [row for own, other in zip(clips, beside, strict=True) for row in (own[0], other[0])]
+        Image.fromarray(_contact_sheet(rows)).save(partial / "contact.png")
+        (partial / MEASURES_FILE).write_text(json.dumps(values, indent=2) + "\n")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        return final
 
-    def _sample(self, index: int) -> UInt8[np.ndarray, "frames height width 3"]:
-        model, prompt_embeds = self.roles.model, self.prompt_embeds[index : index + 1]
+    def _sample(self, index: int) -> Float[Tensor, "samples channels frames height width"]:
+        model, count = self.roles.model, self.samples_per_prompt
+        prompt_embeds = self.prompt_embeds[index : index + 1].expand(count, -1, -1)
 
         def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
             return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
 
-        latents = sample_scalewise(
+        return sample_scalewise(
             predict_velocity,
             self.schedule,
-            batch_size=1,
+            batch_size=count,
             channels=model.spec.latent_channels,
-            generator=keyed_generator(self.seed, "sample", index),
+            generator=[keyed_generator(self.seed, "sample", index, number) for number in range(count)],
             device=model.device,
         )
+
+    @torch.no_grad()
+    def _decode(
+        self, latents: Float[Tensor, "samples channels _ _ _"]
+    ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
+        model, clips = self.roles.model, []
         with moved_to(model.device, model.vae):
-            pixels = model.decode(latents)[0].float().clamp(-1, 1)
-        frames = ((pixels + 1) * 127.5).round().to(torch.uint8)
-        return frames.permute(1, 2, 3, 0).cpu().numpy()
+            for one in latents.to(model.device).split(1):
+                pixels = model.decode(one)[0].float().clamp(-1, 1)
+                frames = ((pixels + 1) * 127.5).round().to(torch.uint8)
+                clips.append(frames.permute(1, 2, 3, 0).cpu().numpy())
+        return clips
+
+
+def with_shares(measured: dict[str, float], shares: dict[str, float]) -> dict[str, float]:
+    """Both under one set of names, for files and logs: a share is called `..._share`."""
+    return measured | {f"{name}_share": share for name, share in shares.items()}
 
 
 def _contact_sheet(

@@ -11,22 +11,23 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
-from swd_video.core.randomness import keyed_choice, keyed_generator
+from swd_video.core.randomness import SampleDraws, keyed_choice
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
+from swd_video.training.batch import BatchDivision
 from swd_video.training.clip_order import ClipOrder
-from swd_video.training.objectives import Objective
+from swd_video.training.finite import check_gradient, check_losses
+from swd_video.training.objectives import WeightedObjective
 from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.roles import Roles
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient is nan or infinite; the student was not changed."""
+from swd_video.training.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,18 @@ class StepSettings:
     """Numbers of a step that stay the same for the whole run.
 
     Attributes:
-        seed: all draws follow from it, the step, the micro-batch and the rank.
-        batch_size: clips in one micro-batch of one process.
-        grad_accum: micro-batches in a step.
+        seed: all draws follow from it, the step, and a clip's number within the step's batch.
+        division: which clips of a step come together, on which process.
         stage_weights: how often each stage is drawn, relative to the others.
         lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
         max_grad_norm: gradients are scaled down to this norm, if any.
         bf16: run the networks under bfloat16 autocast.
-        own_inputs: share of the micro-batches in which stages after the first see what the student made itself of the
-            stages before.
+        own_inputs: share of the stages drawn, after the first, that see what the student made itself of the stages
+            before.
     """
 
     seed: int
-    batch_size: int
-    grad_accum: int
+    division: BatchDivision
     stage_weights: tuple[float, ...]
     lr_warmup_steps: int = 0
     max_grad_norm: float | None = None
@@ -55,18 +54,54 @@ class StepSettings:
     own_inputs: float = 0.0
 
 
-@dataclass
-class StepReport:
-    """What happened in a step, on this process.
+@dataclass(frozen=True)
+class MicroBatch:
+    """Clips that this process takes at once.
 
     Attributes:
-        stages: stage index, loss and seconds of every micro-batch.
+        step: number of the step, from 0.
+        part: of the step's batch, from 0.
+        stage_index: the stage that this part trains.
+        samples: numbers of the clips within the step's batch.
+    """
+
+    step: int
+    part: int
+    stage_index: int
+    samples: range
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """A micro-batch as the student sees it, and what it should make of it.
+
+    Attributes:
+        noisy_latents: on the stage's grid.
+        sigma: the stage's noise level.
+        target_x0: the true latents.
+        prompt_embeds: of the clips.
+    """
+
+    noisy_latents: Float[Tensor, "batch channels frames height width"]
+    sigma: float
+    target_x0: Float[Tensor, "batch channels frames height width"]
+    prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+
+
+@dataclass
+class StepReport:
+    """What happened in a step, on all processes together.
+
+    Attributes:
+        stages: stage index, loss and seconds of every part of the batch.
+        losses: mean of each objective, by name, before its weight.
         grad_norm: norm of the gradient before clipping.
         opponents: loss of every network that learns beside the student, by name.
         seconds: the whole step.
     """
 
     stages: list[tuple[int, float, float]] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
     opponents: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -112,7 +147,7 @@ class Stepper:
 
     Attributes:
         roles: teacher and student.
-        objective: the loss.
+        objectives: what is trained on, the weighted sum of all.
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
         order: which of them come when; a micro-batch holds whole groups of it.
@@ -124,7 +159,7 @@ class Stepper:
     """
 
     roles: Roles
-    objective: Objective
+    objectives: Sequence[WeightedObjective]
     schedule: ScaleSchedule
     clips: LatentCache
     order: ClipOrder
@@ -135,139 +170,168 @@ class Stepper:
     opponents: Sequence[Opponent] = ()
 
     def __post_init__(self) -> None:
-        self._parameters = list(self.roles.trainable_parameters().values())
+        self._parameters = self.roles.trainable_parameters()
 
-    def stage_of(self, step: int, micro_batch: int) -> int:
-        """Which stage a micro-batch of this process trains; known before it is run."""
+    def stage_of(self, step: int, part: int) -> int:
+        """Which stage a part of a step's batch trains; known before it is run."""
         settings = self.settings
-        rank = self.accelerator.process_index
-        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, micro_batch, rank)
+        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, part)
+
+    def micro_batches(self, step: int, part: int) -> list[MicroBatch]:
+        """What this process has to do of a part, pass by pass."""
+        stage_index = self.stage_of(step, part)
+        samples = self.settings.division.samples(part, self.accelerator.process_index)
+        return [MicroBatch(step, part, stage_index, some) for some in samples]
 
     def take_step(self, step: int) -> StepReport:
-        """Run forward and backward `grad_accum` times and change the student once.
+        """Run forward and backward on the whole batch and change the student once.
 
         Args:
             step: number of the step, from 0.
 
         Raises:
-            NonFiniteError: before the student is changed.
+            NonFiniteError: before the network concerned is changed, on all processes.
         """
         started = time.perf_counter()
-        report = StepReport()
-        seen = []
-        for micro_batch in range(self.settings.grad_accum):
-            is_last = micro_batch == self.settings.grad_accum - 1
-            with self._gradient_averaging(is_last):
-                stage, clips = self._run_micro_batch(step, micro_batch)
-            report.stages.append(stage)
-            seen.append(clips)
+        report, seen = StepReport(), []
+        for part in range(self.settings.division.num_stages):
+            seen += self._run_part(step, part, report)
         report.grad_norm = self._clip_gradient(step)
         self._set_learning_rate(step)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.ema.step(self._parameters)
+        self.roles.weights_changed()
+        self.ema.step(self._parameters.values())
         for opponent in self.opponents:
             report.opponents[opponent.name] = self._train_opponent(opponent, step, seen)
         report.seconds = time.perf_counter() - started
         return report
 
-    def predict(self, step: int, micro_batch: int) -> ClipPair:
-        """The student's clips on a micro-batch, and the true ones."""
-        stage_index = self.stage_of(step, micro_batch)
-        stage, device = self.schedule[stage_index], self.accelerator.device
-        grids = dict.fromkeys((stage.grid, self.schedule[max(stage_index - 1, 0)].grid))
-        batch = self._batch(step, micro_batch, list(grids))
-        latents = {grid: batch.latents[grid].to(device, torch.float32) for grid in grids}
-        prompt_embeds = batch.prompt_embeds.to(device, torch.float32)
-        noise = torch.randn(latents[stage.grid].shape, generator=self._generator("noise", step, micro_batch))
-        previous_x0 = self._own_previous(stage_index, prompt_embeds, step, micro_batch)
-        noisy_latents, target_x0 = training_pair(
-            latents, self.schedule, stage_index, noise.to(device), previous_x0
-        )
-        with self._autocast():
-            predicted_x0 = self.roles.predict_x0(noisy_latents, stage.sigma, prompt_embeds)
-        return ClipPair(predicted_x0, target_x0, prompt_embeds)
+    def inputs(self, batch: MicroBatch) -> StageInputs:
+        """Read a micro-batch's clips and make what its stage sees of them."""
+        index, device = batch.stage_index, self.accelerator.device
+        stage = self.schedule[index]
+        grids = list(dict.fromkeys((stage.grid, self.schedule[max(index - 1, 0)].grid)))
+        stored = self.read(batch, grids)
+        latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
+        noise = self.draws("noise", batch).normal_like(latents[stage.grid])
+        prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
+        previous_x0 = self._own_previous(batch, prompt_embeds)
+        noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, previous_x0)
+        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds)
 
-    def _own_previous(
-        self, stage_index: int, prompt_embeds: Tensor, step: int, micro_batch: int
-    ) -> Tensor | None:
-        """What sampling gives at the stage before, for the share of micro-batches that starts from it.
+    def predict(self, batch: MicroBatch) -> ClipPair:
+        """The student's clips on a micro-batch, and the true ones."""
+        seen = self.inputs(batch)
+        with self.autocast():
+            predicted_x0 = self.roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
+        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds)
+
+    def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
+        """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
+        with self.autocast():
+            losses = [
+                part.objective(self.roles, clips, self.draws(part.name, batch)) for part in self.objectives
+            ]
+        return torch.stack([loss.float() for loss in losses])
+
+    def _own_previous(self, batch: MicroBatch, prompt_embeds: Tensor) -> Tensor | None:
+        """What sampling gives at the stage before, for the share of drawn stages that starts from it.
 
         Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
         """
-        share = self.settings.own_inputs
-        key = "own inputs", step, micro_batch, self.accelerator.process_index
-        if stage_index == 0 or not keyed_choice((1 - share, share), self.settings.seed, *key):
+        share, seed = self.settings.own_inputs, self.settings.seed
+        chosen = keyed_choice((1 - share, share), seed, "own inputs", batch.step, batch.part)
+        if batch.stage_index == 0 or not chosen:
             return None
 
         def velocity(noisy_latents: Tensor, sigma: float, _: int) -> Tensor:
             return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
 
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             return sample_scalewise(
                 velocity,
-                ScaleSchedule(self.schedule.stages[:stage_index]),
+                ScaleSchedule(self.schedule.stages[: batch.stage_index]),
                 batch_size=len(prompt_embeds),
                 channels=self.roles.model.spec.latent_channels,
-                generator=self._generator("own noise", step, micro_batch),
+                generator=self.draws("own noise", batch).generators,
                 device=prompt_embeds.device,
             )
 
-    def loss(self, step: int, micro_batch: int) -> Float[Tensor, ""]:
-        """The student's loss on a micro-batch; its clips, stage and noise follow from the arguments alone."""
-        return self._compare(self.predict(step, micro_batch), step, micro_batch)
+    def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
+        """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""
+        return self._weighted(self.compare(batch, self.predict(batch)))
 
-    def _compare(self, clips: ClipPair, step: int, micro_batch: int) -> Tensor:
-        with self._autocast():
-            return self.objective(self.roles, clips, self._generator("objective", step, micro_batch))
-
-    def _train_opponent(self, opponent: Opponent, step: int, seen: Sequence[ClipPair]) -> float:
-        # The student's loss may have left gradients in it.
-        opponent.optimizer.zero_grad()
-        total = 0.0
-        for micro_batch, clips in enumerate(seen):
-            with self._autocast():
-                loss = opponent.loss(self.roles, clips, self._generator(opponent.name, step, micro_batch))
-            (loss / len(seen)).backward()
-            total += loss.item() / len(seen)
-        if not math.isfinite(total):
-            raise NonFiniteError(
-                f"step {step}: the loss of the {opponent.name} is {total}; stopped before its optimizer. Lower its "
-                "learning rate."
-            )
-        if self.accelerator.num_processes > 1:
-            for weight in opponent.parameters.values():
-                weight.grad = self.accelerator.reduce(weight.grad, "mean")
-        opponent.optimizer.step()
-        opponent.optimizer.zero_grad()
-        return total
-
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision in which networks run."""
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.bf16)
 
-    def _generator(self, purpose: str, step: int, micro_batch: int) -> torch.Generator:
-        return keyed_generator(self.settings.seed, purpose, step, micro_batch, self.accelerator.process_index)
+    def draws(self, purpose: str, batch: MicroBatch) -> SampleDraws:
+        """The random numbers of a micro-batch's clips for a purpose: "noise", or the name of a loss."""
+        return SampleDraws(batch.samples, self.settings.seed, purpose, batch.step)
 
-    def _run_micro_batch(self, step: int, micro_batch: int) -> tuple[tuple[int, float, float], ClipPair]:
+    def _weighted(self, losses: Float[Tensor, " objectives"]) -> Float[Tensor, ""]:
+        return (losses * losses.new_tensor([part.weight for part in self.objectives])).sum()
+
+    def _run_part(self, step: int, part: int, report: StepReport) -> list[tuple[MicroBatch, ClipPair]]:
         started = time.perf_counter()
-        index = self.stage_of(step, micro_batch)
-        clips = self.predict(step, micro_batch)
-        loss = self._compare(clips, step, micro_batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                f"step {step}: the loss of stage {index + 1} is {value}; stopped before the optimizer. "
-                "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
-            )
-        self.accelerator.backward(loss / self.settings.grad_accum)
-        return (index, value, time.perf_counter() - started), clips.detached()
+        batches, num_parts = self.micro_batches(step, part), self.settings.division.num_stages
+        seen, sums = [], torch.zeros(len(self.objectives), device=self.accelerator.device)
+        for number, batch in enumerate(batches):
+            is_last = part == num_parts - 1 and number == len(batches) - 1
+            with self._gradient_averaging(is_last):
+                clips = self.predict(batch)
+                losses = self.compare(batch, clips)
+                (self._weighted(losses) / (len(batches) * num_parts)).backward()
+            sums += losses.detach()
+            seen.append((batch, clips.detached()))
+        # All processes see the same numbers, so that all stop where one has to.
+        means = self._over_processes(sums / len(batches))
+        values = dict(zip([part.name for part in self.objectives], means.tolist(), strict=True))
+        check_losses(step, batches[0].stage_index, values)
+        for name, value in values.items():
+            report.losses[name] = report.losses.get(name, 0.0) + value / num_parts
+        loss = self._weighted(means).item()
+        report.stages.append((batches[0].stage_index, loss, time.perf_counter() - started))
+        return seen
 
-    def _batch(self, step: int, micro_batch: int, grids: list[LatentSize]) -> LatentBatch:
-        groups, processes = self.settings.batch_size // self.order.group_size, self.accelerator.num_processes
-        number = (step * self.settings.grad_accum + micro_batch) * processes + self.accelerator.process_index
-        positions = range(number * groups, (number + 1) * groups)
-        indices = [clip for position in positions for clip in self.order.group(position)]
+    def _train_opponent(
+        self, opponent: Opponent, step: int, seen: Sequence[tuple[MicroBatch, ClipPair]]
+    ) -> float:
+        # The student's loss may have left gradients in it.
+        opponent.optimizer.zero_grad()
+        total = torch.zeros((), device=self.accelerator.device)
+        for batch, clips in seen:
+            with self.autocast():
+                loss = opponent.loss(self.roles, clips, self.draws(opponent.name, batch)) / len(seen)
+            loss.backward()
+            total += loss.detach()
+        value = self._over_processes(total).item()
+        check_losses(step, seen[-1][0].stage_index, {opponent.name: value})
+        gradients = []
+        for weight in opponent.parameters.values():
+            if weight.grad is not None:
+                weight.grad = self._over_processes(weight.grad)
+                gradients.append(weight.grad)
+        check_gradient(step, opponent.name, float(whole(get_total_norm(gradients))), opponent.parameters)
+        opponent.optimizer.step()
+        opponent.optimizer.zero_grad()
+        return value
+
+    def _over_processes(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes, which gradients of divided weights already are."""
+        if self.accelerator.num_processes == 1 or isinstance(tensor, DTensor):
+            return tensor
+        mean: Tensor = self.accelerator.reduce(tensor, "mean")
+        return mean
+
+    def read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
+        """A micro-batch's clips on some grids, as they are stored."""
+        size, group = self.settings.division.batch_size, self.order.group_size
+        first, last = batch.samples.start // group, batch.samples.stop // group
+        start = batch.step * (size // group)
+        indices = [clip for position in range(first, last) for clip in self.order.group(start + position)]
         return self.clips.batch(indices, grids)
 
     def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:
@@ -275,14 +339,10 @@ class Stepper:
 
     def _clip_gradient(self, step: int) -> float:
         limit = self.settings.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(self._parameters, math.inf if limit is None else limit)
-        value = float(norm)
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                f"step {step}: the gradient's norm is {value}; stopped before the optimizer. "
-                "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
-            )
-        return value
+        weights = list(self._parameters.values())
+        norm = float(whole(clip_grad_norm_(weights, math.inf if limit is None else limit)))
+        check_gradient(step, "student", norm, self._parameters)
+        return norm
 
     def _set_learning_rate(self, step: int) -> None:
         share = min(1.0, (step + 1) / max(1, self.settings.lr_warmup_steps))

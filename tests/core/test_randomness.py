@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
+from swd_video.core.randomness import SampleDraws, keyed_choice, keyed_generator, keyed_seed
 
 
 def test_a_key_gives_one_seed_for_ever() -> None:
@@ -27,3 +27,17 @@ def test_choices_follow_their_weights() -> None:
     counts = Counter(keyed_choice((1.0, 3.0), 7, step) for step in range(4000))
     assert 0.72 < counts[1] / 4000 < 0.78
     assert {keyed_choice((1.0,), step) for step in range(50)} == {0}
+
+
+def test_what_a_sample_gets_does_not_depend_on_its_neighbours() -> None:
+    clips = torch.empty(6, 2, 3)
+    whole = SampleDraws(range(6), 0, "noise", 4)
+    noise, share, shared = whole.normal_like(clips), whole.uniform(), torch.randn(3, generator=whole.shared)
+    assert len(noise.unique()) == noise.numel() and len(share.unique()) == 6
+    for piece in (range(0, 2), range(2, 6)):
+        draws = SampleDraws(piece, 0, "noise", 4)
+        where = slice(piece.start, piece.stop)
+        assert torch.equal(draws.normal_like(clips[where]), noise[where])
+        assert torch.equal(draws.uniform(), share[where])
+        assert torch.equal(torch.randn(3, generator=draws.shared), shared)
+    assert not torch.equal(SampleDraws(range(6), 0, "noise", 5).normal_like(clips), noise)

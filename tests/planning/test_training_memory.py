@@ -15,7 +15,7 @@ from swd_video.planning.training_memory import (
     what_would_fit,
 )
 
-SETUP = TrainingSetup("full", batch_size=4, grad_accum=2, num_gpus=1, bf16=True)
+SETUP = TrainingSetup("full", batch_size=8, num_gpus=1, bf16=True, micro_batch_size=4)
 KEPT = KeptBytes(
     student=PerClip(100, 1000),
     teacher=PerClip(50, 300),
@@ -59,45 +59,53 @@ def test_checkpointing_keeps_less_of_both_networks() -> None:
 
 
 def test_several_gpus_copy_the_gradients_and_shards_divide_what_is_replicated() -> None:
-    many = memory_parts(replace(SETUP, num_gpus=4), sizes_of(SETUP))
+    many = memory_parts(replace(SETUP, num_gpus=4, batch_size=32), sizes_of(SETUP))
     assert many["gradient_buckets"] == many["gradients"] == 400
-    sharded = memory_parts(replace(SETUP, num_gpus=4, sharded=True), sizes_of(SETUP))
+    sharded = memory_parts(replace(SETUP, num_gpus=4, batch_size=32, sharded=True), sizes_of(SETUP))
     assert (sharded["weights"], sharded["optimizer"], sharded["gradient_buckets"]) == (200, 200, 0)
     assert sharded["activations"] == many["activations"]
 
 
 def test_the_smallest_change_that_suffices_is_named() -> None:
-    room = needed(replace(SETUP, batch_size=1))
+    room = needed(replace(SETUP, micro_batch_size=1))
     assert not fits(SETUP, sizes_of(SETUP), room)
     cures = what_would_fit(SETUP, sizes_of, room)
-    assert Cure(("train.batch_size: 1, train.grad_accum: 8",), True, room) in cures
+    assert Cure(("train.micro_batch_size: 1",), True, room) in cures
     assert all(len(cure.changes) == 1 for cure in cures)
     assert ("train.kind: lora",) not in [cure.changes for cure in cures]
     # Not for a student of whole weights.
     assert not any("load.dtype: bfloat16" in cure.changes for cure in cures)
 
 
-def test_a_cure_the_trainer_can_make_is_looked_for_beyond_one_it_cannot() -> None:
-    setup = replace(SETUP, kind="lora", checkpointing=True, num_gpus=8)
-    best = replace(setup, batch_size=1, bf16_teacher=True)
-    one_change = replace(setup, batch_size=1, sharded=True)
-    assert needed(one_change) < needed(best)
+def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
+    setup = replace(SETUP, kind="lora", checkpointing=True, batch_size=64)
+    best = replace(setup, micro_batch_size=1, bf16_teacher=True)
+    on_more = replace(setup, micro_batch_size=1, sharded=True, num_gpus=8)
+    assert needed(on_more) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
-    supported = [cure for cure in cures if cure.supported]
-    assert [set(cure.changes) for cure in supported] == [
-        {"load.dtype: bfloat16", "train.batch_size: 1, train.grad_accum: 8"}
-    ]
-    assert cures[0].supported
+    here = [cure for cure in cures if cure.same_gpus]
+    assert [set(cure.changes) for cure in here] == [{"load.dtype: bfloat16", "train.micro_batch_size: 1"}]
+    assert cures[0].same_gpus
 
 
-def test_changes_the_trainer_cannot_make_are_named_as_such() -> None:
+def test_sharding_is_a_cure_where_nothing_else_is() -> None:
     best = replace(
-        SETUP, kind="lora", batch_size=1, checkpointing=True, bf16_teacher=True, sharded=True, num_gpus=8
+        SETUP,
+        kind="lora",
+        micro_batch_size=1,
+        checkpointing=True,
+        bf16_teacher=True,
+        sharded=True,
+        num_gpus=8,
     )
     (cure,) = what_would_fit(SETUP, sizes_of, needed(best))
-    assert not cure.supported
-    assert {"train.gradient_checkpointing: true", "weights sharded over 8 GPUs"} <= set(cure.changes)
+    assert not cure.same_gpus
+    assert {"train.gradient_checkpointing: true", "configs/accelerate/fsdp2.yaml on 8 GPUs"} <= set(
+        cure.changes
+    )
     assert what_would_fit(SETUP, sizes_of, needed(best) - 1) == []
+    # Muon needs whole matrices.
+    assert what_would_fit(replace(SETUP, muon=True), sizes_of, needed(best)) == []
 
 
 def test_half_precision_is_a_cure_where_training_is_in_float32() -> None:
@@ -116,7 +124,13 @@ def test_the_latent_cache_is_two_bytes_a_number() -> None:
     assert latents_cache_bytes(cells=10, channels=4, prompt_numbers=7) == {"clip": 80, "caption": 14}
 
 
-@pytest.mark.parametrize(("batch", "accum", "gpus"), [(4, 2, 8)])
-def test_clips_of_a_step(batch: int, accum: int, gpus: int) -> None:
-    setup = replace(SETUP, batch_size=batch, grad_accum=accum, num_gpus=gpus)
-    assert setup.clips_per_step == 64
+@pytest.mark.parametrize(
+    ("gpus", "stages", "micro", "group", "at_once"),
+    [(1, 1, None, 1, 24), (8, 1, None, 1, 3), (8, 3, None, 1, 1), (2, 1, 4, 1, 4), (4, 1, 12, 2, 6)],
+)
+def test_clips_at_once(gpus: int, stages: int, micro: int | None, group: int, at_once: int) -> None:
+    setup = replace(
+        SETUP, batch_size=24, num_gpus=gpus, num_stages=stages, micro_batch_size=micro, group_size=group
+    )
+    assert setup.divides and setup.clips_at_once == at_once
+    assert not replace(setup, num_gpus=5).divides

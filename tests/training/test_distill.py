@@ -1,6 +1,7 @@
 """Whole distillations of a tiny model: what must stay, what must change, and what a kill must not change."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from diffusers import WanPipeline
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swd_video.cli.distill import run as run_command
 from swd_video.config.load import ConfigError, dump_config, load_config
@@ -62,7 +65,14 @@ def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path
             {"kernel": "rbf", "tokens": "motion", "random_features": 8},
         ],
     }
-    config = make_config(loss=loss, steps=5, grad_accum=2, sample_every=2, sample_prompts=["a red square"])
+    config = make_config(
+        loss=loss,
+        steps=5,
+        batch_size=4,
+        stages_per_step=2,
+        sample_every=2,
+        sample_prompts=["a red square"],
+    )
     train(build_run(config, tmp_path / "straight"))
 
     path = tmp_path / "config.yaml"
@@ -122,10 +132,60 @@ def test_the_teacher_stays_and_the_student_renders(
     assert frames.shape == (1, 9, 48, 64, 3)
 
     samples = tmp_path / "run" / "samples" / "step_00000004"
-    assert sorted(path.name for path in samples.iterdir()) == ["00.mp4", "01.mp4", "contact.png"]
-    info = probe_video(samples / "00.mp4")
+    names = ["00-0.mp4", "00-1.mp4", "01-0.mp4", "01-1.mp4", "contact.png", "measures.json"]
+    assert sorted(path.name for path in samples.iterdir()) == names
+    info = probe_video(samples / "00-0.mp4")
     assert PixelSize(info.frames, info.height, info.width) == PixelSize(9, 48, 64)
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_samples_stand_beside_the_teachers(
+    kind: str, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(
+        kind,
+        steps=2,
+        sample_every=1,
+        sample_prompts=["a red square", "a blue one"],
+        teacher_samples={"steps": 2, "guidance_scale": 2.0},
+        collapse_share=0.99,
+        lr=1e-30,
+    )
+    run = build_run(config, tmp_path / "run")
+    train(run)
+    folder = tmp_path / "run" / "samples"
+    values = json.loads((folder / "step_00000002" / "measures.json").read_text())
+    reference = json.loads((folder / "teacher" / "measures.json").read_text())
+    for name in ("diversity", "motion", "saturation"):
+        assert values[f"{name}_share"] == pytest.approx(values[name] / reference[name])
+    rings = min(values[f"{name}_share"] for name in reference) < 0.99 or values["saturation_share"] > 1 / 0.99
+    assert ("warning: step 2: the student's" in capsys.readouterr().err) == rings
+    assert len(list((folder / "teacher").glob("*.mp4"))) == 4
+
+    log = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert log.Scalars("validation/motion_share")[-1].value == pytest.approx(values["motion_share"])
+    event = log.Images("samples/a red square")[-1]
+    assert (event.step, event.height, event.width) == (2, 48, 2 * 64)
+
+    # Made once: another start of the run reads them.
+    again = build_run(config, tmp_path / "run").samples
+    assert again is not None and run.samples is not None
+    stored = (folder / "teacher.safetensors").stat().st_mtime_ns
+    clips = zip(again.reference_clips, run.samples.reference_clips, strict=True)
+    assert all(np.array_equal(a, b) for some, others in clips for a, b in zip(some, others, strict=True))
+    assert (folder / "teacher.safetensors").stat().st_mtime_ns == stored
+
+
+def test_without_a_teacher_samples_are_measured_against_training_clips(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = build_run(make_config(sample_every=1, sample_prompts=["a red square"]), tmp_path / "run")
+    assert run.samples is not None
+    assert [len(some) for some in run.samples.reference_clips] == [2]
+    _, shares = run.samples.write(1, run.samples.sample())
+    assert set(shares) == {"diversity", "motion", "saturation"}
+    assert not (tmp_path / "run" / "samples" / "teacher").exists()
 
 
 def test_lora_loads_in_stock_diffusers_at_full_strength(
@@ -196,7 +256,7 @@ def test_command_says_when_training_blows_up(
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(make_config(lr=1e30, max_grad_norm=None)))
     assert run_command([str(path), "--out", str(tmp_path / "run")]) == 1
-    assert "error: step 1: the loss of stage" in capsys.readouterr().err
+    assert "error: step 1, stage " in capsys.readouterr().err
     assert not (tmp_path / "run" / "student").exists()
 
 

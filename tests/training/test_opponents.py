@@ -10,6 +10,7 @@ from diffusers import WanPipeline
 
 from swd_video.config.load import ConfigError, load_config
 from swd_video.config.schema import DistillConfig
+from swd_video.core.randomness import SampleDraws
 from swd_video.models.wan import WanModel
 from swd_video.training.build import build_run
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
@@ -52,14 +53,12 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(roles: Roles) -> None:
     assert roles.trainable_parameters().keys() == student.keys()
     assert not critic.parameters.keys() & student.keys() or isinstance(roles, FullRoles)
     objective = DmdObjective(noise, 1.0, clips.prompt_embeds[:1])
-    assert objective(roles, clips, torch.Generator().manual_seed(1)).item() == 0, (
-        "teacher and critic are one still"
-    )
+    assert objective(roles, clips, SampleDraws(range(2), 1)).item() == 0, "teacher and critic are one still"
 
     losses = []
     for _ in range(30):
         critic.optimizer.zero_grad()
-        loss = critic.loss(roles, clips.detached(), torch.Generator().manual_seed(2))
+        loss = critic.loss(roles, clips.detached(), SampleDraws(range(2), 2))
         loss.backward()
         assert any(_gradients(critic.parameters)) and not any(_gradients(student))
         critic.optimizer.step()
@@ -68,7 +67,7 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(roles: Roles) -> None:
     assert torch.equal(roles.predict_velocity(clips.target_x0, 0.5, clips.prompt_embeds), before), (
         "the student is what it was"
     )
-    objective(roles, clips, torch.Generator().manual_seed(1)).backward()
+    objective(roles, clips, SampleDraws(range(2), 1)).backward()
     assert clips.predicted_x0.grad is not None and clips.predicted_x0.grad.any()
     critic.optimizer.zero_grad()
     assert not any(_gradients(student))
@@ -79,7 +78,7 @@ def test_the_teachers_score_comes_from_the_data_where_asked(tiny_wan_pipe: WanPi
     Critic(roles, 2, ("to_q",), 1e-2, noise)
     losses = [
         DmdObjective(noise, 1.0, clips.prompt_embeds[:1], share)(
-            roles, clips, torch.Generator().manual_seed(1)
+            roles, clips, SampleDraws(range(2), 1)
         ).item()
         for share in (0.0, 1.0)
     ]
@@ -94,18 +93,18 @@ def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(head: str, ro
     losses = []
     for number in range(40):
         discriminator.optimizer.zero_grad()
-        loss = discriminator.loss(roles, clips.detached(), torch.Generator().manual_seed(number))
+        loss = discriminator.loss(roles, clips.detached(), SampleDraws(range(2), number))
         loss.backward()
         discriminator.optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
 
     objective, x0 = GanObjective(discriminator), clips.predicted_x0
-    before = objective(roles, clips, torch.Generator().manual_seed(0))
+    before = objective(roles, clips, SampleDraws(range(2), 0))
     before.backward()
     assert x0.grad is not None and not any(_gradients(roles.trainable_parameters()))
     moved = ClipPair(x0.detach() - 0.5 * x0.grad / x0.grad.abs().mean(), clips.target_x0, clips.prompt_embeds)
-    assert objective(roles, moved, torch.Generator().manual_seed(0)) < before
+    assert objective(roles, moved, SampleDraws(range(2), 0)) < before
 
 
 class _Stopped(Exception):
@@ -116,7 +115,7 @@ class _Stopped(Exception):
 def test_a_stopped_run_ends_with_the_same_student(
     kind: str, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(kind, parts=ADVERSARIES, grad_accum=2)
+    config = make_config(kind, parts=ADVERSARIES, batch_size=4, stages_per_step=2)
     reports: list[StepReport] = []
     train(build_run(config, tmp_path / "straight"), on_step=lambda _, report: reports.append(report))
     assert "warning: loss.dmd: a teacher that was not trained on the small grids" in capsys.readouterr().err

@@ -10,7 +10,7 @@ COST = {0: 1.0, 1: 10.0}
 
 
 def _estimate() -> TimeLeft:
-    return TimeLeft(lambda step, micro: PLAN[step], steps=10, grad_accum=1, tokens=(10, 100))
+    return TimeLeft(lambda step, part: PLAN[step], steps=10, num_parts=1, tokens=(10, 100))
 
 
 def test_knows_nothing_before_the_first_step() -> None:

@@ -11,16 +11,18 @@ from diffusers import WanPipeline
 from swd_video.config.encoders import TeacherEncoderConfig
 from swd_video.config.schema import DistillConfig, MmdTermConfig
 from swd_video.core.flow import add_noise
+from swd_video.core.randomness import SampleDraws
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.wan import WanModel
 from swd_video.training.build import build_run
 from swd_video.training.features import BlockFeatures
+from swd_video.training.finite import NonFiniteError
 from swd_video.training.objectives import MmdObjective
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
-from swd_video.training.step import NonFiniteError, training_pair
+from swd_video.training.step import Stepper, training_pair
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -31,6 +33,10 @@ def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def _latents(schedule: ScaleSchedule) -> dict:
     return {grid: _randn(2, 4, *grid.as_tuple(), seed=i) for i, grid in enumerate(schedule.distinct_grids)}
+
+
+def _losses(stepper: Stepper, step: int, part: int = 0) -> list[torch.Tensor]:
+    return [stepper.loss(batch) for batch in stepper.micro_batches(step, part)]
 
 
 def _roles(kind: str, pipe: WanPipeline) -> Roles:
@@ -102,7 +108,7 @@ def test_objective_moves_the_prediction_and_no_weight(
     objective = _objective([MmdTermConfig(block=1, **term)], 2)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
-        return objective(roles, ClipPair(x0, target, prompt_embeds), torch.Generator().manual_seed(4))
+        return objective(roles, ClipPair(x0, target, prompt_embeds), SampleDraws(range(2), 4))
 
     if term.get("estimator") != "paired":
         assert loss(target).item() == pytest.approx(0.0, abs=1e-6)  # the same noise and sigma on both sides
@@ -123,9 +129,7 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
     def loss(*terms: MmdTermConfig) -> float:
         passes.clear()
         objective = _objective(terms, 2)
-        return objective(
-            roles, ClipPair(predicted, target, prompt_embeds), torch.Generator().manual_seed(4)
-        ).item()
+        return objective(roles, ClipPair(predicted, target, prompt_embeds), SampleDraws(range(4), 4)).item()
 
     first = MmdTermConfig(block=1)
     second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
@@ -150,7 +154,7 @@ def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipel
     roles.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     for group in (2, 1):
         objective = _objective([MmdTermConfig(block=1)], group)
-        objective(roles, ClipPair(target, target, prompt_embeds), torch.Generator().manual_seed(4))
+        objective(roles, ClipPair(target, target, prompt_embeds), SampleDraws(range(4), 4))
     assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
     assert torch.equal(seen[0][::2], seen[0][1::2])
 
@@ -168,7 +172,7 @@ def test_a_group_has_one_prompt_and_noise_of_its_own_for_each_clip(
 
     stepper.roles.student.register_forward_pre_hook(watch, with_kwargs=True)
     for step in range(4):
-        stepper.loss(step, 0)
+        _losses(stepper, step)
     for noisy, prompt in zip(latents, prompts, strict=True):
         assert torch.equal(prompt[::2], prompt[1::2])
         assert not torch.equal(prompt[0], prompt[2])
@@ -206,7 +210,7 @@ def test_a_few_steps_reduce_the_loss(kind: str, kernel: str, make_config: MakeCo
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        return sum(stepper.loss(1000 + number, 0).item() for number in range(9))
+        return sum(sum(_losses(stepper, 1000 + number)).item() for number in range(9))
 
     before = held_out_loss()
     for step in range(30):
@@ -214,17 +218,64 @@ def test_a_few_steps_reduce_the_loss(kind: str, kernel: str, make_config: MakeCo
     assert held_out_loss() < 0.8 * before
 
 
-def test_accumulation_averages_micro_batches(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(grad_accum=3, max_grad_norm=None)
+def test_a_step_is_the_mean_over_its_stages(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(batch_size=6, stages_per_step=3, max_grad_norm=None)
     stepper = build_run(config, tmp_path / "run").stepper
     parameters = list(stepper.roles.trainable_parameters().values())
-    losses = torch.stack([stepper.loss(0, micro_batch) for micro_batch in range(3)])
+    losses = torch.stack([loss for part in range(3) for loss in _losses(stepper, 0, part)])
     expected = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
     norm = torch.stack([grad.norm() for grad in expected if grad is not None]).norm().item()
     report = stepper.take_step(0)
     assert report.grad_norm == pytest.approx(norm, rel=1e-4)
     assert [loss for _, loss, _ in report.stages] == pytest.approx(losses.tolist())
-    assert len({stage for stage, _, _ in report.stages}) > 1  # stages are drawn for each micro-batch
+    assert report.losses == {"mmd": pytest.approx(losses.mean().item())}
+    assert len({stage for stage, _, _ in report.stages}) > 1  # stages are drawn for each part
+
+
+ALL_LOSSES: dict[str, Any] = {
+    "dmd": {"critic_rank": 2, "guidance_scale": 2.0, "data_share": 0.5, "scale_adapted": True},
+    "gan": {},
+}
+GROUPS: dict[str, Any] = {
+    "group": 2,
+    "join": "means",
+    "kernel": "rbf",
+    "extra_terms": [{"kernel": "rbf", "random_features": 8, "tokens": "frame"}],
+}
+
+
+def test_the_size_of_a_pass_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
+    reports = []
+    for micro in (None, 4, 2):
+        config = make_config(
+            "lora", loss=GROUPS, parts=ALL_LOSSES, batch_size=8, stages_per_step=2, micro_batch_size=micro
+        )
+        stepper = build_run(config, tmp_path / "run").stepper
+        assert len(stepper.micro_batches(0, 0)) == 4 // (micro or 4)
+        reports.append([stepper.take_step(step) for step in range(3)])
+    for other in reports[1:]:
+        for left, right in zip(reports[0], other, strict=True):
+            assert right.losses == pytest.approx(left.losses, rel=1e-4)
+            assert right.opponents == pytest.approx(left.opponents, rel=1e-4)
+            assert right.grad_norm == pytest.approx(left.grad_norm, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            {"batch_size": 6, "micro_batch_size": 4},
+            r"train\.micro_batch_size: 4 does not .* one of 1, 2, 3, 6",
+        ),
+        ({"batch_size": 6, "stages_per_step": 4}, r"train\.batch_size: 6 clips are not a whole number of"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(
+    train: dict[str, int], message: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_run(make_config(**train), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_learning_rate_rises_over_the_warmup(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -246,10 +297,38 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(
     with torch.no_grad():
         parameters["proj_out.bias"].fill_(float("nan"))
     before = {name: weight.clone() for name, weight in parameters.items()}
-    with pytest.raises(NonFiniteError, match=r"step 0: the loss of stage \d is nan; stopped before"):
+    with pytest.raises(NonFiniteError, match=r"step 0, stage \d: the loss mmd is nan; stopped before"):
         stepper.take_step(0)
     for name, weight in parameters.items():
         assert torch.equal(weight.nan_to_num(7.0), before[name].nan_to_num(7.0))
+
+
+def test_a_gradient_that_is_not_finite_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    stepper = build_run(make_config(), tmp_path / "run").stepper
+    parameters = stepper.roles.trainable_parameters()
+    parameters["proj_out.bias"].register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: weight.clone() for name, weight in parameters.items()}
+    with pytest.raises(
+        NonFiniteError, match=r"step 0: the norm of the student's gradient is .* in proj_out\.bias;"
+    ):
+        stepper.take_step(0)
+    assert all(torch.equal(weight, before[name]) for name, weight in parameters.items())
+
+
+def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    stepper = build_run(make_config(parts={"gan": {}}), tmp_path / "run").stepper
+    (discriminator,) = stepper.opponents
+    weight = next(iter(discriminator.parameters.values()))
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = weight.clone()
+    stepper.objectives = [part for part in stepper.objectives if part.name == "mmd"]
+    with pytest.raises(
+        NonFiniteError, match=r"step 0: the norm of the discriminator's gradient is nan, first in 0"
+    ):
+        stepper.take_step(0)
+    assert torch.equal(weight, before)
 
 
 def test_its_own_inputs_are_what_sampling_gives_before(
@@ -263,8 +342,9 @@ def test_its_own_inputs_are_what_sampling_gives_before(
 
     monkeypatch.setattr("swd_video.training.step.training_pair", watch)
     stepper = build_run(make_config(own_inputs=0.5), tmp_path / "run").stepper
-    for step in range(24):
-        stepper.predict(step, 0)
+    batches = [stepper.micro_batches(step, 0)[0] for step in range(24)]
+    for batch in batches:
+        stepper.predict(batch)
     own = [previous for index, previous in seen if index and previous is not None]
     assert all(previous is None for index, previous in seen if index == 0)
     assert 0 < len(own) < sum(index > 0 for index, _ in seen)
@@ -272,8 +352,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
 
     step = next(step for step, (_, previous) in enumerate(seen) if previous is not None)
     index, previous = seen[step]
-    embeds = stepper.predict(step, 0).prompt_embeds
-    generator = stepper._generator("own noise", step, 0)
+    embeds = stepper.predict(batches[step]).prompt_embeds
     clips: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         sample_scalewise(
@@ -281,7 +360,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
             stepper.schedule,
             batch_size=len(embeds),
             channels=4,
-            generator=generator,
+            generator=stepper.draws("own noise", batches[step]).generators,
             on_stage=clips.__setitem__,
         )
     assert previous is not None and torch.equal(previous, clips[index - 1])

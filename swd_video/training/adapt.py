@@ -1,0 +1,114 @@
+"""Scale adaptation: a teacher learns, by flow matching on clips, to generate on every grid of a schedule."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from swd_video.core.flow import add_noise, velocity_target
+from swd_video.core.randomness import SampleDraws
+from swd_video.models.base import VideoModel
+from swd_video.models.loading import VideoSpec, write_video_spec
+from swd_video.pipelines.loading import LORA_FILE_NAME, replace_folder
+from swd_video.training.opponents import ClipPair
+from swd_video.training.roles import Roles
+from swd_video.training.step import MicroBatch, Stepper
+
+TEACHER_FOLDER = "teacher"
+
+
+class AdaptedRoles(Roles):
+    """All of the teacher's own weights train: there is one copy, and it is nobody's student."""
+
+    def __init__(self, model: VideoModel) -> None:
+        model.transformer.eval()
+        super().__init__(model, model.transformer.requires_grad_(True))
+
+    @contextmanager
+    def teacher(self) -> Iterator[nn.Module]:
+        """A context that gives the network as it is by now."""
+        yield self.student
+
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """None: the network is whole."""
+        return None
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Say which way the noise lies in noised clips.
+
+    Attributes:
+        sigma_shift: noise levels are even draws `u`, shifted: `s u / (1 + (s - 1) u)`.
+        empty_prompts: for so many of the clips the prompt is empty.
+        empty_embeds: embedding of the empty prompt.
+
+    Source: Flow Matching for Generative Modeling (arXiv 2210.02747); the shift is that of Stable Diffusion 3
+    (arXiv 2403.03206), Eq. 23.
+    """
+
+    sigma_shift: float
+    empty_prompts: float
+    empty_embeds: Float[Tensor, "1 text_length text_dim"]
+
+    def __call__(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity, on the true clips."""
+        x0 = clips.target_x0
+        noise, even = draws.normal_like(x0), draws.uniform().to(x0.device)
+        sigma = self.sigma_shift * even / (1 + (self.sigma_shift - 1) * even)
+        is_empty = (draws.uniform() < self.empty_prompts).to(x0.device).view(-1, 1, 1)
+        prompt_embeds = torch.where(is_empty, self.empty_embeds.to(clips.prompt_embeds), clips.prompt_embeds)
+        velocity = roles.model.predict_velocity(
+            add_noise(x0, noise, sigma), sigma, prompt_embeds, transformer=roles.student_forward
+        )
+        return (velocity.float() - velocity_target(x0, noise)).square().mean()
+
+
+class FlowStepper(Stepper):
+    """Steps whose objective runs the network itself: a micro-batch is clips on its stage's grid, and nothing more."""
+
+    def predict(self, batch: MicroBatch) -> ClipPair:
+        """The true clips, for both."""
+        grid, device = self.schedule[batch.stage_index].grid, self.accelerator.device
+        stored = self.read(batch, [grid])
+        x0 = stored.latents[grid].to(device, torch.float32)
+        return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
+
+
+def write_teacher(folder: Path, roles: Roles, spec: VideoSpec, write: bool) -> None:
+    """Write what was trained: a diffusers folder of the whole pipeline, or a LoRA file; whole or not at all.
+
+    Args:
+        folder: where; one that is there is replaced.
+        roles: who was trained; where weights are divided all processes call this together.
+        spec: facts about the model that a diffusers folder has no place for.
+        write: whether this process writes.
+    """
+    additions = roles.lora_state_dict()
+    network = roles.whole_student() if additions is None else None
+    if not write:
+        return
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        os.chmod(draft, 0o755)  # mkdtemp's are for the owner alone
+        if additions is not None:
+            save_file({name: weight.cpu() for name, weight in additions.items()}, draft / LORA_FILE_NAME)
+        else:
+            pipe = roles.model.pipe
+            own, pipe.transformer = pipe.transformer, network
+            try:
+                pipe.save_pretrained(draft)
+            finally:
+                pipe.transformer = own
+            write_video_spec(draft, spec)
+        replace_folder(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""From a config's `train` section to sample clips and what they are held against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from swd_video.config.schema import TrainConfig
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.latent_cache import LatentCache
+from swd_video.models.base import VideoModel
+from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
+from swd_video.training.roles import Roles
+from swd_video.training.samples import SampleWriter
+
+
+@dataclass(frozen=True)
+class SampleEmbeds:
+    """Embedded prompts, made while the text encoder is there.
+
+    Attributes:
+        prompts: of the samples; None where there are none.
+        negative: what the teacher is guided away from; None where it makes no clips.
+    """
+
+    prompts: Float[Tensor, "prompts text_length text_dim"] | None
+    negative: Float[Tensor, "1 text_length text_dim"] | None
+
+
+def embed_samples(train: TrainConfig, model: VideoModel) -> SampleEmbeds:
+    """Embed what samples will need."""
+    if not train.sample_every:
+        return SampleEmbeds(None, None)
+    teacher = train.teacher_samples
+    return SampleEmbeds(
+        model.encode_prompt(list(train.sample_prompts)),
+        None if teacher is None else model.encode_prompt([teacher.negative_prompt]),
+    )
+
+
+def build_samples(
+    train: TrainConfig,
+    schedule: ScaleSchedule,
+    clips: LatentCache,
+    roles: Roles,
+    embeds: SampleEmbeds,
+    folder: Path,
+    seed: int,
+    keep: bool,
+) -> SampleWriter | None:
+    """What writes samples, if the config asks for any.
+
+    Args:
+        train: the config's section.
+        schedule: the stages.
+        clips: the training clips, against which samples are held where the teacher makes none.
+        roles: teacher and student.
+        embeds: from `embed_samples`.
+        folder: gets the samples.
+        seed: of the run.
+        keep: whether this process writes files.
+    """
+    if embeds.prompts is None:
+        return None
+    prompts, count, teacher = train.sample_prompts, train.samples_per_prompt, train.teacher_samples
+    if teacher is None:
+        reference = real_reference(clips, schedule.target, len(prompts), count)
+    else:
+        assert embeds.negative is not None
+        sampling = TeacherSampling(grid=schedule.target, samples=count, seed=seed, **teacher.model_dump())
+        path = folder / "teacher.safetensors"
+        reference = teacher_reference(roles, sampling, prompts, embeds.prompts, embeds.negative, path, keep)
+    return SampleWriter(roles, schedule, prompts, embeds.prompts, folder, seed, reference, count)

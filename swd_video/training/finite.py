@@ -1,0 +1,60 @@
+"""Numbers that are not finite: found before an optimizer can spread them, and named."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from swd_video.training.sharding import whole
+
+_CURE = "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient is nan or infinite; the network that it would have moved was not changed."""
+
+
+def check_losses(step: int, stage_index: int, losses: Mapping[str, float]) -> None:
+    """Refuse losses that are not finite.
+
+    Args:
+        step: number of the step, from 0.
+        stage_index: what they were computed on, from 0.
+        losses: by name.
+
+    Raises:
+        NonFiniteError: naming step, stage and loss.
+    """
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"step {step}, stage {stage_index + 1}: the loss {name} is {value}; stopped before the optimizer. "
+                f"{_CURE}"
+            )
+
+
+def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse a gradient that is not finite.
+
+    Args:
+        step: number of the step, from 0.
+        whose: network, for the message.
+        norm: of its gradient.
+        parameters: by name, to say where it starts.
+
+    Raises:
+        NonFiniteError: naming step, network and the first parameter concerned.
+    """
+    if math.isfinite(norm):
+        return
+    bad = (
+        name for name, weight in parameters.items() if weight.grad is not None and not _is_finite(weight.grad)
+    )
+    where = next((f", first in {name}" for name in bad), "")
+    raise NonFiniteError(
+        f"step {step}: the norm of the {whose}'s gradient is {norm}{where}; stopped before the optimizer. {_CURE}"
+    )
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    return bool(whole(gradient).isfinite().all())

@@ -1,0 +1,150 @@
+"""Clips that a student's samples are held against: the teacher's, or real ones."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import keyed_generator
+from swd_video.data.latent_cache import LatentCache
+from swd_video.models.teacher_sampling import sample_teacher_latents
+from swd_video.training.roles import Roles
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Clips on the last grid, for each prompt some samples.
+
+    Attributes:
+        whose: for logs and warnings.
+        by_prompt: whether they show the student's own prompts, so that they can stand beside its clips.
+        latents: makes or reads them, when first asked for: (samples, channels, frames, height, width) for each prompt.
+    """
+
+    whose: str
+    by_prompt: bool
+    latents: Callable[[], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class TeacherSampling:
+    """How the teacher makes its clips.
+
+    Attributes:
+        grid: on which.
+        samples: of each prompt.
+        seed: of the run.
+        steps: evaluations of the transformer, times two with guidance.
+        guidance_scale: 1 is off.
+        shift: see `sample_teacher`.
+        negative_prompt: what guidance leads away from.
+    """
+
+    grid: LatentSize
+    samples: int
+    seed: int
+    steps: int
+    guidance_scale: float
+    shift: float | None
+    negative_prompt: str
+
+    def as_json(self, prompts: tuple[str, ...]) -> str:
+        """All that the clips depend on, but the weights."""
+        return json.dumps({**asdict(self), "grid": str(self.grid), "prompts": prompts})
+
+
+def teacher_reference(
+    roles: Roles,
+    sampling: TeacherSampling,
+    prompts: tuple[str, ...],
+    prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
+    negative_embeds: Float[Tensor, "1 text_length text_dim"],
+    path: Path,
+    keep: bool,
+) -> Reference:
+    """The teacher's clips of the student's prompts.
+
+    Args:
+        roles: who the teacher is.
+        sampling: how it samples.
+        prompts: the texts.
+        prompt_embeds: of the prompts.
+        negative_embeds: of the negative prompt.
+        path: latents that an earlier start made are found here.
+        keep: whether this process writes that file.
+    """
+    recipe = sampling.as_json(prompts)
+
+    @torch.no_grad()
+    def make() -> list[Tensor]:
+        if (kept := _read(path, recipe)) is not None:
+            return kept
+        made = []
+        for index in range(len(prompts)):
+            generators = [
+                keyed_generator(sampling.seed, "teacher sample", index, number)
+                for number in range(sampling.samples)
+            ]
+            with roles.teacher():
+                made.append(
+                    sample_teacher_latents(
+                        roles.model,
+                        prompt_embeds[index : index + 1].expand(sampling.samples, -1, -1),
+                        negative_embeds.expand(sampling.samples, -1, -1),
+                        sampling.grid,
+                        steps=sampling.steps,
+                        guidance_scale=sampling.guidance_scale,
+                        shift=sampling.shift,
+                        generator=generators,
+                    ).cpu()
+                )
+        if keep:
+            _write(path, made, recipe)
+        return made
+
+    return Reference("teacher", True, make)
+
+
+def real_reference(clips: LatentCache, grid: LatentSize, num_prompts: int, samples: int) -> Reference:
+    """Training clips: of the first captions, as many samples as there are.
+
+    Args:
+        clips: the cache.
+        grid: of the clips.
+        num_prompts: how many captions to take.
+        samples: the most clips of one caption.
+    """
+
+    def read() -> list[Tensor]:
+        chosen: dict[str, list[int]] = {}
+        for index, caption in enumerate(clips.captions):
+            if len(chosen) < num_prompts or caption in chosen:
+                chosen.setdefault(caption, []).append(index)
+        return [clips.batch(some[:samples], [grid]).latents[grid].float() for some in chosen.values()]
+
+    return Reference("real clips", False, read)
+
+
+def _read(path: Path, recipe: str) -> list[Tensor] | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("recipe") != recipe:
+            return None
+        return [file.get_tensor(key) for key in sorted(file.keys())]
+
+
+def _write(path: Path, latents: list[Tensor], recipe: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    tensors = {f"{index:04d}": some.contiguous() for index, some in enumerate(latents)}
+    save_file(tensors, partial, {"recipe": recipe})
+    os.replace(partial, path)

@@ -1,0 +1,127 @@
+"""Scale adaptation: a teacher learns the grids of a schedule and is an ordinary model afterwards."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from swd_video.cli.adapt import run as run_command
+from swd_video.config.load import ConfigError, dump_config
+from swd_video.config.schema import DistillConfig
+from swd_video.core.randomness import SampleDraws
+from swd_video.models.loading import load_model
+from swd_video.models.wan import WanModel
+from swd_video.training.adapt import AdaptedRoles, FlowMatching
+from swd_video.training.build import build_adaptation, finished_summary
+from swd_video.training.loop import train
+from swd_video.training.opponents import ClipPair
+from swd_video.training.roles import FullRoles
+from swd_video.training.step import StepReport
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def test_a_network_that_knows_the_velocity_has_no_loss(
+    tiny_wan_pipe: WanPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = FullRoles(WanModel.from_pipeline(tiny_wan_pipe))
+    x0 = torch.randn(64, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    texts, seen = torch.zeros(64, 48, 16), []
+
+    def oracle(
+        noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: torch.Tensor, **_: object
+    ) -> torch.Tensor:
+        seen.append((sigma, prompt_embeds[:, 0, 0]))
+        return (noisy - x0) / sigma.view(-1, 1, 1, 1, 1)
+
+    monkeypatch.setattr(roles.model, "predict_velocity", oracle)
+    objective = FlowMatching(3.0, 0.25, torch.ones(1, 48, 16))
+    loss = objective(roles, ClipPair(x0, x0, texts), SampleDraws(range(64), 0, "flow", 0))
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    ((sigma, is_empty),) = seen
+    assert sigma.min() > 0 and sigma.max() < 1 and sigma.median() > 0.6  # even draws would have 0.5
+    assert 0.1 < is_empty.mean() < 0.4
+
+
+def test_the_loss_falls_on_every_grid(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(lr=1e-2, batch_size=6, stages_per_step=3)
+    stepper = build_adaptation(config, tmp_path / "run").stepper
+    assert (
+        isinstance(stepper.roles, AdaptedRoles) and stepper.roles.student is stepper.roles.model.transformer
+    )
+
+    @torch.no_grad()
+    def losses() -> dict[int, float]:
+        batches = [
+            batch
+            for step in range(900, 906)
+            for part in range(3)
+            for batch in stepper.micro_batches(step, part)
+        ]
+        by_stage: dict[int, list[float]] = {}
+        for batch in batches:
+            by_stage.setdefault(batch.stage_index, []).append(stepper.loss(batch).item())
+        return {stage: sum(values) / len(values) for stage, values in by_stage.items()}
+
+    before = losses()
+    for step in range(15):
+        assert set(stepper.take_step(step).losses) == {"flow"}
+    after = losses()
+    assert set(after) == {0, 1, 2} and all(after[stage] < 0.9 * before[stage] for stage in after)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "config.yaml", tmp_path / "straight"
+    # Losses and samples of the student's do not count.
+    config = make_config(
+        loss={"group": 2, "join": "tokens"}, steps=3, sample_every=1, sample_prompts=["a red square"]
+    )
+    path.write_text(dump_config(config))
+    assert run_command([str(path), "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["steps"] == 3 and Path(printed["teacher"]) == out / "teacher"
+    assert run_command([str(path), "--out", str(out)]) == 0  # nothing left to do
+    with pytest.raises(ConfigError, match=r"holds the run of another command \(adapt\.yaml\)"):
+        finished_summary(config, out)
+
+    def stop(done: int, report: StepReport) -> None:
+        if done == 2:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train(build_adaptation(config, tmp_path / "stopped"), on_step=stop)
+    train(build_adaptation(config, tmp_path / "stopped"))
+    file = "teacher/transformer/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "stopped" / file).read_bytes() == (out / file).read_bytes()
+
+    model = load_model(str(out / "teacher"))
+    text, noisy = model.encode_prompt(["a red square"]), torch.zeros(1, 4, 2, 4, 4)
+    assert torch.isfinite(model.predict_velocity(noisy, 0.5, text)).all()
+
+
+def test_a_lora_loads_in_stock_diffusers(
+    make_config: MakeConfig, tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    run = build_adaptation(make_config("lora", steps=2, ema_decay=0.0, lr=1e-2), tmp_path / "run")
+    train(run)
+    pipe = WanPipeline.from_pretrained(tiny_wan_folder)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 4, 3, 4, 4, generator=generator),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 48, 16, generator=generator),
+    }
+    with torch.no_grad():
+        pipe.load_lora_weights(tmp_path / "run" / "teacher")
+        torch.testing.assert_close(
+            pipe.transformer(**inputs).sample, run.stepper.roles.student(**inputs).sample
+        )
