@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def run(argv: list[str]) -> int:
 
 
 def _plan(arguments: _Arguments, overrides: list[str]) -> str:
+    from swd_video.config.encoders import LATENT_ENCODERS
     from swd_video.config.load import load_config, parse_overrides
     from swd_video.planning.gpus import load_gpus, pick_gpus
 
@@ -89,6 +91,12 @@ def _plan(arguments: _Arguments, overrides: list[str]) -> str:
     from swd_video.planning.description import describe
     from swd_video.planning.plan import Assumptions, make_plan
 
+    encoders = [term.encoder for term in config.loss.mmd.terms]
+    if not all(isinstance(encoder, LATENT_ENCODERS) for encoder in encoders):
+        print(
+            "warning: loss.mmd: encoders that see pixels, and decoding for them, are not counted.",
+            file=sys.stderr,
+        )
     assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)
     plan = make_plan(read_request(config), gpus, arguments.num_gpus, assumptions)
     return json.dumps(plan) if arguments.json else describe(plan)
@@ -112,6 +120,7 @@ def read_request(config: "DistillConfig") -> "Request":
     Raises:
         ValueError: if its model cannot be found.
     """
+    from swd_video.config.encoders import LATENT_ENCODERS
     from swd_video.config.schema import LoraTrainConfig, MuonConfig
     from swd_video.core.grid import LatentSize
     from swd_video.planning.architecture import load_architecture
@@ -122,11 +131,8 @@ def read_request(config: "DistillConfig") -> "Request":
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
     targets = architecture.model.lora_targets if lora.targets is None else lora.targets
-    blocks = [
-        block
-        for term in config.loss.mmd.terms
-        for block in term.block or (architecture.spec.num_blocks // 2,)
-    ]
+    of_latents = [term for term in config.loss.mmd.terms if isinstance(term.encoder, LATENT_ENCODERS)]
+    blocks = [block for term in of_latents for block in term.block or (architecture.spec.num_blocks // 2,)]
     return Request(
         architecture=architecture,
         schedule=config.scale_schedule(),

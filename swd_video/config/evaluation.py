@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from swd_video.config.schema import Section
+from swd_video.config.section import Section
 from swd_video.core.grid import PixelSize
 
 _KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"

@@ -6,9 +6,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -17,14 +15,16 @@ from pydantic import (
     model_validator,
 )
 
+from swd_video.config.encoders import (
+    LATENT_ENCODERS,
+    CriticEncoderConfig,
+    EncoderConfig,
+    TeacherEncoderConfig,
+    WindowConfig,
+)
+from swd_video.config.section import Section
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
-
-
-class Section(BaseModel):
-    """A part of a config: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
@@ -94,6 +94,8 @@ def _check_sigmas(lowest: float, highest: float) -> None:
 class MmdTermConfig(Section):
     """One comparison of sets of tokens."""
 
+    encoder: EncoderConfig = TeacherEncoderConfig()
+    """The frozen network whose tokens are compared."""
     kernel: Literal["linear", "pseudo_huber", "rbf", "rational_quadratic"] = "linear"
     """`linear` is the paper's Eq. 2, `pseudo_huber` what its public code computes under that name; both compare mean
     tokens. `rbf` and `rational_quadratic` compare all pairs of tokens."""
@@ -119,7 +121,7 @@ class MmdTermConfig(Section):
     block: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)] | None = Field(
         default=None, min_length=1
     )
-    """Transformer block, from 0, whose tokens are compared, or a list of them; null is the middle one."""
+    """Block of the encoder, from 0, whose tokens are compared, or a list of them; null is the middle one."""
     block_weights: tuple[PositiveFloat, ...] | None = None
     """Weight of each listed block; null gives all 1."""
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
@@ -129,9 +131,18 @@ class MmdTermConfig(Section):
     weight: float = Field(default=1.0, ge=0)
     """Factor of this comparison in the loss; 0 leaves it out."""
 
+    @property
+    def is_noised(self) -> bool:
+        """Whether clips are noised before they are compared."""
+        return isinstance(self.encoder, LATENT_ENCODERS) and not self.encoder.clean
+
     @model_validator(mode="after")
     def _check_range(self) -> "MmdTermConfig":
         _check_sigmas(self.sigma_min, self.sigma_max)
+        if not self.is_noised and (self.sigma_min, self.sigma_max) != (0.0, 0.6):
+            raise ValueError(
+                f"sigma_min and sigma_max: this encoder, {self.encoder.kind}, is shown clean clips; leave them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -168,13 +179,34 @@ class MmdTermConfig(Section):
         return self
 
 
+def _inherit(first: dict[str, Any], term: Any) -> Any:
+    """A term with what it takes over from the first, before either is checked."""
+    if not isinstance(term, dict):
+        return term
+    keys = ["sigma_min", "sigma_max"]
+    if "encoder" not in term:
+        keys += ["encoder"] if "block" in term else ["encoder", "block", "block_weights"]
+    elif not _sees_noise(term["encoder"]):
+        keys = []
+    return {key: first[key] for key in keys if key in first} | term
+
+
+def _sees_noise(encoder: Any) -> bool:
+    if isinstance(encoder, dict):
+        return encoder.get("kind") in ("teacher", "critic") and not encoder.get("clean", False)
+    return isinstance(encoder, LATENT_ENCODERS) and not encoder.clean
+
+
 class MmdConfig(MmdTermConfig):
-    """Maximum mean discrepancy on the frozen teacher's features (arXiv 2503.16397, section 4.2)."""
+    """Maximum mean discrepancy on the features of frozen networks (arXiv 2503.16397, section 4.2)."""
 
     group: int = Field(default=1, ge=1)
     """Clips of the same caption that a micro-batch holds for each of its prompts."""
+    window: WindowConfig = WindowConfig()
+    """What encoders of pixels are shown."""
     extra_terms: tuple[MmdTermConfig, ...] = ()
-    """Further comparisons, added to this one. Blocks and noise levels that they do not name are those of this one."""
+    """Further comparisons, added to this one. Encoder, blocks and noise levels that they do not name are those of this
+    one; a term with an encoder of its own has blocks of its own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,14 +214,7 @@ class MmdConfig(MmdTermConfig):
         extra = values.get("extra_terms") if isinstance(values, dict) else None
         if not isinstance(extra, (list, tuple)):
             return values
-        blocks = {key: values[key] for key in ("block", "block_weights") if key in values}
-        sigmas = {key: values[key] for key in ("sigma_min", "sigma_max") if key in values}
-        filled = []
-        for term in extra:
-            own = term if isinstance(term, dict) else {}
-            inherited = sigmas if "block" in own else sigmas | blocks
-            filled.append(inherited | own if isinstance(term, dict) else term)
-        return values | {"extra_terms": filled}
+        return values | {"extra_terms": [_inherit(values, term) for term in extra]}
 
     @model_validator(mode="after")
     def _check_group(self) -> "MmdConfig":
@@ -200,6 +225,13 @@ class MmdConfig(MmdTermConfig):
             )
         if self.group == 1 and any(joins):
             raise ValueError("join: needs several clips to a prompt; set group to 2 or more, or join to none")
+        return self
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "MmdConfig":
+        of_latents = all(isinstance(term.encoder, LATENT_ENCODERS) for term in self.terms)
+        if of_latents and self.window != WindowConfig():
+            raise ValueError("window: no encoder here sees pixels; name one, or leave window out")
         return self
 
     @property
@@ -279,6 +311,10 @@ class LossConfig(Section):
         if not self.mmd.terms and self.dmd is None and self.gan is None:
             raise ValueError(
                 "nothing to train on: every weight of mmd is 0, and there is no dmd and no gan; add one"
+            )
+        if self.dmd is None and any(isinstance(term.encoder, CriticEncoderConfig) for term in self.mmd.terms):
+            raise ValueError(
+                "mmd.encoder is critic, but nothing trains one; add loss.dmd, or compare the teacher's blocks"
             )
         return self
 

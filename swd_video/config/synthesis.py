@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from swd_video.config.schema import Section
+from swd_video.config.section import Section
 from swd_video.core.grid import LatentSize
 
 

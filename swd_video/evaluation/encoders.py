@@ -5,22 +5,19 @@ encoder of transformers.
 """
 
 import inspect
-import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel
-from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
-from swd_video.models.loading import HUB_NAME
+from swd_video.models.encoders import load_network, read_pixel_form
 
 PACKAGED = "efficientnet"
 
@@ -28,12 +25,6 @@ PACKAGED = "efficientnet"
 # and 9: unweighted, slow motion would drown. Distances grow with the square of the weight, so 4 makes that 140 + 60
 # against 157 + 138.
 CHANGE_WEIGHT = 4.0
-
-# What ImageNet's training set has; encoders that say nothing else were trained with these.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_FRAMES_KEYS = ("num_frames", "frames_per_clip")
-_SIZE_KEYS = ("image_size", "crop_size")
-_DEFAULT_SIZE_PX = 224
 
 
 @runtime_checkable
@@ -186,25 +177,12 @@ class _Network:
     """A network of transformers, frozen, with the form in which it wants pixels."""
 
     def __init__(self, name: str, device: str | torch.device) -> None:
-        if not Path(name).is_dir() and not HUB_NAME.fullmatch(name):
-            raise ValueError(
-                f"encoder {name!r}: no such folder; give {PACKAGED!r}, or the folder or hub name of a video or image "
-                "encoder of transformers."
-            )
-        try:
-            config: Any = AutoConfig.from_pretrained(name)
-            model: Any = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"encoder {name!r}: cannot be loaded ({reason}); give a video or image encoder of transformers."
-            ) from error
-        # Of networks that see and read, the half that sees.
-        self.model = getattr(model, "vision_model", model).requires_grad_(False).eval().to(device)
-        config = getattr(config, "vision_config", config)
+        config, model = load_network(name)
+        self.model = model.to(device)
+        form = read_pixel_form(name, config)
         self.name = name
-        self.num_frames = next((int(n) for key in _FRAMES_KEYS if (n := getattr(config, key, None))), 1)
-        self.size_px = _size_px(config)
+        self.num_frames = form.frames or 1
+        self.size_px = [form.height_px, form.width_px]
         arguments = inspect.signature(self.model.forward).parameters
         inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
         if not inputs:
@@ -213,14 +191,16 @@ class _Network:
         # V-JEPA 2 would also predict what it has not been shown.
         self._options = {"skip_predictor": True} if "skip_predictor" in arguments else {}
         self._statistics = [
-            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in _statistics(name)
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
         ]
 
-    def pixels(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames 3 size size"]:
-        """Resize to the network's square, whatever the shape, and normalise."""
+    def pixels(
+        self, frames: UInt8[Tensor, "frames height width 3"]
+    ) -> Float[Tensor, "frames 3 size_h size_w"]:
+        """Resize to the network's size, whatever the shape, and normalise."""
         mean, std = self._statistics
         unit = frames.permute(0, 3, 1, 2).float() / 255.0
-        return (_resized(unit, [self.size_px, self.size_px]).clamp(0, 1) - mean) / std
+        return (_resized(unit, self.size_px).clamp(0, 1) - mean) / std
 
     def tokens(self, pixels: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch tokens features"]:
         """Tokens, or places of a convolution, of the last layer."""
@@ -264,18 +244,3 @@ def _resized(pixels: Tensor, size: list[int]) -> Tensor:
     if list(pixels.shape[-2:]) == size:
         return pixels
     return functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _size_px(config: Any) -> int:
-    size = next((n for key in _SIZE_KEYS if (n := getattr(config, key, None))), _DEFAULT_SIZE_PX)
-    return int(size if isinstance(size, int) else size[0])
-
-
-def _statistics(name: str) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the pixels that the network was trained on; ImageNet's where its files say nothing."""
-    for file in (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME):
-        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        if path is not None:
-            said: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            return list(said.get("image_mean") or _MEAN), list(said.get("image_std") or _STD)
-    return list(_MEAN), list(_STD)

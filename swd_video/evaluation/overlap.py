@@ -10,6 +10,8 @@ import yaml
 
 from swd_video.evaluation.encoders import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.loading import STUDENT_FILE_NAME
+from swd_video.pipelines.loading import EncoderRecord, read_student_record
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"
@@ -39,7 +41,8 @@ def find_record(student: str | os.PathLike[str]) -> Path | None:
 def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork]) -> bool:
     """Refuse to judge a student with a network that its training used.
 
-    The networks of a training are all the names in the `loss` section of its record. Two names are one network if they
+    The networks of a training are those in its `student.json`, and all the names in the `loss` section of the config
+    beside it. Two names are one network if they
     are equal, if they are folders with the same files, or if one is a hub name whose last part is the other's; every
     EfficientNet is the packaged one.
 
@@ -53,20 +56,39 @@ def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork
     Raises:
         ValueError: Naming the student, the network and the record.
     """
-    record = find_record(student)
-    if record is None:
-        return False
-    content = yaml.safe_load(record.read_text(encoding="utf-8"))
-    if not isinstance(content, Mapping) or _LOSS_KEY not in content:
-        return False
-    for where, name in _names(content[_LOSS_KEY], _LOSS_KEY):
+    known = False
+    for where, used in _training_networks(Path(student)):
+        known = True
         for network in networks:
-            if _same_network(name, network.name):
+            if used is not None and _judges_what_it_trained(used, network):
                 raise ValueError(
-                    f"{network.key}: {network.name!r} trained {student} ({record}: {where}: {name!r}), and a network "
+                    f"{network.key}: {network.name!r} trained {student} ({where}: {used.name!r}), and a network "
                     "must not judge what it trained; choose another."
                 )
-    return True
+    return known
+
+
+def _training_networks(student: Path) -> Iterator[tuple[str, EncoderRecord | None]]:
+    """What a student's files say, and where; None for a file that names no network."""
+    if (student / STUDENT_FILE_NAME).is_file():
+        encoders = read_student_record(student).encoders
+        if encoders is not None:
+            where = f"{student / STUDENT_FILE_NAME}: encoders"
+            yield where, None
+            yield from ((where, encoder) for encoder in encoders)
+    record = find_record(student)
+    content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))
+    if isinstance(content, Mapping) and _LOSS_KEY in content:
+        yield str(record), None
+        for key, name in _names(content[_LOSS_KEY], _LOSS_KEY):
+            yield f"{record}: {key}", EncoderRecord(name)
+
+
+def _judges_what_it_trained(used: EncoderRecord, network: JudgingNetwork) -> bool:
+    folder = Path(network.name)
+    if used.fingerprint and folder.is_dir() and _contents(folder) == used.fingerprint:
+        return True
+    return _same_network(used.name, network.name)
 
 
 def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:

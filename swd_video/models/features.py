@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 
 
 def capture_blocks(
-    blocks: Sequence[nn.Module], after: nn.Module, wanted: Sequence[int], run: Callable[[], object]
+    blocks: Sequence[nn.Module], after: nn.Module | None, wanted: Sequence[int], run: Callable[[], object]
 ) -> list[Tensor]:
     """Run a network until the last wanted block is done, and return what the wanted blocks put out.
 
@@ -19,7 +19,7 @@ def capture_blocks(
 
     Args:
         blocks: all blocks of the network, in the order in which they run.
-        after: the module that runs after the last block.
+        after: the module that runs after the last block, if any.
         wanted: indices of blocks, from 0, in the order of the result.
         run: calls the network.
 
@@ -40,7 +40,7 @@ def capture_blocks(
     with ExitStack() as hooks, suppress(_FeaturesComplete):
         for index in set(wanted):
             hooks.callback(blocks[index].register_forward_hook(_capture(captured, index)).remove)
-        if not isinstance(blocks[0], FSDPModule):
+        if after_last is not None and not isinstance(blocks[0], FSDPModule):
             hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
         run()
     return [captured[index] for index in wanted]
@@ -55,7 +55,7 @@ def _stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _capture(captured: dict[int, Tensor], index: int) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> None:
         captured[index] = output[0] if isinstance(output, tuple) else output
 
     return keep

@@ -277,7 +277,8 @@ def _write_lora(student: Path, draft: Path, base_model: str) -> None:
     }
     (draft / LORA_FILE_NAME).write_bytes(_to_safetensors(tensors, metadata))
     shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
-    write_student_record(draft, StudentRecord(base_model, "lora"))
+    encoders = read_student_record(student).encoders
+    write_student_record(draft, StudentRecord(base_model, "lora", encoders=encoders))
 
 
 def _read_lora(path: Path) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 A student folder holds what distillation changed, and the name of the rest:
 
-- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, and `"positions": "rescaled"`
-  where temporal positions were rescaled;
+- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, `"positions": "rescaled"` where
+  temporal positions were rescaled, and `"encoders"`, the networks of pixels that its training looked through;
 - `scheduler/scheduler_config.json`: the stages;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 
@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ _KEY_PREFIX = "transformer."
 
 
 @dataclass(frozen=True)
+class EncoderRecord:
+    """A network of pixels that trained a student, and therefore must not judge it.
+
+    Attributes:
+        name: a packaged name, a folder or a hub name.
+        fingerprint: of a folder's files, which tells a copy of them; else empty.
+    """
+
+    name: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
 class StudentRecord:
     """What `student.json` says.
 
@@ -57,11 +71,13 @@ class StudentRecord:
         base_model: the teacher: a shipped model, a hub name, or a folder (relative to the student's).
         kind: "full" (a whole transformer) or "lora" (additions to the teacher's).
         positions: "native" or "rescaled": how temporal positions were counted in training.
+        encoders: networks of pixels that its training looked through; None where that is not known.
     """
 
     base_model: str
     kind: str
     positions: str = "native"
+    encoders: tuple[EncoderRecord, ...] | None = None
 
 
 def load_student(
@@ -148,6 +164,7 @@ def save_student(
     transformer: ModelMixin | None = None,
     lora_state_dict: dict[str, Tensor] | None = None,
     positions: str = "native",
+    encoders: Sequence[EncoderRecord] | None = None,
 ) -> None:
     """Write a student folder, whole or not at all; one that is there is replaced.
 
@@ -159,6 +176,7 @@ def save_student(
         lora_state_dict: its low-rank additions under diffusers' keys, with or without the "transformer."
             in front, at scale 1 (alpha = rank).
         positions: "native" or "rescaled": how temporal positions were counted in training.
+        encoders: networks of pixels that its training looked through, where that is known.
 
     Raises:
         ValueError: unless exactly one of `transformer` and `lora_state_dict` is given, or if `folder` exists
@@ -181,7 +199,8 @@ def save_student(
             named = {f"{_KEY_PREFIX}{name}": tensor.contiguous() for name, tensor in layers.items()}
             safetensors.torch.save_file(named, draft / LORA_FILE_NAME, metadata={"format": "pt"})
         kind = "full" if transformer is not None else "lora"
-        write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions))
+        used = None if encoders is None else tuple(encoders)
+        write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions, used))
         replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -189,9 +208,11 @@ def save_student(
 
 def write_student_record(folder: Path, record: StudentRecord) -> None:
     """Write `student.json`."""
-    fields = {"format": _FORMAT, "base_model": record.base_model, "kind": record.kind}
+    fields: dict[str, Any] = {"format": _FORMAT, "base_model": record.base_model, "kind": record.kind}
     if record.positions != "native":
         fields["positions"] = record.positions
+    if record.encoders is not None:
+        fields["encoders"] = [asdict(encoder) for encoder in record.encoders]
     (folder / STUDENT_FILE_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
@@ -216,7 +237,13 @@ def read_student_record(folder: str | Path) -> StudentRecord:
     positions = fields.get("positions", "native")
     if positions not in POSITIONS:
         raise ValueError(f"{path}: got positions {positions!r}, expected one of {', '.join(POSITIONS)}.")
-    return StudentRecord(fields["base_model"], fields["kind"], positions)
+    try:
+        encoders = None if "encoders" not in fields else tuple(EncoderRecord(**e) for e in fields["encoders"])
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: got encoders {fields['encoders']!r}, expected names and fingerprints."
+        ) from error
+    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders)
 
 
 def base_model_path(folder: str | Path) -> str:

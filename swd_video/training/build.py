@@ -24,12 +24,12 @@ from swd_video.models.loading import LoadOptions, load_model, read_video_spec, r
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
-from swd_video.training.build_objectives import build_objectives
+from swd_video.training.build_objectives import build_objectives, pixel_encoders
 from swd_video.training.build_samples import build_samples, embed_samples
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.dmd import Critic
-from swd_video.training.encoders import drop_text_encoders
+from swd_video.training.encoders import drop_text_encoders, keep_vae
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
 from swd_video.training.objectives import WeightedObjective
 from swd_video.training.open_clips import open_clips
@@ -108,6 +108,9 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
     drop_text_encoders(model)
     _place(config, model, accelerator.device)
+    encoders = pixel_encoders(config.loss.mmd)
+    if encoders:
+        keep_vae(model, accelerator.device)
     roles = _build_roles(config, model)
     stepper = _build_stepper(
         config,
@@ -125,7 +128,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         config.seed,
         accelerator.is_main_process,
     )
-    return _finish(config, folder, stepper, samples)
+    return replace(_finish(config, folder, stepper, samples), encoders=encoders)
 
 
 def build_adaptation(config: DistillConfig, folder: Path) -> Run:

@@ -1,19 +1,30 @@
 """From a config's `loss` section to objectives, and to the networks that learn beside the student."""
 
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from swd_video.config.encoders import (
+    LATENT_ENCODERS,
+    EncoderConfig,
+    TransformersEncoderConfig,
+    TransNetEncoderConfig,
+)
 from swd_video.config.load import ConfigError
 from swd_video.config.schema import LossConfig, MmdConfig, MmdTermConfig
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
+from swd_video.models.encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
+from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.pipelines.loading import EncoderRecord
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
+from swd_video.training.features import BlockFeatures, FeatureSource, PixelFeatures, Window
 from swd_video.training.gan import Discriminator, GanObjective
-from swd_video.training.objectives import MmdObjective, WeightedObjective, check_term, token_grid
+from swd_video.training.objectives import MmdObjective, WeightedObjective, check_term
 from swd_video.training.opponents import Opponent
 from swd_video.training.roles import Roles
 
@@ -46,13 +57,14 @@ def build_objectives(
         (weighted objectives of the student, networks that learn beside it).
 
     Raises:
-        ConfigError: for a block or a set of tokens that the teacher does not have.
+        ConfigError: for an encoder that cannot be loaded, or a block or a set of tokens that one does not have.
     """
     objectives: list[WeightedObjective] = []
     opponents: list[Opponent] = []
     dmd, gan, spec = loss.dmd, loss.gan, roles.model.spec
     if loss.mmd.terms:
-        objectives.append(WeightedObjective("mmd", 1.0, _build_mmd(loss.mmd, schedule, roles.model)))
+        mmd = _build_mmd(loss.mmd, schedule, roles.model, accelerator.device)
+        objectives.append(WeightedObjective("mmd", 1.0, mmd))
     if dmd is not None:
         if not dmd.scale_adapted and len(schedule.distinct_grids) > 1 and accelerator.is_main_process:
             print(_DMD_WARNING, file=sys.stderr)
@@ -65,7 +77,7 @@ def build_objectives(
         objective = DmdObjective(noise, dmd.guidance_scale, negative_embeds, dmd.data_share)
         objectives.append(WeightedObjective("dmd", dmd.weight, objective))
     if gan is not None:
-        blocks = _known_blocks("loss.gan.block", gan.block, spec.num_blocks)
+        blocks = _known_blocks("loss.gan.block", gan.block, "teacher", spec.num_blocks)
         discriminator = Discriminator(
             gan.head,
             blocks,
@@ -81,24 +93,70 @@ def build_objectives(
     return objectives, opponents
 
 
-def _known_blocks(key: str, blocks: tuple[int, ...] | None, num_blocks: int) -> tuple[int, ...]:
+def pixel_encoders(mmd: MmdConfig) -> tuple[EncoderRecord, ...]:
+    """The networks of pixels that a loss looks through, for the student's record; a step with any needs the VAE."""
+    records: list[EncoderRecord] = []
+    for term in mmd.terms:
+        encoder = term.encoder
+        if isinstance(encoder, TransNetEncoderConfig):
+            records.append(EncoderRecord(encoder.kind))
+        elif isinstance(encoder, TransformersEncoderConfig):
+            folder = Path(encoder.name)
+            # Where a folder lies says nothing on another machine; what is in it does.
+            records.append(
+                EncoderRecord(folder.resolve().name, fingerprint_folders([folder]))
+                if folder.is_dir()
+                else EncoderRecord(encoder.name)
+            )
+    return tuple(dict.fromkeys(records))
+
+
+def _known_blocks(key: str, blocks: tuple[int, ...] | None, owner: str, num_blocks: int) -> tuple[int, ...]:
     """The middle block where none is named."""
     known = (num_blocks // 2,) if blocks is None else blocks
     if max(known) >= num_blocks:
-        raise ConfigError(f"{key}: {max(known)} does not exist; the teacher has blocks 0 to {num_blocks - 1}")
+        raise ConfigError(f"{key}: {max(known)} does not exist; the {owner} has blocks 0 to {num_blocks - 1}")
     return known
 
 
-def _build_mmd(mmd: MmdConfig, schedule: ScaleSchedule, model: VideoModel) -> MmdObjective:
-    spec = model.spec
+def _build_mmd(
+    mmd: MmdConfig, schedule: ScaleSchedule, model: VideoModel, device: torch.device
+) -> MmdObjective:
+    window = Window(mmd.window.frames, mmd.window.crop)
     terms: list[MmdTermConfig] = []
+    sources: dict[EncoderConfig, FeatureSource] = {}
     for term in mmd.terms:
         key = "loss.mmd" if term is mmd else f"loss.mmd.extra_terms[{mmd.extra_terms.index(term)}]"
-        blocks = _known_blocks(f"{key}.block", term.block, spec.num_blocks)
+        if term.encoder not in sources:
+            sources[term.encoder] = _build_source(f"{key}.encoder", term.encoder, model, window, device)
+        source = sources[term.encoder]
+        blocks = _known_blocks(f"{key}.block", term.block, source.name, source.num_blocks)
         for grid in schedule.distinct_grids:
-            try:
-                check_term(term, token_grid(grid.as_tuple(), spec.compression.patch))
-            except ValueError as error:
-                raise ConfigError(f"{key}.{error} (latent grid {grid})") from None
+            for block in blocks:
+                try:
+                    check_term(term, source.grid(grid, block))
+                except ValueError as error:
+                    where = f"latent grid {grid}, block {block} of {source.name}"
+                    raise ConfigError(f"{key}.{error} ({where})") from None
         terms.append(term.model_copy(update={"block": blocks}))
-    return MmdObjective(tuple(terms), mmd.group)
+    return MmdObjective(tuple(terms), sources, mmd.group, window)
+
+
+def _build_source(
+    key: str, encoder: EncoderConfig, model: VideoModel, window: Window, device: torch.device
+) -> FeatureSource:
+    spec = model.spec
+    if isinstance(encoder, LATENT_ENCODERS):
+        return BlockFeatures(encoder.kind, spec.num_blocks, spec.compression.patch, encoder.clean)
+    try:
+        return PixelFeatures(_load_encoder(encoder, device), spec.compression, window)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _load_encoder(
+    encoder: TransformersEncoderConfig | TransNetEncoderConfig, device: torch.device
+) -> PixelEncoder:
+    if isinstance(encoder, TransNetEncoderConfig):
+        return TransNetEncoder(encoder.weights, encoder.short_side_px, device)
+    return TransformersEncoder(encoder.name, encoder.frames, device)

@@ -1,7 +1,7 @@
 """Text encoder and VAE while a student trains: on the device only while somebody needs them.
 
-Clips come from a cache of latents and captions from embeddings, so a step needs neither. Together they can be larger
-than all that trains.
+Clips come from a cache of latents and captions from embeddings, so a step needs neither, unless its loss looks at
+pixels: then the VAE stays. Together they can be larger than all that trains.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,15 @@ from swd_video.models.base import VideoModel
 
 @contextmanager
 def moved_to(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Within the context the modules are on a device; afterwards in main memory."""
+    """Within the context the modules are on a device; afterwards where they were."""
+    before = [next(module.parameters()).device for module in modules]
     for module in modules:
         module.to(device)
     try:
         yield
     finally:
-        for module in modules:
-            module.to("cpu")
+        for module, home in zip(modules, before, strict=True):
+            module.to(home)
 
 
 def all_parts(model: VideoModel) -> list[nn.Module]:
@@ -34,3 +35,8 @@ def drop_text_encoders(model: VideoModel) -> None:
     """Give the memory of the text encoders back, for good: their weights are gone, their shapes stay."""
     for name in model.text_tokens:
         getattr(model.pipe, name).to("meta")
+
+
+def keep_vae(model: VideoModel, device: torch.device) -> None:
+    """Put the VAE on a device to stay, in float32, for losses that look at pixels."""
+    model.vae.to(device, torch.float32)

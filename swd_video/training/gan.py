@@ -11,7 +11,7 @@ from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
 from swd_video.losses.gan import discriminator_loss, generator_loss
 from swd_video.training.dmd import NoiseRange
-from swd_video.training.objectives import TokenGrid, token_grid
+from swd_video.training.features import TokenGrid, token_grid
 from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.roles import Roles
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, cast
 from diffusers import ModelMixin
 from tqdm import tqdm
 
-from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
@@ -58,6 +58,7 @@ class Run:
         samples: writes sample clips, if any.
         settings: when things happen.
         result: what is written in the end; by default `student/` in the folder.
+        encoders: networks of pixels that the loss looks through, for the student's folder.
         save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
@@ -69,6 +70,7 @@ class Run:
     samples: SampleWriter | None
     settings: LoopSettings
     result: Path | None = None
+    encoders: Sequence[EncoderRecord] = ()
     save: Callable[[bool], None] | None = None
 
 
@@ -258,6 +260,7 @@ def _write_student(run: Run, write: bool) -> None:
             transformer=student,
             lora_state_dict=additions,
             positions=run.positions,
+            encoders=run.encoders,
         )
 
 

@@ -1,24 +1,22 @@
 """What the student is asked to get right: networks are called here, `losses/` only compares what they give."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from swd_video.config.encoders import EncoderConfig
 from swd_video.config.schema import MmdTermConfig
-from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
 from swd_video.losses.kernels import RationalQuadratic, Rbf
 from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
 from swd_video.losses.random_features import random_features
 from swd_video.losses.token_sets import clip_points, frame_sets, joined_sets, motion_sets, tube_sets
+from swd_video.training.features import Comparison, FeatureSource, TokenGrid, Window
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
-
-TokenGrid = tuple[int, int, int]
-
 
 Objective = Callable[[Roles, ClipPair, SampleDraws], Tensor]
 """The mean loss of some clips, whose gradients reach the student's; `SampleDraws` gives noise and sigmas."""
@@ -41,17 +39,21 @@ class WeightedObjective:
 
 @dataclass(frozen=True)
 class MmdObjective:
-    """Match the frozen teacher's view of prediction and target, both noised alike.
+    """Match how frozen networks see prediction and target.
 
     Attributes:
         terms: comparisons, all with their blocks named; the loss is their weighted sum.
+        sources: the network of each term's encoder.
         group: each so many consecutive clips of a batch have the same prompt.
+        window: what networks of pixels are shown.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.2 and Eq. 2.
     """
 
     terms: Sequence[MmdTermConfig]
+    sources: Mapping[EncoderConfig, FeatureSource]
     group: int = 1
+    window: Window = field(default_factory=Window)
 
     def __call__(
         self,
@@ -61,35 +63,25 @@ class MmdObjective:
     ) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only.
 
-        Prediction and target get the same noise and sigma, clips that are compared with each other the same sigma.
+        Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
+        sigma.
         """
-        predicted_x0, target_x0, prompt_embeds = clips.predicted_x0, clips.target_x0, clips.prompt_embeds
-        noise = draws.normal_like(target_x0)
-        # The first clip of a group draws for all of it.
-        share = draws.uniform()[:: self.group].repeat_interleave(self.group).to(predicted_x0.device)
-        grid = token_grid(target_x0.shape[2:], roles.model.spec.compression.patch)
-        loss = predicted_x0.new_zeros(())
-        for (sigma_min, sigma_max), terms in self._terms_by_noise().items():
-            sigma = sigma_min + (sigma_max - sigma_min) * share
+        comparison = Comparison(roles, clips, draws, self.group, self.window)
+        loss = clips.predicted_x0.new_zeros(())
+        for (encoder, sigmas), terms in self._terms_by_view().items():
             blocks = sorted({block for term in terms for block in term.block or ()})
-            with torch.no_grad():
-                target = roles.teacher_features(
-                    add_noise(target_x0, noise, sigma), sigma, prompt_embeds, blocks
-                )
-            predicted = roles.teacher_features(
-                add_noise(predicted_x0, noise, sigma), sigma, prompt_embeds, blocks
-            )
+            predicted, target = self.sources[encoder].tokens(comparison, sigmas, blocks)
             for term in terms:
                 for block, weight in _weighted_blocks(term):
-                    value = self._compare(term, predicted[block], target[block], grid, draws)
+                    value = self._compare(term, predicted[block], target[block], draws)
                     loss = loss + term.weight * weight * value
         return loss
 
-    def _terms_by_noise(self) -> dict[tuple[float, float], list[MmdTermConfig]]:
-        """Terms that one pass through the teacher serves, by their noise levels."""
-        terms: dict[tuple[float, float], list[MmdTermConfig]] = {}
+    def _terms_by_view(self) -> dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]]:
+        """Terms that one pass through an encoder serves, by it and their noise levels."""
+        terms: dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]] = {}
         for term in self.terms:
-            terms.setdefault((term.sigma_min, term.sigma_max), []).append(term)
+            terms.setdefault((term.encoder, (term.sigma_min, term.sigma_max)), []).append(term)
         return terms
 
     def _compare(
@@ -97,10 +89,13 @@ class MmdObjective:
         term: MmdTermConfig,
         predicted: Tensor,
         target: Tensor,
-        grid: TokenGrid,
         draws: SampleDraws,
     ) -> Tensor:
-        predicted_sets, target_sets = (token_sets(x, term, grid, self.group) for x in (predicted, target))
+        frames, height, width = predicted.shape[1:4]
+        predicted_sets, target_sets = (
+            token_sets(tokens.flatten(1, 3), term, (frames, height, width), self.group)
+            for tokens in (predicted, target)
+        )
         # A draw of a joined set is a clip, which gave `unit` of its tokens.
         unit = predicted_sets.shape[1] // self.group if term.join == "tokens" else 1
         if term.kernel == "pseudo_huber":
@@ -115,12 +110,6 @@ class MmdObjective:
             return kernel_mmd(predicted_sets, target_sets, kernel, term.estimator, unit)
         points = random_features(predicted_sets, target_sets, kernel, term.random_features, draws.shared)
         return linear_mmd(*points, term.estimator, unit)
-
-
-def token_grid(latent_size: Sequence[int], patch: tuple[int, int, int]) -> TokenGrid:
-    """Tokens of a clip along frames, height and width."""
-    frames, height, width = (size // step for size, step in zip(latent_size, patch, strict=True))
-    return frames, height, width
 
 
 def token_sets(

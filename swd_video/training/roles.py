@@ -124,6 +124,21 @@ class Roles(ABC):
             tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=teacher)
         return dict(zip(blocks, tokens, strict=True))
 
+    def critic_features(
+        self,
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: Float[Tensor, " batch"],
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        blocks: Sequence[int],
+    ) -> dict[int, Float[Tensor, "batch tokens hidden"]]:
+        """Tokens after blocks of the critic, after `add_critic`.
+
+        Gradients reach the critic's additions too; it throws away what is not from its own loss.
+        """
+        with self.critic() as critic:
+            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=critic)
+        return dict(zip(blocks, tokens, strict=True))
+
 
 class FullRoles(Roles):
     """The student is a copy of all the teacher's weights."""

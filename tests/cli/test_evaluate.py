@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from swd_video.cli.main import main
 from swd_video.data.video import write_video
 from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model
 
 PROMPTS = ["a red square moving slowly", "a green square moving fast"]
@@ -129,6 +131,24 @@ def test_no_student_is_judged_by_what_trained_it(
     message = capsys.readouterr().err.strip()
     assert "\n" not in message and "metrics.encoder: 'efficientnet' trained" in message
     assert "loss.mmd[0].features.encoder" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_copied_student_is_judged_by_what_trained_it(
+    values: dict[str, Any], student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student, encoder = tmp_path / "copy", tmp_path / "encoder"
+    shutil.copytree(student_folder, student)
+    encoder.mkdir()
+    (encoder / "model.safetensors").write_bytes(b"weights")
+    fields = json.loads((student / "student.json").read_text())
+    fields["encoders"] = [{"name": "my-videomae", "fingerprint": fingerprint_folders([encoder])}]
+    (student / "student.json").write_text(json.dumps(fields))
+    values["rows"][3]["model"] = str(student)
+    values["metrics"]["encoder"] = str(encoder)
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message and "student.json: encoders: 'my-videomae'" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -1,10 +1,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from transformers import Dinov2Config, Dinov2Model
 
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
+from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.pipelines.loading import (
+    EncoderRecord,
+    StudentRecord,
+    read_student_record,
+    write_student_record,
+)
 
 
 @pytest.fixture
@@ -51,6 +59,31 @@ def test_a_copy_of_its_files_is_the_same_network(student: Path, tmp_path: Path) 
     assert check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "other"))])
     with pytest.raises(ValueError, match="must not judge what it trained"):
         check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "copy"))])
+
+
+def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = Dinov2Config(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+        )
+        Dinov2Model(config).save_pretrained(tmp_path / "encoder")
+        Dinov2Model(config).save_pretrained(tmp_path / "other")
+    judges = [JudgingNetwork("metrics.encoder", str(tmp_path / name)) for name in ("encoder", "other")]
+    used = (
+        EncoderRecord("elsewhere", fingerprint_folders([tmp_path / "encoder"])),
+        EncoderRecord("MCG/videomae"),
+    )
+    write_student_record(student, StudentRecord("pocket-wan", "lora"))
+    assert not check_overlap(student, judges), "a record without encoders says nothing"
+    write_student_record(student, StudentRecord("pocket-wan", "lora", encoders=()))
+    assert check_overlap(student, judges)
+    write_student_record(student, StudentRecord("pocket-wan", "lora", encoders=used))
+    assert read_student_record(student).encoders == used
+    assert check_overlap(student, judges[1:])
+    for judge in (judges[0], JudgingNetwork("metrics.encoder", "copies/VideoMAE")):
+        with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):
+            check_overlap(student, [judge])
 
 
 def test_other_networks_may_judge_and_without_a_record_nothing_is_known(student: Path) -> None:

@@ -1,6 +1,6 @@
 """The training pair, the objective, and a single optimizer step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
+from swd_video.config.encoders import TeacherEncoderConfig
 from swd_video.config.schema import DistillConfig, MmdTermConfig
 from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
@@ -16,6 +17,7 @@ from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.wan import WanModel
 from swd_video.training.build import build_run
+from swd_video.training.features import BlockFeatures
 from swd_video.training.finite import NonFiniteError
 from swd_video.training.objectives import MmdObjective
 from swd_video.training.opponents import ClipPair
@@ -40,6 +42,10 @@ def _losses(stepper: Stepper, step: int, part: int = 0) -> list[torch.Tensor]:
 def _roles(kind: str, pipe: WanPipeline) -> Roles:
     model = WanModel.from_pipeline(pipe)
     return FullRoles(model) if kind == "full" else LoraRoles(model, 4, ("to_q", "ffn.net.2"))
+
+
+def _objective(terms: Sequence[MmdTermConfig], group: int) -> MmdObjective:
+    return MmdObjective(terms, {TeacherEncoderConfig(): BlockFeatures("teacher", 3, (1, 2, 2))}, group)
 
 
 def test_the_first_stage_sees_pure_noise(tiny_schedule: ScaleSchedule) -> None:
@@ -99,7 +105,7 @@ def test_objective_moves_the_prediction_and_no_weight(
     roles = _roles(kind, tiny_wan_pipe)
     target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
     predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
-    objective = MmdObjective([MmdTermConfig(block=1, **term)], group=2)
+    objective = _objective([MmdTermConfig(block=1, **term)], 2)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
         return objective(roles, ClipPair(x0, target, prompt_embeds), SampleDraws(range(2), 4))
@@ -122,7 +128,7 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
 
     def loss(*terms: MmdTermConfig) -> float:
         passes.clear()
-        objective = MmdObjective(terms, group=2)
+        objective = _objective(terms, 2)
         return objective(roles, ClipPair(predicted, target, prompt_embeds), SampleDraws(range(4), 4)).item()
 
     first = MmdTermConfig(block=1)
@@ -147,7 +153,7 @@ def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipel
 
     roles.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     for group in (2, 1):
-        objective = MmdObjective([MmdTermConfig(block=1)], group)
+        objective = _objective([MmdTermConfig(block=1)], group)
         objective(roles, ClipPair(target, target, prompt_embeds), SampleDraws(range(4), 4))
     assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
     assert torch.equal(seen[0][::2], seen[0][1::2])

