@@ -17,7 +17,8 @@ _DESCRIPTION = """Train a teacher by flow matching on every grid of a schedule (
 Takes the config of a distillation: its model, clips, schedule, train and adapt sections; loss does not count.
 Stopped and started again, it goes on from the last checkpoint.
 
-Any key of the config is a flag too: --train.lr 1e-5 --seed 3. The keys and their defaults are explained in docs/distill.md and swd_video/config/schema.py.
+Any key of the config is a flag too: --train.lr 1e-5 --seed 3. The keys and their defaults are
+explained in docs/distill.md and swd_video/config/schema.py.
 """
 
 _OWN_FLAGS = ("--out", "--json", "--help")

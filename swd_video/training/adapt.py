@@ -1,14 +1,15 @@
 """Scale adaptation: a teacher learns, by flow matching on clips, to generate on every grid of a schedule."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from diffusers import DiffusionPipeline, ModelMixin
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.pipelines.loading import LORA_FILE_NAME, replace_folder
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 from swd_video.training.step import MicroBatch, Stepper
 
 TEACHER_FOLDER = "teacher"
+_TRANSFORMER = "transformer"
 
 
 class AdaptedRoles(Roles):
@@ -83,32 +84,35 @@ class FlowStepper(Stepper):
         return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
 
 
-def write_teacher(folder: Path, roles: Roles, spec: VideoSpec, write: bool) -> None:
-    """Write what was trained: a diffusers folder of the whole pipeline, or a LoRA file; whole or not at all.
+def write_teacher(folder: Path, roles: Roles, base: str, write: bool) -> None:
+    """Write what was trained: the teacher's diffusers folder with another transformer, or a LoRA file.
+
+    The folder is whole or not there. Its other parts are copies, so that caches of clips and captions still fit.
 
     Args:
         folder: where; one that is there is replaced.
         roles: who was trained; where weights are divided all processes call this together.
-        spec: facts about the model that a diffusers folder has no place for.
+        base: folder or hub name of the teacher as it was.
         write: whether this process writes.
     """
     additions = roles.lora_state_dict()
-    network = roles.whole_student() if additions is None else None
+    network = cast(ModelMixin, roles.whole_student()) if additions is None else None
     if not write:
         return
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        os.chmod(draft, 0o755)  # mkdtemp's are for the owner alone
-        if additions is not None:
+        draft.chmod(0o755)  # mkdtemp's are for the owner alone
+        if network is None:
+            assert additions is not None
             save_file({name: weight.cpu() for name, weight in additions.items()}, draft / LORA_FILE_NAME)
         else:
-            pipe = roles.model.pipe
-            own, pipe.transformer = pipe.transformer, network
-            try:
-                pipe.save_pretrained(draft)
-            finally:
-                pipe.transformer = own
-            write_video_spec(draft, spec)
+            source = Path(base if Path(base).is_dir() else DiffusionPipeline.download(base))
+            for part in source.iterdir():
+                if part.is_dir() and part.name != _TRANSFORMER:
+                    shutil.copytree(part, draft / part.name)
+                elif part.is_file():
+                    shutil.copyfile(part, draft / part.name)
+            network.save_pretrained(draft / _TRANSFORMER)
         replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -20,7 +20,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import LoadOptions, load_model, read_video_spec, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
@@ -146,15 +146,16 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
     model = parts.model
     adapt = config.adapt
     objective = FlowMatching(adapt.sigma_shift, adapt.empty_prompts, model.encode_prompt([""]))
+    drop_text_encoders(model)
     _place(config, model, parts.accelerator.device)
     roles = _build_roles(config, model, AdaptedRoles)
     stepper = _build_stepper(
         config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
     )
-    spec = read_video_spec(resolve_model_path(config.model))
+    base = resolve_model_path(config.model)
     run = _finish(config, folder, stepper, None)
     result = folder / TEACHER_FOLDER
-    return replace(run, result=result, save=lambda write: write_teacher(result, roles, spec, write))
+    return replace(run, result=result, save=lambda write: write_teacher(result, roles, base, write))
 
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:

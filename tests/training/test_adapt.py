@@ -12,6 +12,7 @@ from swd_video.cli.adapt import run as run_command
 from swd_video.config.load import ConfigError, dump_config
 from swd_video.config.schema import DistillConfig
 from swd_video.core.randomness import SampleDraws
+from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model
 from swd_video.models.wan import WanModel
 from swd_video.training.adapt import AdaptedRoles, FlowMatching
@@ -78,7 +79,7 @@ class _Stopped(Exception):
 
 
 def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
-    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_config: MakeConfig, tiny_wan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = tmp_path / "config.yaml", tmp_path / "straight"
     # Losses and samples of the student's do not count.
@@ -103,6 +104,8 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     file = "teacher/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (out / file).read_bytes()
 
+    # What was encoded for the teacher before is still its own.
+    assert fingerprint_encoders(out / "teacher") == fingerprint_encoders(tiny_wan_folder)
     model = load_model(str(out / "teacher"))
     text, noisy = model.encode_prompt(["a red square"]), torch.zeros(1, 4, 2, 4, 4)
     assert torch.isfinite(model.predict_velocity(noisy, 0.5, text)).all()
