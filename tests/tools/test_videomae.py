@@ -57,8 +57,8 @@ def test_one_command_trains_an_encoder_that_training_loads(
 def test_it_learns_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     options = VideoMaeOptions(
         out=tmp_path / "whole",
-        steps=40,
-        batch_size=8,
+        steps=30,
+        batch_size=4,
         learning_rate=1e-2,
         checkpoint_every=10,
         precision="float32",
