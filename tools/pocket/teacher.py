@@ -104,8 +104,9 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
 def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
     """Put the parts together as an ordinary pipeline folder, its transformer untrained or from an earlier folder."""
     torch.manual_seed(0)
-    encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
-    codec = AutoencoderKLWan.from_pretrained(vae)
+    # In one precision from here on: latent caches know their encoders by the bytes.
+    encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder", torch_dtype=torch.float32)
+    codec = AutoencoderKLWan.from_pretrained(vae, torch_dtype=torch.float32)
     transformer = build_transformer(codec.config.z_dim, encoder.config.d_model)
     if start is not None:
         take_weights(
