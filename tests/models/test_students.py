@@ -117,7 +117,7 @@ def test_a_student_is_distilled_saved_loaded_and_rendered(
     run = build_run(_config(teacher, schedule, manifest, tmp_path / "cache"), tmp_path / "run")
     summary = train(run)
     assert summary.loss is not None and np.isfinite(summary.loss)
-    assert (tmp_path / "run" / "samples" / "step_00000001" / "00.mp4").is_file()
+    assert (tmp_path / "run" / "samples" / "step_00000001" / "00-0.mp4").is_file()
     pipe = _check_rendering(summary.student, schedule, tmp_path / "out")
     loaded, trained = _velocity(pipe.model, grid), _velocity(pipe.model, grid, run.stepper.roles.student)
     torch.testing.assert_close(loaded, trained)

@@ -217,7 +217,7 @@ def test_weights_that_train_take_what_optimizer_and_average_really_hold(
         trainable=counter.trainable,
         kept=KeptBytes(NOTHING, NOTHING, NOTHING, NOTHING),
     )
-    parts = memory_parts(TrainingSetup(kind, 1, 1, 1, False, muon), sizes)  # type: ignore[arg-type]
+    parts = memory_parts(TrainingSetup(kind, 1, 1, False, muon), sizes)  # type: ignore[arg-type]
     assert parts["optimizer"] == held
     assert parts["gradients"] == 4 * sum(weight.numel() for weight in parameters.values())
     assert parts["ema"] == 4 * sum(shadow.numel() for shadow in average.shadow_params)
