@@ -108,7 +108,9 @@ def check_flags(command: str, arguments: list[str], text: str) -> None:
     # These take any key of their config as a flag; the config itself knows which there are.
     schema = OTHER_SCHEMAS.get(command, DistillConfig)
     keys = {
-        flag for flag in flags if command in ("distill", "adapt", "plan", *OTHER_SCHEMAS) and flag not in text
+        flag
+        for flag in flags
+        if command in ("encode", "distill", "adapt", "plan", *OTHER_SCHEMAS) and flag not in text
     }
     assert flags - keys <= set(re.findall(r"--[a-z][a-z-]*", text)), arguments
     for flag in keys:
