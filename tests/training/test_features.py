@@ -15,6 +15,7 @@ from swd_video.config.encoders import CriticEncoderConfig, TeacherEncoderConfig,
 from swd_video.config.load import ConfigError, dump_config, load_config
 from swd_video.config.schema import DistillConfig, MmdTermConfig
 from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import SampleDraws
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.models.encoders import TransformersEncoder
 from swd_video.models.pixel_form import LatentWindow, decode_clips, draw_window, window_size
@@ -62,7 +63,7 @@ def _clips(frames: int = 3, size: int = 6) -> ClipPair:
 
 
 def _comparison(roles: FullRoles, clips: ClipPair, window: Window | None = None, seed: int = 1) -> Comparison:
-    return Comparison(roles, clips, torch.Generator().manual_seed(seed), 1, window or Window())
+    return Comparison(roles, clips, SampleDraws(range(2), seed), 1, window or Window())
 
 
 def test_clean_latents_and_the_critics_blocks(roles: FullRoles) -> None:
@@ -81,7 +82,7 @@ def test_clean_latents_and_the_critics_blocks(roles: FullRoles) -> None:
         found["clean"], found["teacher"]
     )
 
-    critic.loss(roles, clips.detached(), torch.Generator().manual_seed(0)).backward()
+    critic.loss(roles, clips.detached(), SampleDraws(range(2), 0)).backward()
     critic.optimizer.step()
     learned, _ = of_critic.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
     again, _ = teacher.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
@@ -107,8 +108,8 @@ def test_pixels_of_one_window_of_both(roles: FullRoles, encoders: Path) -> None:
     config = TransformersEncoderConfig(name="videomae")
     terms = [MmdTermConfig(encoder=config, block=(0, 1), tokens=tokens) for tokens in ("clip", "motion")]
     objective = MmdObjective(terms, {config: source}, window=window)
-    assert objective(roles, same, _seeded(1)).item() == pytest.approx(0, abs=1e-9)
-    loss = objective(roles, clips, _seeded(1))
+    assert objective(roles, same, SampleDraws(range(2), 1)).item() == pytest.approx(0, abs=1e-9)
+    loss = objective(roles, clips, SampleDraws(range(2), 1))
     loss.backward()
     gradient = clips.predicted_x0.grad
     assert loss > 0 and gradient is not None and gradient.isfinite().all()
@@ -162,7 +163,9 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
     config = make_config("lora", loss=loss, steps=1)
     assert config.loss.mmd.extra_terms[0].encoder == config.loss.mmd.encoder
     run = build_run(config, tmp_path / "run")
-    assert run.stepper.loss(0, 0).item() == run.stepper.loss(0, 0).item() != run.stepper.loss(1, 0).item()
+    (first,), (second,) = (run.stepper.micro_batches(step, 0) for step in range(2))
+    losses = [run.stepper.loss(batch).item() for batch in (first, first, second)]
+    assert losses[0] == losses[1] != losses[2]
     train(run)
     student = tmp_path / "run" / "student"
     written = read_student_record(student).encoders
