@@ -256,7 +256,8 @@ def test_the_card_has_base_model_stages_figures_and_licence(lora_student: Path, 
     )
     card = ModelCard.load(done.folder / "README.md")
     assert card.data.base_model == "me/teacher" and card.data.license == "mit"
-    assert card.data.library_name == "diffusers" and card.data.pipeline_tag == "text-to-video"
+    facts = card.data.to_dict()
+    assert facts["library_name"] == "diffusers" and facts["pipeline_tag"] == "text-to-video"
     assert "lora" in card.data.tags
     for line in ("| 2 | 0.8 | 800 | 3x4x4 |", "| steps | 300 |", "| loss of stage 2 | never trained |"):
         assert line in card.text
