@@ -121,7 +121,7 @@ def read_request(config: "DistillConfig") -> "Request":
         ValueError: if its model cannot be found.
     """
     from swd_video.config.encoders import LATENT_ENCODERS
-    from swd_video.config.schema import LoraTrainConfig, MuonConfig
+    from swd_video.config.train import LoraTrainConfig, MuonConfig
     from swd_video.core.grid import LatentSize
     from swd_video.planning.architecture import load_architecture
     from swd_video.planning.plan import Request

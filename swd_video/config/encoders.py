@@ -51,7 +51,7 @@ LATENT_ENCODERS = (TeacherEncoderConfig, CriticEncoderConfig)
 
 
 class WindowConfig(Section):
-    """What encoders of pixels are shown of each clip, one window for all clips of a micro-batch, drawn anew each time.
+    """What encoders of pixels are shown of each clip: one window for all clips of a stage, drawn anew for every step.
 
     Student's clip and true clip are cut alike.
     """

@@ -14,7 +14,9 @@ from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config
-from swd_video.config.schema import DistillConfig, LoraTrainConfig, LossConfig, MuonConfig
+from swd_video.config.loss import LossConfig
+from swd_video.config.schema import DistillConfig
+from swd_video.config.train import LoraTrainConfig, MuonConfig
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache

@@ -14,7 +14,7 @@ from swd_video.config.encoders import (
     TransNetEncoderConfig,
 )
 from swd_video.config.load import ConfigError
-from swd_video.config.schema import LossConfig, MmdConfig, MmdTermConfig
+from swd_video.config.loss import LossConfig, MmdConfig, MmdTermConfig
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel

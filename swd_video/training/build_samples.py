@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from swd_video.config.schema import TrainConfig
+from swd_video.config.train import TrainConfig
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache
 from swd_video.models.base import VideoModel

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.config.encoders import EncoderConfig
-from swd_video.config.schema import MmdTermConfig
+from swd_video.config.loss import MmdTermConfig
 from swd_video.core.randomness import SampleDraws
 from swd_video.losses.kernels import RationalQuadratic, Rbf
 from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from swd_video.config.load import ConfigError, dump_config, flatten, load_config, parse_overrides
-from swd_video.config.schema import DistillConfig, FullTrainConfig, LoraTrainConfig, MuonConfig
+from swd_video.config.schema import DistillConfig
+from swd_video.config.train import FullTrainConfig, LoraTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 
 BASE = """\

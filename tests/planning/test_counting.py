@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from swd_video.config.schema import FullTrainConfig, MuonConfig
+from swd_video.config.train import FullTrainConfig, MuonConfig
 from swd_video.core.grid import LatentSize
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.models.wan import WanModel

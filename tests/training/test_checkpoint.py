@@ -7,7 +7,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from swd_video.config.schema import AdamWConfig, FullTrainConfig, MuonConfig
+from swd_video.config.train import AdamWConfig, FullTrainConfig, MuonConfig
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.optimizers import build_optimizers
 

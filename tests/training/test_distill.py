@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from swd_video.cli.distill import run as run_command
 from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.schema import DistillConfig, MmdTermConfig
+from swd_video.config.loss import MmdTermConfig
+from swd_video.config.schema import DistillConfig
 from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video

@@ -13,7 +13,8 @@ from transformers import VideoMAEConfig, VideoMAEModel
 
 from swd_video.config.encoders import CriticEncoderConfig, TeacherEncoderConfig, TransformersEncoderConfig
 from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.schema import DistillConfig, MmdTermConfig
+from swd_video.config.loss import MmdTermConfig
+from swd_video.config.schema import DistillConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap

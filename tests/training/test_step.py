@@ -9,7 +9,8 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.config.encoders import TeacherEncoderConfig
-from swd_video.config.schema import DistillConfig, MmdTermConfig
+from swd_video.config.loss import MmdTermConfig
+from swd_video.config.schema import DistillConfig
 from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.resize import resize_latents
