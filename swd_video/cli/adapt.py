@@ -1,14 +1,12 @@
 """`swd-video adapt CONFIG --out DIR`: a teacher learns the small grids before students are distilled from it."""
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from swd_video.cli.distill import split_flags
+from swd_video.cli.training import read_words, run_training
 
 HELP = "train a teacher on every grid of a schedule, before distilling with its scores"
 
@@ -46,36 +44,12 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    own, overrides = split_flags(argv, _OWN_FLAGS)
-    arguments = tyro.cli(
-        _Arguments,
-        prog="swd-video adapt",
-        description=_DESCRIPTION,
-        args=own,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, overrides = read_words(_Arguments, "adapt", _DESCRIPTION, argv, _OWN_FLAGS)
     from swd_video.config.load import load_config, parse_overrides
 
     config = load_config(arguments.config, parse_overrides(overrides))
+    from swd_video.training.build import build_adaptation, finished_adaptation
 
-    from swd_video.training.build import build_adaptation, finished_adaptation, settle_precision
-    from swd_video.training.finite import NonFiniteError
-    from swd_video.training.loop import train
-    from swd_video.training.processes import join_processes
-
-    speaks = join_processes().is_main_process
-    config = settle_precision(config)
-    summary = finished_adaptation(config, arguments.out)
-    if summary is None:
-        try:
-            summary = train(build_adaptation(config, arguments.out))
-        except NonFiniteError as error:
-            if speaks:
-                print(f"error: {error}", file=sys.stderr)
-            return 1
-    if arguments.json and speaks:
-        printed = asdict(summary)
-        print(json.dumps({"teacher": printed.pop("student"), **printed}))
-    elif speaks:
-        print(f"teacher after {summary.steps} steps: {summary.student}", file=sys.stderr)
-    return 0
+    return run_training(
+        config, arguments.out, "teacher", finished_adaptation, build_adaptation, as_json=arguments.json
+    )

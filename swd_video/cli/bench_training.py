@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.distill import split_flags
+from swd_video.cli.training import read_words
 
 _DESCRIPTION = """Time and memory of training on this machine, with the data and the losses of a distillation's config.
 
@@ -40,14 +40,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    own, overrides = split_flags(argv, _OWN_FLAGS)
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video bench training",
-        description=_DESCRIPTION,
-        args=own,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, overrides = read_words(Arguments, "bench training", _DESCRIPTION, argv, _OWN_FLAGS)
     for flag in ("steps", "rounds"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag}: got {getattr(arguments, flag)}, expected at least 1.")

@@ -1,13 +1,12 @@
 """`swd-video distill CONFIG --out DIR`: from a teacher and clips to a student of a few stages."""
 
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from swd_video.cli.training import read_words, run_training
 
 HELP = "distill a teacher into a student of a few stages"
 
@@ -48,51 +47,10 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    own, overrides = split_flags(argv, _OWN_FLAGS)
-    arguments = tyro.cli(
-        _Arguments,
-        prog="swd-video distill",
-        description=_DESCRIPTION,
-        args=own,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, overrides = read_words(_Arguments, "distill", _DESCRIPTION, argv, _OWN_FLAGS)
     from swd_video.config.load import load_config, parse_overrides
 
     config = load_config(arguments.config, parse_overrides(overrides))
-    from swd_video.training.build import build_run, finished_summary, settle_precision
-    from swd_video.training.finite import NonFiniteError
-    from swd_video.training.loop import train
-    from swd_video.training.processes import join_processes
+    from swd_video.training.build import build_run, finished_summary
 
-    # Started by `accelerate launch`, this is one of several processes, of which the first speaks.
-    speaks = join_processes().is_main_process
-    config = settle_precision(config)
-    summary = finished_summary(config, arguments.out)
-    if summary is None:
-        try:
-            summary = train(build_run(config, arguments.out))
-        except NonFiniteError as error:
-            if speaks:
-                print(f"error: {error}", file=sys.stderr)
-            return 1
-    if arguments.json and speaks:
-        print(json.dumps(asdict(summary)))
-    elif speaks:
-        print(f"student of {summary.steps} steps: {summary.student}", file=sys.stderr)
-    return 0
-
-
-def split_flags(argv: list[str], own_flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the flags that are keys of the config, with their values."""
-    own: list[str] = []
-    overrides: list[str] = []
-    words = iter(argv)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--") or name in own_flags:
-            own.append(word)
-            continue
-        overrides.append(word)
-        if not equals:
-            overrides.extend(value for value in [next(words, None)] if value is not None)
-    return own, overrides
+    return run_training(config, arguments.out, "student", finished_summary, build_run, as_json=arguments.json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from swd_video.cli.distill import split_flags
+from swd_video.cli.training import read_words
 
 if TYPE_CHECKING:
     from swd_video.config.schema import DistillConfig
@@ -67,14 +67,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    own, overrides = split_flags(argv, _OWN_FLAGS)
-    arguments = tyro.cli(
-        _Arguments,
-        prog="swd-video plan",
-        description=_DESCRIPTION,
-        args=own,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, overrides = read_words(_Arguments, "plan", _DESCRIPTION, argv, _OWN_FLAGS)
     with _collecting_no_garbage():
         print(_plan(arguments, overrides))
     return 0

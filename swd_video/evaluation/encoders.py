@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
 from swd_video.models.encoders import load_network, read_pixel_form
+from swd_video.models.pixel_form import resize_pictures
 
 PACKAGED = "efficientnet"
 
@@ -121,8 +121,8 @@ class ImageNetVideoFeatures(FrameFeatures):
         """Spatial means of the last block."""
         pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
         scale = self.size_px / min(pixels.shape[-2:])
-        size = [max(round(n * scale), 1) for n in pixels.shape[-2:]]
-        return self.net.features(_resized(pixels, size))
+        height, width = (max(round(n * scale), 1) for n in pixels.shape[-2:])
+        return self.net.features(resize_pictures(pixels, (height, width)))
 
 
 class TransformersImageFeatures(FrameFeatures):
@@ -182,7 +182,7 @@ class _Network:
         form = read_pixel_form(name, config)
         self.name = name
         self.num_frames = form.frames or 1
-        self.size_px = [form.height_px, form.width_px]
+        self.size_px = (form.height_px, form.width_px)
         arguments = inspect.signature(self.model.forward).parameters
         inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
         if not inputs:
@@ -200,7 +200,7 @@ class _Network:
         """Resize to the network's size, whatever the shape, and normalise."""
         mean, std = self._statistics
         unit = frames.permute(0, 3, 1, 2).float() / 255.0
-        return (_resized(unit, self.size_px).clamp(0, 1) - mean) / std
+        return (resize_pictures(unit, self.size_px).clamp(0, 1) - mean) / std
 
     def tokens(self, pixels: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch tokens features"]:
         """Tokens, or places of a convolution, of the last layer."""
@@ -238,9 +238,3 @@ def load_frame_encoder(name: str, *, device: str | torch.device = "cpu") -> Fram
             f"frame_encoder {name!r}: is a video encoder, expected one of images, such as {PACKAGED!r} or DINOv2."
         )
     return encoder
-
-
-def _resized(pixels: Tensor, size: list[int]) -> Tensor:
-    if list(pixels.shape[-2:]) == size:
-        return pixels
-    return functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)

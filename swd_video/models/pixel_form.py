@@ -125,16 +125,15 @@ class PixelForm:
         mean, std = (
             torch.tensor(values, device=pixels.device).view(1, 3, 1, 1, 1) for values in (self.mean, self.std)
         )
-        return (_resized((pixels + 1) / 2, (self.height_px, self.width_px)) - mean) / std
+        pictures = ((pixels + 1) / 2).transpose(1, 2)
+        resized = resize_pictures(pictures.flatten(0, 1), (self.height_px, self.width_px))
+        return (resized.unflatten(0, pictures.shape[:2]).transpose(1, 2) - mean) / std
 
 
-def _resized(
-    clips: Float[Tensor, "batch 3 frames height width"], size: tuple[int, int]
-) -> Float[Tensor, "batch 3 frames new_height new_width"]:
-    if clips.shape[-2:] == size:
-        return clips
-    pictures = clips.transpose(1, 2).flatten(0, 1)
-    resized = functional.interpolate(
-        pictures, size=size, mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized.unflatten(0, (len(clips), clips.shape[2])).transpose(1, 2)
+def resize_pictures(
+    pictures: Float[Tensor, "pictures 3 height width"], size: tuple[int, int]
+) -> Float[Tensor, "pictures 3 new_height new_width"]:
+    """Bilinear and antialiased; pictures of that size are given back as they are."""
+    if pictures.shape[-2:] == size:
+        return pictures
+    return functional.interpolate(pictures, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -130,10 +130,9 @@ class BlockFeatures(FeatureSource):
         """Tokens of (student's clips, true clips), noised alike."""
         predicted, target, sigma = comparison.noised(*((0.0, 0.0) if self.clean else sigmas))
         roles, prompt_embeds = comparison.roles, comparison.clips.prompt_embeds
-        features = roles.teacher_features if self.name == "teacher" else roles.critic_features
         with torch.no_grad():
-            of_target = features(target, sigma, prompt_embeds, blocks)
-        of_predicted = features(predicted, sigma, prompt_embeds, blocks)
+            of_target = roles.features(self.name, target, sigma, prompt_embeds, blocks)
+        of_predicted = roles.features(self.name, predicted, sigma, prompt_embeds, blocks)
         grid = token_grid(target.shape[2:], self.patch)
         of_predicted, of_target = (
             {block: flat.unflatten(1, grid) for block, flat in tokens.items()}

@@ -118,7 +118,7 @@ class Discriminator(Opponent):
     def _tokens(
         self, roles: Roles, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor
     ) -> list[Tensor]:
-        tokens = roles.teacher_features(add_noise(x0, noise, sigma), sigma, prompt_embeds, self._blocks)
+        tokens = roles.features("teacher", add_noise(x0, noise, sigma), sigma, prompt_embeds, self._blocks)
         return [tokens[block] for block in self._blocks]
 
     def _logits(self, tokens: list[Tensor], grid: TokenGrid) -> list[Tensor]:

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -112,31 +112,21 @@ class Roles(ABC):
         )
         return x0_from_velocity(noisy_latents, velocity, sigma)
 
-    def teacher_features(
+    def features(
         self,
+        whose: Literal["teacher", "critic"],
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: Float[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
         blocks: Sequence[int],
     ) -> dict[int, Float[Tensor, "batch tokens hidden"]]:
-        """Tokens after blocks of the teacher; gradients reach `noisy_latents` but no weight of its own."""
-        with self.teacher() as teacher:
-            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=teacher)
-        return dict(zip(blocks, tokens, strict=True))
+        """Tokens after blocks of the teacher, or of the critic after `add_critic`.
 
-    def critic_features(
-        self,
-        noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: Float[Tensor, " batch"],
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        blocks: Sequence[int],
-    ) -> dict[int, Float[Tensor, "batch tokens hidden"]]:
-        """Tokens after blocks of the critic, after `add_critic`.
-
-        Gradients reach the critic's additions too; it throws away what is not from its own loss.
+        Gradients reach `noisy_latents` but no weight of the teacher's own; those that reach the critic's additions it
+        throws away, as all that are not from its own loss.
         """
-        with self.critic() as critic:
-            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=critic)
+        with self.teacher() if whose == "teacher" else self.critic() as network:
+            tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=network)
         return dict(zip(blocks, tokens, strict=True))
 
 

@@ -50,7 +50,7 @@ def gradients(roles: LoraRoles, grid: LatentSize) -> tuple[list[Tensor], int]:
     prompt_embeds = torch.randn(1, spec.text_length, spec.text_dim, generator=generator)
     with LiveBytes() as live:
         predicted_x0 = roles.predict_x0(latents, 0.3, prompt_embeds)
-        tokens = roles.teacher_features(predicted_x0, torch.tensor([0.3]), prompt_embeds, (1,))[1]
+        tokens = roles.features("teacher", predicted_x0, torch.tensor([0.3]), prompt_embeds, (1,))[1]
         kept = live.alive()
     # The backward pass comes when the additions are on again.
     parameters = list(roles.trainable_parameters().values())
@@ -75,7 +75,7 @@ def test_the_teacher_is_no_student_in_the_backward_pass(
     roles = roles_with_additions(tiny_family("wan").adapter.from_pipeline(tiny_pipe("wan")))
     recompute_blocks(roles.student)
     latents, prompt_embeds = torch.randn(1, 4, 3, 4, 6, requires_grad=True), torch.randn(1, 48, 16)
-    tokens = roles.teacher_features(latents, torch.tensor([0.5]), prompt_embeds, (1,))[1]
+    tokens = roles.features("teacher", latents, torch.tensor([0.5]), prompt_embeds, (1,))[1]
     (got,) = torch.autograd.grad(tokens.sum(), latents)
     with active_lora(roles.student, None):
         (inside,) = roles.model.features(latents, 0.5, prompt_embeds, (1,))

@@ -133,7 +133,7 @@ def test_training_costs_what_the_trainer_really_spends(
         return roles.predict_x0(latents, 0.8, prompt_embeds)
 
     def tokens() -> Tensor:
-        return roles.teacher_features(predicted_x0, sigma, prompt_embeds, (block,))[block]
+        return roles.features("teacher", predicted_x0, sigma, prompt_embeds, (block,))[block]
 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         student, teacher = count_graph(predict), count_graph(tokens)
@@ -181,7 +181,7 @@ def test_checkpointing_computes_nearly_the_whole_forward_pass_again(
     try:
         student = count_graph(lambda: roles.predict_x0(latents, 0.8, prompt_embeds))
         teacher = count_graph(
-            lambda: roles.teacher_features(predicted_x0, sigma, prompt_embeds, (block,))[block]
+            lambda: roles.features("teacher", predicted_x0, sigma, prompt_embeds, (block,))[block]
         )
     finally:
         pocket_model.transformer.disable_gradient_checkpointing()  # others use it, too

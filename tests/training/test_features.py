@@ -78,7 +78,7 @@ def test_clean_latents_and_the_critics_blocks(roles: FullRoles) -> None:
     }
     assert found["teacher"].shape == (2, 3, 3, 3, 24) and teacher.grid(LatentSize(3, 6, 6), 1) == (3, 3, 3)
     assert torch.equal(found["critic"], found["teacher"]), "a critic starts as the teacher"
-    seen = roles.teacher_features(clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
+    seen = roles.features("teacher", clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
     assert torch.equal(found["clean"].flatten(1, 3), seen) and not torch.equal(
         found["clean"], found["teacher"]
     )

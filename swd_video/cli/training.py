@@ -1,0 +1,103 @@
+"""What the commands that train, plan or measure training share: their words, a run, and how it ended."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from swd_video.config.schema import DistillConfig
+    from swd_video.training.loop import Run, TrainSummary
+
+_Arguments = TypeVar("_Arguments")
+
+
+def read_words(
+    kind: type[_Arguments], command: str, description: str, argv: list[str], own_flags: Sequence[str]
+) -> tuple[_Arguments, list[str]]:
+    """A command's own arguments, and the flags that are keys of its config, with their values.
+
+    Args:
+        kind: the dataclass of its arguments.
+        command: its name after `swd-video`.
+        description: for its help.
+        argv: the words after its name.
+        own_flags: flags that are no keys of a config.
+    """
+    own, overrides = _split_flags(argv, own_flags)
+    arguments = tyro.cli(
+        kind,
+        prog=f"swd-video {command}",
+        description=description,
+        args=own,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return arguments, overrides
+
+
+def run_training(
+    config: "DistillConfig",
+    out: Path,
+    result: str,
+    finished: "Callable[[DistillConfig, Path], TrainSummary | None]",
+    build: "Callable[[DistillConfig, Path], Run]",
+    *,
+    as_json: bool,
+) -> int:
+    """Train where that is not done already, and say how it ended.
+
+    Args:
+        config: all of it.
+        out: folder of the run.
+        result: what comes out, "student" or "teacher"; also its key in the JSON.
+        finished: looks for the summary of an earlier run.
+        build: makes the run.
+        as_json: print the summary as one JSON object on stdout.
+
+    Returns:
+        0, or 1 when training stopped at a loss or a gradient that is not finite.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+    """
+    from swd_video.training.build import settle_precision
+    from swd_video.training.finite import NonFiniteError
+    from swd_video.training.loop import train
+    from swd_video.training.processes import join_processes
+
+    # Started by `accelerate launch`, this is one of several processes, of which the first speaks.
+    speaks = join_processes().is_main_process
+    config = settle_precision(config)
+    summary = finished(config, out)
+    if summary is None:
+        try:
+            summary = train(build(config, out))
+        except NonFiniteError as error:
+            if speaks:
+                print(f"error: {error}", file=sys.stderr)
+            return 1
+    if as_json and speaks:
+        printed = asdict(summary)
+        print(json.dumps({result: printed.pop("student"), **printed}))
+    elif speaks:
+        print(f"{result} after {summary.steps} steps: {summary.student}", file=sys.stderr)
+    return 0
+
+
+def _split_flags(argv: list[str], own_flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    own: list[str] = []
+    overrides: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or name in own_flags:
+            own.append(word)
+            continue
+        overrides.append(word)
+        if not equals:
+            overrides.extend(value for value in [next(words, None)] if value is not None)
+    return own, overrides
