@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from swd_video.config.schema import DistillConfig
 from swd_video.core.randomness import SampleDraws
@@ -198,4 +199,5 @@ def _living_tensors() -> list[Tensor]:
     gc.collect()
     # By type: asking some modules' lazy objects what they are would import them.
     found = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
-    return [tensor for tensor in found if not tensor.is_meta and tensor.layout == torch.strided]
+    real = [tensor for tensor in found if not tensor.is_meta and not isinstance(tensor, FakeTensor)]
+    return [tensor for tensor in real if tensor.layout == torch.strided]
