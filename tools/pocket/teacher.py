@@ -124,9 +124,9 @@ def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> N
     write_video_spec(out, VideoSpec(fps=FPS, training_size=CLIP_SIZE))
 
 
-def phase_of(step: int, steps: int) -> Phase:
-    """The phase that a step belongs to."""
-    return next(phase for phase in PHASES if step < phase.until * steps)
+def phase_of(step: int, steps: int, refine: bool = False) -> Phase:
+    """The phase that a step belongs to; a trained network is refined in the last one alone."""
+    return PHASES[-1] if refine else next(phase for phase in PHASES if step < phase.until * steps)
 
 
 def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
@@ -189,14 +189,14 @@ def train(arguments: argparse.Namespace) -> None:
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
-    kept = ("steps", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
+    kept = ("steps", "refine", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
     recipe = {name: getattr(arguments, name) for name in kept}
     first = load_checkpoint(arguments.out, state, recipe)
     history: dict[str, list[float]] = {}
     started = time.monotonic()
     for step in range(first, arguments.steps):
         rng = np.random.default_rng([step, 11])
-        grids = phase_of(step, arguments.steps).grids
+        grids = phase_of(step, arguments.steps, arguments.refine).grids
         grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
         indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
         x0 = corpus.latents[grid][indices]
@@ -266,6 +266,7 @@ def main() -> None:
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
     trainer.add_argument("--steps", type=int, default=3100)
+    trainer.add_argument("--refine", action="store_true", help="go on from a trained transformer, mostly full grid")
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)
