@@ -21,6 +21,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from swd_video.core.flow import add_noise, velocity_target
@@ -206,7 +207,9 @@ def train(arguments: argparse.Namespace) -> None:
             partial(flow_loss, model, *part)
             for part in zip(*(tensor.chunk(arguments.threads) for tensor in batch), strict=True)
         ]
-        loss = threaded_backward(losses, arguments.precision)
+        # A processor's fused attention has a backward pass that takes twice as long as the products written out.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = threaded_backward(losses, arguments.precision)
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         share = learning_rate_share(step, arguments.steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
