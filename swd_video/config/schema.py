@@ -126,6 +126,17 @@ class DistillConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_own_inputs(self) -> "DistillConfig":
+        loss = self.loss
+        joins = any(term.join != "none" for term in loss.mmd.terms)
+        if self.train.own_inputs and loss.dmd is None and loss.gan is None and not joins:
+            raise ValueError(
+                f"train.own_inputs: {self.train.own_inputs} of the clips have no pair, and no loss here does without; "
+                "set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
+            )
+        return self
+
     def scale_schedule(self) -> ScaleSchedule:
         """The stages as the validated object that everything else uses."""
         return _to_schedule(self.schedule)

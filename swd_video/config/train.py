@@ -70,7 +70,7 @@ class TrainConfig(Section):
     own_inputs: float = Field(default=0.0, ge=0, le=1)
     """This share of the stages drawn, after the first, start from what the student made itself of the stages
     before, as in sampling, instead of from true clips (backward simulation, arXiv 2405.14867). Its clip is then
-    another than the true one it is compared with: meant for `loss.dmd` and `loss.gan`."""
+    another than the true one, so comparisons clip by clip leave these stages out."""
     stage_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How often each stage is drawn, relative to the others; null draws all alike."""
     checkpoint_every: int = Field(default=100, ge=1)

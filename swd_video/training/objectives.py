@@ -61,14 +61,15 @@ class MmdObjective:
         clips: ClipPair,
         draws: SampleDraws,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach the student's clips only.
+        """The loss of a batch; gradients reach the student's clips only. Of clips that are not pairs, 0 without terms
+        that join clips.
 
         Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
         sigma.
         """
         comparison = Comparison(roles, clips, draws, self.group, self.window)
         loss = clips.predicted_x0.new_zeros(())
-        for (encoder, sigmas), terms in self._terms_by_view().items():
+        for (encoder, sigmas), terms in self._terms_by_view(clips.paired).items():
             blocks = sorted({block for term in terms for block in term.block or ()})
             predicted, target = self.sources[encoder].tokens(comparison, sigmas, blocks)
             for term in terms:
@@ -77,10 +78,17 @@ class MmdObjective:
                     loss = loss + term.weight * weight * value
         return loss
 
-    def _terms_by_view(self) -> dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]]:
-        """Terms that one pass through an encoder serves, by it and their noise levels."""
+    def _terms_by_view(
+        self, paired: bool
+    ) -> dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]]:
+        """Terms that one pass through an encoder serves, by it and their noise levels.
+
+        Clips that are no pairs are not compared one by one: that would pull each towards another at random.
+        """
         terms: dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]] = {}
         for term in self.terms:
+            if term.join == "none" and not paired:
+                continue
             terms.setdefault((term.encoder, (term.sigma_min, term.sigma_max)), []).append(term)
         return terms
 

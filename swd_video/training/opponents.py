@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,15 +20,17 @@ class ClipPair:
         predicted_x0: the student's clean latents.
         target_x0: the true latents.
         prompt_embeds: of both.
+        paired: whether prediction and target are the same clips; else only their prompts are.
     """
 
     predicted_x0: Float[Tensor, "batch channels frames height width"]
     target_x0: Float[Tensor, "batch channels frames height width"]
     prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+    paired: bool = True
 
     def detached(self) -> "ClipPair":
         """The same without the way back to the student."""
-        return ClipPair(self.predicted_x0.detach(), self.target_x0, self.prompt_embeds)
+        return replace(self, predicted_x0=self.predicted_x0.detach())
 
 
 class Opponent(ABC):

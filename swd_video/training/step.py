@@ -80,12 +80,14 @@ class StageInputs:
         sigma: the stage's noise level.
         target_x0: the true latents.
         prompt_embeds: of the clips.
+        own: whether the student's own clips of the stages before are what it sees, and not the true ones.
     """
 
     noisy_latents: Float[Tensor, "batch channels frames height width"]
     sigma: float
     target_x0: Float[Tensor, "batch channels frames height width"]
     prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+    own: bool
 
 
 @dataclass
@@ -220,14 +222,15 @@ class Stepper:
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
         previous_x0 = self._own_previous(batch, prompt_embeds)
         noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, previous_x0)
-        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds)
+        own = previous_x0 is not None
+        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own)
 
     def predict(self, batch: MicroBatch) -> ClipPair:
         """The student's clips on a micro-batch, and the true ones."""
         seen = self.inputs(batch)
         with self.autocast():
             predicted_x0 = self.roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
-        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds)
+        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
 
     def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
         """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""

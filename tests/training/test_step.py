@@ -144,6 +144,21 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
     assert len(passes) == 4
 
 
+def test_clips_that_are_no_pairs_are_not_compared_one_by_one(tiny_wan_pipe: WanPipeline) -> None:
+    roles = _roles("full", tiny_wan_pipe)
+    target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
+    embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
+
+    def loss(*terms: MmdTermConfig, paired: bool) -> float:
+        clips = ClipPair(predicted, target, embeds, paired)
+        return _objective(terms, 2)(roles, clips, SampleDraws(range(4), 4)).item()
+
+    each, joined = MmdTermConfig(block=1), MmdTermConfig(block=1, join="means")
+    assert loss(each, paired=True) > 0
+    assert loss(each, paired=False) == 0
+    assert loss(each, joined, paired=False) == loss(joined, paired=True) > 0
+
+
 def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipeline) -> None:
     roles = _roles("full", tiny_wan_pipe)
     target, prompt_embeds = _randn(4, 4, 3, 4, 4), _randn(1, 48, 16, seed=2).expand(4, -1, -1)
@@ -342,7 +357,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
         return training_pair(latents, schedule, index, *rest)
 
     monkeypatch.setattr("swd_video.training.step.training_pair", watch)
-    stepper = build_run(make_config(own_inputs=0.5), tmp_path / "run").stepper
+    stepper = build_run(make_config(own_inputs=0.5, parts={"dmd": {}}), tmp_path / "run").stepper
     batches = [stepper.micro_batches(step, 0)[0] for step in range(24)]
     for batch in batches:
         stepper.predict(batch)
