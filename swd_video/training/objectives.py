@@ -61,9 +61,9 @@ class MmdObjective:
         clips: ClipPair,
         draws: SampleDraws,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch; gradients reach the student's clips only. Of clips that are not pairs, 0 without terms
-        that join clips.
+        """The loss of a batch; gradients reach the student's clips only.
 
+        Clips that are not pairs give 0 where no term joins clips.
         Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
         sigma.
         """

@@ -10,7 +10,7 @@ from tools.pocket import teacher, vae
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import ClipSpec
 from tools.pocket.muon import Muon, orthogonalised
-from tools.pocket.teacher import PHASES, draw_sigmas, learning_rate_share, phase_of
+from tools.pocket.teacher import CURRICULA, draw_sigmas, learning_rate_share, phase_of
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
 
 
@@ -77,8 +77,9 @@ def test_noise_levels_and_phases_cover_the_run() -> None:
     sigmas = draw_sigmas(64, np.random.default_rng(0))
     assert 0 <= sigmas.min() < 0.05 and 0.97 < sigmas.max() <= 1
     assert sigmas.mean() > 0.5
-    assert phase_of(0, 100) is PHASES[0] and phase_of(99, 100) is PHASES[-1]
-    for phase in PHASES:
+    small_first = CURRICULA["small-first"]
+    assert phase_of(0, 100) is small_first[0] and phase_of(99, 100) is small_first[-1]
+    for phase in (phase for phases in CURRICULA.values() for phase in phases):
         assert abs(sum(share for share, _ in phase.grids.values()) - 1) < 1e-9
     assert learning_rate_share(0, 1000) < learning_rate_share(99, 1000) == 1.0
     assert learning_rate_share(999, 1000) < 0.01

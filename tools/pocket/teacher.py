@@ -62,10 +62,12 @@ FULL = LatentSize(5, 12, 12)
 SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8), LatentSize(3, 10, 10))
 _FIRST = ((0.10, 96), (0.20, 96), (0.35, 64), (0.20, 48))
 _THEN = ((0.05, 96), (0.06, 96), (0.08, 64), (0.11, 48))
-PHASES = (
-    Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}),
-    Phase(1.0, dict(zip(SMALL, _THEN, strict=True)) | {FULL: (0.70, 32)}),
-)
+_MOSTLY_FULL = Phase(1.0, dict(zip(SMALL, _THEN, strict=True)) | {FULL: (0.70, 32)})
+CURRICULA = {
+    "small-first": (Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}), _MOSTLY_FULL),
+    "mostly-full": (_MOSTLY_FULL,),
+    "full-only": (Phase(1.0, {FULL: (1.0, 32)}),),
+}
 
 
 def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DModel:
@@ -125,9 +127,9 @@ def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> N
     write_video_spec(out, VideoSpec(fps=FPS, training_size=CLIP_SIZE))
 
 
-def phase_of(step: int, steps: int, refine: bool = False) -> Phase:
-    """The phase that a step belongs to; a trained network is refined in the last one alone."""
-    return PHASES[-1] if refine else next(phase for phase in PHASES if step < phase.until * steps)
+def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
+    """The phase that a step belongs to."""
+    return next(phase for phase in CURRICULA[curriculum] if step < phase.until * steps)
 
 
 def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
@@ -190,14 +192,14 @@ def train(arguments: argparse.Namespace) -> None:
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
-    kept = ("steps", "refine", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
+    kept = ("steps", "curriculum", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
     recipe = {name: getattr(arguments, name) for name in kept}
     first = load_checkpoint(arguments.out, state, recipe)
     history: dict[str, list[float]] = {}
     started = time.monotonic()
     for step in range(first, arguments.steps):
         rng = np.random.default_rng([step, 11])
-        grids = phase_of(step, arguments.steps, arguments.refine).grids
+        grids = phase_of(step, arguments.steps, arguments.curriculum).grids
         grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
         indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
         x0 = corpus.latents[grid][indices]
@@ -269,7 +271,13 @@ def main() -> None:
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
     trainer.add_argument("--steps", type=int, default=3100)
-    trainer.add_argument("--refine", action="store_true", help="go on from a trained transformer, mostly full grid")
+    trainer.add_argument(
+        "--curriculum",
+        choices=CURRICULA,
+        default="small-first",
+        help="small-first: small grids for 30 %% of the steps; mostly-full: to go on from a trained transformer; "
+        "full-only: a teacher that is not adapted to small grids",
+    )
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)

@@ -1,0 +1,87 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from swd_video.core.grid import PixelSize
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.interval import Estimate
+from swd_video.models.loading import VideoSpec, write_video_spec
+from tools.pocket.judge import CLASSES
+from tools.pocket.study import MARKER, StudyConfig, all_runs, load_config_as, main, over_seeds
+
+SHIPPED = Path("configs/study/study.yaml")
+
+
+def test_every_row_of_the_shipped_study_is_a_valid_config_of_its_own() -> None:
+    study = load_config_as(StudyConfig, SHIPPED)
+    runs = list(all_runs(study, SHIPPED.parent))
+    keys = [run.key for run in runs]
+    assert len(set(keys)) == len(keys) > 30
+    students = [run for run in runs if not run.row.teacher_steps]
+    configs = {(run.config.model_dump_json(), run.row.data) for run in students}
+    assert len(configs) == len(students)
+    assert {run.config.train.steps for run in students} == {300}
+    assert {run.config.train.batch_size for run in students} == {16}
+
+
+def test_several_seeds_give_a_mean_and_how_far_they_lie_apart() -> None:
+    runs: list[dict[str, Any]] = [
+        {"flow": Estimate(value, 0.0, 9.0, 5), "minutes": value} for value in (1.0, 3.0)
+    ]
+    assert over_seeds(runs[:1]) == runs[0]
+    assert over_seeds(runs) == {"flow": Estimate(2.0, 1.0, 3.0, 2), "minutes": Estimate(2.0, 1.0, 3.0, 2)}
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_wan_folder: Path, pocket_corpus: Path) -> list[str]:
+    """The command line of a study of the tiny teacher, without students."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_wan_folder, teacher)
+    write_video_spec(teacher, VideoSpec(fps=12.0, training_size=PixelSize(5, 32, 32)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AttributeJudge(CLASSES, input_frames=5, input_size_px=16, width=4).save(tmp_path / "judge")
+    config = {
+        "model": str(teacher),
+        "data": {"cache": str(tmp_path / "none")},
+        "schedule": [{"sigma": 1.0, "frames": 2, "height": 4, "width": 4}],
+        "train": {"kind": "full"},
+    }
+    rows = [{"name": "t50", "title": "teacher, 50", "teacher_steps": 50}, {"name": "s", "title": "student"}]
+    groups = {"groups": [{"title": "All", "config": "base.yaml", "rows": rows}]}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(groups))
+    (tmp_path / "study.md").write_text(f"<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\n")
+    paths = {name: tmp_path / name for name in ("study.yaml", "study.json", "study.md", "judge", "out")}
+    flags = ("--study", "--results", "--docs", "--judge", "--out")
+    words = [word for flag, path in zip(flags, paths.values(), strict=True) for word in (flag, str(path))]
+    return [*words, "--count", "4", "--reference-count", "6"]
+
+
+def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
+    study: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(study) == 1  # the student has no clips to learn from
+    assert "s-0: swd-video distill" in capfd.readouterr().err
+    known = json.loads((tmp_path / "study.json").read_text())
+    assert list(known) == ["t50-0"]
+    assert known["t50-0"]["figures"]["flow"]["value"] == 1.0
+    table = (tmp_path / "study.md").read_text()
+    assert "| teacher, 50 (`t50`) |" in table and "| student (`s`): not run yet |" in table
+
+    known["t50-0"]["figures"]["flow"]["value"] = 7.0
+    (tmp_path / "study.json").write_text(json.dumps(known))
+    assert main([*study, "--rows", "t50"]) == 0
+    assert "7.00" in (tmp_path / "study.md").read_text()
+    assert main([*study, "--rows", "t50", "--guidance", "4"]) == 0  # another question
+    assert "7.00" not in (tmp_path / "study.md").read_text()
+
+
+def test_a_row_that_does_not_exist_is_refused(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*study, "--rows", "sharp"]) == 2
+    assert "has no row sharp" in capsys.readouterr().err

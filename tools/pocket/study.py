@@ -1,0 +1,371 @@
+r"""The study of docs/study.md: students of equal data and iterations that differ in one thing, and what each is worth.
+
+    python -m tools.pocket.study                     # everything that is not known yet, headline rows first
+    python -m tools.pocket.study --rows rbf motion   # some rows
+    python -m tools.pocket.study --commands          # the command of every run, to be started by hand
+
+A row is distilled by `swd-video distill`, and its clips of held-out prompts are judged by networks that no loss used.
+Figures go to docs/study.json as soon as they are known, with a digest of all that they depend on: a run that stands
+there with the same digest is not made again. Stopped at any moment, the command goes on.
+"""
+
+import hashlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from pydantic import Field, PositiveInt
+
+from swd_video.cli.allocator import keep_freed_memory
+from swd_video.cli.main import main as swd_video
+from swd_video.config.load import flatten, load_config, load_config_as
+from swd_video.config.schema import DistillConfig
+from swd_video.config.section import Section
+from swd_video.core.grid import PixelSize
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.clip_store import make_clips
+from swd_video.evaluation.cost import figures_from_json
+from swd_video.evaluation.encoders import ImageNetVideoFeatures
+from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.report import (
+    Column,
+    check_markers,
+    markdown_table,
+    replace_between_markers,
+    write_json,
+)
+from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
+from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
+from swd_video.evaluation.speed import count_tflops
+from swd_video.models.loading import load_model
+from swd_video.pipelines.loading import load_student
+from tools.pocket import corpus
+from tools.pocket.judge import attribute_labels
+from tools.pocket.rows import composed_row, evaluation_specs
+
+MARKER = "study tables"
+COLUMNS = (
+    Column("adherence_subject", "subject"),
+    Column("adherence_motion", "motion"),
+    Column("adherence_background", "background"),
+    Column("frechet", "Frechet ↓", 0),
+    Column("diversity", "diversity"),
+    Column("flow", "optical flow"),
+    Column("consistency", "consistency", 3, interval=False),
+    Column("transformer_tflops", "TFLOPs ↓", 4),
+    Column("minutes", "training, min", 1),
+)
+# Where a run writes and how often it tells change nothing in what comes out.
+_NO_MATTER = (
+    "data.cache",
+    "data.manifest",
+    "data.extra_grids",
+    "data.encode_batch_size",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.sample_every",
+    "train.sample_prompts",
+)
+
+
+class RowConfig(Section):
+    """A student, or the teacher in so many steps."""
+
+    name: str = Field(pattern=r"[a-z0-9-]+")
+    """Of its folders and for `--rows`."""
+    title: str
+    """What the table says."""
+    set: dict[str, Any] = Field(default={})
+    """Keys that differ from the group's config."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    teacher_steps: PositiveInt | None = None
+    """The teacher in so many steps instead of a student."""
+    data: str | None = None
+    """What the student's clips are, where they are not the corpus; part of the digest."""
+
+
+class GroupConfig(Section):
+    """Rows of one table."""
+
+    title: str
+    """Of the table."""
+    config: str
+    """Config of its students, beside the study's own file."""
+    rows: tuple[RowConfig, ...]
+
+
+class StudyConfig(Section):
+    """The whole study, in the order in which it is made."""
+
+    groups: tuple[GroupConfig, ...]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What to make and where."""
+
+    study: Path = Path("configs/study/study.yaml")
+    """Groups and rows."""
+    judge: Path = Path("out/pocket/judge")
+    """Folder of the judge (tools/pocket/judge.py)."""
+    out: Path = Path("out/study")
+    """Folder for students and clips."""
+    results: Path = Path("docs/study.json")
+    """What is known of every run."""
+    docs: Path = Path("docs/study.md")
+    """Document with the markers."""
+    rows: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only these rows."""
+    count: int = 128
+    """Clips of each run."""
+    reference_count: int = 1024
+    """Real clips that distances are measured to."""
+    guidance: float = 3.0
+    """Of the teacher."""
+    minutes: float | None = None
+    """Start no further run after so long."""
+    commands: bool = False
+    """Print the command of each run and make nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row with one seed."""
+
+    row: RowConfig
+    seed: int
+    config_path: Path
+
+    @property
+    def key(self) -> str:
+        """Its name in study.json and of its folder."""
+        return f"{self.row.name}-{self.seed}"
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Dotted keys and their values as YAML."""
+        return {key: json.dumps(value) for key, value in self.row.set.items()} | {"seed": str(self.seed)}
+
+    @cached_property
+    def config(self) -> DistillConfig:
+        """All its keys."""
+        return load_config(self.config_path, self.overrides)
+
+    def command(self, out: Path) -> list[str]:
+        """The command line that makes the student."""
+        words = ["swd-video", "distill", str(self.config_path), "--out", str(out / self.key)]
+        return words + [word for key, text in self.overrides.items() for word in (f"--{key}", text)]
+
+
+class Bench:
+    """Everything that judges: prompts, networks, and the teacher's clips that shares refer to."""
+
+    def __init__(self, options: StudyOptions, teacher: str) -> None:
+        """Load the judge; the teacher's clips are made when they are first needed."""
+        self.teacher = teacher
+        corpus.fetch(corpus.EMOJI_FOLDER)
+        self.options = options
+        features = ImageNetVideoFeatures()
+        self.judges = Judges(features, features, AttributeJudge.load(options.judge))
+        self.specs = evaluation_specs(seed=1, count=options.count, samples_per_prompt=2)
+        self._digests: dict[str, str] = {}
+
+    def digest(self, run: Run) -> str:
+        """Of all that a run's figures depend on, the code apart."""
+        keys = {key: value for key, value in flatten(run.config).items() if key not in _NO_MATTER}
+        what = [keys, run.row.teacher_steps, run.row.data, self.judges.digest()]
+        what += [self.options.count, self.options.reference_count, self.options.guidance]
+        what += [self._weights(str(run.config.model))]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def figures(self, run: Run) -> dict[str, Any]:
+        """Make the clips of a run whose student is trained, and judge them."""
+        row = self._teacher_row(run.row.teacher_steps) if run.row.teacher_steps else self._student_row(run)
+        scores = self._scores(row, self.specs)
+        labels = attribute_labels(self.specs)
+        figures: dict[str, Any] = dict(row_figures(scores, self._baseline, self._reference.features, labels))
+        sampler = row.sampler(self.specs[:8], seed=0)
+        counted = count_tflops(sampler.run, sampler.modules)
+        return figures | {"transformer_tflops": counted["transformer"] / 8}
+
+    @cached_property
+    def _teacher(self) -> Any:
+        return load_model(self.teacher)
+
+    @cached_property
+    def _size(self) -> PixelSize:
+        size = self._teacher.spec.training_size
+        assert size is not None
+        return size
+
+    @cached_property
+    def _baseline(self) -> Scores:
+        return self._scores(self._teacher_row(50), self.specs)
+
+    @cached_property
+    def _reference(self) -> Scores:
+        return self._scores(
+            composed_row(self._size), corpus.corpus_specs("heldout", 1001, self.options.reference_count)
+        )
+
+    def _scores(self, row: Row, specs: Sequence[corpus.ClipSpec]) -> Scores:
+        return score_clips(
+            make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16), self.judges
+        )
+
+    def _teacher_row(self, steps: int) -> Row:
+        guidance = self.options.guidance
+        return teacher_row(
+            f"teacher-{steps}",
+            "teacher",
+            self._teacher,
+            steps=steps,
+            guidance_scale=guidance,
+            size=self._size,
+        )
+
+    def _student_row(self, run: Run) -> Row:
+        pipe = load_student(self.options.out / run.key / "student")
+        pipe.set_progress_bar_config(disable=True)
+        return student_row(run.key, run.row.title, pipe, self._size)
+
+    def _weights(self, model: str) -> str:
+        if "/" in model and not Path(model).exists():
+            return "missing"
+        if model not in self._digests:
+            pipe = load_model(model).pipe
+            self._digests[model] = weights_digest(pipe.transformer, pipe.text_encoder, pipe.vae)
+        return self._digests[model]
+
+
+def all_runs(study: StudyConfig, folder: Path) -> Iterator[Run]:
+    """Every run, first seeds of all rows of a group before the second ones."""
+    for group in study.groups:
+        seeds = max(len(row.seeds) for row in group.rows)
+        for number in range(seeds):
+            for row in group.rows:
+                if number < len(row.seeds):
+                    yield Run(row, row.seeds[number], folder / group.config)
+
+
+def make_run(run: Run, bench: Bench, out: Path) -> dict[str, Any]:
+    """Distil where that is not done already, and judge.
+
+    Raises:
+        ValueError: If the distillation fails; it has said why.
+    """
+    figures: dict[str, Any] = {}
+    if run.row.teacher_steps is None:
+        words = run.command(out)
+        status = swd_video(words[1:])
+        if status:
+            raise ValueError(f"{run.key}: {shlex.join(words)} ended with status {status}.")
+        trained = json.loads((out / run.key / "train.json").read_text(encoding="utf-8"))
+        figures["minutes"] = trained["seconds"] / 60
+    return bench.figures(run) | figures
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of one row: of one run as they are, of several the mean with the lowest and the highest."""
+    if len(runs) == 1:
+        return dict(runs[0])
+    together: dict[str, Any] = {}
+    for name in runs[0]:
+        values = [run[name].value if isinstance(run[name], Estimate) else run[name] for run in runs]
+        together[name] = Estimate(float(np.mean(values)), min(values), max(values), len(values))
+    return together
+
+
+def render(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], about: str) -> str:
+    """The Markdown that goes between the markers: a table for each group with a row that is known."""
+    parts = []
+    for group in study.groups:
+        rows = []
+        for row in group.rows:
+            runs = [known[f"{row.name}-{seed}"] for seed in row.seeds if f"{row.name}-{seed}" in known]
+            if runs:
+                seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+                rows.append((f"{row.title} (`{row.name}`{seeds})", over_seeds(runs)))
+            else:
+                rows.append((f"{row.title} (`{row.name}`): not run yet", {}))
+        parts.append(f"### {group.title}\n\n{markdown_table(COLUMNS, rows)}")
+    return "\n\n".join([*parts, about])
+
+
+def run_study(options: StudyOptions) -> int:
+    """Make what is not known yet; returns the number of runs that failed.
+
+    Raises:
+        ValueError: If the study's file, a name of `--rows` or the document is wrong.
+    """
+    study = load_config_as(StudyConfig, options.study)
+    runs = list(all_runs(study, options.study.parent))
+    unknown = set(options.rows) - {run.row.name for run in runs}
+    if unknown:
+        raise ValueError(f"--rows: {options.study} has no row {', '.join(sorted(unknown))}.")
+    chosen = [run for run in runs if not options.rows or run.row.name in options.rows]
+    if options.commands:
+        print("\n".join(shlex.join(run.command(options.out)) for run in chosen if not run.row.teacher_steps))
+        return 0
+    check_markers(options.docs, MARKER)
+    bench = Bench(options, runs[0].config.model)
+    stored: dict[str, Any] = {}
+    if options.results.exists():
+        stored = json.loads(options.results.read_text(encoding="utf-8"))
+    # Figures of other weights, data or keys say nothing beside new ones.
+    digests = {run.key: bench.digest(run) for run in runs}
+    stored = {key: entry for key, entry in stored.items() if entry["digest"] == digests.get(key)}
+    began, failed = time.monotonic(), 0
+    for run in chosen:
+        late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
+        if run.key in stored or late:
+            continue
+        try:
+            figures = make_run(run, bench, options.out)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        stored[run.key] = {"digest": digests[run.key], "figures": figures}
+        write_json(options.results, stored)
+        stored = json.loads(options.results.read_text(encoding="utf-8"))
+        _write_tables(study, stored, options)
+    _write_tables(study, stored, options)
+    return failed
+
+
+def _write_tables(study: StudyConfig, stored: Mapping[str, Any], options: StudyOptions) -> None:
+    known = figures_from_json({key: entry["figures"] for key, entry in stored.items()})
+    about = (
+        f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
+        f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
+        "Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
+        "TFLOPs of the transformer for a clip. Training on two CPU cores."
+    )
+    replace_between_markers(options.docs, MARKER, render(study, known, about))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = tyro.cli(StudyOptions, args=argv, description=__doc__)
+    keep_freed_memory()
+    try:
+        return 1 if run_study(options) else 0
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
