@@ -166,7 +166,7 @@ def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
         uint8, frames x height x width x 3.
     """
     rng = np.random.default_rng([spec.seed, 7])
-    scale = 0.60 * rng.uniform(0.92, 1.08)
+    scale = 0.78 * rng.uniform(0.92, 1.08)
     x0, y0 = rng.uniform(-0.05, 0.05, size=2)
     speed = rng.uniform(0.9, 1.1)
     shift, tint = rng.uniform(-1, 1), rng.uniform(0.95, 1.05, size=3)
@@ -199,10 +199,10 @@ def _place(motion: str, time: float, speed: float) -> tuple[float, float, float]
     path = speed * (time - 0.5)
     return {
         "standing still": (0.0, 0.0, 1.0),
-        "moving left": (-0.42 * path, 0.0, 1.0),
-        "moving right": (0.42 * path, 0.0, 1.0),
-        "floating up": (0.0, -0.36 * path, 1.0),
-        "falling down": (0.0, 0.36 * path, 1.0),
+        "moving left": (-0.38 * path, 0.0, 1.0),
+        "moving right": (0.38 * path, 0.0, 1.0),
+        "floating up": (0.0, -0.32 * path, 1.0),
+        "falling down": (0.0, 0.32 * path, 1.0),
         "coming closer": (0.0, 0.0, 0.5 + 0.75 * speed * time),
     }[motion]
 

@@ -133,9 +133,17 @@ def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
 
 
 def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
-    """One noise level for each clip, spread evenly over the batch, leaning to high noise (shift 1.5)."""
-    even = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
-    return torch.from_numpy(1.5 * even / (1 + 0.5 * even)).float()
+    """One noise level for each clip, spread evenly over the batch.
+
+    Half of them lean to high noise everywhere (shift 1.5), the other half lie where shapes are settled, round 0.65
+    (logit-normal, arXiv 2403.03206): a small network has nothing to spare for the rest.
+    """
+    even = torch.from_numpy((rng.permutation(batch_size) + rng.random(batch_size)) / batch_size)
+    settling = torch.from_numpy(rng.permutation(batch_size) < batch_size // 2)
+    sigmas = torch.where(
+        settling, torch.sigmoid(0.6 + 0.8 * torch.special.ndtri(even)), 1.5 * even / (1 + 0.5 * even)
+    )
+    return sigmas.float()
 
 
 def build_optimizers(
