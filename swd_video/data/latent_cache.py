@@ -212,6 +212,10 @@ class LatentCacheWriter:
             {"samples": samples, "skipped": [asdict(clip) for clip in skipped]},
         )
 
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a text beside the index, for people."""
+        self._replace(name, text.encode())
+
     def finish(self) -> dict[str, Any]:
         """Write the final index, once every shard is there, and return it."""
         latent_names = [_latents_name(shard) for shard in range(len(self.latent_shards))]

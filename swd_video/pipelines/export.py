@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,10 @@ from swd_video.pipelines.loading import (
     base_model_path,
     read_student_record,
     recorded_base,
-    replace_folder,
     write_student_record,
 )
 from swd_video.pipelines.model_card import TAG, CardFacts, TrainingFacts, write_card
+from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 CARD_NAME = "README.md"
@@ -120,15 +119,13 @@ def export_student(
         training=training or TrainingFacts(),
     )
 
-    def fill(draft: Path) -> None:
+    with whole_folder(out) as draft:
         if form == "lora":
             _write_lora(folder, draft, base)
         else:
             _write_merged(folder, record, draft)
         forget_origin(draft)
         (draft / CARD_NAME).write_text(write_card(facts), encoding="utf-8")
-
-    _write_folder(out, fill)
     files = sorted(path for path in out.rglob("*") if path.is_file())
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
     return Export(out, form, base, facts.license, sizes)
@@ -339,16 +336,3 @@ def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
     transformer.fuse_lora()
     transformer.unload_lora()
     transformer.save_pretrained(target)
-
-
-def _write_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp's are for the owner alone
-        fill(draft)
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        replace_folder(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
