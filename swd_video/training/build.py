@@ -66,6 +66,11 @@ _FREE_KEYS = {
 
 _SLOW_BF16 = 2.0
 
+_OWN_INPUTS_WARNING = (
+    "warning: train.own_inputs: a student that starts from its own clip cannot know the true one, which loss.mmd "
+    "holds it against clip by clip; add loss.dmd or loss.gan, join clips in groups, or set train.own_inputs to 0."
+)
+
 
 def settle_precision(config: DistillConfig) -> DistillConfig:
     """The config with `mixed_precision: auto` replaced by what the first process's device does well."""
@@ -121,6 +126,8 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         roles,
         lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
     )
+    if config.train.own_inputs and config.loss.compares_clip_by_clip and accelerator.is_main_process:
+        print(_OWN_INPUTS_WARNING, file=sys.stderr)
     _claim_folder(config, folder, accelerator, CONFIG_FILE)
     samples = build_samples(
         config.train,
@@ -170,7 +177,7 @@ def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | N
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
     """Without what belongs to a student: losses and groups of clips, samples in stages, its own inputs."""
-    train = config.train.model_copy(update={"sample_every": 0, "own_inputs": 0.0})
+    train = config.train.model_copy(update={"sample_every": 0, "teacher_samples": None, "own_inputs": 0.0})
     return config.model_copy(update={"loss": LossConfig(), "train": train})
 
 

@@ -333,7 +333,10 @@ def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
 
 
 def test_its_own_inputs_are_what_sampling_gives_before(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     seen: list[tuple[int, torch.Tensor | None]] = []
 
@@ -343,6 +346,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
 
     monkeypatch.setattr("swd_video.training.step.training_pair", watch)
     stepper = build_run(make_config(own_inputs=0.5), tmp_path / "run").stepper
+    assert "warning: train.own_inputs: " in capsys.readouterr().err  # a clip-by-clip comparison alone
     batches = [stepper.micro_batches(step, 0)[0] for step in range(24)]
     for batch in batches:
         stepper.predict(batch)
