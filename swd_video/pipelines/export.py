@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel, DiffusionPipeline
+from diffusers import AutoModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
@@ -22,6 +22,8 @@ from swd_video.models.loading import (
     HUB_NAME,
     STUDENT_FILE_NAME,
     VIDEO_SPEC_NAME,
+    model_folder,
+    read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
@@ -100,7 +102,7 @@ def export_student(
     _check_out(folder, out)
     base = student_base_name(student, base_model, out)
     spec = read_video_spec(base_model_path(folder))
-    index = _base_index(folder)
+    index = read_model_index(base_model_path(folder))
     if not adapter_for(index["_class_name"]).stock_samples:
         raise ValueError(
             f"student {folder}: students of a {index['_class_name']} cannot be exported yet; its folder as it is "
@@ -255,15 +257,6 @@ def _base_license(folder: Path, record: StudentRecord) -> str | None:
     return license
 
 
-def _base_index(folder: Path) -> Mapping[str, Any]:
-    try:
-        index: Mapping[str, Any] = DiffusionPipeline.load_config(base_model_path(folder))
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the base model of {folder} cannot be read: {reason}") from error
-    return index
-
-
 def _write_lora(student: Path, draft: Path, base_model: str) -> None:
     tensors = _read_lora(student / LORA_FILE_NAME)
     schedule = ScaleWiseFlowMatchScheduler.from_pretrained(student / _SCHEDULER).schedule
@@ -310,9 +303,8 @@ def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
 
 
 def _write_merged(student: Path, record: StudentRecord, draft: Path) -> None:
-    index = dict(_base_index(student))
     path = base_model_path(student)
-    base = Path(path if Path(path).is_dir() else DiffusionPipeline.download(path))
+    index, base = read_model_index(path), model_folder(path)
     scheduler = ScaleWiseFlowMatchScheduler
     index[_SCHEDULER] = [scheduler.__module__, scheduler.__name__]
     # Copied, not loaded and saved: a text encoder may be larger than the memory.

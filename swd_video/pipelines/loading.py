@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel, DiffusionPipeline, ModelMixin, WanPipeline
+from diffusers import AutoModel, ModelMixin, WanPipeline
 from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
@@ -32,6 +32,7 @@ from swd_video.models.loading import (
     adapt,
     load_teacher,
     prepare_pipeline,
+    read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
@@ -151,7 +152,7 @@ def is_student(name_or_path: str | Path) -> bool:
     path = resolve_model_path(name_or_path)
     if (Path(path) / STUDENT_FILE_NAME).is_file():
         return True
-    index = DiffusionPipeline.load_config(path)
+    index = read_model_index(path)
     return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
 
 
@@ -272,7 +273,7 @@ def _load(name: str | Path, dtype: torch.dtype) -> _Loaded:
 
 
 def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _Loaded:
-    index = DiffusionPipeline.load_config(path)
+    index = read_model_index(path)
     if not is_student(path):
         raise ValueError(
             f"model {str(name)!r}: got a {index.get('_class_name')}, expected a scale-wise student; distill one from "
@@ -293,7 +294,7 @@ def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
     transformer = None
     if record.kind == "full":
         transformer = AutoModel.from_pretrained(str(folder / "transformer"), dtype=dtype)
-        found, expected = type(transformer).__name__, DiffusionPipeline.load_config(base)["transformer"][1]
+        found, expected = type(transformer).__name__, read_model_index(base)["transformer"][1]
         if found != expected:
             raise ValueError(
                 f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.base import VideoModel
+from swd_video.models.loading import model_folder
 from swd_video.pipelines.loading import LORA_FILE_NAME
 from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.training.opponents import ClipPair
@@ -104,8 +105,7 @@ def write_teacher(folder: Path, roles: Roles, base: str, write: bool) -> None:
             assert additions is not None
             save_file({name: weight.cpu() for name, weight in additions.items()}, draft / LORA_FILE_NAME)
         else:
-            source = Path(base if Path(base).is_dir() else DiffusionPipeline.download(base))
-            for part in source.iterdir():
+            for part in model_folder(base).iterdir():
                 if part.is_dir() and part.name != _TRANSFORMER:
                     shutil.copytree(part, draft / part.name)
                 elif part.is_file():
