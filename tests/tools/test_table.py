@@ -11,8 +11,9 @@ from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.rows import Row, teacher_row
+from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model, load_teacher
-from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.loading import EncoderRecord, save_student
 from tools.pocket.corpus import is_held_out
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import composed_row, evaluation_specs
@@ -195,4 +196,31 @@ def test_what_is_missing_is_said_before_the_work(
     assert "no judge there" in capsys.readouterr().err
     assert main([*common, "--judge", str(judge_folder), "--docs", "None"]) == 2
     assert "--size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_was_trained_by_a_judging_network_is_refused(
+    pocket_corpus: Path,
+    tiny_wan_folder: Path,
+    tiny_schedule: ScaleSchedule,
+    judge_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    transformer = load_teacher(str(tiny_wan_folder)).transformer
+    common = ["--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")]
+    for encoder in (
+        EncoderRecord("its-own", fingerprint_folders([judge_folder])),
+        EncoderRecord("efficientnet"),
+    ):
+        save_student(
+            tmp_path / "student",
+            base_model=str(tiny_wan_folder),
+            schedule=tiny_schedule,
+            transformer=transformer,
+            encoders=[encoder],
+        )
+        rest = ["--two-step", str(tmp_path / "student"), "--docs", "None", "--size", str(SIZE)]
+        assert main([*common, *rest]) == 2
+        assert "must not judge what it trained" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -25,7 +25,8 @@ from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.cost import cost_figures, machine_name
-from swd_video.evaluation.encoders import ImageNetVideoFeatures
+from swd_video.evaluation.encoders import PACKAGED, ImageNetVideoFeatures
+from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.evaluation.report import (
     Column,
     check_markers,
@@ -35,7 +36,7 @@ from swd_video.evaluation.report import (
 )
 from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import CLASSES, attribute_labels
@@ -109,7 +110,7 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
     """Load every model and describe every row; also the size of the clips.
 
     Raises:
-        ValueError: If a model is missing or the clip size is not known.
+        ValueError: If a model is missing, the clip size is not known, or a judging network trained a student.
     """
     dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
     teacher = load_model(options.teacher, dtype=dtype)
@@ -137,8 +138,11 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
         if not equals:
             raise ValueError(f"--others: got {other!r}, expected TITLE=FOLDER.")
         students.append(("".join(c if c.isalnum() else "-" for c in title.lower()), title, path))
+    judging = [JudgingNetwork("--judge", str(options.judge)), JudgingNetwork("features", PACKAGED)]
     for key, title, folder in students:
         if folder is not None:
+            if not check_overlap(resolve_model_path(folder), judging):
+                print(f"{folder}: does not say which networks trained it", file=sys.stderr)
             student = load_student(folder, dtype=dtype)
             student.set_progress_bar_config(disable=True)
             stages = " → ".join(str(grid) for grid in student.scheduler.schedule.grids)
