@@ -23,7 +23,8 @@ _DESCRIPTION = """Encode the clips of a manifest into a cache that `swd-video di
 Every clip is read at the model's frame rate, cropped to the shape of the schedule's last stage, shrunk in pixels
 to every grid of the schedule, and encoded by the model's VAE; captions by its text encoder. A clip that cannot be
 read, or is shorter or smaller than the last stage, is reported and skipped. Running the same command again after it
-was stopped goes on where it was; a finished cache is left as it is.
+was stopped goes on where it was; a finished cache is left as it is. Once skipped clips are repaired, --retry-skipped
+takes them in.
 
 Any key of the config can be set after the options: --model pocket-wan --data.manifest clips.jsonl.
 """
@@ -47,6 +48,8 @@ class Arguments:
     """Precision of what is stored."""
     decoder: Literal["pyav", "auto", "decord"] = "pyav"
     """pyav notices damaged pictures; auto takes decord where it reads a healthy file alike."""
+    retry_skipped: bool = False
+    """Read the clips again that an earlier run skipped; the files of the cache that they belong to are made anew."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout: out, clips, samples, captions, skipped, reused, grids, seconds."""
 
@@ -67,6 +70,7 @@ def run(argv: list[str]) -> int:
     )
     started = time.monotonic()
     from swd_video.config.load import load_config, parse_overrides
+    from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.manifest import read_manifest
 
     config = load_config(arguments.config, parse_overrides(rest))
@@ -90,6 +94,10 @@ def run(argv: list[str]) -> int:
         print(
             f"{report.samples} of {report.clips} clips on {', '.join(map(str, grids))}, {len(report.skipped)} skipped, "
             f"in {seconds:.1f} s: {out}"
+        )
+    if report.skipped:
+        _say(
+            f"{out / INDEX_NAME} names the skipped clips; repair them and run this again with --retry-skipped."
         )
     return 0 if report.samples else 1
 
@@ -119,7 +127,7 @@ def _encode(
     encoders = fingerprint_encoders(resolve_model_path(config.model))
     same: dict[str, Any] = {"model_name": config.model, "encoders": encoders, "dtype": arguments.dtype}
     finished = finished_report(out, clips, grids, **same)
-    if finished is not None:
+    if finished is not None and not (arguments.retry_skipped and finished.skipped):
         _say(f"{out} is finished already")
         return finished
     options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
@@ -142,6 +150,7 @@ def _encode(
             batch_size=config.data.encode_batch_size,
             shard_size=arguments.shard_size,
             decoder=arguments.decoder,
+            retry_skipped=arguments.retry_skipped,
             progress=show,
             on_skip=skip,
         )

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: Command, arguments: list[str]) -> int:
     if command.heavy:
         keep_freed_memory()
+    # Where its kernels do not load it says so at each import; `doctor` tells what does not run.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
     try:
         return int(importlib.import_module(command.module).run(arguments))

@@ -134,7 +134,7 @@ def _synthesize(arguments: Arguments, config: "SynthesizeConfig", recipe: "Recip
             bar.total = to_do
             bar.update(done - bar.n)
 
-        report = synthesize(
+        return synthesize(
             model,
             recipe,
             config.latent_grids,
@@ -144,7 +144,6 @@ def _synthesize(arguments: Arguments, config: "SynthesizeConfig", recipe: "Recip
             prompts_per_file=config.prompts_per_file,
             dtype=config.cache_dtype,
             shard=shard,
+            notes={CONFIG_NAME: dump_config(config)},
             progress=show,
         )
-    (arguments.out / CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
-    return report

@@ -54,7 +54,10 @@ class RecordedDraws(SampleDraws):
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class PreparedBatch:
+    """A micro-batch with all that its passes read, made before they are timed."""
+
+    batch: MicroBatch
     inputs: StageInputs
     draws: dict[str, RecordedDraws]
 
@@ -126,14 +129,14 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
 def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, float, float]:
     """Medians: seconds of the whole step and of its bare passes, then processor seconds of both."""
     prepared = [
-        _prepare(stepper, batch)
+        prepare(stepper, batch)
         for part in range(stepper.settings.division.num_stages)
         for batch in stepper.micro_batches(step, part)
     ]
     whole: list[tuple[float, float]] = []
     bare: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        bare.append(_time(stepper, lambda: _bare_passes(stepper, prepared)))
+        bare.append(_time(stepper, lambda: bare_passes(stepper, prepared)))
         for optimizer in stepper.optimizers:
             optimizer.zero_grad()
         for opponent in stepper.opponents:
@@ -145,19 +148,23 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
     return whole_wall, bare_wall, whole_cpu, bare_cpu
 
 
-def _prepare(stepper: Stepper, batch: MicroBatch) -> _Prepared:
+def prepare(stepper: Stepper, batch: MicroBatch) -> PreparedBatch:
+    """Read a micro-batch's clips and make its noise."""
     names = [part.name for part in stepper.objectives] + [opponent.name for opponent in stepper.opponents]
     draws = {name: RecordedDraws(stepper.draws(name, batch)) for name in names}
-    return _Prepared(stepper.inputs(batch), draws)
+    return PreparedBatch(batch, stepper.inputs(batch), draws)
 
 
-def _bare_passes(stepper: Stepper, prepared: list[_Prepared]) -> None:
+def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
+    """Every pass of a step, forward and backward, and nothing else."""
     roles = stepper.roles
     for one in prepared:
         seen = one.inputs
+        # What a step takes from it is prepared already; its passes are part of the step all the same.
+        stepper.own_previous(one.batch, seen.prompt_embeds)
         with stepper.autocast():
             predicted = roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
-            clips = ClipPair(predicted, seen.target_x0, seen.prompt_embeds)
+            clips = ClipPair(predicted, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
             losses = [
                 part.weight * part.objective(roles, clips, one.draws[part.name].rewound())
                 for part in stepper.objectives

@@ -124,20 +124,22 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: expected keys such as `model:` and `train:` at the top of the file")
         origins: dict[KeyPath, str] = {}
         _note_origins(node, (), path, origins)
         return loader.construct_document(node), origins
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+    except yaml.MarkedYAMLError as error:
+        open_quote = error.context == "while scanning a quoted scalar"
+        mark = error.context_mark if open_quote else error.problem_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    finally:
-        loader.dispose()
+        problem = "a quote that opens here is not closed" if open_quote else error.problem
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _note_origins(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath, str]) -> None:

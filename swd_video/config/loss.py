@@ -202,6 +202,15 @@ class DmdConfig(Section):
         _check_sigmas(self.sigma_min, self.sigma_max)
         return self
 
+    @model_validator(mode="after")
+    def _check_guidance(self) -> "DmdConfig":
+        if self.negative_prompt and self.guidance_scale == 1:
+            raise ValueError(
+                "negative_prompt: guidance_scale 1 is no guidance, so nothing leads away from it; raise guidance_scale "
+                "or leave negative_prompt out"
+            )
+        return self
+
 
 class GanConfig(Section):
     """A discriminator: heads on the frozen teacher's features."""
@@ -249,3 +258,8 @@ class LossConfig(Section):
                 "mmd.encoder is critic, but nothing trains one; add loss.dmd, or compare the teacher's blocks"
             )
         return self
+
+    @property
+    def compares_clip_by_clip(self) -> bool:
+        """Whether every part asks for each clip's own target."""
+        return self.dmd is None and self.gan is None and all(term.join == "none" for term in self.mmd.terms)

@@ -128,9 +128,7 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _check_own_inputs(self) -> "DistillConfig":
-        loss = self.loss
-        joins = any(term.join != "none" for term in loss.mmd.terms)
-        if self.train.own_inputs and loss.dmd is None and loss.gan is None and not joins:
+        if self.train.own_inputs and self.loss.compares_clip_by_clip:
             raise ValueError(
                 f"train.own_inputs: {self.train.own_inputs} of the clips have no pair, and no loss here does without; "
                 "set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"

@@ -98,6 +98,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "sample_every is set but sample_prompts is empty; name prompts or set sample_every to 0"
             )
+        if self.teacher_samples is not None and not self.sample_every:
+            raise ValueError(
+                "teacher_samples are shown beside samples, but sample_every is 0, which makes none; set sample_every "
+                "or leave teacher_samples out"
+            )
         return self
 
 

@@ -70,6 +70,7 @@ def encode_manifest(
     shard_size: int = 64,
     dtype: str = "float16",
     decoder: Decoder = "pyav",
+    retry_skipped: bool = False,
     progress: Callable[[int, int], object] | None = None,
     on_skip: Callable[[SkippedClip], None] | None = None,
 ) -> EncodeReport:
@@ -90,6 +91,7 @@ def encode_manifest(
         shard_size: clips in a file.
         dtype: "float16" or "bfloat16", of what is stored.
         decoder: see `read_video`. PyAV by default: decord hides damaged pictures instead of reporting them.
+        retry_skipped: encode the files again in which an earlier run skipped a clip, on the grids that they have.
         progress: called with (clips done, clips in all) after every batch.
         on_skip: called with every clip that is skipped, as it happens.
 
@@ -101,7 +103,11 @@ def encode_manifest(
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")
     finished = finished_report(folder, clips, grids, model_name=model_name, encoders=encoders, dtype=dtype)
     if finished is not None:
-        return finished
+        if not (retry_skipped and finished.skipped):
+            return finished
+        index = read_index(folder)
+        grids = tuple(LatentSize.parse(text) for text in index["grids"])
+        shard_size = index["shard_size"]
     captions = list(dict.fromkeys(clip.caption for clip in clips))
     header = CacheHeader(
         model=model_name,
@@ -114,6 +120,8 @@ def encode_manifest(
         dtype=dtype,
     )
     writer = LatentCacheWriter(folder, header, shard_size)
+    if retry_skipped:
+        writer.drop_skipped()
     encoder = _ShardEncoder(model, grids, batch_size, decoder, progress, on_skip)
     write_prompt_shards(writer, model, captions, batch_size)
     reused = _write_latent_shards(writer, encoder, clips)

@@ -212,6 +212,26 @@ class LatentCacheWriter:
             {"samples": samples, "skipped": [asdict(clip) for clip in skipped]},
         )
 
+    def drop_skipped(self) -> int:
+        """Take back the shards in which a clip was skipped, so that they are encoded again.
+
+        Returns:
+            How many.
+        """
+        written = [number for number in range(len(self.latent_shards)) if self.has_latents(number)]
+        paths = [self.folder / _latents_name(number) for number in written]
+        concerned = [path for path in paths if _read_shard_header(path)["skipped"]]
+        if concerned:
+            # First, so that a cache that lacks a shard never calls itself complete.
+            self._write_index(self._index(complete=False))
+        for path in concerned:
+            path.unlink()
+        return len(concerned)
+
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a text beside the index, for people."""
+        self._replace(name, text.encode())
+
     def finish(self) -> dict[str, Any]:
         """Write the final index, once every shard is there, and return it."""
         latent_names = [_latents_name(shard) for shard in range(len(self.latent_shards))]

@@ -7,7 +7,7 @@ again, as a real clip would be, so that distillation cannot tell the two caches 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def synthesize(
     prompts_per_file: int = 4,
     dtype: str = "float16",
     shard: Shard | None = None,
+    notes: Mapping[str, str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> SynthesisReport:
     """Make the clips that are missing and write them into a latent cache.
@@ -110,6 +111,7 @@ def synthesize(
         prompts_per_file: prompts whose clips share a file.
         dtype: "float16" or "bfloat16", of what is stored.
         shard: the part to make; by default all.
+        notes: texts to keep in the cache, by their file's name; written before the first clip is made.
         progress: called with (clips done, clips to do in this part) after every batch.
 
     Raises:
@@ -129,6 +131,8 @@ def synthesize(
     )
     file_size = prompts_per_file * recipe.samples_per_prompt
     writer = LatentCacheWriter(folder, header, file_size, alone=shard.is_whole)
+    for name, text in (notes or {}).items():
+        writer.write_note(name, text)
     prompt_files = shard.of(range(len(writer.prompt_shards)))
     write_prompt_shards(writer, model, recipe.prompts, recipe.batch_size, prompt_files)
     mine = shard.of(range(len(writer.latent_shards)))

@@ -24,7 +24,7 @@ def read_pipeline_name(folder: Path) -> str:
     Raises:
         ValueError: if its `model_index.json` is missing or broken.
     """
-    name = _read_json(folder / INDEX_NAME).get("_class_name")
+    name = read_json(folder / INDEX_NAME).get("_class_name")
     if not isinstance(name, str):
         raise ValueError(
             f"{folder / INDEX_NAME}: got _class_name {name!r}, expected the name of a pipeline; save the model anew."
@@ -42,7 +42,7 @@ def check_parts_on_disk(folder: Path, skip: Collection[str] = ()) -> None:
     Raises:
         ValueError: if a part is missing, of another class than the index says, incomplete or pickled.
     """
-    index = _read_json(folder / INDEX_NAME)
+    index = read_json(folder / INDEX_NAME)
     parts = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
     for name in _NEEDED:
         if parts.get(name) is None and name not in skip:
@@ -85,7 +85,7 @@ def _check_part(folder: Path, class_name: str) -> None:
     config = folder / "config.json"
     if not config.is_file():
         return  # a scheduler or a tokenizer: no weights
-    found = _read_json(config).get("_class_name", class_name)
+    found = read_json(config).get("_class_name", class_name)
     if found != class_name:
         raise ValueError(
             f"{folder}: holds a {found}, {INDEX_NAME} expects a {class_name}; this is a checkpoint of another family."
@@ -100,7 +100,12 @@ def _check_part(folder: Path, class_name: str) -> None:
         check_weights_file(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a model's folder that holds one JSON object.
+
+    Raises:
+        ValueError: if it is missing, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

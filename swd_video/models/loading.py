@@ -16,6 +16,7 @@ from typing import Any, Literal
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
+from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 
@@ -28,6 +29,7 @@ from swd_video.models.checkpoints import (
     WEIGHTS_SUFFIX,
     check_parts_on_disk,
     check_weights_file,
+    read_json,
     read_pipeline_name,
 )
 from swd_video.models.registry import adapter_for
@@ -36,6 +38,7 @@ ASSETS = Path(swd_video.__file__).parent / "assets"
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_TIMEOUT_SECONDS = 10.0
 _TRANSFORMERS = ("transformer", "transformer_2")
 
 
@@ -118,6 +121,54 @@ def resolve_model_path(name_or_path: str | Path) -> str:
     )
 
 
+def read_model_index(name_or_path: str | Path) -> dict[str, Any]:
+    """What a pipeline's `model_index.json` says.
+
+    Args:
+        name_or_path: see `resolve_model_path`.
+
+    Raises:
+        ValueError: if there is no such model, or the file is broken.
+    """
+    path = resolve_model_path(name_or_path)
+    if Path(path).is_dir():
+        return read_json(Path(path) / INDEX_NAME)
+    _find_on_hub(path)
+    with _errors_in_one_line(f"model {path!r}"):
+        return read_json(Path(hf_hub_download(path, INDEX_NAME)))
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """The folder of a pipeline; from the hub where the name is one of the hub's.
+
+    Args:
+        name_or_path: see `resolve_model_path`.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot be downloaded.
+    """
+    path = resolve_model_path(name_or_path)
+    if Path(path).is_dir():
+        return Path(path)
+    _find_on_hub(path)
+    with _errors_in_one_line(f"model {path!r}"):
+        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+
+
+def _find_on_hub(name: str) -> None:
+    """Ask the hub for a model that was never loaded, once: downloads ask again and again, for half a minute."""
+    if isinstance(try_to_load_from_cache(name, INDEX_NAME), str):
+        return
+    try:
+        model_info(name, timeout=_HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # the client's errors have no base class of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"model {name!r}: is no folder here, and the hub does not give it ({reason}); check the name and the "
+            f"connection, or give a shipped model ({', '.join(shipped_models()) or 'none'}) or a folder."
+        ) from error
+
+
 def read_video_spec(folder: str | Path) -> VideoSpec:
     """Read a model folder's `video_spec.json`; defaults where there is none.
 
@@ -185,12 +236,7 @@ def load_teacher(
         raise ValueError(
             f"model {str(name_or_path)!r} is a distilled student, expected a teacher; give its base model."
         )
-    with _errors_in_one_line(f"model {str(name_or_path)!r}"):
-        folder = (
-            Path(path)
-            if Path(path).is_dir()
-            else Path(DiffusionPipeline.download(path, use_safetensors=True))
-        )
+    folder = model_folder(path)
     try:
         adapter = adapter_for(read_pipeline_name(folder))
     except ValueError as error:
@@ -322,8 +368,10 @@ def _errors_in_one_line(subject: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{subject} cannot be loaded: {reason[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Nobody sees one.
+        reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?", "", reason)
+        raise ValueError(f"{subject} cannot be loaded: {reason}") from error
 
 
 def _is_model_folder(path: Path) -> bool:

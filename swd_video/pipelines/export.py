@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel, DiffusionPipeline
+from diffusers import AutoModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
@@ -23,6 +22,8 @@ from swd_video.models.loading import (
     HUB_NAME,
     STUDENT_FILE_NAME,
     VIDEO_SPEC_NAME,
+    model_folder,
+    read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
@@ -35,10 +36,10 @@ from swd_video.pipelines.loading import (
     base_model_path,
     read_student_record,
     recorded_base,
-    replace_folder,
     write_student_record,
 )
 from swd_video.pipelines.model_card import TAG, CardFacts, TrainingFacts, write_card
+from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 CARD_NAME = "README.md"
@@ -101,7 +102,7 @@ def export_student(
     _check_out(folder, out)
     base = student_base_name(student, base_model, out)
     spec = read_video_spec(base_model_path(folder))
-    index = _base_index(folder)
+    index = read_model_index(base_model_path(folder))
     if not adapter_for(index["_class_name"]).stock_samples:
         raise ValueError(
             f"student {folder}: students of a {index['_class_name']} cannot be exported yet; its folder as it is "
@@ -120,15 +121,13 @@ def export_student(
         training=training or TrainingFacts(),
     )
 
-    def fill(draft: Path) -> None:
+    with whole_folder(out) as draft:
         if form == "lora":
             _write_lora(folder, draft, base)
         else:
             _write_merged(folder, record, draft)
         forget_origin(draft)
         (draft / CARD_NAME).write_text(write_card(facts), encoding="utf-8")
-
-    _write_folder(out, fill)
     files = sorted(path for path in out.rglob("*") if path.is_file())
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
     return Export(out, form, base, facts.license, sizes)
@@ -258,15 +257,6 @@ def _base_license(folder: Path, record: StudentRecord) -> str | None:
     return license
 
 
-def _base_index(folder: Path) -> Mapping[str, Any]:
-    try:
-        index: Mapping[str, Any] = DiffusionPipeline.load_config(base_model_path(folder))
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the base model of {folder} cannot be read: {reason}") from error
-    return index
-
-
 def _write_lora(student: Path, draft: Path, base_model: str) -> None:
     tensors = _read_lora(student / LORA_FILE_NAME)
     schedule = ScaleWiseFlowMatchScheduler.from_pretrained(student / _SCHEDULER).schedule
@@ -313,9 +303,8 @@ def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
 
 
 def _write_merged(student: Path, record: StudentRecord, draft: Path) -> None:
-    index = dict(_base_index(student))
     path = base_model_path(student)
-    base = Path(path if Path(path).is_dir() else DiffusionPipeline.download(path))
+    index, base = read_model_index(path), model_folder(path)
     scheduler = ScaleWiseFlowMatchScheduler
     index[_SCHEDULER] = [scheduler.__module__, scheduler.__name__]
     # Copied, not loaded and saved: a text encoder may be larger than the memory.
@@ -339,16 +328,3 @@ def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
     transformer.fuse_lora()
     transformer.unload_lora()
     transformer.save_pretrained(target)
-
-
-def _write_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp's are for the owner alone
-        fill(draft)
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        replace_folder(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

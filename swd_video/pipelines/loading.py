@@ -12,8 +12,6 @@ Which family a student is of says its base model.
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel, DiffusionPipeline, ModelMixin, WanPipeline
+from diffusers import AutoModel, ModelMixin, WanPipeline
 from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
@@ -34,6 +32,7 @@ from swd_video.models.loading import (
     adapt,
     load_teacher,
     prepare_pipeline,
+    read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
@@ -42,6 +41,7 @@ from swd_video.models.wan import wan_fps
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.pipelines.stages import POSITIONS
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
+from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -152,7 +152,7 @@ def is_student(name_or_path: str | Path) -> bool:
     path = resolve_model_path(name_or_path)
     if (Path(path) / STUDENT_FILE_NAME).is_file():
         return True
-    index = DiffusionPipeline.load_config(path)
+    index = read_model_index(path)
     return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
 
 
@@ -187,10 +187,7 @@ def save_student(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / STUDENT_FILE_NAME).is_file():
         raise ValueError(f"{folder} is not empty and holds no {STUDENT_FILE_NAME}; choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp's are for the owner alone
+    with whole_folder(folder) as draft:
         ScaleWiseFlowMatchScheduler.from_schedule(schedule).save_pretrained(draft / "scheduler")
         if transformer is not None:
             transformer.save_pretrained(draft / "transformer")
@@ -201,9 +198,6 @@ def save_student(
         kind = "full" if transformer is not None else "lora"
         used = None if encoders is None else tuple(encoders)
         write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions, used))
-        replace_folder(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_student_record(folder: Path, record: StudentRecord) -> None:
@@ -279,7 +273,7 @@ def _load(name: str | Path, dtype: torch.dtype) -> _Loaded:
 
 
 def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _Loaded:
-    index = DiffusionPipeline.load_config(path)
+    index = read_model_index(path)
     if not is_student(path):
         raise ValueError(
             f"model {str(name)!r}: got a {index.get('_class_name')}, expected a scale-wise student; distill one from "
@@ -300,7 +294,7 @@ def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
     transformer = None
     if record.kind == "full":
         transformer = AutoModel.from_pretrained(str(folder / "transformer"), dtype=dtype)
-        found, expected = type(transformer).__name__, DiffusionPipeline.load_config(base)["transformer"][1]
+        found, expected = type(transformer).__name__, read_model_index(base)["transformer"][1]
         if found != expected:
             raise ValueError(
                 f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
@@ -321,15 +315,3 @@ def recorded_base(base_model: str | Path, folder: Path) -> str:
     if name in shipped_models() or not Path(name).expanduser().is_dir():
         return name
     return os.path.relpath(Path(name).expanduser(), folder)
-
-
-def replace_folder(draft: Path, folder: Path) -> None:
-    """Move a finished folder to its name, where an older one may lie."""
-    if not folder.exists():
-        os.replace(draft, folder)
-        return
-    # A folder in use cannot be replaced in one step: the old one steps aside first.
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, old / "folder")
-    os.replace(draft, folder)
-    shutil.rmtree(old)

@@ -143,11 +143,11 @@ def parse_script(text: str, path: str | Path) -> Script:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        open_quote = error.context == "while scanning a quoted scalar"
+        mark = error.context_mark if open_quote else error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ScriptError(
-            f"{where}: not valid YAML: {error.problem}. Check indentation and quotes."
-        ) from None
+        problem = "a quote that opens here is not closed" if open_quote else error.problem
+        raise ScriptError(f"{where}: not valid YAML: {problem}. Check indentation and quotes.") from None
     except yaml.YAMLError as error:
         raise ScriptError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if node is None:

@@ -1,7 +1,6 @@
 """Scale adaptation: a teacher learns, by flow matching on clips, to generate on every grid of a schedule."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.base import VideoModel
-from swd_video.pipelines.loading import LORA_FILE_NAME, replace_folder
+from swd_video.models.loading import model_folder
+from swd_video.pipelines.loading import LORA_FILE_NAME
+from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 from swd_video.training.step import MicroBatch, Stepper
@@ -99,20 +100,14 @@ def write_teacher(folder: Path, roles: Roles, base: str, write: bool) -> None:
     network = cast(ModelMixin, roles.whole_student()) if additions is None else None
     if not write:
         return
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp's are for the owner alone
+    with whole_folder(folder) as draft:
         if network is None:
             assert additions is not None
             save_file({name: weight.cpu() for name, weight in additions.items()}, draft / LORA_FILE_NAME)
         else:
-            source = Path(base if Path(base).is_dir() else DiffusionPipeline.download(base))
-            for part in source.iterdir():
+            for part in model_folder(base).iterdir():
                 if part.is_dir() and part.name != _TRANSFORMER:
                     shutil.copytree(part, draft / part.name)
                 elif part.is_file():
                     shutil.copyfile(part, draft / part.name)
             network.save_pretrained(draft / _TRANSFORMER)
-        replace_folder(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

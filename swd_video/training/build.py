@@ -98,7 +98,8 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
 
     Args:
         config: all of it, after `settle_precision`; saved as `config.yaml` in the folder.
-        folder: of the run; made where it is missing. A run that was stopped there goes on.
+        folder: of the run; made where it is missing, once everything else is found to work. A run that was stopped
+            there goes on.
 
     Raises:
         ValueError: for input that cannot work, in one line.
@@ -120,6 +121,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         roles,
         lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
     )
+    _claim_folder(config, folder, accelerator, CONFIG_FILE)
     samples = build_samples(
         config.train,
         parts.schedule,
@@ -154,6 +156,7 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
     stepper = _build_stepper(
         config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
     )
+    _claim_folder(config, folder, parts.accelerator, ADAPTATION_FILE)
     base = resolve_model_path(config.model)
     run = _finish(config, folder, stepper, None)
     result = folder / TEACHER_FOLDER
@@ -167,7 +170,7 @@ def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | N
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
     """Without what belongs to a student: losses and groups of clips, samples in stages, its own inputs."""
-    train = config.train.model_copy(update={"sample_every": 0, "own_inputs": 0.0})
+    train = config.train.model_copy(update={"sample_every": 0, "teacher_samples": None, "own_inputs": 0.0})
     return config.model_copy(update={"loss": LossConfig(), "train": train})
 
 
@@ -180,16 +183,13 @@ class _Parts:
 
 
 def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) -> _Parts:
-    """What every training needs first: checks, the folder, the model in main memory, and its clips."""
+    """What every training needs first: checks, the model in main memory, and its clips."""
     _check_same_run(config, folder, config_file)
     _check_load(config)
     _divide_batch(config, join_processes().num_processes)
     _check_shards(config)
-    folder.mkdir(parents=True, exist_ok=True)
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
-    if accelerator.is_main_process:
-        write_text(folder / config_file, dump_config(config))
     _warn_of_slow_bf16(config, accelerator)
     model = _load(config)
     schedule = config.scale_schedule()
@@ -202,6 +202,14 @@ def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) 
         model.rescale_positions(schedule.target.frames)
     clips = open_clips(config.data, config.model, schedule, model, accelerator)
     return _Parts(accelerator, model, schedule, clips)
+
+
+def _claim_folder(config: DistillConfig, folder: Path, accelerator: Accelerator, config_file: str) -> None:
+    """Make the folder this config's, once all that could be wrong with the config has been found."""
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / config_file, dump_config(config))
+    accelerator.wait_for_everyone()
 
 
 def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: SampleWriter | None) -> Run:

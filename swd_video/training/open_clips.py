@@ -18,6 +18,8 @@ from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import resolve_model_path
 from swd_video.training.encoders import all_parts, moved_to
 
+_CURE = "Repair them and run `swd-video encode` on this config with --retry-skipped."
+
 
 def open_clips(
     data: DataConfig, model_name: str, schedule: ScaleSchedule, model: VideoModel, accelerator: Accelerator
@@ -73,7 +75,7 @@ def _encode(
     if report.skipped:
         print(
             f"{len(report.skipped)} of {report.clips} clips could not be encoded; their paths and reasons are "
-            f"in {Path(data.cache) / INDEX_NAME}.",
+            f"in {Path(data.cache) / INDEX_NAME}. {_CURE}",
             file=sys.stderr,
         )
 
@@ -105,4 +107,6 @@ def _check_clips(
             f"{', '.join(map(str, clips.grids))}. Give data.cache another folder, to encode for this schedule."
         )
     if len(clips) == 0:
-        raise ConfigError(f"data.cache: {cache} holds no clip: none could be read.")
+        raise ConfigError(
+            f"data.cache: {cache} holds no clip: none could be read, and its {INDEX_NAME} says why. {_CURE}"
+        )

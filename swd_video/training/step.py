@@ -220,7 +220,7 @@ class Stepper:
         latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
         noise = self.draws("noise", batch).normal_like(latents[stage.grid])
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
-        previous_x0 = self._own_previous(batch, prompt_embeds)
+        previous_x0 = self.own_previous(batch, prompt_embeds)
         noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, previous_x0)
         own = previous_x0 is not None
         return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own)
@@ -240,8 +240,10 @@ class Stepper:
             ]
         return torch.stack([loss.float() for loss in losses])
 
-    def _own_previous(self, batch: MicroBatch, prompt_embeds: Tensor) -> Tensor | None:
-        """What sampling gives at the stage before, for the share of drawn stages that starts from it.
+    def own_previous(
+        self, batch: MicroBatch, prompt_embeds: Float[Tensor, "batch text_length text_dim"]
+    ) -> Float[Tensor, "batch channels _ _ _"] | None:
+        """What sampling gives at the stage before; None where a micro-batch does not start from it.
 
         Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
         """

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,34 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert f"{manifest}:1: path: got 3" in error_of(str(config), "--manifest", str(manifest))
 
 
-def test_nothing_readable_is_a_failure(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "clips.jsonl").write_text('{"path": "none.mp4", "caption": "x"}')
-    assert main(["encode", str(config), "--manifest", str(tmp_path / "clips.jsonl")]) == 1
+def test_nothing_readable_is_a_failure_until_it_is_repaired(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, cache = tmp_path / "clips.jsonl", tmp_path / "cache"
+    manifest.write_text("".join(f'{{"path": "{name}.webp", "caption": "x"}}\n' for name in "abc"))
+    common = [str(config), "--data.manifest", str(manifest)]
+    encode = ["encode", *common, "--shard-size", "2"]
+    assert main(encode) == 1
+    assert "run this again with --retry-skipped" in capsys.readouterr().err
+    assert main(["distill", *common, "--out", str(tmp_path / "run")]) == 2
+    assert "holds no clip: none could be read" in (error := capsys.readouterr().err)
+    assert "`swd-video encode` on this config with --retry-skipped" in error
+
+    shutil.copyfile(EMOJI / "tea.webp", tmp_path / "c.webp")
+    assert main(encode) == 1  # a finished cache is left as it is
+    assert main([*encode, "--retry-skipped", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["reused"]) == (1, 0) and len(summary["skipped"]) == 2
+    last = cache / "latents-00001.safetensors"
+    written = last.stat().st_mtime_ns
+
+    # The file of clips that are all there stays.
+    for name in "ab":
+        shutil.copyfile(EMOJI / "clapping.webp", tmp_path / f"{name}.webp")
+    assert main(["encode", *common, "--retry-skipped", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["reused"], summary["skipped"]) == (3, 1, [])
+    assert last.stat().st_mtime_ns == written and len(LatentCache(cache)) == 3
 
 
 def test_how_the_model_is_loaded_is_a_key_of_the_config(

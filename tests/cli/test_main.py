@@ -1,6 +1,7 @@
 """The entry point: help without torch, exit codes, one-line errors."""
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -95,3 +96,11 @@ def test_the_traceback_is_there_when_asked_for(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SWD_VIDEO_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no such script"):
         main(["render", str(tmp_path / "absent.yaml"), "--out", str(tmp_path / "out")])
+
+
+def test_commands_do_not_pass_on_what_xformers_says_of_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main(["render", str(tmp_path / "absent.yaml"), "--out", str(tmp_path / "out")])
+    logging.getLogger("xformers").warning("WARNING[XFORMERS]: xFormers can't load C++/CUDA extensions.")
+    assert not caplog.records

@@ -8,6 +8,8 @@ import torch
 import yaml
 
 from swd_video.cli.main import main
+from swd_video.config.load import load_config_as
+from swd_video.config.synthesis import SynthesizeConfig
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.core.resize import resize_pixels
@@ -94,6 +96,7 @@ def test_killed_or_divided_it_ends_with_the_same_bytes(
     assert synthesize(values, parts, "--shard", "2/2") == 0
     first = json.loads(capsys.readouterr().out)
     assert (first["made"], first["is_complete"]) == (2, False)
+    assert load_config_as(SynthesizeConfig, parts / "synthesize.yaml").prompts == tuple(PROMPTS)
     assert synthesize(values, parts, "--shard", "1/2") == 0
     second = json.loads(capsys.readouterr().out)
     assert (second["made"], second["is_complete"]) == (4, True)
@@ -144,4 +147,5 @@ def test_wrong_input_is_one_line(
     shutil.copytree(synthesized, out)
     assert synthesize({**values, **change}, out if "steps" in change else tmp_path / "new") == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (out / "synthesize.yaml").read_bytes() == (synthesized / "synthesize.yaml").read_bytes()
     assert contents(out) == contents(synthesized)

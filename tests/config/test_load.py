@@ -170,6 +170,27 @@ def test_rules_across_keys(base: Path) -> None:
     assert "stage_weights has 1 numbers for 2 stages" in _error(base, {"train.stage_weights": "[1]"})
     assert "sample_prompts is empty" in _error(base, {"train.sample_every": "5"})
     assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "{sigma_min: 0.5, sigma_max: 0.4}"})
+    teacher = {"train.teacher_samples": "{steps: 4}", "train.sample_prompts": "[a fox]"}
+    assert "sample_every is 0, which makes none" in _error(base, teacher)
+    assert load_config(base, {**teacher, "train.sample_every": "5"}).train.teacher_samples is not None
+    unguided = "{negative_prompt: blur, guidance_scale: 1}"
+    assert "loss.dmd: negative_prompt: guidance_scale 1 is no guidance" in _error(
+        base, {"loss.dmd": unguided}
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "clip_by_clip"),
+    [
+        ("{}", True),
+        ("{mmd: {extra_terms: [{tokens: motion}]}}", True),
+        ("{mmd: {group: 2, extra_terms: [{join: means}]}}", False),
+        ("{dmd: {}}", False),
+        ("{gan: {}}", False),
+    ],
+)
+def test_which_losses_ask_for_each_clips_own_target(base: Path, loss: str, clip_by_clip: bool) -> None:
+    assert load_config(base, {"loss": loss}).loss.compares_clip_by_clip == clip_by_clip
 
 
 @pytest.mark.parametrize(
@@ -239,6 +260,11 @@ def test_a_key_written_twice_is_refused(base: Path) -> None:
 def test_broken_yaml_and_missing_files_are_one_line(base: Path) -> None:
     assert "not valid YAML" in _error(_edited(base, "data:", "data: ]"))
     assert "no such config file" in _error(base.with_name("none.yaml"))
+    unclosed = _edited(base, "data:", "model: 'pocket-wan\ndata:")
+    line = unclosed.read_text()[: unclosed.read_text().index("'pocket")].count("\n") + 1
+    assert _error(unclosed) == f"{unclosed}:{line}: not valid YAML: a quote that opens here is not closed"
+    base.write_text("data: \x00")
+    assert _error(base).startswith(f"{base}: not valid YAML: ") and "\n" not in _error(base)
     base.write_text("- a\n- b\n")
     assert "expected keys" in _error(base)
 

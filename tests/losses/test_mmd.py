@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from swd_video.losses.mmd import linear_mmd, pseudo_huber_mmd
+from swd_video.losses.kernels import Rbf
+from swd_video.losses.mmd import Estimator, linear_mmd, pseudo_huber_mmd
+from swd_video.losses.random_features import random_features
 
 
 def _tokens(seed: int, *shape: int) -> torch.Tensor:
@@ -57,3 +59,27 @@ def test_half_precision_features_are_averaged_in_float32() -> None:
     loss = linear_mmd(tokens, torch.zeros_like(tokens))
     assert loss.dtype == torch.float32
     assert loss.item() == 2.0
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "paired"])
+def test_linear_gradients_pass_gradcheck(estimator: Estimator) -> None:
+    pred, target = _tokens(6, 2, 4, 3).requires_grad_(), (_tokens(7, 2, 4, 3) + 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: linear_mmd(x, y, estimator, 2), (pred, target))
+
+
+def test_pseudo_huber_gradients_pass_gradcheck() -> None:
+    # Near the bend, so that neither branch alone would do.
+    pred, target = _tokens(8, 2, 4, 3).requires_grad_(), (_tokens(9, 2, 4, 3) + 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: pseudo_huber_mmd(x, y, 0.7), (pred, target))
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "paired"])
+def test_random_features_pass_gradcheck(estimator: Estimator) -> None:
+    kernel = Rbf((0.8, 1.6), "absolute")  # medians count as constants, which gradcheck would see change
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        points = random_features(x, y, kernel, 4, torch.Generator().manual_seed(0))
+        return linear_mmd(*points, estimator, 2)
+
+    pred, target = _tokens(10, 2, 4, 3).requires_grad_(), (_tokens(11, 2, 4, 3) + 1).requires_grad_()
+    assert torch.autograd.gradcheck(loss, (pred, target))

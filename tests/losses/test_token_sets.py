@@ -80,3 +80,24 @@ def test_points_of_clips_see_that_all_clips_of_a_prompt_look_alike(randn: Randn)
     assert points.shape == (2, 4, 3)
     assert linear_mmd(points, collapsed_points).item() == pytest.approx(0, abs=1e-24)
     assert kernel_mmd(points, collapsed_points, Rbf()).item() > 0.1
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        lambda tokens: motion_sets(tokens, 3),
+        lambda tokens: motion_sets(tokens, 3).abs(),
+        lambda tokens: tube_sets(
+            tokens, (3, 2, 2), (2, 1, 2)
+        ),  # tubes of two frames that share the middle one
+        lambda tokens: joined_sets(frame_sets(tokens, 3), 2, 3),
+        lambda tokens: clip_points(frame_sets(tokens, 3), 2, 3),
+    ],
+    ids=["motion", "change", "overlapping tubes", "joined frames", "points"],
+)
+def test_gradients_through_sets_pass_gradcheck(
+    sets: Callable[[torch.Tensor], torch.Tensor], randn: Randn
+) -> None:
+    pred, target = randn(3, 2, 12, 2).requires_grad_(), randn(4, 2, 12, 2).requires_grad_()
+    kernel = Rbf((1.0,), "absolute")
+    assert torch.autograd.gradcheck(lambda x, y: kernel_mmd(sets(x), sets(y), kernel), (pred, target))

@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from swd_video.models.loading import (
     VideoSpec,
     load_model,
     load_teacher,
+    model_folder,
+    read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
     write_video_spec,
 )
+from swd_video.pipelines.loading import is_student
 
 
 @pytest.fixture
@@ -183,3 +187,55 @@ def test_memory_is_saved_as_asked(tiny_wan_folder: Path) -> None:
     expected = plain.predict_velocity(*inputs, plain.encode_prompt(["a cat"]))
     velocity = small.predict_velocity(*inputs, small.encode_prompt(["a cat"]))
     assert 0 < (velocity - expected).abs().max() < 0.3 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_the_shipped_teacher_is_a_plain_diffusers_folder() -> None:
+    pipe = WanPipeline.from_pretrained(loading.ASSETS / "pocket-wan")
+    pipe.set_progress_bar_config(disable=True)
+    clip = pipe(
+        "a tiger moving left on a green meadow",
+        num_frames=5,
+        height=64,
+        width=48,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).frames
+    assert clip.shape == (1, 5, 3, 64, 48) and torch.isfinite(clip).all()
+    assert clip.std() > 0.02  # a picture, not one colour
+
+
+def test_what_is_shipped_stays_small() -> None:
+    sizes = [path.stat().st_size for path in loading.ASSETS.rglob("*") if path.is_file()]
+    assert len(sizes) > 10 and sum(sizes) < 40e6
+
+
+@pytest.mark.parametrize("load", [load_model, is_student, read_model_index, model_folder])
+def test_a_hub_name_that_nobody_knows_is_asked_for_once(
+    load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def unknown_host(*address: object, **_: object) -> None:
+        attempts.append(address)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown_host)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError) as error:
+        load("nobody/no-such-model")
+    assert len(attempts) == 1
+    message = str(error.value)
+    assert message.startswith(
+        "model 'nobody/no-such-model': is no folder here, and the hub does not give it ("
+    )
+    assert "Name or service not known" in message and "check the name" in message and "\n" not in message
+
+
+def test_errors_do_not_send_people_to_a_stacktrace() -> None:
+    text = "The model is not cached. Please check out the root cause in the stacktrace above."
+    expected = pytest.raises(ValueError, match=r"^model x cannot be loaded: The model is not cached\.$")
+    with expected, loading._errors_in_one_line("model x"):
+        raise ValueError(text)

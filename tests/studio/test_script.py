@@ -113,7 +113,12 @@ def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: s
         ("shots: []\n", "film.yaml:1: shots: the list is empty"),
         ("shots:\n  - just text\n", "film.yaml:2: shots[0]: expected a mapping"),
         ("shots:\n  - id: a\n   prompt: b\n", "film.yaml:3: not valid YAML"),
-        ("title: 'x\n", "film.yaml:2: not valid YAML"),
+        (
+            "title: x\nmodel: 'y\nseed: 1\n",
+            "film.yaml:2: not valid YAML: a quote that opens here is not closed",
+        ),
+        ("title: 'x\nmodel: y\n---\n", "film.yaml:1: not valid YAML: a quote that opens here"),
+        ('title: x\nmodel: "a\\q"\n', "film.yaml:2: not valid YAML: found unknown escape"),
         ("a: 1\n---\nb: 2\n", "film.yaml:2: not valid YAML"),
         ("title: \x00", "film.yaml: not valid YAML"),
     ],

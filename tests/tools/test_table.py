@@ -9,9 +9,11 @@ from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import make_clips
+from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.rows import Row, teacher_row
+from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model, load_teacher
-from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.loading import EncoderRecord, save_student
 from tools.pocket.corpus import is_held_out
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import composed_row, evaluation_specs
@@ -56,7 +58,14 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     document.write_text(f"# Pocket\n<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\nrest\n")
     arguments = [
         *("--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")),
-        *("--full-resolution", str(students["full"]), "--spatiotemporal", str(students["grow"])),
+        *(
+            "--full-resolution",
+            str(students["full"]),
+            "--two-step",
+            str(students["full"]),
+            "--spatiotemporal",
+            str(students["grow"]),
+        ),
         *("--docs", str(document), "--size", str(SIZE), "--teacher-steps", "3", "1", "--count", "4"),
         *("--reference-count", "6", "--batch-size", "4", "--rounds", "1", "--json"),
     ]
@@ -69,9 +78,10 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
         "teacher-3",
         "teacher-1",
         "full-resolution",
+        "two-step",
         "spatiotemporal",
     ]
-    teacher, one, full, grow = (list(table["rows"].values())[i] for i in (2, 3, 4, 5))
+    teacher, one, full, _, grow = list(table["rows"].values())[2:]
     assert teacher["diversity"]["value"] == teacher["flow"]["value"] == 1.0
     assert teacher["subject"]["count"] == 4
     assert teacher["transformer_tflops"] == pytest.approx(3 * one["transformer_tflops"])
@@ -79,7 +89,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     assert grow["transformer_tflops"] < full["transformer_tflops"] < one["transformer_tflops"] * 1.1
     assert table["rows"]["real"]["frechet"]["value"] < table["rows"]["spatiotemporal"]["frechet"]["value"]
     assert "transformer_seconds" not in table["rows"]["real"]
-    assert len(table["targets"]) == 9
+    assert len(table["targets"]) == 21
 
     text = document.read_text()
     assert text.startswith("# Pocket\n") and text.endswith(f"<!-- {MARKER}: end -->\nrest\n")
@@ -125,23 +135,51 @@ def test_prompts_are_held_out_and_sampled_several_times(pocket_corpus: Path) -> 
     assert len({clip.tobytes() for clip in frames}) == 3
 
 
+def figures_of(share: float, frechet: float, seconds: float) -> dict[str, Estimate]:
+    """A row whose shares are known to the digit, and its Frechet distance within 1."""
+    names = ("subject", "motion_read", "background", "diversity", "flow")
+    return {
+        **{name: Estimate(share, share, share, 9) for name in names},
+        "frechet": Estimate(frechet, frechet - 1, frechet + 1, 9),
+        "transformer_seconds": Estimate(seconds, seconds, seconds, 9),
+    }
+
+
 def test_targets_are_judged_by_the_figures() -> None:
-    from swd_video.evaluation.interval import Estimate
-
-    def row(share: float, frechet: float, seconds: float) -> dict[str, Estimate]:
-        figures = {
-            name: Estimate(share, share, share, 9) for name in ("subject", "motion_read", "background")
-        }
-        figures["frechet"] = Estimate(frechet, frechet - 1, frechet + 1, 9)
-        figures["transformer_seconds"] = Estimate(seconds, seconds, seconds, 9)
-        return figures
-
-    rows = {"teacher-50": row(0.96, 50.0, 4.0), "full-resolution": row(0.9, 50.0, 0.2)}
-    good = check_targets({**rows, "spatiotemporal": row(0.95, 51.5, 0.05)}, "teacher-50")
-    assert len(good) == 9 and all(check["met"] for check in good)
-    bad = check_targets({**rows, "spatiotemporal": row(0.90, 53.0, 0.15)}, "teacher-50")
-    assert [check["met"] for check in bad] == [True] * 3 + [False] * 6
+    rows = {"teacher-50": figures_of(0.96, 50.0, 4.0), "full-resolution": figures_of(0.9, 50.0, 0.2)}
+    good = check_targets({**rows, "spatiotemporal": figures_of(0.95, 51.5, 0.05)}, "teacher-50")
+    assert len(good) == 20 and all(check["met"] for check in good)
+    bad = check_targets({**rows, "spatiotemporal": figures_of(0.79, 53.0, 0.15)}, "teacher-50")
+    assert [check["met"] for check in bad] == [True] * 3 + [False] * 17
     assert len(check_targets(rows, "teacher-50")) == 3
+
+
+@pytest.mark.parametrize(
+    ("share", "frechet", "ahead"),
+    [
+        (0.95, 50.0, "(subject and Frechet distance)"),
+        (0.95, 56.0, "(subject)"),
+        (0.80, 50.0, "(Frechet distance)"),
+        (0.85, 54.5, "(neither)"),
+        (0.80, 60.0, "(neither)"),
+    ],
+)
+def test_two_steps_must_be_beaten_beyond_chance(share: float, frechet: float, ahead: str) -> None:
+    rows = {
+        "teacher-50": figures_of(0.96, 50.0, 4.0),
+        "two-step": figures_of(0.85, 56.0, 0.05),
+        "spatiotemporal": figures_of(share, frechet, 0.05),
+    }
+    last = check_targets(rows, "teacher-50")[-1]
+    assert ahead in last["name"] and last["met"] == (ahead != "(neither)")
+
+
+def test_each_share_of_the_teachers_has_a_bound_of_its_own() -> None:
+    rows = {"teacher-50": figures_of(1.0, 50.0, 4.0)}
+    for name, short in (("diversity", 0.79), ("flow", 0.89), ("subject", 0.94)):
+        student = {**figures_of(1.0, 50.0, 0.05), name: Estimate(short, short, short, 9)}
+        missed = [c for c in check_targets({**rows, "spatiotemporal": student}, "teacher-50") if not c["met"]]
+        assert {c["value"] for c in missed} == {short} and missed[0]["target"] in (0.80, 0.90, 0.95)
 
 
 def test_what_is_missing_is_said_before_the_work(
@@ -158,4 +196,31 @@ def test_what_is_missing_is_said_before_the_work(
     assert "no judge there" in capsys.readouterr().err
     assert main([*common, "--judge", str(judge_folder), "--docs", "None"]) == 2
     assert "--size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_was_trained_by_a_judging_network_is_refused(
+    pocket_corpus: Path,
+    tiny_wan_folder: Path,
+    tiny_schedule: ScaleSchedule,
+    judge_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    transformer = load_teacher(str(tiny_wan_folder)).transformer
+    common = ["--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")]
+    for encoder in (
+        EncoderRecord("its-own", fingerprint_folders([judge_folder])),
+        EncoderRecord("efficientnet"),
+    ):
+        save_student(
+            tmp_path / "student",
+            base_model=str(tiny_wan_folder),
+            schedule=tiny_schedule,
+            transformer=transformer,
+            encoders=[encoder],
+        )
+        rest = ["--two-step", str(tmp_path / "student"), "--docs", "None", "--size", str(SIZE)]
+        assert main([*common, *rest]) == 2
+        assert "must not judge what it trained" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

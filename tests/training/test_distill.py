@@ -17,6 +17,7 @@ from diffusers import WanPipeline
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swd_video.cli.distill import run as run_command
+from swd_video.cli.main import main
 from swd_video.config.load import ConfigError, dump_config, load_config
 from swd_video.config.loss import MmdTermConfig
 from swd_video.config.schema import DistillConfig
@@ -243,6 +244,26 @@ def test_command_writes_resumes_and_reports(
     assert _digests(out / "student") != before
     with pytest.raises(ConfigError, match=r"another train\.lr \(0\.001 there, 0\.1 now\)"):
         run_command([str(path), "--out", str(out), "--train.lr", "0.1"])
+
+
+def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_runs(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "config.yaml", tmp_path / "runs" / "first"
+    path.write_text(dump_config(make_config("lora", steps=1)))
+    common = [str(path), "--out", str(out)]
+    for mistake in (
+        ["--model", str(tmp_path / "no-model")],
+        ["--data.manifest", str(tmp_path / "no.jsonl"), "--data.cache", str(tmp_path / "no-cache")],
+        ["--loss.mmd.block", "3"],
+        ["--train.targets", '["nowhere"]'],
+    ):
+        for command in ("distill",) if "--loss.mmd.block" in mistake else ("distill", "adapt"):
+            assert main([command, *common, *mistake]) == 2
+            assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+            assert not out.exists()
+    assert main(["distill", *common]) == 0
+    assert load_config(out / "config.yaml") == load_config(path)
 
 
 def test_command_says_when_training_blows_up(

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from swd_video.cli.bench import run
-from swd_video.cli.training_cost import measure_training
+from swd_video.cli.training_cost import bare_passes, measure_training, prepare
 from swd_video.config.load import dump_config
 from swd_video.config.schema import DistillConfig
+from swd_video.training.build import build_run
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -49,3 +52,25 @@ def test_the_command_prints_one_object(
     assert result["losses"] == ["mmd"] and result["batch_size"] == 1
     with pytest.raises(ValueError, match="--rounds: got 0, expected at least 1"):
         run(["training", str(path), "--rounds", "0"])
+
+
+def test_what_the_student_samples_for_itself_counts_among_the_bare_passes(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1])
+    stepper = build_run(config, tmp_path / "run").stepper
+    (batch,) = stepper.micro_batches(0, 0)
+    prepared = [prepare(stepper, batch)]
+    assert batch.stage_index == 2
+
+    passes: list[torch.Size] = []
+
+    def note(network: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
+        passes.append((*args, kwargs.get("hidden_states"))[0].shape)
+
+    stepper.roles.student.register_forward_pre_hook(note, with_kwargs=True)
+    bare_passes(stepper, prepared)
+    bare, passes = passes, []
+    stepper.take_step(0)
+    # Two stages before, its own stage, and the teacher's half passes, which share the network under a LoRA.
+    assert sorted(bare) == sorted(passes) and len({shape[2:] for shape in bare}) == 3
