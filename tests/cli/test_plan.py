@@ -122,6 +122,30 @@ def test_flags_change_the_estimates_and_keys_the_config(
     assert cache["gib"] == pytest.approx(10 * (cache["clip_mib"] + cache["caption_mib"]) / 1024)
 
 
+def test_losses_with_networks_of_their_own_are_counted(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--gpu", "H100", "--num-gpus", "1", "--train.kind", "lora")
+    bare = plan(capsys, str(tiny_config), *words)["training"]["lora"]
+    adversaries = ("--loss.dmd", "{critic_rank: 2}", "--loss.gan", "{head: mlp}", "--train.own_inputs", "0.5")
+    full = plan(capsys, str(tiny_config), *words, *adversaries)["training"]["lora"]
+    extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training")
+    for without, last in zip(bare["stages"], full["stages"], strict=True):
+        assert all(without[f"{name}_tflops"] == 0 for name in extra)
+        assert without["teacher_forward_tflops"] == last["teacher_forward_tflops"] > 0
+        assert last["clip_tflops"] == pytest.approx(
+            without["clip_tflops"] + sum(last[f"{name}_tflops"] for name in extra)
+        )
+    assert [stage["own_inputs_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
+    assert all(full["stages"][-1][f"{name}_tflops"] > 0 for name in extra)
+    assert bare["opponent_parameters"] == 0 < full["opponent_parameters"]
+    (before,), (after,) = bare["gpus"], full["gpus"]
+    assert before["memory_gib"]["opponents"] == 0
+    assert after["memory_gib"]["opponents"] == 16 * full["opponent_parameters"] / 2**30
+    assert after["memory_gib"]["teacher_features"] > before["memory_gib"]["teacher_features"]
+    assert after["step_seconds"] > before["step_seconds"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -135,6 +159,7 @@ def test_flags_change_the_estimates_and_keys_the_config(
         (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),
         (["--num-clips", "0"], "--num-clips: got 0, expected at least 1"),
         (["--loss.mmd.block", "3"], "loss.mmd.block: 3 does not exist"),
+        (["--loss.gan", "{block: 3}"], "loss.gan.block: 3 does not exist"),
         (
             ["--schedule", "[{sigma: 1, frames: 2, height: 3, width: 4}]"],
             "schedule.stages[0]: latent size 2x3x4 is not a whole number of 1x2x2 patches",
