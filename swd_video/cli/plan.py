@@ -49,7 +49,7 @@ class _Arguments:
     json: bool = False
     """Print one JSON object on stdout."""
     gpu: str | None = None
-    """Plan for this kind of GPU alone: A100-80, H100, H200, 4090, 5090, or one of --gpus."""
+    """Plan for this kind of GPU alone: A100 (of 80 GB), H100, H200, 4090, 5090, or one of --gpus."""
     num_gpus: int = 8
     """Most GPUs to train on; 1, 2, 4, ... up to this number are planned."""
     gpus: Path | None = None

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from swd_video.config.load import ConfigError
 from swd_video.config.schema import DistillConfig, LoadConfig
-from swd_video.models.loading import LoadOptions
 from swd_video.pipelines.export import export_student
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.training.build import build_run
@@ -108,9 +107,3 @@ def test_a_single_file_is_the_teacher_and_its_students_know_it(
     file.unlink()
     with pytest.raises(ValueError, match=r"other\.safetensors"):
         load_model_for_rendering(str(student))
-
-
-def test_a_whole_student_is_not_replaced_by_a_single_file(tiny_student: Path, tmp_path: Path) -> None:
-    options = LoadOptions(transformer_file=tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="would replace all that student .* learned; leave it out"):
-        load_model_for_rendering(str(tiny_student), options=options)
