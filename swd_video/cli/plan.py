@@ -51,7 +51,7 @@ class _Arguments:
     gpu: str | None = None
     """Plan for this kind of GPU alone: A100 (of 80 GB), H100, H200, 4090, 5090, or one of --gpus."""
     num_gpus: int = 8
-    """Most GPUs to train on; 1, 2, 4, ... up to this number are planned."""
+    """Most GPUs to train on; every number up to it that can share the batch evenly is planned."""
     gpus: Path | None = None
     """YAML file with more GPUs, in the form of swd_video/planning/gpus.yaml."""
     utilisation: float = 0.5

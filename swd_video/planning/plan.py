@@ -9,7 +9,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.planning.architecture import Architecture
 from swd_video.planning.counting import GraphFlops
 from swd_video.planning.gpus import Gpu
-from swd_video.planning.sampling_cost import SamplingCost, count_sampling
+from swd_video.planning.sampling_cost import SamplingCost, count_encoding, count_sampling
 from swd_video.planning.step_cost import LossShape, SharedCounters, StageTraining, StepCounter
 from swd_video.planning.training_cost import LoraShape, Trainable
 from swd_video.planning.training_memory import (
@@ -85,7 +85,7 @@ def make_plan(
     Args:
         request: what is planned.
         gpus: kinds of GPU to plan for.
-        num_gpus: most of them; 1, 2, 4, ... up to this number are planned.
+        num_gpus: most of them; every number up to it that can share the batch evenly is planned.
         assumptions: about speed, memory and data.
 
     Raises:
@@ -105,7 +105,7 @@ def make_plan(
         "weights_gib": BFLOAT16_BYTES * sum(request.architecture.num_parameters.values()) / GIB,
         "sampling": [_clip_seconds(request.architecture, cost, gpu, assumptions) for gpu in gpus],
         "training": _training(request, kinds, gpus, num_gpus, assumptions),
-        "latents_cache": _latents_cache(request, assumptions.num_clips),
+        "latents_cache": _latents_cache(request, cost, gpus, assumptions),
         "assumptions": {
             "utilisation": assumptions.utilisation,
             "reserve": assumptions.reserve,
@@ -208,8 +208,11 @@ def _training(
         "gradient_checkpointing": setup.checkpointing,
         "supported": len(request.architecture.transformers) == 1,
     }
+    counts = range(1, num_gpus + 1)
+    fitting = [count for count in counts if replace(setup, num_gpus=count).divides]
+    plan["num_gpus_left_out"] = [count for count in counts if count not in fitting]
     for kind in ("full", "lora"):
-        plan[kind] = _training_kind(request, kinds, kind, gpus, _counts_up_to(num_gpus), assumptions)
+        plan[kind] = _training_kind(request, kinds, kind, gpus, fitting, assumptions)
     return plan
 
 
@@ -225,17 +228,14 @@ def _training_kind(
     teacher = request.setup.bf16_teacher and kind == "lora"
     base = replace(request.setup, kind=kind, bf16_teacher=teacher)
     stages = [stage.with_checkpointing(base.checkpointing) for stage in kinds.stages(kind)]
-    flops = [sum(stage.values()) for stage in stages]
     rows = []
     for gpu in gpus:
         for count in counts:
             setup = replace(base, num_gpus=count)
-            if not setup.divides:
-                continue
             rows.append(
                 {"gpu": gpu.name, "num_gpus": count, "clips_at_once": setup.clips_at_once}
                 | _fit(setup, kinds, gpu, assumptions)
-                | _step_time(request, setup, flops, gpu, assumptions)
+                | _step_time(request, setup, stages, gpu, assumptions)
             )
     sizes = kinds.sizes(base)
     trainable, opponents = sizes.trainable.total, sizes.critic + sizes.heads
@@ -278,38 +278,53 @@ def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions
 
 
 def _step_time(
-    request: Request, setup: TrainingSetup, stage_flops: Sequence[float], gpu: Gpu, assumptions: Assumptions
-) -> dict[str, float]:
-    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation
-    done = step_flops(stage_flops, request.stage_weights, setup)
-    seconds = done / (speed * setup.num_gpus)
+    request: Request,
+    setup: TrainingSetup,
+    stages: Sequence[Mapping[str, float]],
+    gpu: Gpu,
+    assumptions: Assumptions,
+) -> dict[str, Any]:
+    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation * setup.num_gpus
+    flops = {
+        part: step_flops([stage[part] for stage in stages], request.stage_weights, setup)
+        for part in stages[0]
+    }
+    done = sum(flops.values())
+    seconds = done / speed
     return {
         "step_tflops": done / TERA,
         "step_seconds": seconds,
+        "part_seconds": {part: number / speed for part, number in flops.items()},
         "run_hours": request.steps * seconds / 3600,
     }
 
 
-def _latents_cache(request: Request, num_clips: int) -> dict[str, float | int]:
-    spec = request.architecture.spec
+def _latents_cache(
+    request: Request, cost: SamplingCost, gpus: Sequence[Gpu], assumptions: Assumptions
+) -> dict[str, Any]:
+    architecture, num_clips = request.architecture, assumptions.num_clips
+    spec = architecture.spec
     grids = dict.fromkeys((*request.extra_grids, *request.schedule.distinct_grids))
     size = latents_cache_bytes(
         cells=sum(grid.frames * grid.height * grid.width for grid in grids),
         channels=spec.latent_channels,
         prompt_numbers=spec.text_length * spec.text_dim,
     )
+    counted = {request.schedule.target: cost.vae_encode_flops}
+    flops = {grid: counted[grid] if grid in counted else count_encoding(architecture, grid) for grid in grids}
+    encode = sum(flops.values()) + cost.text_encoder_flops
+    # In `load.dtype`, as the encoders are.
+    bf16, share = request.setup.bf16_teacher, assumptions.utilisation
+    seconds = {gpu.name: encode / (gpu.peak_flops(bf16=bf16) * share) for gpu in gpus}
     return {
         "num_clips": num_clips,
         "clip_mib": size["clip"] / MIB,
         "caption_mib": size["caption"] / MIB,
         "gib": num_clips * (size["clip"] + size["caption"]) / GIB,
+        "grids": [{"grid": str(grid), "vae_encode_tflops": flops[grid] / TERA} for grid in grids],
+        "clip_encode_tflops": encode / TERA,
+        "encoding": [
+            {"gpu": name, "clip_seconds": clip, "hours": num_clips * clip / 3600}
+            for name, clip in seconds.items()
+        ],
     }
-
-
-def _counts_up_to(most: int) -> list[int]:
-    counts = []
-    number = 1
-    while number < most:
-        counts.append(number)
-        number *= 2
-    return [*counts, most]

@@ -51,7 +51,8 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
     assert counted["training"]["kind"] == "lora"
 
     rows = {(row["gpu"], row["num_gpus"]): row for row in counted["training"]["lora"]["gpus"]}
-    assert len(rows) == 5 * 4
+    # 24 clips a step, on 1, 2, 3, 4, 6 or 8 of each kind.
+    assert len(rows) == 5 * 6 and counted["training"]["num_gpus_left_out"] == [5, 7]
     # As published: 24 clips a step on 8 GPUs of 80 GB.
     row = rows["A100-80", 8]
     assert row["clips_at_once"] == 3
@@ -98,6 +99,8 @@ def test_words_for_people_say_what_fits_and_what_would(
     assert main(["plan", str(tiny_config), *words]) == 0
     text = capsys.readouterr().out
     assert "ESTIMATED at 50% of peak speed, not run" in text
+    assert "seconds of a step on 1 x large, ESTIMATED: student forward " in text
+    assert "encoding a clip on 3 grids and its caption: " in text
     assert "3x6x8" in text and "9x48x64" in text
     assert "train.kind: lora needs" in text
     assert text.count("DOES NOT FIT") == 2
@@ -118,7 +121,18 @@ def test_flags_change_the_estimates_and_keys_the_config(
     # A float32 run, of which one GPU does all the work.
     assert row["step_seconds"] == pytest.approx(row["step_tflops"] / (0.25 * 67))
     assert row["run_hours"] == pytest.approx(10 * row["step_seconds"] / 3600)
+    assert sum(row["part_seconds"].values()) == pytest.approx(row["step_seconds"])
+    parts = row["part_seconds"]
+    assert min(parts[name] for name in ("student_forward", "student_backward", "teacher_forward")) > 0
+    assert parts["critic_training"] == parts["checkpointing_adds"] == 0
     cache = counted["latents_cache"]
+    assert [row["grid"] for row in cache["grids"]] == ["2x4x4", "3x4x4", "3x6x8"]
+    encode = [row["vae_encode_tflops"] for row in cache["grids"]]
+    assert encode == sorted(encode) and encode[-1] == counted["vae_encode_tflops"]
+    assert cache["clip_encode_tflops"] == pytest.approx(sum(encode) + counted["text_encoder_tflops"])
+    (encoding,) = cache["encoding"]
+    assert encoding["clip_seconds"] == pytest.approx(cache["clip_encode_tflops"] / (0.25 * 67))
+    assert encoding["hours"] == pytest.approx(10 * encoding["clip_seconds"] / 3600)
     assert cache["gib"] == pytest.approx(10 * (cache["clip_mib"] + cache["caption_mib"]) / 1024)
 
 
