@@ -35,7 +35,8 @@ class LtxModel(VideoModel):
 
     family = "ltx"
     pipeline_class = LTXPipeline
-    pipeline_names = ("LTXPipeline",)
+    # All of the same parts; a picture or several to start from are an argument, not a part.
+    pipeline_names = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")
     attention_mask = "additive"
     can_rescale_positions = True
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline, WanPipeline
 from safetensors.torch import save_file
 
 import swd_video.models.loading as loading
@@ -21,6 +21,8 @@ from swd_video.models.loading import (
     shipped_models,
     write_video_spec,
 )
+from swd_video.models.ltx import LtxModel
+from swd_video.planning.architecture import load_architecture
 
 
 @pytest.fixture
@@ -101,11 +103,27 @@ def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
         load_teacher(own_folder)
 
 
-def test_other_families_are_refused(own_folder: Path) -> None:
+# Wan's image-to-video transformers take the picture as further channels.
+@pytest.mark.parametrize("name", ["FluxPipeline", "WanImageToVideoPipeline"])
+def test_other_families_are_refused(name: str, own_folder: Path) -> None:
     index = own_folder / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="got a FluxPipeline, expected one of WanPipeline"):
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
+    with pytest.raises(ValueError, match=f"got a {name}, expected one of WanPipeline"):
         load_teacher(own_folder)
+
+
+@pytest.mark.parametrize("pipeline", [LTXImageToVideoPipeline, LTXConditionPipeline])
+def test_folders_of_ltx_pipelines_with_the_same_parts_load(
+    pipeline: Any, tiny_pipe: Callable[[str], Any], tmp_path: Path
+) -> None:
+    pipe = tiny_pipe("ltx")
+    pipeline(**pipe.components).save_pretrained(tmp_path / "ltx")
+    assert json.loads((tmp_path / "ltx/model_index.json").read_text())["_class_name"] == pipeline.__name__
+    model, expected = load_model(tmp_path / "ltx"), LtxModel.from_pipeline(pipe)
+    assert isinstance(model, LtxModel) and type(model.pipe) is LTXPipeline
+    assert model.spec == load_architecture(tmp_path / "ltx").spec == expected.spec
+    weights = expected.transformer.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.transformer.state_dict().items())
 
 
 def test_a_student_is_no_teacher(tmp_path: Path) -> None:
