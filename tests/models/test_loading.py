@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import swd_video.models.loading as loading
 from swd_video.core.grid import PixelSize
 from swd_video.models.loading import (
+    ARCHITECTURES,
     LoadOptions,
     VideoSpec,
     load_model,
@@ -53,6 +54,25 @@ def test_a_model_knows_what_its_folder_says(own_folder: Path) -> None:
     spec = load_model(own_folder).spec
     assert (spec.fps, spec.training_size, spec.text_length) == (12, PixelSize(9, 48, 64), 20)
     assert type(WanPipeline.from_pretrained(own_folder)) is WanPipeline
+
+
+def test_the_size_of_published_models_is_known(own_folder: Path) -> None:
+    assert read_video_spec(own_folder) == VideoSpec()
+    name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert read_video_spec(name) == VideoSpec(training_size=PixelSize(81, 480, 832))
+    assert read_video_spec("nobody/nothing") == VideoSpec()
+    # A copy of the model anywhere, saved by another version.
+    config = json.loads(
+        (ARCHITECTURES / "Wan-AI/Wan2.1-T2V-14B-Diffusers/transformer/config.json").read_text()
+    )
+    copy = own_folder / "transformer/config.json"
+    copy.write_text(json.dumps({**config, "_diffusers_version": "0.99", "new_key": 1}))
+    assert read_video_spec(own_folder) == VideoSpec(training_size=PixelSize(81, 720, 1280))
+    copy.write_text(json.dumps({**config, "num_layers": 7}))
+    assert read_video_spec(own_folder) == VideoSpec()
+    write_video_spec(own_folder, VideoSpec(fps=12.0))
+    copy.write_text(json.dumps(config))
+    assert read_video_spec(own_folder) == VideoSpec(fps=12.0)
 
 
 @pytest.mark.parametrize(
