@@ -66,11 +66,14 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["H100", 8]["step_seconds"] == pytest.approx(row["step_seconds"] * 312 / 989)
 
 
-def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
-    from swd_video.config.load import load_config
-
-    schedule = load_config(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml").scale_schedule()
-    assert [str(grid) for grid in schedule.grids] == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+def test_the_pyramid_config_has_grids_and_cost_of_the_published_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--gpu", "H100", "--num-gpus", "1")
+    counted = plan(capsys, str(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml"), *words)
+    grids = [f"{stage['frames']}x{stage['height']}x{stage['width']}" for stage in counted["stages"]]
+    assert grids == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+    assert counted["transformer_tflops"] == pytest.approx(282, rel=0.01)
 
 
 def test_the_first_config_holds_all_settings_that_swd_published() -> None:
