@@ -30,6 +30,7 @@ class ModelFacts:
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
         options: How it is fitted into memory and run, where that is not the default; some move pixels a little.
+        takes_pictures: Whether clips can start from a picture.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelFacts:
     device: str
     dtype: str
     options: tuple[str, ...] = ()
+    takes_pictures: bool = False
 
 
 def load_model_for_rendering(
@@ -74,6 +76,7 @@ def load_model_for_rendering(
         count_tokens=pipe.model.count_tokens,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
+        takes_pictures=pipe.model.takes_first_frame,
         options=tuple(
             f"{field.name} {value}"
             for field in fields(options)
