@@ -102,7 +102,7 @@ def test_words_for_people_say_what_fits_and_what_would(
     assert main(["plan", str(tiny_config), *words]) == 0
     text = capsys.readouterr().out
     assert "ESTIMATED at 50% of peak speed, not run" in text
-    assert "seconds of a step on 1 x large, ESTIMATED: student forward " in text
+    assert "seconds of a step on 1 x A100-80, ESTIMATED: student forward " in text
     assert "encoding a clip on 3 grids and its caption: " in text
     assert "3x6x8" in text and "9x48x64" in text
     assert "train.kind: lora needs" in text

@@ -155,7 +155,7 @@ def test_every_family_gives_costs_and_patch(
 ) -> None:
     """Latents without detail: the smallest grid is one patch, so stages but the last are as cheap as can be."""
     save_file({"latents": smooth(4)}, tmp_path / "l.safetensors")
-    words = ["--model", model, "--sigmas", "0.95", "--stages", "2", "--budget", "2"]
+    words = ["--model", model, "--sigmas", "0.5", "--stages", "2", "--budget", "2"]
     found = json_of(capsys, tmp_path / "l.safetensors", *words)
     counter = TransformerCounter(load_architecture(model))
     small, full = (counter.evaluation(LatentSize(**stage)).forward for stage in _grids(found))

@@ -46,9 +46,9 @@ def test_full_grids_and_single_frames_keep_their_numbers(tiny_wan_pipe: WanPipel
 def test_models_rescale_where_told_and_only_there(
     family: str, tiny_pipe: Callable[[str], Any], tiny_family: Callable[[str], Any]
 ) -> None:
-    pipe = tiny_pipe(family)
-    model = adapter_for(type(pipe).__name__).from_pipeline(pipe)
-    height, width = tiny_family(family).grid.as_tuple()[1:]
+    pipe, entry = tiny_pipe(family), tiny_family(family)
+    model = entry.adapter.from_pipeline(pipe, **entry.extras)
+    height, width = entry.grid.as_tuple()[1:]
     patch = model.spec.compression.patch[0]
     short = _random(1, model.spec.latent_channels, 3 * patch, height, width)
     full = _random(1, model.spec.latent_channels, 5 * patch, height, width)

@@ -85,7 +85,7 @@ def test_a_discriminator(
 
     real = count_kept(lambda: judge.deceive(roles, clips, draws()), roles.model.transformer)
     kept = counter.kept(GRID, bf16=False)
-    assert kept.teacher.at(BATCH) == pytest.approx(real, rel=0.05)
+    assert kept.teacher.at(BATCH) == pytest.approx(real, rel=0.1)
 
 
 def test_own_inputs_run_the_stages_before_for_their_share(
