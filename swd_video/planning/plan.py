@@ -251,7 +251,7 @@ def _training_kind(
     }
 
 
-def _stage_tflops(parts: Mapping[str, float]) -> dict[str, float]:
+def _stage_tflops(parts: Mapping[str, float | int]) -> dict[str, float]:
     tflops = {f"{name}_tflops": flops / TERA for name, flops in parts.items()}
     return {"clip_tflops": sum(tflops.values()), **tflops}
 
@@ -280,7 +280,7 @@ def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions
 def _step_time(
     request: Request,
     setup: TrainingSetup,
-    stages: Sequence[Mapping[str, float]],
+    stages: Sequence[Mapping[str, float | int]],
     gpu: Gpu,
     assumptions: Assumptions,
 ) -> dict[str, Any]:

@@ -61,10 +61,10 @@ class StageTraining:
         recomputed_flops: what gradient checkpointing runs once more.
     """
 
-    parts: Mapping[str, float]
-    recomputed_flops: float
+    parts: Mapping[str, float | int]
+    recomputed_flops: int
 
-    def with_checkpointing(self, checkpointing: bool) -> dict[str, float]:
+    def with_checkpointing(self, checkpointing: bool) -> dict[str, float | int]:
         """The parts, what checkpointing adds among them; 0 where it is off."""
         return {**self.parts, "checkpointing_adds": self.recomputed_flops if checkpointing else 0}
 
