@@ -269,9 +269,7 @@ def main() -> None:
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
     trainer.add_argument("--steps", type=int, default=3100)
-    trainer.add_argument(
-        "--refine", action="store_true", help="go on from a trained transformer, mostly full grid"
-    )
+    trainer.add_argument("--refine", action="store_true", help="go on from a trained transformer, mostly full grid")
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)
