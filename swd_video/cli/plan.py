@@ -78,7 +78,7 @@ def run(argv: list[str]) -> int:
 
 
 def _plan(arguments: _Arguments, overrides: list[str]) -> str:
-    from swd_video.config.encoders import LATENT_ENCODERS
+    from swd_video.config.encoders import LATENT_ENCODERS, CriticEncoderConfig
     from swd_video.config.load import load_config, parse_overrides
     from swd_video.planning.gpus import load_gpus, pick_gpus
 
@@ -92,6 +92,11 @@ def _plan(arguments: _Arguments, overrides: list[str]) -> str:
     if not all(isinstance(encoder, LATENT_ENCODERS) for encoder in encoders):
         print(
             "warning: loss.mmd: encoders that see pixels, and decoding for them, are not counted.",
+            file=sys.stderr,
+        )
+    if any(isinstance(encoder, CriticEncoderConfig) for encoder in encoders):
+        print(
+            "warning: loss.mmd: what the critic's additions take in its blocks is not counted.",
             file=sys.stderr,
         )
     assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)

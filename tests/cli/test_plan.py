@@ -145,7 +145,13 @@ def test_losses_with_networks_of_their_own_are_counted(
     words = ("--gpu", "H100", "--num-gpus", "1", "--train.kind", "lora")
     bare = plan(capsys, str(tiny_config), *words)["training"]["lora"]
     adversaries = ("--loss.dmd", "{critic_rank: 2}", "--loss.gan", "{head: mlp}", "--train.own_inputs", "0.5")
-    full = plan(capsys, str(tiny_config), *words, *adversaries)["training"]["lora"]
+    through_critic = ("--loss.mmd.encoder", "{kind: critic}", "--json")
+    assert main(["plan", str(tiny_config), *words, *adversaries, *through_critic]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "warning: loss.mmd: what the critic's additions take in its blocks is not counted.\n" in captured.err
+    )
+    full = json.loads(captured.out)["training"]["lora"]
     extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training")
     for without, last in zip(bare["stages"], full["stages"], strict=True):
         assert all(without[f"{name}_tflops"] == 0 for name in extra)
