@@ -133,6 +133,35 @@ def test_documented_scripts_are_scripts() -> None:
         assert list(parse_script(text, name_of(document)).takes())
 
 
+def commands_in_comments(config: Path) -> list[list[str]]:
+    lines = re.findall(r"^#\s+(swd-video .*)$", config.read_text(), flags=re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if commands_in_comments(path)], ids=name_of)
+def test_commands_in_the_comments_of_configs_are_commands(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _, command, config, *flags in commands_in_comments(path):
+        assert (ROOT / config).is_file(), config
+        check_flags(command, [config, *flags], help_of(command, capsys))
+
+
+@pytest.mark.parametrize("name", ["swd_4stage", "ours_4stage", "pyramidal_2-2-1"])
+def test_presets_find_the_teachers_clips_where_their_comments_make_them(name: str) -> None:
+    folder = ROOT / "configs/wan2.1_1.3b"
+    config = load_config(folder / f"{name}.yaml")
+    (words,) = [words for words in commands_in_comments(folder / f"{name}.yaml") if words[1] == "synthesize"]
+    assert config.data.manifest is None
+    assert config.data.cache == words[words.index("--out") + 1]
+    overrides = parse_overrides(words[3:])
+    overrides.pop("out")
+    clips = load_config_as(SynthesizeConfig, ROOT / words[2], overrides)
+    assert (clips.model, clips.steps, clips.guidance_scale) == (config.model, 50, 5)
+    assert set(config.scale_schedule().grids) <= set(clips.latent_grids)
+    assert clips.latent_grids[-1] == config.scale_schedule().target
+
+
 def test_the_newcomers_path_in_the_readme_exists() -> None:
     path = re.search(r"six short files:\n(.*?)\n\n", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert path is not None

@@ -14,8 +14,12 @@ import tyro
 from swd_video.cli.training import read_words
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from swd_video.config.schema import DistillConfig
+    from swd_video.planning.architecture import Architecture
     from swd_video.planning.plan import Request
+    from swd_video.planning.step_cost import LossShape
 
 HELP = "count what a schedule costs to sample and to train, without weights"
 
@@ -45,9 +49,9 @@ class _Arguments:
     json: bool = False
     """Print one JSON object on stdout."""
     gpu: str | None = None
-    """Plan for this kind of GPU alone: A100-80, H100, H200, 4090, 5090, or one of --gpus."""
+    """Plan for this kind of GPU alone: A100 (of 80 GB), H100, H200, 4090, 5090, or one of --gpus."""
     num_gpus: int = 8
-    """Most GPUs to train on; 1, 2, 4, ... up to this number are planned."""
+    """Most GPUs to train on; every number up to it that can share the batch evenly is planned."""
     gpus: Path | None = None
     """YAML file with more GPUs, in the form of swd_video/planning/gpus.yaml."""
     utilisation: float = 0.5
@@ -74,7 +78,7 @@ def run(argv: list[str]) -> int:
 
 
 def _plan(arguments: _Arguments, overrides: list[str]) -> str:
-    from swd_video.config.encoders import LATENT_ENCODERS
+    from swd_video.config.encoders import LATENT_ENCODERS, CriticEncoderConfig
     from swd_video.config.load import load_config, parse_overrides
     from swd_video.planning.gpus import load_gpus, pick_gpus
 
@@ -88,6 +92,11 @@ def _plan(arguments: _Arguments, overrides: list[str]) -> str:
     if not all(isinstance(encoder, LATENT_ENCODERS) for encoder in encoders):
         print(
             "warning: loss.mmd: encoders that see pixels, and decoding for them, are not counted.",
+            file=sys.stderr,
+        )
+    if any(isinstance(encoder, CriticEncoderConfig) for encoder in encoders):
+        print(
+            "warning: loss.mmd: what the critic's additions take in its blocks is not counted.",
             file=sys.stderr,
         )
     assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)
@@ -113,7 +122,6 @@ def read_request(config: "DistillConfig") -> "Request":
     Raises:
         ValueError: if its model cannot be found.
     """
-    from swd_video.config.encoders import LATENT_ENCODERS
     from swd_video.config.train import LoraTrainConfig, MuonConfig
     from swd_video.core.grid import LatentSize
     from swd_video.planning.architecture import load_architecture
@@ -124,8 +132,6 @@ def read_request(config: "DistillConfig") -> "Request":
     train, architecture = config.train, load_architecture(config.model)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
     targets = architecture.model.lora_targets if lora.targets is None else lora.targets
-    of_latents = [term for term in config.loss.mmd.terms if isinstance(term.encoder, LATENT_ENCODERS)]
-    blocks = [block for term in of_latents for block in term.block or (architecture.spec.num_blocks // 2,)]
     return Request(
         architecture=architecture,
         schedule=config.scale_schedule(),
@@ -142,9 +148,46 @@ def read_request(config: "DistillConfig") -> "Request":
             group_size=config.loss.mmd.group,
         ),
         lora=LoraShape(lora.rank, targets),
-        block=max(blocks, default=0),
+        losses=_read_losses(config, architecture),
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,
         extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),
         keep_checkpoints=train.keep_checkpoints,
     )
+
+
+def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "LossShape":
+    from swd_video.config.encoders import LATENT_ENCODERS
+    from swd_video.planning.step_cost import LossShape
+    from swd_video.planning.training_cost import LoraShape
+
+    loss, middle = config.loss, (architecture.spec.num_blocks // 2,)
+    compared: dict[object, int] = {}
+    for term in loss.mmd.terms:
+        if isinstance(term.encoder, LATENT_ENCODERS):
+            # Terms that see the same clips share a pair of runs.
+            view = term.encoder, term.sigma_min, term.sigma_max
+            compared[view] = max(compared.get(view, 0), *(term.block or middle))
+    dmd, critic = loss.dmd, None
+    if dmd is not None:
+        critic = LoraShape(dmd.critic_rank, dmd.critic_targets or architecture.model.lora_targets)
+    return LossShape(
+        compared_blocks=tuple(compared.values()),
+        critic=critic,
+        guided=dmd is not None and dmd.guidance_scale != 1,
+        heads=_heads(config, architecture),
+        heads_block=0 if loss.gan is None else max(loss.gan.block or middle),
+        own_inputs=config.train.own_inputs,
+    )
+
+
+def _heads(config: "DistillConfig", architecture: "Architecture") -> "tuple[nn.Module, ...]":
+    gan = config.loss.gan
+    if gan is None:
+        return ()
+    import torch
+
+    from swd_video.training.gan import HEADS
+
+    with torch.device("meta"):
+        return tuple(HEADS[gan.head](architecture.spec.hidden_size, gan.hidden) for _ in gan.block or (0,))

@@ -1,6 +1,7 @@
 """`swd-video spectrum LATENTS`: which grids the noise allows, and a schedule for a budget."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,8 @@ class Arguments:
     """What must lie below the noise: every lost space-time frequency by itself (none); frequencies in time and rings in
     space on average, as in SwD (radial); or those in time, of height and of width on average (axis)."""
     model: str | None = None
-    """Shipped name or folder whose transformer's shape gives the costs; by default the one that encoded the cache.
-    Without any, tokens are counted."""
+    """Model of any family, as `swd-video plan` takes it, whose transformer gives costs and patch; by default the one
+    that encoded the cache. Without any, tokens of 1x2x2 latents are counted, and a warning says so."""
     key: str | None = None
     """Tensor of the safetensors file; by default all latents in it, if they have one size."""
     plot: Path | None = None
@@ -54,11 +55,12 @@ class Arguments:
 
 @dataclass(frozen=True)
 class _Cost:
-    """What an evaluation costs on a grid, what is counted, and what a grid must be a whole number of."""
+    """What an evaluation costs on a grid, what is counted, what a grid must be a whole number of, and any guess."""
 
     function: "CostFunction"
     counted: str
     patch: "Patch"
+    guess: str | None = None
 
 
 def run(argv: list[str]) -> int:
@@ -91,6 +93,8 @@ def run(argv: list[str]) -> int:
 
         title = f"{arguments.latents.name}: {source.num_clips} clips of {source.size}"
         draw_spectrum(arguments.plot, title, spectrum, arguments.sigmas)
+    if cost.guess is not None:
+        print(f"warning: {cost.guess}.", file=sys.stderr)
     print(json.dumps(found, ensure_ascii=False) if arguments.json_output else _describe(arguments, found))
     return 0
 
@@ -124,32 +128,25 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
                 raise ValueError(f"--model: {error}") from None
             reason = f"the cache's model {name!r} cannot be read; name one with --model"
     patch = (1, 2, 2)
-    return _Cost(lambda grid: float(grid.tokens(patch)), f"tokens of 1x2x2 latents ({reason})", patch)
+    counted = f"tokens of 1x2x2 latents ({reason})"
+    return _Cost(lambda grid: float(grid.tokens(patch)), counted, patch, f"{reason}: {_GUESS}")
 
 
-def _transformer_cost(model: str) -> _Cost:
-    """From the keys that the configs of diffusers' video transformers share."""
-    from diffusers import AutoModel
+_GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
 
-    from swd_video.core.spectral_schedule import TransformerCost
-    from swd_video.models.loading import resolve_model_path
 
-    try:
-        shape = AutoModel.load_config(resolve_model_path(model), subfolder="transformer")
-    except OSError as error:
-        raise ValueError(f"{model!r} cannot be read: {str(error).strip().splitlines()[0]}") from None
-    try:
-        hidden_size = shape["num_attention_heads"] * shape["attention_head_dim"]
-        frames, height, width = shape["patch_size"]
-        cost = TransformerCost(
-            hidden_size=hidden_size,
-            ffn_size=shape.get("ffn_dim", 4 * hidden_size),
-            num_blocks=shape["num_layers"],
-            patch=(frames, height, width),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{model!r}: the transformer's config does not give its shape: {error!r}.") from None
-    return _Cost(cost, f"FLOPs of the transformer of {model}, text left out", cost.patch)
+def _transformer_cost(name: str) -> _Cost:
+    """Counted by passing shapes through the model's own transformer, whatever its family."""
+    from swd_video.planning.architecture import load_architecture
+    from swd_video.planning.sampling_cost import TransformerCounter
+
+    architecture = load_architecture(name)
+    counter = TransformerCounter(architecture)
+    return _Cost(
+        lambda grid: float(counter.evaluation(grid).forward),
+        f"FLOPs of the transformer of {name}",
+        architecture.spec.compression.patch,
+    )
 
 
 def _examine(
@@ -186,6 +183,7 @@ def _examine(
             "cost": best.cost / full,
             "budget": arguments.budget,
             "counted": cost.counted,
+            "patch": "x".join(map(str, cost.patch)),
             "shift": best.shift,
             "handovers": _handovers(check_handovers(spectrum, best.schedule, cost.patch, averaging)),
         },

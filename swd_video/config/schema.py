@@ -51,6 +51,8 @@ class FitConfig(Section):
     """Encode and decode clip by clip."""
     float8_weights: bool = False
     """Keep the transformer's weights in float8 and widen each layer while it runs."""
+    transformer_file: str | None = None
+    """Checkpoint in a single file, ending in .safetensors, to use as the transformer instead of the model's own."""
 
 
 class LoadConfig(FitConfig):

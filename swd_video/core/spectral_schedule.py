@@ -29,41 +29,6 @@ _BISECTIONS = 30
 
 
 @dataclass(frozen=True)
-class TransformerCost:
-    """FLOPs of one evaluation of a video transformer, counted from its shape.
-
-    A block has self-attention over n tokens, cross-attention to L tokens of text, and an MLP. With d = `hidden_size`
-    and f = `ffn_size`, and two FLOPs for a multiplication and addition, it takes
-    `2 (6 d^2 n + 2 d f n + 2 d^2 L)` for the linear layers and `4 d n (n + L)` for the products of attention.
-    Embeddings, norms and the last projection are left out.
-
-    Attributes:
-        hidden_size: channels of a token.
-        ffn_size: channels inside the MLP.
-        num_blocks: transformer blocks.
-        text_length: tokens of a prompt.
-        patch: latents in one token along frames, height and width.
-    """
-
-    hidden_size: int
-    ffn_size: int
-    num_blocks: int = 1
-    text_length: int = 0
-    patch: Patch = (1, 2, 2)
-
-    def __call__(self, grid: LatentSize) -> float:
-        """FLOPs on `grid`, for one clip.
-
-        Raises:
-            ValueError: if the grid is not a whole number of patches.
-        """
-        tokens, text, width = grid.tokens(self.patch), self.text_length, self.hidden_size
-        linear = 2 * (tokens * (6 * width**2 + 2 * width * self.ffn_size) + 2 * width**2 * text)
-        attention = 4 * width * tokens * (tokens + text)
-        return float(self.num_blocks * (linear + attention))
-
-
-@dataclass(frozen=True)
 class BudgetedSchedule:
     """A schedule found by `schedule_within_budget`.
 

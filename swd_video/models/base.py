@@ -80,7 +80,6 @@ class VideoModel(ABC):
         pipeline_class: diffusers' pipeline of the family.
         pipeline_names: what the `model_index.json` of its folders may call that pipeline.
         attention_mask: the mask that the family's attention gets, which not every backend takes.
-        can_rescale_positions: whether `rescale_positions` works for the family.
         stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
         block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
@@ -97,7 +96,6 @@ class VideoModel(ABC):
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     pipeline_names: ClassVar[tuple[str, ...]]
     attention_mask: ClassVar[MaskKind] = "none"
-    can_rescale_positions: ClassVar[bool] = False
     stock_samples: ClassVar[bool] = False
     block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
@@ -155,6 +153,11 @@ class VideoModel(ABC):
         return False
 
     @property
+    def can_rescale_positions(self) -> bool:
+        """Whether `rescale_positions` works for the model."""
+        return False
+
+    @property
     def text_tokens(self) -> dict[str, int]:
         """Tokens that each text encoder, by its name in the pipeline, reads for a prompt, padding included."""
         return {"text_encoder": self.spec.text_length}
@@ -175,7 +178,7 @@ class VideoModel(ABC):
             full_frames: latent frames of the full grid; None for the positions that the model was trained with.
 
         Raises:
-            ValueError: if the family's positions cannot be spread.
+            ValueError: if the model's positions cannot be spread.
 
         Source: TPDiff: Temporal Pyramid Video Diffusion Model (arXiv 2503.09566).
         """

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from swd_video.core.flow import Sigma
 from swd_video.core.grid import Compression
 from swd_video.models.base import VideoModel, unwrap
+from swd_video.models.positions import spread_rotations
 
 _FPS = 8.0
 _FPS_1_5 = 16.0
@@ -60,6 +61,11 @@ class CogVideoXModel(VideoModel):
     def __init__(self, pipe: CogVideoXPipeline, **facts: Any) -> None:
         super().__init__(pipe, **facts)
         self._angles = noise_angles(pipe.scheduler)
+
+    @property
+    def can_rescale_positions(self) -> bool:
+        """True for models with rotary positions: 5b and 1.5, not 2b."""
+        return bool(self.pipe.transformer.config.use_rotary_positional_embeddings)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -105,19 +111,29 @@ class CogVideoXModel(VideoModel):
         levels = _levels(sigma, noisy_latents)
         timestep = self._timestep(sigma, noisy_latents)
         frames = rearrange(noisy_latents / _norm(levels, noisy_latents), "b c f h w -> b f c h w")
-        rotary = None
-        if inner.config.use_rotary_positional_embeddings:
-            spatial = self.spec.compression.spatial
-            height, width = (spatial * cells for cells in noisy_latents.shape[3:])
-            rotary = self.pipe._prepare_rotary_positional_embeddings(
-                height, width, frames.shape[1], noisy_latents.device
-            )
         return {
             "hidden_states": frames.to(inner.dtype),
             "encoder_hidden_states": prompt_embeds.to(noisy_latents.device, inner.dtype),
             "timestep": timestep,
-            "image_rotary_emb": rotary,
+            "image_rotary_emb": self._rotations(inner.config, noisy_latents),
         }
+
+    def _rotations(self, config: Any, noisy_latents: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not config.use_rotary_positional_embeddings:
+            return None
+        compression, (frames, *cells) = self.spec.compression, noisy_latents.shape[2:]
+        height, width = (compression.spatial * size for size in cells)
+        rotations = self.pipe._prepare_rotary_positional_embeddings(
+            height, width, frames, noisy_latents.device
+        )
+        patch, full_frames = compression.patch[0], self.full_frames
+        return spread_rotations(
+            rotations,
+            frames // patch,
+            None if full_frames is None else full_frames // patch,
+            # As `get_3d_rotary_pos_embed` of diffusers divides a head.
+            channels=config.attention_head_dim // 4,
+        )
 
     def _timestep(self, sigma: Sigma, like: Tensor) -> Float[Tensor, " batch"]:
         if isinstance(sigma, Tensor):

@@ -31,7 +31,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint_folders(folders: Iterable[Path]) -> str:
+def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
     """Return one hash for the models in some folders: every file's relative path, size and bytes.
 
     Pictures, clips, logs, Markdown and names that start with a dot do not count, nor does what loading and saving
@@ -41,12 +41,15 @@ def fingerprint_folders(folders: Iterable[Path]) -> str:
 
     Args:
         folders: Model folders; their order counts, where they lie does not.
+        files: What replaces parts of them; names do not count.
     """
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             _add_file(digest, path, folder)
         digest.update(b"\n")
+    for file in files:
+        digest.update(f"{_fingerprint_file(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ Source: HunyuanVideo: A Systematic Framework For Large Video Generative Models (
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
 from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
+from swd_video.models.positions import rescaled_positions
 
 _FPS = 24.0
 _TEXT_LENGTH = 256
@@ -73,6 +75,11 @@ class HunyuanVideoModel(VideoModel):
         super().__init__(pipe, text_length=text_length and 1 + text_length, **facts)
         self.embedded_guidance = embedded_guidance
         self.prompt_template = dict(prompt_template)
+
+    @property
+    def can_rescale_positions(self) -> bool:
+        """True."""
+        return True
 
     @property
     def max_tokens(self) -> int:
@@ -141,6 +148,12 @@ class HunyuanVideoModel(VideoModel):
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return [*inner.transformer_blocks, *inner.single_transformer_blocks], inner.norm_out
+
+    def _positions(self, inner: Any) -> AbstractContextManager[None]:
+        rope = inner.rope
+        return rescaled_positions(
+            rope, self.full_frames, patch=rope.patch_size_t, channels=rope.rope_dim[0], theta=rope.theta
+        )
 
 
 def _widen(rows: Float[Tensor, "batch rows _"], channels: int) -> Float[Tensor, "batch rows {channels}"]:

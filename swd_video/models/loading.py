@@ -35,6 +35,8 @@ from swd_video.models.checkpoints import (
 from swd_video.models.registry import adapter_for
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
+ARCHITECTURES = Path(swd_video.__file__).parent / "planning" / "architectures"
+"""Config files of published models, by their hub names, in the layout of a diffusers folder."""
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -170,14 +172,19 @@ def _find_on_hub(name: str) -> None:
 
 
 def read_video_spec(folder: str | Path) -> VideoSpec:
-    """Read a model folder's `video_spec.json`; defaults where there is none.
+    """Read a model folder's `video_spec.json`; where there is none, the training size of a published model is known.
+
+    Args:
+        folder: of a model, or a hub name. A folder is that of a published model where its transformer's configuration
+            is the same.
 
     Raises:
         ValueError: if the file has a key or a value it should not have.
     """
     path = Path(folder) / VIDEO_SPEC_NAME
     if not path.is_file():
-        return VideoSpec()
+        published = _published_folder(folder)
+        return VideoSpec() if published is None else _read_size(published)
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         unknown = sorted(set(fields) - {"fps", "training_size", "text_length"})
@@ -193,6 +200,31 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _read_size(published: Path) -> VideoSpec:
+    return VideoSpec(training_size=read_video_spec(published).training_size)
+
+
+def _published_folder(folder: str | Path) -> Path | None:
+    """Where the config files of the same published model lie."""
+    known = sorted(path.parent for path in ARCHITECTURES.rglob(VIDEO_SPEC_NAME))
+    named = ARCHITECTURES / folder
+    if named in known:
+        return named
+    config = _transformer_config(Path(folder))
+    return next((one for one in known if config and _transformer_config(one).items() <= config.items()), None)
+
+
+def _transformer_config(folder: Path) -> dict[str, str]:
+    """What a transformer's config file says, as JSON text by key; empty where there is none that can be read."""
+    try:
+        config: dict[str, Any] = json.loads(
+            (folder / "transformer" / "config.json").read_text(encoding="utf-8")
+        )
+        return {key: json.dumps(value) for key, value in config.items() if key != "_diffusers_version"}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def write_video_spec(folder: str | Path, spec: VideoSpec) -> None:

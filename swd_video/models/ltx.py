@@ -35,9 +35,9 @@ class LtxModel(VideoModel):
 
     family = "ltx"
     pipeline_class = LTXPipeline
-    pipeline_names = ("LTXPipeline",)
+    # All of the same parts; a picture or several to start from are an argument, not a part.
+    pipeline_names = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")
     attention_mask = "additive"
-    can_rescale_positions = True
 
     def __init__(self, pipe: LTXPipeline, *, decode_timestep: float = 0.0, **facts: Any) -> None:
         super().__init__(pipe, **facts)
@@ -45,6 +45,11 @@ class LtxModel(VideoModel):
 
     @property
     def takes_first_frame(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def can_rescale_positions(self) -> bool:
         """True."""
         return True
 

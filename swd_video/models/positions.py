@@ -10,8 +10,6 @@ Source: TPDiff: Temporal Pyramid Video Diffusion Model (arXiv 2503.09566).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
@@ -30,45 +28,66 @@ def position_factor(frames: int, full_frames: int | None) -> float:
 
 
 @contextmanager
-def rescaled_positions(rope: nn.Module, full_frames: int | None) -> Iterator[None]:
-    """Within the context, a Wan rotary embedding spreads the frames of any grid over `full_frames`.
+def rescaled_positions(
+    rope: nn.Module, full_frames: int | None, *, patch: int, channels: int, theta: float | int = 10000.0
+) -> Iterator[None]:
+    """Within the context, a transformer's rotary embedding spreads the frames of any grid over `full_frames`.
 
     A grid that has as many, or a single frame, keeps its numbers bit for bit.
 
     Args:
-        rope: `transformer.rope`.
+        rope: the module that turns latents (batch, channels, frames, height, width) into cosines and sines.
         full_frames: latent frames of the full grid; None changes nothing.
+        patch: latent frames in a token.
+        channels: of a head that turn with time; they come first.
+        theta: base of the frequencies.
     """
     if full_frames is None:
         yield
         return
-    hook = rope.register_forward_hook(partial(_spread, full_frames=full_frames))
+
+    def spread(
+        _: nn.Module, inputs: tuple[Tensor, ...], rotations: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        frames = inputs[0].shape[2] // patch
+        return spread_rotations(rotations, frames, full_frames // patch, channels, theta)
+
+    hook = rope.register_forward_hook(spread)
     try:
         yield
     finally:
         hook.remove()
 
 
-def _spread(
-    rope: Any, inputs: tuple[Tensor, ...], rotations: tuple[Tensor, Tensor], *, full_frames: int
+def spread_rotations(
+    rotations: tuple[Tensor, Tensor],
+    frames: int,
+    full_frames: int | None,
+    channels: int,
+    theta: float | int = 10000.0,
 ) -> tuple[Tensor, Tensor]:
-    patch = rope.patch_size[0]
-    frames, full_frames = inputs[0].shape[2] // patch, full_frames // patch
+    """Cosines and sines of a grid's tokens, its frames spread over those of the full one.
+
+    Args:
+        rotations: of all tokens, frame by frame; a token's channels come last, those of time first among them.
+        frames: of tokens.
+        full_frames: of tokens of the full grid; None for native positions.
+        channels: that turn with time.
+        theta: base of the frequencies.
+    """
     factor = position_factor(frames, full_frames)
     if factor == 1:
         return rotations
     positions = torch.arange(frames, dtype=torch.float64, device="cpu") * factor
     cosine, sine = get_1d_rotary_pos_embed(
-        rope.t_dim, positions, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
+        channels, positions, theta, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
     )
     return _with_time(rotations[0], cosine), _with_time(rotations[1], sine)
 
 
-def _with_time(
-    rotation: Float[Tensor, "1 tokens 1 channels"], of_frames: Float[Tensor, "frames time_channels"]
-) -> Float[Tensor, "1 tokens 1 channels"]:
-    """Put other values into the channels that turn with time, which come first."""
+def _with_time(rotation: Tensor, of_frames: Float[Tensor, "frames time_channels"]) -> Tensor:
+    """Put other values into the channels that turn with time."""
     frames, time_channels = of_frames.shape
-    by_frame = rotation.reshape(1, frames, -1, rotation.shape[-1]).clone()
-    by_frame[..., :time_channels] = of_frames.to(rotation).view(1, frames, 1, time_channels)
+    by_frame = rotation.reshape(frames, -1, rotation.shape[-1]).clone()
+    by_frame[..., :time_channels] = of_frames.to(rotation).unsqueeze(1)
     return by_frame.reshape(rotation.shape)

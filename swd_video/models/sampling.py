@@ -47,14 +47,11 @@ def sample_clips(
     check_schedule(model, schedule)
     prompt_embeds = model.encode_prompt(list(prompts))
     if pictures is not None:
-        _check_pictures(model, schedule, pictures)
+        check_pictures(model, schedule, pictures)
 
     def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
-        first_frame = None
-        if pictures is not None:
-            grid = schedule[stage_index].grid
-            size = model.spec.compression.pixel_size(LatentSize(1, grid.height, grid.width))
-            first_frame = model.encode_video(resize_pixels(pictures.unsqueeze(2), size))
+        grid = schedule[stage_index].grid
+        first_frame = None if pictures is None else encode_first_frame(model, pictures, grid)
         return model.predict_velocity(
             noisy_latents, sigma, prompt_embeds, transformer=transformer, first_frame=first_frame
         )
@@ -71,7 +68,28 @@ def sample_clips(
     return model.decode(latents).clamp(-1, 1)
 
 
-def _check_pictures(model: VideoModel, schedule: ScaleSchedule, pictures: Tensor) -> None:
+def encode_first_frame(
+    model: VideoModel, pictures: Float[Tensor, "batch 3 _ _"], grid: LatentSize
+) -> Float[Tensor, "batch channels 1 height width"]:
+    """Clean latents of the pictures that clips on a grid start with, shrunk to its size.
+
+    Args:
+        model: encodes them.
+        pictures: in [-1, 1], of the size of the last stage.
+        grid: of a stage.
+    """
+    size = model.spec.compression.pixel_size(LatentSize(1, grid.height, grid.width))
+    return model.encode_video(resize_pixels(pictures.unsqueeze(2), size))
+
+
+def check_pictures(
+    model: VideoModel, schedule: ScaleSchedule, pictures: Float[Tensor, "batch 3 _ _"]
+) -> None:
+    """Refuse pictures of another size than the last stage's.
+
+    Raises:
+        ValueError: with both sizes in pixels.
+    """
     target = model.spec.compression.pixel_size(schedule.target)
     height, width = pictures.shape[2:]
     if (height, width) != (target.height, target.width):

@@ -7,7 +7,7 @@ Source: Wan: Open and Advanced Large-Scale Video Generative Models (arXiv 2503.2
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +36,6 @@ class WanModel(VideoModel):
     family = "wan"
     pipeline_class = WanPipeline
     pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
-    can_rescale_positions = True
     stock_samples = True
     lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
 
@@ -49,6 +48,11 @@ class WanModel(VideoModel):
     def takes_first_frame(self) -> bool:
         """True for TI2V-5B."""
         return bool(self.pipe.config.expand_timesteps)
+
+    @property
+    def can_rescale_positions(self) -> bool:
+        """True."""
+        return True
 
     def transformer_at(self, sigma: float) -> str:
         """Of A14B's two, the one whose range of noise holds the level."""
@@ -130,7 +134,7 @@ class WanModel(VideoModel):
         networks: Iterable[Any] = inner.children() if isinstance(inner, WanExperts) else (inner,)
         with ExitStack() as contexts:
             for network in networks:
-                contexts.enter_context(rescaled_positions(network.rope, self.full_frames))
+                contexts.enter_context(wan_positions(network.rope, self.full_frames))
             yield
 
 
@@ -196,6 +200,11 @@ class WanExperts(nn.Module):
             (part,) = expert(*inputs, return_dict=False)
             output = output.index_put((chosen,), part.to(output.dtype))
         return (output,)
+
+
+def wan_positions(rope: Any, full_frames: int | None) -> AbstractContextManager[None]:
+    """A context in which a Wan transformer's `rope` spreads the frames of any grid over `full_frames`, if any."""
+    return rescaled_positions(rope, full_frames, patch=rope.patch_size[0], channels=rope.t_dim)
 
 
 def wan_fps(expand_timesteps: bool) -> float:

@@ -97,6 +97,11 @@ def export_student(
     """
     folder = _student_folder(student)
     record = read_student_record(folder)
+    if record.transformer_file is not None:
+        raise ValueError(
+            f"student {folder}: was trained on the single file {record.transformer_file}, which an export cannot name; "
+            "save the base model with that transformer as a pipeline folder, and distill from there."
+        )
     form = form or ("lora" if record.kind == "lora" else "merged")
     _check_form(folder, record, form)
     _check_out(folder, out)

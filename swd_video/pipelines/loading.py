@@ -3,7 +3,8 @@
 A student folder holds what distillation changed, and the name of the rest:
 
 - `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, `"positions": "rescaled"` where
-  temporal positions were rescaled, and `"encoders"`, the networks of pixels that its training looked through;
+  temporal positions were rescaled, `"encoders"`, the networks of pixels that its training looked through, and
+  `"transformer_file"`, where additions belong to a single file's weights instead of the base model's own;
 - `scheduler/scheduler_config.json`: the stages;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 
@@ -72,12 +73,15 @@ class StudentRecord:
         kind: "full" (a whole transformer) or "lora" (additions to the teacher's).
         positions: "native" or "rescaled": how temporal positions were counted in training.
         encoders: networks of pixels that its training looked through; None where that is not known.
+        transformer_file: of kind "lora", a single file that took the place of the teacher's transformer (relative to
+            the student's folder); None where there was none.
     """
 
     base_model: str
     kind: str
     positions: str = "native"
     encoders: tuple[EncoderRecord, ...] | None = None
+    transformer_file: str | None = None
 
 
 def load_student(
@@ -99,7 +103,7 @@ def load_student(
     Raises:
         ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
     """
-    loaded = _load(name_or_path, dtype)
+    loaded = _load(name_or_path, dtype, options)
     prepare_pipeline(loaded.pipe, device=device, dtype=dtype, options=options)
     return ScaleWisePipeline(
         adapt(loaded.pipe, loaded.spec, name_or_path), loaded.scheduler, loaded.positions
@@ -125,7 +129,7 @@ def load_pipeline(
         ValueError: if there is no such student, it cannot be loaded or is of another family, or an option cannot work
             here.
     """
-    loaded = _load(name_or_path, dtype)
+    loaded = _load(name_or_path, dtype, options)
     teacher, spec = loaded.pipe, loaded.spec
     if not isinstance(teacher, WanPipeline):
         raise ValueError(
@@ -165,6 +169,7 @@ def save_student(
     lora_state_dict: dict[str, Tensor] | None = None,
     positions: str = "native",
     encoders: Sequence[EncoderRecord] | None = None,
+    transformer_file: str | Path | None = None,
 ) -> None:
     """Write a student folder, whole or not at all; one that is there is replaced.
 
@@ -177,6 +182,7 @@ def save_student(
             in front, at scale 1 (alpha = rank).
         positions: "native" or "rescaled": how temporal positions were counted in training.
         encoders: networks of pixels that its training looked through, where that is known.
+        transformer_file: the single file whose weights the additions belong to, instead of `base_model`'s own.
 
     Raises:
         ValueError: unless exactly one of `transformer` and `lora_state_dict` is given, or if `folder` exists
@@ -197,7 +203,9 @@ def save_student(
             safetensors.torch.save_file(named, draft / LORA_FILE_NAME, metadata={"format": "pt"})
         kind = "full" if transformer is not None else "lora"
         used = None if encoders is None else tuple(encoders)
-        write_student_record(draft, StudentRecord(recorded_base(base_model, folder), kind, positions, used))
+        file = None if transformer_file is None else os.path.relpath(transformer_file, folder)
+        base = recorded_base(base_model, folder)
+        write_student_record(draft, StudentRecord(base, kind, positions, used, file))
 
 
 def write_student_record(folder: Path, record: StudentRecord) -> None:
@@ -207,6 +215,8 @@ def write_student_record(folder: Path, record: StudentRecord) -> None:
         fields["positions"] = record.positions
     if record.encoders is not None:
         fields["encoders"] = [asdict(encoder) for encoder in record.encoders]
+    if record.transformer_file is not None:
+        fields["transformer_file"] = record.transformer_file
     (folder / STUDENT_FILE_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
@@ -237,7 +247,32 @@ def read_student_record(folder: str | Path) -> StudentRecord:
         raise ValueError(
             f"{path}: got encoders {fields['encoders']!r}, expected names and fingerprints."
         ) from error
-    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders)
+    file = fields.get("transformer_file")
+    if file is not None and (not isinstance(file, str) or fields["kind"] != "lora"):
+        raise ValueError(f"{path}: got transformer_file {file!r}, expected a path, and kind lora.")
+    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders, file)
+
+
+def used_transformer_file(folder: str | Path, asked: str | Path | None) -> Path | None:
+    """The single file that gives a model's transformer, where one does: the asked one, or a student's own.
+
+    Args:
+        folder: of a student or a pipeline, or a hub name.
+        asked: `LoadOptions.transformer_file`.
+
+    Raises:
+        ValueError: if one is asked for, but the student has a whole transformer of its own.
+    """
+    if not (Path(folder) / STUDENT_FILE_NAME).is_file():
+        return None if asked is None else Path(asked)
+    record = read_student_record(folder)
+    if asked is not None and record.kind == "full":
+        raise ValueError(
+            f"load.transformer_file: {asked} would replace all that student {folder} learned; leave it out."
+        )
+    if asked is not None or record.transformer_file is None:
+        return None if asked is None else Path(asked)
+    return Path(os.path.normpath(Path(folder) / record.transformer_file))
 
 
 def base_model_path(folder: str | Path) -> str:
@@ -261,25 +296,26 @@ class _Loaded:
     positions: str
 
 
-def _load(name: str | Path, dtype: torch.dtype) -> _Loaded:
+def _load(name: str | Path, dtype: torch.dtype, options: LoadOptions) -> _Loaded:
     path = resolve_model_path(name)
+    file = LoadOptions(transformer_file=used_transformer_file(path, options.transformer_file))
     try:
         if (Path(path) / STUDENT_FILE_NAME).is_file():
-            return _load_student(Path(path), dtype)
-        return _load_pipeline_folder(path, name, dtype)
+            return _load_student(Path(path), dtype, file)
+        return _load_pipeline_folder(path, name, dtype, file)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
 
 
-def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _Loaded:
+def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype, file: LoadOptions) -> _Loaded:
     index = read_model_index(path)
     if not is_student(path):
         raise ValueError(
             f"model {str(name)!r}: got a {index.get('_class_name')}, expected a scale-wise student; distill one from "
             "it first."
         )
-    pipe = load_teacher(path, dtype=dtype)
+    pipe = load_teacher(path, dtype=dtype, options=file)
     # In the folder's own file, or in the index of a WanScaleWisePipeline.
     spec = read_video_spec(path)
     spec = VideoSpec(
@@ -288,7 +324,7 @@ def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype) -> _L
     return _Loaded(pipe, pipe.scheduler, spec, index.get("positions", "native"))
 
 
-def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
+def _load_student(folder: Path, dtype: torch.dtype, file: LoadOptions) -> _Loaded:
     record = read_student_record(folder)
     base = base_model_path(folder)
     transformer = None
@@ -300,7 +336,7 @@ def _load_student(folder: Path, dtype: torch.dtype) -> _Loaded:
                 f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
                 f"{STUDENT_FILE_NAME}."
             )
-    pipe = load_teacher(base, dtype=dtype, transformer=transformer)
+    pipe = load_teacher(base, dtype=dtype, transformer=transformer, options=file)
     if record.kind == "lora":
         pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)
         pipe.fuse_lora()

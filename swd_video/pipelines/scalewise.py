@@ -8,10 +8,10 @@ from diffusers import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
-from swd_video.core.grid import Compression
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.sampling import Generators
 from swd_video.models.base import VideoModel
-from swd_video.models.sampling import check_schedule
+from swd_video.models.sampling import check_pictures, check_schedule, encode_first_frame
 from swd_video.pipelines.stages import (
     ScaleWisePipelineOutput,
     ScaleWiseSampling,
@@ -45,6 +45,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
         self.model = model
         self.scheduler = scheduler
         self.positions = positions
+        self._pictures: Tensor | None = None
         self.progress_bar = model.pipe.progress_bar
         self.set_progress_bar_config = model.pipe.set_progress_bar_config
         self.maybe_free_model_hooks = model.pipe.maybe_free_model_hooks
@@ -64,6 +65,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
         self,
         prompt: str | list[str] | None = None,
         *,
+        pictures: Float[Tensor, "prompts 3 picture_height picture_width"] | None = None,
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -80,6 +82,8 @@ class ScaleWisePipeline(ScaleWiseSampling):
 
         Args:
             prompt: what to show, one text or several.
+            pictures: in [-1, 1], of the height and width of the clips: what each starts with, for models whose
+                adapter `takes_first_frame`.
             frames: of a clip; default the size that the student was distilled for.
             height: in pixels, likewise.
             width: in pixels, likewise.
@@ -104,17 +108,27 @@ class ScaleWisePipeline(ScaleWiseSampling):
         if prompt_embeds is None:
             assert prompt is not None
             prompt_embeds = self.model.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt))
+        if pictures is not None:
+            check_pictures(self.model, schedule, pictures)
+            if len(pictures) != len(prompt_embeds):
+                raise ValueError(
+                    f"pictures: got {len(pictures)} for {len(prompt_embeds)} prompts, expected one for each."
+                )
+            self._pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
         self.model.rescale_positions(schedule.target.frames if self.positions == "rescaled" else None)
-        return self._sample(
-            schedule,
-            prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0),
-            generator=generator,
-            latents=latents,
-            output_type=output_type,
-            callback=callback_on_step_end,
-            callback_inputs=names,
-            preview=preview,
-        )
+        try:
+            return self._sample(
+                schedule,
+                prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0),
+                generator=generator,
+                latents=latents,
+                output_type=output_type,
+                callback=callback_on_step_end,
+                callback_inputs=names,
+                preview=preview,
+            )
+        finally:
+            self._pictures = None
 
     def _sampling_device(self) -> torch.device:
         return self.model.device
@@ -125,7 +139,10 @@ class ScaleWisePipeline(ScaleWiseSampling):
     def _predict_velocity(
         self, noisy_latents: Tensor, timestep: Any, sigma: float, prompt_embeds: Tensor
     ) -> Tensor:
-        return self.model.predict_velocity(noisy_latents, sigma, prompt_embeds)
+        first_frame = None
+        if self._pictures is not None:
+            first_frame = encode_first_frame(self.model, self._pictures, LatentSize(*noisy_latents.shape[2:]))
+        return self.model.predict_velocity(noisy_latents, sigma, prompt_embeds, first_frame=first_frame)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.model.decode(latents)

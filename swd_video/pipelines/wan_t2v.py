@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from swd_video.core.grid import Compression
 from swd_video.core.sampling import Generators
-from swd_video.models.positions import rescaled_positions
 from swd_video.models.wan import (
     WAN_FPS,
     check_one_transformer,
@@ -20,6 +19,7 @@ from swd_video.models.wan import (
     timestep_per_token,
     tokenizer_length,
     wan_compression,
+    wan_positions,
 )
 from swd_video.pipelines.stages import (
     ScaleWisePipelineOutput,
@@ -152,7 +152,7 @@ class WanScaleWisePipeline(ScaleWiseSampling, WanPipeline):
         self._attention_kwargs = attention_kwargs
         prompt_embeds = self._embed(prompt, prompt_embeds, num_videos_per_prompt, max_sequence_length)
         full_frames = schedule.target.frames if self.config.positions == "rescaled" else None
-        with rescaled_positions(self.transformer.rope, full_frames):
+        with wan_positions(self.transformer.rope, full_frames):
             output = self._sample(
                 schedule,
                 prompt_embeds,

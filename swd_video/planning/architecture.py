@@ -22,10 +22,14 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from swd_video.models.base import ModelSpec, VideoModel
-from swd_video.models.loading import VideoSpec, read_video_spec, resolve_model_path, shipped_models
+from swd_video.models.loading import (
+    ARCHITECTURES,
+    VideoSpec,
+    read_video_spec,
+    resolve_model_path,
+    shipped_models,
+)
 from swd_video.models.registry import adapter_for
-
-ARCHITECTURES = Path(__file__).parent / "architectures"
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")

@@ -9,8 +9,10 @@ _PART_WORDS = {
     "gradient_buckets": "copies of them to average",
     "optimizer": "optimizer",
     "ema": "running average",
+    "opponents": "critic and discriminator, their gradients and optimizers",
     "activations": "activations of the student",
     "teacher_features": "activations of the teacher's features",
+    "critic_activations": "activations of the critic, when it learns",
 }
 
 
@@ -80,7 +82,11 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         f"time ESTIMATED at {plan['assumptions']['utilisation']:.0%} of peak speed, not run; "
         f"{plan['assumptions']['reserve']:.0%} of memory kept free:",
         *_table(_training_rows(counted["gpus"])),
+        _parts(counted["gpus"]),
     ]
+    if left_out := training["num_gpus_left_out"]:
+        numbers = ", ".join(map(str, left_out))
+        lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")
     last = [row for row in counted["gpus"] if row["num_gpus"] == counted["gpus"][-1]["num_gpus"]]
     lines += [line for row in last for line in _cures(row)]
     fitting = [f"{row['num_gpus']} x {row['gpu']}" for row in other["gpus"] if row["fits"]]
@@ -92,6 +98,17 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
     if not training["supported"]:
         lines.append("the trainer takes models of one transformer only: these figures are what it would take")
     return lines
+
+
+def _parts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a step's time goes into, on as many of the first kind of GPU as there are rows for; alike elsewhere."""
+    row = [row for row in rows if row["gpu"] == rows[0]["gpu"]][-1]
+    parts = ", ".join(
+        f"{name.replace('_', ' ')} {_number(seconds)}"
+        for name, seconds in row["part_seconds"].items()
+        if seconds
+    )
+    return f"seconds of a step on {row['num_gpus']} x {row['gpu']}, ESTIMATED: {parts}"
 
 
 def _training_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -133,10 +150,13 @@ def _cures(row: Mapping[str, Any]) -> list[str]:
 
 def _disk(plan: Mapping[str, Any]) -> list[str]:
     cache, kind = plan["latents_cache"], plan["training"]["kind"]
+    hours = ", ".join(f"{row['gpu']} {_number(row['hours'])}" for row in cache["encoding"])
     return [
+        f"encoding a clip on {len(cache['grids'])} grids and its caption: {_number(cache['clip_encode_tflops'])} "
+        f"TFLOPs; hours for {cache['num_clips']:,} clips on one GPU, ESTIMATED: {hours}",
         f"disk: {cache['clip_mib']:.1f} MiB of latents for a clip and {cache['caption_mib']:.1f} MiB for a caption, "
         f"{cache['gib']:.1f} GiB for {cache['num_clips']:,} clips; checkpoints "
-        f"{plan['training'][kind]['checkpoints_gib']:.1f} GiB"
+        f"{plan['training'][kind]['checkpoints_gib']:.1f} GiB",
     ]
 
 

@@ -50,14 +50,21 @@ def load_gpus(more: Path | None = None) -> dict[str, Gpu]:
 def pick_gpus(gpus: Mapping[str, Gpu], name: str | None) -> list[Gpu]:
     """One GPU by its name, upper or lower case, or all of them.
 
+    What follows a hyphen may be left out where that leaves one GPU: A100 is A100-80.
+
     Raises:
-        ValueError: if there is none of this name.
+        ValueError: if there is none of this name, or several.
     """
     if name is None:
         return list(gpus.values())
     by_name = {known.casefold(): gpu for known, gpu in gpus.items()}
     if name.casefold() in by_name:
         return [by_name[name.casefold()]]
+    kin = [gpu for known, gpu in by_name.items() if known.startswith(f"{name.casefold()}-")]
+    if len(kin) == 1:
+        return kin
+    if kin:
+        raise ValueError(f"--gpu {name}: could be {' or '.join(gpu.name for gpu in kin)}; give one of these.")
     close = difflib.get_close_matches(name.casefold(), by_name, n=1)
     hint = f"did you mean {by_name[close[0]].name}?" if close else f"known are {', '.join(gpus)}."
     raise ValueError(f"--gpu {name}: no such GPU; {hint} --gpus FILE adds one.")

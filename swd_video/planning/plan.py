@@ -1,6 +1,6 @@
 """Puts the counts together: what a schedule costs to sample, to train and to store, as plain numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,14 +9,9 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.planning.architecture import Architecture
 from swd_video.planning.counting import GraphFlops
 from swd_video.planning.gpus import Gpu
-from swd_video.planning.sampling_cost import SamplingCost, count_sampling
-from swd_video.planning.training_cost import (
-    LoraShape,
-    StageTraining,
-    TeacherCounter,
-    Trainable,
-    TrainingCounter,
-)
+from swd_video.planning.sampling_cost import SamplingCost, count_encoding, count_sampling
+from swd_video.planning.step_cost import LossShape, SharedCounters, StageTraining, StepCounter
+from swd_video.planning.training_cost import LoraShape, Trainable
 from swd_video.planning.training_memory import (
     BFLOAT16_BYTES,
     FLOAT32_BYTES,
@@ -64,7 +59,7 @@ class Request:
         schedule: the stages.
         setup: training as configured, for one GPU.
         lora: shape of low-rank additions, whether or not the config trains them.
-        block: the teacher's block whose tokens are compared.
+        losses: what is trained on.
         stage_weights: how often each stage is drawn, relative to the others.
         steps: optimizer steps.
         extra_grids: encoded besides the schedule's.
@@ -75,7 +70,7 @@ class Request:
     schedule: ScaleSchedule
     setup: TrainingSetup
     lora: LoraShape
-    block: int
+    losses: LossShape
     stage_weights: tuple[float, ...]
     steps: int
     extra_grids: tuple[LatentSize, ...] = ()
@@ -90,7 +85,7 @@ def make_plan(
     Args:
         request: what is planned.
         gpus: kinds of GPU to plan for.
-        num_gpus: most of them; 1, 2, 4, ... up to this number are planned.
+        num_gpus: most of them; every number up to it that can share the batch evenly is planned.
         assumptions: about speed, memory and data.
 
     Raises:
@@ -110,7 +105,7 @@ def make_plan(
         "weights_gib": BFLOAT16_BYTES * sum(request.architecture.num_parameters.values()) / GIB,
         "sampling": [_clip_seconds(request.architecture, cost, gpu, assumptions) for gpu in gpus],
         "training": _training(request, kinds, gpus, num_gpus, assumptions),
-        "latents_cache": _latents_cache(request, assumptions.num_clips),
+        "latents_cache": _latents_cache(request, cost, gpus, assumptions),
         "assumptions": {
             "utilisation": assumptions.utilisation,
             "reserve": assumptions.reserve,
@@ -174,11 +169,9 @@ class _Kinds:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        teacher = TeacherCounter(request.architecture, request.block)
+        self._shared = SharedCounters(request.architecture, request.losses)
         shapes: dict[Kind, LoraShape | None] = {"full": None, "lora": request.lora}
-        self._counters = {
-            kind: TrainingCounter(request.architecture, lora, teacher) for kind, lora in shapes.items()
-        }
+        self._counters = {kind: StepCounter(self._shared, lora) for kind, lora in shapes.items()}
         self._sizes: dict[tuple[Kind, bool], TrainingSizes] = {}
 
     def sizes(self, setup: TrainingSetup) -> TrainingSizes:
@@ -191,15 +184,17 @@ class _Kinds:
                 trainable=Trainable(len(networks) * one.total, len(networks) * one.block_matrices),
                 # The last stage's: grids never shrink.
                 kept=counter.kept(self._request.schedule.target, bf16=setup.bf16),
+                critic=len(networks) * self._shared.critic_weights,
+                heads=self._shared.head_weights,
             )
         return self._sizes[key]
 
     def evaluation(self, grid: LatentSize) -> GraphFlops:
-        return self._counters["full"].student_flops(grid)
+        return self._shared.whole.flops(grid)
 
     def stages(self, kind: Kind) -> list[StageTraining]:
-        counted = {grid: self._counters[kind].stage(grid) for grid in self._request.schedule.distinct_grids}
-        return [counted[grid] for grid in self._request.schedule.grids]
+        grids = self._request.schedule.grids
+        return [self._counters[kind].stage(grid, grids[:index]) for index, grid in enumerate(grids)]
 
 
 def _training(
@@ -213,8 +208,11 @@ def _training(
         "gradient_checkpointing": setup.checkpointing,
         "supported": len(request.architecture.transformers) == 1,
     }
+    counts = range(1, num_gpus + 1)
+    fitting = [count for count in counts if replace(setup, num_gpus=count).divides]
+    plan["num_gpus_left_out"] = [count for count in counts if count not in fitting]
     for kind in ("full", "lora"):
-        plan[kind] = _training_kind(request, kinds, kind, gpus, _counts_up_to(num_gpus), assumptions)
+        plan[kind] = _training_kind(request, kinds, kind, gpus, fitting, assumptions)
     return plan
 
 
@@ -229,39 +227,33 @@ def _training_kind(
     # A whole network does not train in bfloat16.
     teacher = request.setup.bf16_teacher and kind == "lora"
     base = replace(request.setup, kind=kind, bf16_teacher=teacher)
-    stages = kinds.stages(kind)
-    flops = [stage.flops + (stage.recomputed_flops if base.checkpointing else 0) for stage in stages]
+    stages = [stage.with_checkpointing(base.checkpointing) for stage in kinds.stages(kind)]
     rows = []
     for gpu in gpus:
         for count in counts:
             setup = replace(base, num_gpus=count)
-            if not setup.divides:
-                continue
             rows.append(
                 {"gpu": gpu.name, "num_gpus": count, "clips_at_once": setup.clips_at_once}
                 | _fit(setup, kinds, gpu, assumptions)
-                | _step_time(request, setup, flops, gpu, assumptions)
+                | _step_time(request, setup, stages, gpu, assumptions)
             )
     sizes = kinds.sizes(base)
-    trainable = sizes.trainable.total
+    trainable, opponents = sizes.trainable.total, sizes.critic + sizes.heads
     moments = memory_parts(base, sizes)["optimizer"]
+    # The student's weights and their average, and what learns beside it with its two moments.
+    kept = 2 * FLOAT32_BYTES * trainable + moments + 3 * FLOAT32_BYTES * opponents
     return {
         "trainable_parameters": trainable,
-        "stages": [_stage_tflops(stage, total) for stage, total in zip(stages, flops, strict=True)],
-        "checkpoints_gib": request.keep_checkpoints * (2 * FLOAT32_BYTES * trainable + moments) / GIB,
+        "opponent_parameters": opponents,
+        "stages": [_stage_tflops(stage) for stage in stages],
+        "checkpoints_gib": request.keep_checkpoints * kept / GIB,
         "gpus": rows,
     }
 
 
-def _stage_tflops(stage: StageTraining, flops: int) -> dict[str, float]:
-    return {
-        "clip_tflops": flops / TERA,
-        "student_forward_tflops": stage.student_forward / TERA,
-        "student_backward_tflops": stage.student_backward / TERA,
-        "teacher_forward_tflops": 2 * stage.teacher_forward / TERA,
-        "teacher_backward_tflops": stage.teacher_backward / TERA,
-        "checkpointing_adds_tflops": stage.recomputed_flops / TERA,
-    }
+def _stage_tflops(parts: Mapping[str, float | int]) -> dict[str, float]:
+    tflops = {f"{name}_tflops": flops / TERA for name, flops in parts.items()}
+    return {"clip_tflops": sum(tflops.values()), **tflops}
 
 
 def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions) -> dict[str, Any]:
@@ -286,38 +278,53 @@ def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions
 
 
 def _step_time(
-    request: Request, setup: TrainingSetup, stage_flops: Sequence[int], gpu: Gpu, assumptions: Assumptions
-) -> dict[str, float]:
-    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation
-    done = step_flops(stage_flops, request.stage_weights, setup)
-    seconds = done / (speed * setup.num_gpus)
+    request: Request,
+    setup: TrainingSetup,
+    stages: Sequence[Mapping[str, float | int]],
+    gpu: Gpu,
+    assumptions: Assumptions,
+) -> dict[str, Any]:
+    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation * setup.num_gpus
+    flops = {
+        part: step_flops([stage[part] for stage in stages], request.stage_weights, setup)
+        for part in stages[0]
+    }
+    done = sum(flops.values())
+    seconds = done / speed
     return {
         "step_tflops": done / TERA,
         "step_seconds": seconds,
+        "part_seconds": {part: number / speed for part, number in flops.items()},
         "run_hours": request.steps * seconds / 3600,
     }
 
 
-def _latents_cache(request: Request, num_clips: int) -> dict[str, float | int]:
-    spec = request.architecture.spec
+def _latents_cache(
+    request: Request, cost: SamplingCost, gpus: Sequence[Gpu], assumptions: Assumptions
+) -> dict[str, Any]:
+    architecture, num_clips = request.architecture, assumptions.num_clips
+    spec = architecture.spec
     grids = dict.fromkeys((*request.extra_grids, *request.schedule.distinct_grids))
     size = latents_cache_bytes(
         cells=sum(grid.frames * grid.height * grid.width for grid in grids),
         channels=spec.latent_channels,
         prompt_numbers=spec.text_length * spec.text_dim,
     )
+    counted = {request.schedule.target: cost.vae_encode_flops}
+    flops = {grid: counted[grid] if grid in counted else count_encoding(architecture, grid) for grid in grids}
+    encode = sum(flops.values()) + cost.text_encoder_flops
+    # In `load.dtype`, as the encoders are.
+    bf16, share = request.setup.bf16_teacher, assumptions.utilisation
+    seconds = {gpu.name: encode / (gpu.peak_flops(bf16=bf16) * share) for gpu in gpus}
     return {
         "num_clips": num_clips,
         "clip_mib": size["clip"] / MIB,
         "caption_mib": size["caption"] / MIB,
         "gib": num_clips * (size["clip"] + size["caption"]) / GIB,
+        "grids": [{"grid": str(grid), "vae_encode_tflops": flops[grid] / TERA} for grid in grids],
+        "clip_encode_tflops": encode / TERA,
+        "encoding": [
+            {"gpu": name, "clip_seconds": clip, "hours": num_clips * clip / 3600}
+            for name, clip in seconds.items()
+        ],
     }
-
-
-def _counts_up_to(most: int) -> list[int]:
-    counts = []
-    number = 1
-    while number < most:
-        counts.append(number)
-        number *= 2
-    return [*counts, most]

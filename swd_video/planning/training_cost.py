@@ -1,8 +1,6 @@
-"""What training costs: operations of a micro-batch, and what autograd keeps for it.
+"""What one network costs in training, as student, as critic or as teacher: operations, and what autograd keeps.
 
-The counted calls are those of the trainer. For a clip at some stage the student runs forward and backward; the frozen
-teacher runs up to the block whose tokens are compared, once on the target without gradients and once on the
-prediction, with gradients back to its input.
+The counted calls are those of the trainer. `step_cost.py` says how often a step makes them.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,51 +46,9 @@ class PerClip:
         """Bytes of a batch."""
         return self.fixed + self.clip * batch_size
 
-
-@dataclass(frozen=True)
-class StageTraining:
-    """Operations for one clip of one stage.
-
-    Attributes:
-        student_forward: the prediction.
-        student_backward: its gradients.
-        teacher_forward: one run to the compared block; there are two.
-        teacher_backward: from the compared tokens back to the prediction.
-    """
-
-    student_forward: int
-    student_backward: int
-    teacher_forward: int
-    teacher_backward: int
-
-    @property
-    def flops(self) -> int:
-        """All of it, without gradient checkpointing."""
-        return self.student_forward + self.student_backward + 2 * self.teacher_forward + self.teacher_backward
-
-    @property
-    def recomputed_flops(self) -> int:
-        """What gradient checkpointing runs once more."""
-        return self.student_forward + self.teacher_forward
-
-
-@dataclass(frozen=True)
-class KeptBytes:
-    """What autograd keeps for the backward pass of a micro-batch.
-
-    Attributes:
-        student: of the student's graph.
-        teacher: of the teacher's, which the prediction's gradient goes through.
-        student_checkpointed: of the student's, where only the tokens between blocks are kept, and one block
-            is computed again at a time.
-        teacher_checkpointed: of the teacher's, likewise; by the time the student's blocks are recomputed, only
-            its own tokens between blocks may be left.
-    """
-
-    student: PerClip
-    teacher: PerClip
-    student_checkpointed: PerClip
-    teacher_checkpointed: PerClip
+    def __add__(self, other: "PerClip") -> "PerClip":
+        """Both together."""
+        return PerClip(self.fixed + other.fixed, self.clip + other.clip)
 
 
 @dataclass(frozen=True)
@@ -109,20 +65,21 @@ class Trainable:
 
 
 class TeacherCounter:
-    """Counts the frozen teacher's runs up to the block whose tokens are compared.
+    """Counts the frozen teacher's runs up to a block whose tokens are looked at.
 
     Args:
         architecture: the teacher.
-        block: of the compared tokens, from 0.
+        block: from 0.
+        key: of the config that names the block, for messages.
 
     Raises:
         ValueError: if there is no such block.
     """
 
-    def __init__(self, architecture: Architecture, block: int) -> None:
+    def __init__(self, architecture: Architecture, block: int, key: str = "loss.mmd.block") -> None:
         if not 0 <= block < architecture.spec.num_blocks:
             raise ValueError(
-                f"loss.mmd.block: {block} does not exist; {architecture.name} has blocks 0 to "
+                f"{key}: {block} does not exist; {architecture.name} has blocks 0 to "
                 f"{architecture.spec.num_blocks - 1}."
             )
         self._architecture = architecture
@@ -150,49 +107,38 @@ class TeacherCounter:
 
         def count(block: int, batch: int) -> int:
             run = partial(self._tokens, self._fake_network, block, grid, batch)
-            with _training_precision(bf16):
+            with training_precision(bf16):
                 return count_kept(run, self._fake_network)
 
         if (grid, bf16) not in self._kept:
-            counted = [_per_clip(partial(count, block)) for block in self._small_blocks]
+            counted = [per_clip(partial(count, block)) for block in self._small_blocks]
             self._kept[grid, bf16] = self._architecture.up_to_block(counted, self._block)
         return self._kept[grid, bf16]
 
     def kept_checkpointed(self, grid: LatentSize, *, bf16: bool) -> PerClip:
         """What it keeps where that is only the tokens between blocks."""
-        return PerClip(0, (self._block + 1) * self.tokens_bytes(grid, bf16=bf16))
-
-    def tokens_bytes(self, grid: LatentSize, *, bf16: bool) -> int:
-        """Size of the tokens between two blocks, for one clip."""
-        with _training_precision(bf16), torch.no_grad():
-            tokens = self._tokens(self._fake_network, 0, grid, 1)
-        return tokens.numel() * tokens.element_size()
+        between = _tokens_bytes(self._architecture, self._fake_network, grid, bf16=bf16)
+        return PerClip(0, (self._block + 1) * between)
 
     def _tokens(
         self, network: nn.Module, block: int, grid: LatentSize, batch: int, device: str = "cpu"
     ) -> Tensor:
-        noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
-        (tokens,) = self._architecture.model.features(
-            noisy_latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=network
-        )
-        return tokens
+        return _tokens(self._architecture, network, block, grid, batch, device)
 
 
 class TrainingCounter:
-    """Counts one kind of training.
+    """Counts a network that predicts velocities and learns.
 
     Args:
-        architecture: the teacher.
-        lora: what the student adds to it; None where the student is a copy of all weights.
-        teacher: counts the teacher's part, which is the same for every kind of student.
+        architecture: the teacher, which it starts as.
+        lora: what it adds to the teacher's weights; None where it is a copy of all of them.
 
     Raises:
         ValueError: if a target of `lora` matches no layer.
     """
 
-    def __init__(self, architecture: Architecture, lora: LoraShape | None, teacher: TeacherCounter) -> None:
+    def __init__(self, architecture: Architecture, lora: LoraShape | None) -> None:
         self._architecture, self._lora = architecture, lora
-        self._teacher = teacher
         self._students = _students(architecture, lora)
         self._flops: dict[LatentSize, GraphFlops] = {}
 
@@ -201,8 +147,8 @@ class TrainingCounter:
         """Number of weights of one transformer that training changes."""
         return self._architecture.of_all_blocks([_trainable(student) for student in self._students])
 
-    def student_flops(self, grid: LatentSize) -> GraphFlops:
-        """The student's prediction for one clip, and its gradients; each grid is counted once."""
+    def flops(self, grid: LatentSize) -> GraphFlops:
+        """A prediction for one clip, and gradients of what learns; each grid is counted once."""
         if grid not in self._flops:
             with KernelAttention():
                 counted = [
@@ -212,33 +158,30 @@ class TrainingCounter:
             self._flops[grid] = self._architecture.of_all_blocks(counted)
         return self._flops[grid]
 
-    def stage(self, grid: LatentSize) -> StageTraining:
-        """Operations for one clip on a grid."""
-        student, teacher = self.student_flops(grid), self._teacher.flops(grid)
-        return StageTraining(student.forward, student.backward, teacher.forward, teacher.backward)
-
-    def kept(self, grid: LatentSize, *, bf16: bool) -> KeptBytes:
+    def kept(self, grid: LatentSize, *, bf16: bool) -> tuple[PerClip, PerClip]:
         """What autograd keeps for clips on a grid.
 
         Args:
             grid: the stage's.
             bf16: under bfloat16 autocast; else in float32.
+
+        Returns:
+            (all of it, what is left of it where only the tokens between blocks are kept, and one block is computed
+            again at a time).
         """
         students = [without_memory(student) for student in _students(self._architecture, self._lora)]
         counted = [self._kept_by(student, grid, bf16) for student in students]
-        between = self._teacher.tokens_bytes(grid, bf16=bf16)
+        between = _tokens_bytes(self._architecture, students[0], grid, bf16=bf16)
         # One block of every kind, although only one block at all is recomputed at a time.
         one, more_blocks = counted[0], self._architecture.spec.num_blocks - len(counted) + 1
-        return KeptBytes(
-            student=self._architecture.of_all_blocks(counted),
-            teacher=self._teacher.kept(grid, bf16=bf16),
-            student_checkpointed=PerClip(one.fixed, one.clip + more_blocks * between),
-            teacher_checkpointed=self._teacher.kept_checkpointed(grid, bf16=bf16),
+        return (
+            self._architecture.of_all_blocks(counted),
+            PerClip(one.fixed, one.clip + more_blocks * between),
         )
 
     def _kept_by(self, student: nn.Module, grid: LatentSize, bf16: bool) -> PerClip:
-        with _training_precision(bf16):
-            return _per_clip(lambda batch: count_kept(lambda: self._predict(student, grid, batch), student))
+        with training_precision(bf16):
+            return per_clip(lambda batch: count_kept(lambda: self._predict(student, grid, batch), student))
 
     def _predict(self, student: nn.Module, grid: LatentSize, batch: int, device: str = "cpu") -> Tensor:
         noisy_latents, prompt_embeds = _inputs(self._architecture, grid, batch, device)
@@ -248,19 +191,45 @@ class TrainingCounter:
         return x0_from_velocity(noisy_latents, velocity, _SIGMA)
 
 
+def _tokens(
+    architecture: Architecture,
+    network: nn.Module,
+    block: int,
+    grid: LatentSize,
+    batch: int = 1,
+    device: str = "cpu",
+) -> Tensor:
+    noisy_latents, prompt_embeds = _inputs(architecture, grid, batch, device)
+    (tokens,) = architecture.model.features(
+        noisy_latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=network
+    )
+    return tokens
+
+
+def _tokens_bytes(
+    architecture: Architecture, fake_network: nn.Module, grid: LatentSize, *, bf16: bool
+) -> int:
+    """Size of the tokens between two blocks, for one clip."""
+    with training_precision(bf16), torch.no_grad():
+        tokens = _tokens(architecture, fake_network, 0, grid)
+    return tokens.numel() * tokens.element_size()
+
+
 def _inputs(architecture: Architecture, grid: LatentSize, batch: int, device: str) -> tuple[Tensor, Tensor]:
     spec = architecture.spec
     latents = torch.empty(batch, spec.latent_channels, *grid.as_tuple(), device=device)
     return latents, torch.empty(batch, spec.text_length, spec.text_dim, device=device)
 
 
-def _per_clip(count: Callable[[int], int]) -> PerClip:
+def per_clip(count: Callable[[int], int]) -> PerClip:
+    """Bytes as they grow from one clip to two; `count` takes a number of clips."""
     one, two = count(1), count(2)
     return PerClip(2 * one - two, two - one)
 
 
 @contextmanager
-def _training_precision(bf16: bool) -> Iterator[None]:
+def training_precision(bf16: bool) -> Iterator[None]:
+    """The context in which shapes pass through networks as tensors do in training."""
     with shapes_only(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         yield
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
-from swd_video.planning.training_cost import KeptBytes, Trainable
+from swd_video.planning.step_cost import KeptBytes
+from swd_video.planning.training_cost import Trainable
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
+# Weight, gradient and the two moments of AdamW; no average over steps.
+_OPPONENT_BYTES = 4 * FLOAT32_BYTES
 Kind = Literal["full", "lora"]
 
 
@@ -66,11 +69,15 @@ class TrainingSizes:
         num_parameters: of the transformer, or of both where there are two.
         trainable: weights that change.
         kept: what autograd keeps on the largest grid.
+        critic: weights of the critic's additions, which are divided where the teacher's are.
+        heads: weights of the discriminator, whole on every GPU.
     """
 
     num_parameters: int
     trainable: Trainable
     kept: KeptBytes
+    critic: int = 0
+    heads: int = 0
 
 
 SizesOf = Callable[[TrainingSetup], TrainingSizes]
@@ -78,19 +85,17 @@ SizesOf = Callable[[TrainingSetup], TrainingSizes]
 
 
 def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
-    """Bytes on one GPU at the start of the backward pass on the largest grid, by part.
+    """Bytes on one GPU at the start of a backward pass on the largest grid, by part.
 
-    Gradients are counted whole although they fill only while activations are freed: with accumulation both are there.
-    Activations are those beside float32 weights; beside bfloat16 ones they never take more, and often less.
+    The student's or the critic's, whichever takes more: one is over when the other starts. Gradients are counted whole
+    although they fill only while activations are freed: with accumulation both are there. Activations are those beside
+    float32 weights; beside bfloat16 ones they never take more, and often less.
     """
     trainable = sizes.trainable.total
     shards = setup.num_gpus if setup.sharded else 1
     # Full training keeps teacher and student apart; additions share one copy.
     teacher_bytes = BFLOAT16_BYTES if setup.bf16_teacher else FLOAT32_BYTES
     weights = teacher_bytes * sizes.num_parameters + FLOAT32_BYTES * trainable
-    kept = sizes.kept
-    student = kept.student_checkpointed if setup.checkpointing else kept.student
-    teacher = kept.teacher_checkpointed if setup.checkpointing else kept.teacher
     replicated = setup.num_gpus > 1 and not setup.sharded
     return {
         "weights": weights // shards,
@@ -99,9 +104,24 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
         "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
         "optimizer": FLOAT32_BYTES * _num_moments(sizes.trainable, setup.muon) // shards,
         "ema": FLOAT32_BYTES * trainable // shards,
-        "activations": student.at(setup.clips_at_once),
-        "teacher_features": teacher.at(setup.clips_at_once),
+        "opponents": _OPPONENT_BYTES * (sizes.critic // shards + sizes.heads),
+        **_activations(setup, sizes.kept),
     }
+
+
+def _activations(setup: TrainingSetup, kept: KeptBytes) -> dict[str, int]:
+    """What autograd keeps in the larger of the two backward passes; the other one's parts are 0."""
+    graphs = (
+        (kept.student_checkpointed, kept.teacher_checkpointed, kept.critic_checkpointed)
+        if setup.checkpointing
+        else (kept.student, kept.teacher, kept.critic)
+    )
+    student, teacher, critic = (graph.at(setup.clips_at_once) for graph in graphs)
+    if critic > student + teacher:
+        student, teacher = 0, 0
+    else:
+        critic = 0
+    return {"activations": student, "teacher_features": teacher, "critic_activations": critic}
 
 
 def fits(setup: TrainingSetup, sizes: TrainingSizes, available_bytes: float | int) -> bool:

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from swd_video.core.grid import Compression, PixelSize
+from swd_video.models.fingerprint import hash_file
 from swd_video.studio.model import ModelFacts
+from swd_video.studio.pictures import open_picture
 from swd_video.studio.script import Script, Shot, Take
 
 RENDER_VERSION = 1
@@ -49,10 +52,12 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
     """Work out every clip of a script for a model.
 
     Raises:
-        ScriptError: A shot asks for a length that the model cannot make, or says more than it reads.
+        ScriptError: A shot asks for a length that the model cannot make, says more than it reads, or starts from a
+            picture that cannot be used.
     """
     native = model.compression.pixel_size(model.schedule.target)
     _check_prompts(script, model)
+    pictures = _hash_pictures(script, model, native)
     clips = []
     for take in script.takes():
         frames = _frames(script, take.shot, model, native)
@@ -74,6 +79,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
             "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],
             "metadata": metadata,
         }
+        if take.shot.picture is not None:
+            fields["picture"] = pictures[take.shot.picture]
         clips.append(Clip(take, size, model.fps, stages, metadata, hash_content(fields)))
     return clips
 
@@ -89,6 +96,28 @@ def _check_prompts(script: Script, model: ModelFacts) -> None:
                 f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. "
                 "Shorten it.",
             )
+
+
+def _hash_pictures(script: Script, model: ModelFacts, native: PixelSize) -> dict[Path, str]:
+    """Hashes of the bytes of all pictures, after a look at each."""
+    hashes: dict[Path, str] = {}
+    for index, shot in enumerate(script.shots):
+        if shot.picture is None or shot.picture in hashes:
+            continue
+        key = f"shots[{index}].picture"
+        if not model.takes_pictures:
+            raise script.error(
+                shot.picture_line,
+                key,
+                f"{model.name} makes clips from text alone. Drop the key, or use a student of a model that can start "
+                "from a picture.",
+            )
+        try:
+            open_picture(shot.picture, native)
+        except ValueError as error:
+            raise script.error(shot.picture_line, key, str(error)) from None
+        hashes[shot.picture] = hash_file(shot.picture)
+    return hashes
 
 
 def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) -> int:

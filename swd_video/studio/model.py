@@ -11,7 +11,7 @@ from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import DEFAULT_OPTIONS, STUDENT_FILE_NAME, LoadOptions, resolve_model_path
-from swd_video.pipelines.loading import base_model_path, load_student
+from swd_video.pipelines.loading import base_model_path, load_student, used_transformer_file
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 
 
@@ -30,6 +30,7 @@ class ModelFacts:
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
         options: How it is fitted into memory and run, where that is not the default; some move pixels a little.
+        takes_pictures: Whether clips can start from a picture.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelFacts:
     device: str
     dtype: str
     options: tuple[str, ...] = ()
+    takes_pictures: bool = False
 
 
 def load_model_for_rendering(
@@ -63,9 +65,10 @@ def load_model_for_rendering(
         ValueError: There is no such student, or it cannot be loaded.
     """
     pipe = load_student(name, device=device, dtype=dtype, options=options)
+    file = used_transformer_file(resolve_model_path(name), options.transformer_file)
     return pipe, ModelFacts(
         name=name,
-        fingerprint=fingerprint_folders(model_folders(name)),
+        fingerprint=fingerprint_folders(model_folders(name), [] if file is None else [file]),
         fps=pipe.fps,
         compression=pipe.compression,
         schedule=pipe.scheduler.schedule,
@@ -73,10 +76,12 @@ def load_model_for_rendering(
         count_tokens=pipe.model.count_tokens,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
+        takes_pictures=pipe.model.takes_first_frame,
         options=tuple(
             f"{field.name} {value}"
             for field in fields(options)
-            if (value := getattr(options, field.name)) != field.default
+            # Its bytes are in the fingerprint; where it lies does not matter.
+            if field.name != "transformer_file" and (value := getattr(options, field.name)) != field.default
         ),
     )
 

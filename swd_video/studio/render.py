@@ -24,6 +24,7 @@ from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.studio.clips import Clip, plan_clips
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
 from swd_video.studio.model import ModelFacts
+from swd_video.studio.pictures import read_picture
 from swd_video.studio.script import Script
 
 SHEET_NAME = "contact_sheet.png"
@@ -157,8 +158,10 @@ def _generate(
     clip: Clip, pipe: ScaleWisePipeline
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], list[float | None]]:
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
+    shot = clip.take.shot
     output: Any = pipe(
-        clip.take.shot.prompt,
+        shot.prompt,
+        pictures=None if shot.picture is None else read_picture(shot.picture, clip.size),
         frames=clip.size.frames,
         height=clip.size.height,
         width=clip.size.width,
@@ -177,6 +180,7 @@ def _write_clip(
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
     write_preview(preview, _shrink(frames), clip.fps)
     write_video(video, frames, clip.fps, metadata=clip.metadata)
+    shot = clip.take.shot
     sidecar = {
         "id": clip.take.shot.id,
         "take": clip.take.take,
@@ -193,6 +197,7 @@ def _write_clip(
         "seconds": round(clip.seconds, 6),
         "stages": _stages(clip),
         "content_hash": clip.content_hash,
+        **({} if shot.picture is None else {"picture": shot.picture.name}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
     _write_json(_sidecar(clip, out), sidecar)

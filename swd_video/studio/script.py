@@ -42,6 +42,8 @@ class Shot:
         line: Line of the script on which the shot starts, from 1.
         prompt_line: Line on which its prompt starts.
         seconds_line: Line on which its length was given, maybe as a default; `line` when it was not.
+        picture: File of the picture that the clip starts with; None for a clip from text alone.
+        picture_line: Line on which that was given.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Shot:
     line: int
     prompt_line: int
     seconds_line: int
+    picture: Path | None = None
+    picture_line: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,11 @@ def parse_script(text: str, path: str | Path) -> Script:
     shots = []
     for index, shot_node in enumerate(top.items("shots")):
         entry = _Mapping(
-            path, loader, f"shots[{index}]", shot_node, ("id", "prompt", "seconds", "seed", "takes")
+            path,
+            loader,
+            f"shots[{index}]",
+            shot_node,
+            ("id", "prompt", "picture", "seconds", "seed", "takes"),
         )
         own_seconds = entry.has("seconds")
         shots.append(
@@ -175,6 +183,10 @@ def parse_script(text: str, path: str | Path) -> Script:
                 line=entry.line(),
                 prompt_line=entry.line("prompt"),
                 seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
+                picture=path.parent / Path(entry.text("picture")).expanduser()
+                if entry.has("picture")
+                else None,
+                picture_line=entry.line("picture"),
             )
         )
     script = Script(

@@ -218,6 +218,8 @@ def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: Samp
         folder=folder,
         base_model=config.model,
         positions=config.positions,
+        # A whole student has its own weights.
+        transformer_file=config.load.transformer_file if config.train.kind == "lora" else None,
         stepper=stepper,
         checkpoints=CheckpointFolder(folder / "checkpoints", train.keep_checkpoints),
         samples=samples,

@@ -59,6 +59,7 @@ class Run:
         settings: when things happen.
         result: what is written in the end; by default `student/` in the folder.
         encoders: networks of pixels that the loss looks through, for the student's folder.
+        transformer_file: whose weights a student's additions belong to, likewise, where it is not the teacher's own.
         save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
@@ -71,6 +72,7 @@ class Run:
     settings: LoopSettings
     result: Path | None = None
     encoders: Sequence[EncoderRecord] = ()
+    transformer_file: str | None = None
     save: Callable[[bool], None] | None = None
 
 
@@ -261,6 +263,7 @@ def _write_student(run: Run, write: bool) -> None:
             lora_state_dict=additions,
             positions=run.positions,
             encoders=run.encoders,
+            transformer_file=run.transformer_file,
         )
 
 

@@ -51,7 +51,8 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
     assert counted["training"]["kind"] == "lora"
 
     rows = {(row["gpu"], row["num_gpus"]): row for row in counted["training"]["lora"]["gpus"]}
-    assert len(rows) == 5 * 4
+    # 24 clips a step, on 1, 2, 3, 4, 6 or 8 of each kind.
+    assert len(rows) == 5 * 6 and counted["training"]["num_gpus_left_out"] == [5, 7]
     # As published: 24 clips a step on 8 GPUs of 80 GB.
     row = rows["A100-80", 8]
     assert row["clips_at_once"] == 3
@@ -65,11 +66,14 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["H100", 8]["step_seconds"] == pytest.approx(row["step_seconds"] * 312 / 989)
 
 
-def test_the_pyramid_config_has_the_grids_of_the_published_table() -> None:
-    from swd_video.config.load import load_config
-
-    schedule = load_config(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml").scale_schedule()
-    assert [str(grid) for grid in schedule.grids] == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+def test_the_pyramid_config_has_grids_and_cost_of_the_published_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--gpu", "H100", "--num-gpus", "1")
+    counted = plan(capsys, str(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml"), *words)
+    grids = [f"{stage['frames']}x{stage['height']}x{stage['width']}" for stage in counted["stages"]]
+    assert grids == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
+    assert counted["transformer_tflops"] == pytest.approx(282, rel=0.01)
 
 
 def test_the_first_config_holds_all_settings_that_swd_published() -> None:
@@ -98,6 +102,8 @@ def test_words_for_people_say_what_fits_and_what_would(
     assert main(["plan", str(tiny_config), *words]) == 0
     text = capsys.readouterr().out
     assert "ESTIMATED at 50% of peak speed, not run" in text
+    assert "seconds of a step on 1 x A100-80, ESTIMATED: student forward " in text
+    assert "encoding a clip on 3 grids and its caption: " in text
     assert "3x6x8" in text and "9x48x64" in text
     assert "train.kind: lora needs" in text
     assert text.count("DOES NOT FIT") == 2
@@ -118,8 +124,49 @@ def test_flags_change_the_estimates_and_keys_the_config(
     # A float32 run, of which one GPU does all the work.
     assert row["step_seconds"] == pytest.approx(row["step_tflops"] / (0.25 * 67))
     assert row["run_hours"] == pytest.approx(10 * row["step_seconds"] / 3600)
+    assert sum(row["part_seconds"].values()) == pytest.approx(row["step_seconds"])
+    parts = row["part_seconds"]
+    assert min(parts[name] for name in ("student_forward", "student_backward", "teacher_forward")) > 0
+    assert parts["critic_training"] == parts["checkpointing_adds"] == 0
     cache = counted["latents_cache"]
+    assert [row["grid"] for row in cache["grids"]] == ["2x4x4", "3x4x4", "3x6x8"]
+    encode = [row["vae_encode_tflops"] for row in cache["grids"]]
+    assert encode == sorted(encode) and encode[-1] == counted["vae_encode_tflops"]
+    assert cache["clip_encode_tflops"] == pytest.approx(sum(encode) + counted["text_encoder_tflops"])
+    (encoding,) = cache["encoding"]
+    assert encoding["clip_seconds"] == pytest.approx(cache["clip_encode_tflops"] / (0.25 * 67))
+    assert encoding["hours"] == pytest.approx(10 * encoding["clip_seconds"] / 3600)
     assert cache["gib"] == pytest.approx(10 * (cache["clip_mib"] + cache["caption_mib"]) / 1024)
+
+
+def test_losses_with_networks_of_their_own_are_counted(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--gpu", "H100", "--num-gpus", "1", "--train.kind", "lora")
+    bare = plan(capsys, str(tiny_config), *words)["training"]["lora"]
+    adversaries = ("--loss.dmd", "{critic_rank: 2}", "--loss.gan", "{head: mlp}", "--train.own_inputs", "0.5")
+    through_critic = ("--loss.mmd.encoder", "{kind: critic}", "--json")
+    assert main(["plan", str(tiny_config), *words, *adversaries, *through_critic]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "warning: loss.mmd: what the critic's additions take in its blocks is not counted.\n" in captured.err
+    )
+    full = json.loads(captured.out)["training"]["lora"]
+    extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training")
+    for without, last in zip(bare["stages"], full["stages"], strict=True):
+        assert all(without[f"{name}_tflops"] == 0 for name in extra)
+        assert without["teacher_forward_tflops"] == last["teacher_forward_tflops"] > 0
+        assert last["clip_tflops"] == pytest.approx(
+            without["clip_tflops"] + sum(last[f"{name}_tflops"] for name in extra)
+        )
+    assert [stage["own_inputs_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
+    assert all(full["stages"][-1][f"{name}_tflops"] > 0 for name in extra)
+    assert bare["opponent_parameters"] == 0 < full["opponent_parameters"]
+    (before,), (after,) = bare["gpus"], full["gpus"]
+    assert before["memory_gib"]["opponents"] == 0
+    assert after["memory_gib"]["opponents"] == 16 * full["opponent_parameters"] / 2**30
+    assert after["memory_gib"]["teacher_features"] > before["memory_gib"]["teacher_features"]
+    assert after["step_seconds"] > before["step_seconds"]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +182,7 @@ def test_flags_change_the_estimates_and_keys_the_config(
         (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),
         (["--num-clips", "0"], "--num-clips: got 0, expected at least 1"),
         (["--loss.mmd.block", "3"], "loss.mmd.block: 3 does not exist"),
+        (["--loss.gan", "{block: 3}"], "loss.gan.block: 3 does not exist"),
         (
             ["--schedule", "[{sigma: 1, frames: 2, height: 3, width: 4}]"],
             "schedule.stages[0]: latent size 2x3x4 is not a whole number of 1x2x2 patches",

@@ -13,6 +13,8 @@ from swd_video.cli.main import main
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import CacheHeader, LatentCacheWriter
+from swd_video.planning.architecture import load_architecture
+from swd_video.planning.sampling_cost import TransformerCounter
 
 SMALL, LARGE = LatentSize(2, 4, 4), LatentSize(5, 8, 8)
 CONFIG = """
@@ -66,7 +68,7 @@ def test_a_cache_gives_grids_and_a_schedule_to_paste(
     tiny_wan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = write_cache(tmp_path / "cache", smooth(11), str(tiny_wan_folder))
-    arguments = ["spectrum", str(cache), "--sigmas", "0.9", "0.05", "--stages", "3", "--budget", "1.3"]
+    arguments = ["spectrum", str(cache), "--sigmas", "0.9", "0.05", "--stages", "3", "--budget", "1.8"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{cache}: 11 clips of 5x8x8, 4 channels\n")
@@ -83,9 +85,9 @@ def test_a_cache_gives_grids_and_a_schedule_to_paste(
         (0.05, 2, 2),
     ]
     assert found["grids"][1]["frames"] == 5
-    assert found["schedule"]["cost"] <= 1.3 and found["schedule"]["shift"] >= 1
+    assert found["schedule"]["cost"] <= 1.8 and found["schedule"]["shift"] >= 1
     assert all(row["hidden"] for row in found["schedule"]["handovers"])
-    assert found["schedule"]["counted"] == f"FLOPs of the transformer of {tiny_wan_folder}, text left out"
+    assert found["schedule"]["counted"] == f"FLOPs of the transformer of {tiny_wan_folder}"
     assert len(found["power"]["frames"]) == 5 and found["lowest_sigmas"]["width"][1:] == pytest.approx(
         [0] * 7
     )
@@ -110,6 +112,12 @@ def test_power_is_that_of_the_latents_whatever_holds_them(
     assert mean == pytest.approx(latents.double().square().mean().item())
     assert "the cache's model 'gone' cannot be read" in from_cache["schedule"]["counted"]
     assert "no model is known" in from_file["schedule"]["counted"]
+    capsys.readouterr()
+    assert main(["spectrum", str(tmp_path / "f.st")]) == 0
+    assert capsys.readouterr().err == (
+        "warning: no model is known; name one with --model: grids are whole numbers of 1x2x2 latents, "
+        "and costs are tokens.\n"
+    )
     assert json_of(capsys, tmp_path / "f.st", "--key", "a")["clips"] == 9
 
 
@@ -131,6 +139,37 @@ def test_a_config_s_schedule_is_held_against_the_spectra(
     assert main(["spectrum", *map(str, arguments)]) == 0
     text = capsys.readouterr().out
     assert "2x4x4            0.600  1x2x2" in text and "NOT hidden" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "patch"),
+    [
+        ("Lightricks/LTX-Video", (1, 1, 1)),
+        ("hunyuanvideo-community/HunyuanVideo", (1, 2, 2)),
+        ("zai-org/CogVideoX-2b", (1, 2, 2)),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", (1, 2, 2)),
+    ],
+)
+def test_every_family_gives_costs_and_patch(
+    model: str, patch: tuple[int, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Latents without detail: the smallest grid is one patch, so stages but the last are as cheap as can be."""
+    save_file({"latents": smooth(4)}, tmp_path / "l.safetensors")
+    words = ["--model", model, "--sigmas", "0.5", "--stages", "2", "--budget", "2"]
+    found = json_of(capsys, tmp_path / "l.safetensors", *words)
+    counter = TransformerCounter(load_architecture(model))
+    small, full = (counter.evaluation(LatentSize(**stage)).forward for stage in _grids(found))
+    assert found["schedule"]["cost"] == pytest.approx((small + full) / full)
+    assert found["schedule"]["counted"] == f"FLOPs of the transformer of {model}"
+    assert found["schedule"]["patch"] == "x".join(map(str, patch))
+    (row,) = found["grids"]
+    # The lowest frequency along height needs two rows, nothing needs two columns.
+    assert (row["height"], row["width"]) == (2, patch[2])
+
+
+def _grids(found: dict) -> list[dict]:
+    axes = ("frames", "height", "width")
+    return [{axis: stage[axis] for axis in axes} for stage in found["schedule"]["stages"]]
 
 
 def test_the_plot_shows_both_curves_and_appears_whole(

@@ -14,7 +14,8 @@ from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.planning.architecture import Architecture, load_architecture
 from swd_video.planning.counting import count_flops, count_graph, count_kept
 from swd_video.planning.sampling_cost import TransformerCounter, count_decoding, count_encoding
-from swd_video.planning.training_cost import LoraShape, TeacherCounter, TrainingCounter
+from swd_video.planning.step_cost import LossShape, SharedCounters, StepCounter
+from swd_video.planning.training_cost import LoraShape, TrainingCounter
 from swd_video.training.roles import FullRoles
 
 
@@ -59,10 +60,10 @@ def test_training_costs_of_every_family(
     def tokens() -> torch.Tensor:
         return roles.model.features(predicted_x0, 0.3, prompt_embeds, (block,), transformer=network)[0]
 
-    counter = TrainingCounter(architecture, None, TeacherCounter(architecture, block))
-    student, teacher, stage = count_graph(predict), count_graph(tokens), counter.stage(grid)
-    assert (stage.student_forward, stage.student_backward) == (student.forward, student.backward)
-    assert (stage.teacher_forward, stage.teacher_backward) == (teacher.forward, teacher.backward)
+    counter = StepCounter(SharedCounters(architecture, LossShape((block,))), None)
+    student, teacher, parts = count_graph(predict), count_graph(tokens), counter.stage(grid).parts
+    assert (parts["student_forward"], parts["student_backward"]) == (student.forward, student.backward)
+    assert (parts["teacher_forward"], parts["teacher_backward"]) == (2 * teacher.forward, teacher.backward)
     kept = counter.kept(grid, bf16=False)
     assert kept.student.at(1) == pytest.approx(count_kept(predict, roles.student), rel=0.02)
     assert kept.teacher.at(1) == pytest.approx(count_kept(tokens, network), rel=0.02)
@@ -70,7 +71,7 @@ def test_training_costs_of_every_family(
 
 def test_a_lora_of_every_family_changes_every_block(family: str, architecture: Architecture) -> None:
     lora = LoraShape(2, architecture.model.lora_targets)
-    counter = TrainingCounter(architecture, lora, TeacherCounter(architecture, 0))
+    counter = TrainingCounter(architecture, lora)
     one, *more = (sum_of(student) for student in counter._students)
     assert all(count > one > 0 for count in more)
 

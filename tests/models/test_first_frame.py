@@ -1,12 +1,15 @@
 """Clips that start from a picture, against diffusers' own image-to-video pipelines."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import LTXImageToVideoPipeline, WanImageToVideoPipeline
 from einops import rearrange
+from PIL import Image
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_pixels
@@ -14,6 +17,12 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import adapter_for
 from swd_video.models.sampling import sample_clips
+from swd_video.pipelines.loading import save_student
+from swd_video.studio.clips import plan_clips
+from swd_video.studio.model import load_model_for_rendering
+from swd_video.studio.pictures import read_picture
+from swd_video.studio.render import render_script
+from swd_video.studio.script import Script, ScriptError, parse_script
 
 BuildModel = Callable[[str], VideoModel]
 
@@ -107,6 +116,57 @@ def test_every_stage_starts_with_the_picture_at_its_size(family: str, build: Bui
         torch.testing.assert_close(x0[:, :, :1], model.encode_video(shrunk), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"pictures: got 32x32 .*; crop and resize them first"):
         sample_clips(model, schedule, ["a cat"], pictures=torch.zeros(1, 3, 32, 32))
+
+
+def _film(folder: Path, picture: str = "start.png") -> Script:
+    shot = f"  - id: a\n    prompt: a cat\n    picture: {picture}\n"
+    return parse_script(f"shots:\n{shot}", folder / "film.yaml")
+
+
+def test_a_script_s_shot_starts_with_its_picture(
+    save_tiny: Callable[[str], Path], tiny_pipe: Callable[[str], Any], tmp_path: Path
+) -> None:
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 1, 2)), Stage(0.6, LatentSize(2, 1, 2))))
+    transformer = tiny_pipe("ltx").transformer
+    save_student(tmp_path / "s", base_model=save_tiny("ltx"), schedule=schedule, transformer=transformer)
+    pipe, model = load_model_for_rendering(str(tmp_path / "s"))
+    pipe.set_progress_bar_config(disable=True)
+    Image.effect_mandelbrot((80, 50), (-2, -1, 1, 1), 50).save(tmp_path / "start.png")
+    script, out = _film(tmp_path), tmp_path / "out"
+    assert render_script(script, pipe, model, out).count("rendered") == 1
+    assert render_script(script, pipe, model, out).count("skipped") == 1
+    (clip,) = plan_clips(script, model)
+    picture = read_picture(tmp_path / "start.png", clip.size)
+    assert picture.shape == (1, 3, 32, 64)
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(clip.take.seed)
+
+    expected = sample_clips(pipe.model, schedule, ["a cat"], pictures=picture, generator=generator())
+    got = pipe("a cat", pictures=picture, generator=generator(), output_type="pt").frames
+    torch.testing.assert_close(got.transpose(1, 2) * 2 - 1, expected)
+    without = pipe("a cat", generator=generator(), output_type="pt").frames
+    assert not torch.allclose(got, without)
+    with pytest.raises(ValueError, match="pictures: got 2 for 1 prompts, expected one for each"):
+        pipe("a cat", pictures=picture.repeat(2, 1, 1, 1))
+
+    Image.new("RGB", (80, 50), "red").save(tmp_path / "start.png")
+    assert render_script(script, pipe, model, out).count("rendered") == 1
+    for name, problem in (
+        ("none.png", "no such file. Paths start at the script's folder"),
+        ("film.yaml", "cannot be read as a picture"),
+        ("small.png", "is 60x50 pixels (width x height), expected at least the 64x32 of the clip"),
+    ):
+        (tmp_path / "film.yaml").write_text("shots: []")
+        Image.new("RGB", (60, 50)).save(tmp_path / "small.png")
+        with pytest.raises(ScriptError) as error:
+            plan_clips(_film(tmp_path, name), model)
+        assert str(error.value).startswith(
+            f"{tmp_path / 'film.yaml'}:4: shots[0].picture: {tmp_path / name}: "
+        )
+        assert problem in str(error.value)
+    with pytest.raises(ScriptError, match=r"4: shots\[0\]\.picture: .* makes clips from text alone"):
+        plan_clips(script, replace(model, takes_pictures=False))
 
 
 def test_models_of_text_alone_are_refused(build: BuildModel) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline, WanPipeline
 from safetensors.torch import save_file
 
 import swd_video.models.loading as loading
 from swd_video.core.grid import PixelSize
 from swd_video.models.loading import (
+    ARCHITECTURES,
     LoadOptions,
     VideoSpec,
     load_model,
@@ -24,7 +25,9 @@ from swd_video.models.loading import (
     shipped_models,
     write_video_spec,
 )
+from swd_video.models.ltx import LtxModel
 from swd_video.pipelines.loading import is_student
+from swd_video.planning.architecture import load_architecture
 
 
 @pytest.fixture
@@ -55,6 +58,25 @@ def test_a_model_knows_what_its_folder_says(own_folder: Path) -> None:
     spec = load_model(own_folder).spec
     assert (spec.fps, spec.training_size, spec.text_length) == (12, PixelSize(9, 48, 64), 20)
     assert type(WanPipeline.from_pretrained(own_folder)) is WanPipeline
+
+
+def test_the_size_of_published_models_is_known(own_folder: Path) -> None:
+    assert read_video_spec(own_folder) == VideoSpec()
+    name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert read_video_spec(name) == VideoSpec(training_size=PixelSize(81, 480, 832))
+    assert read_video_spec("nobody/nothing") == VideoSpec()
+    # A copy of the model anywhere, saved by another version.
+    config = json.loads(
+        (ARCHITECTURES / "Wan-AI/Wan2.1-T2V-14B-Diffusers/transformer/config.json").read_text()
+    )
+    copy = own_folder / "transformer/config.json"
+    copy.write_text(json.dumps({**config, "_diffusers_version": "0.99", "new_key": 1}))
+    assert read_video_spec(own_folder) == VideoSpec(training_size=PixelSize(81, 720, 1280))
+    copy.write_text(json.dumps({**config, "num_layers": 7}))
+    assert read_video_spec(own_folder) == VideoSpec()
+    write_video_spec(own_folder, VideoSpec(fps=12.0))
+    copy.write_text(json.dumps(config))
+    assert read_video_spec(own_folder) == VideoSpec(fps=12.0)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +127,27 @@ def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
         load_teacher(own_folder)
 
 
-def test_other_families_are_refused(own_folder: Path) -> None:
+# Wan's image-to-video transformers take the picture as further channels.
+@pytest.mark.parametrize("name", ["FluxPipeline", "WanImageToVideoPipeline"])
+def test_other_families_are_refused(name: str, own_folder: Path) -> None:
     index = own_folder / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="got a FluxPipeline, expected one of WanPipeline"):
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
+    with pytest.raises(ValueError, match=f"got a {name}, expected one of WanPipeline"):
         load_teacher(own_folder)
+
+
+@pytest.mark.parametrize("pipeline", [LTXImageToVideoPipeline, LTXConditionPipeline])
+def test_folders_of_ltx_pipelines_with_the_same_parts_load(
+    pipeline: Any, tiny_pipe: Callable[[str], Any], tmp_path: Path
+) -> None:
+    pipe = tiny_pipe("ltx")
+    pipeline(**pipe.components).save_pretrained(tmp_path / "ltx")
+    assert json.loads((tmp_path / "ltx/model_index.json").read_text())["_class_name"] == pipeline.__name__
+    model, expected = load_model(tmp_path / "ltx"), LtxModel.from_pipeline(pipe)
+    assert isinstance(model, LtxModel) and type(model.pipe) is LTXPipeline
+    assert model.spec == load_architecture(tmp_path / "ltx").spec == expected.spec
+    weights = expected.transformer.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.transformer.state_dict().items())
 
 
 def test_a_student_is_no_teacher(tmp_path: Path) -> None:

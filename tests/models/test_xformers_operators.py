@@ -28,6 +28,17 @@ _ABOUT_THIS_INSTALLATION = ("wasn't build with CUDA", "operator wasn't built")
 # Published width and clip, one block; latent grid.
 SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "wan": ({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 1}, (21, 60, 104)),
+    "wan-14b": ({"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 1}, (21, 90, 160)),
+    "wan-ti2v": (
+        {
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 1,
+            "in_channels": 48,
+            "out_channels": 48,
+        },
+        (31, 44, 80),
+    ),
     "ltx": ({"num_layers": 1}, (21, 16, 22)),
     "hunyuan": ({"num_layers": 1, "num_single_layers": 1}, (33, 90, 160)),
 }
@@ -47,12 +58,12 @@ def _calls(family: str, build: Callable[[str], Any], monkeypatch: pytest.MonkeyP
         attention_dispatch, "xops", SimpleNamespace(memory_efficient_attention=record), raising=False
     )
     monkeypatch.setattr(attention_dispatch, "_CAN_USE_XFORMERS_ATTN", True)
-    model, (config, grid) = build(family), SHAPES[family]
+    model, (config, grid) = build(family.removesuffix("-14b")), SHAPES[family]
     with torch.device("meta"):
         network = type(model.transformer)(**config).to(torch.bfloat16)
         apply_attention_backend(network, "xformers")
         latents = torch.empty(1, network.config.in_channels, *grid, dtype=torch.bfloat16)
-        rows = {"wan": 512, "ltx": 128, "hunyuan": 257}[family]
+        rows = {"ltx": 128, "hunyuan": 257}.get(family, 512)
         prompt = torch.empty(1, rows, 4096, dtype=torch.bfloat16)
         inputs = model._transformer_inputs(network, latents, 0.5, prompt)
         with torch.no_grad():
@@ -85,6 +96,12 @@ def _operator(call: Inputs, capability: tuple[int, int], monkeypatch: pytest.Mon
         ("wan", A100, ["flash3", "flash3"]),
         ("wan", H100, ["flash3", "flash3"]),
         ("wan", RTX_5090, ["flash", "flash"]),
+        ("wan-14b", A100, ["flash3", "flash3"]),
+        ("wan-14b", H100, ["flash3", "flash3"]),
+        ("wan-14b", RTX_5090, ["flash", "flash"]),
+        ("wan-ti2v", A100, ["flash3", "flash3"]),
+        ("wan-ti2v", H100, ["flash3", "flash3"]),
+        ("wan-ti2v", RTX_5090, ["flash", "flash"]),
         ("ltx", A100, ["flash3", "cutlass"]),
         ("ltx", H100, ["flash3", "cutlass"]),
         ("ltx", RTX_5090, ["flash", "none"]),
@@ -108,4 +125,4 @@ def test_operators(
     calls = _calls(family, build, monkeypatch)
     assert [_operator(call, capability, monkeypatch) for call in calls] == operators
     masked = [call.attn_bias is not None for call in calls]
-    assert masked == {"wan": [False, False], "ltx": [False, True], "hunyuan": [True, True]}[family]
+    assert masked == {"ltx": [False, True], "hunyuan": [True, True]}.get(family, [False, False])

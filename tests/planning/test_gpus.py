@@ -46,6 +46,15 @@ def test_files_that_cannot_be_used_are_refused(content: str, message: str, tmp_p
     assert "\n" not in str(error.value)
 
 
+def test_what_follows_a_hyphen_may_be_left_out_where_that_leaves_one_gpu(tmp_path: Path) -> None:
+    assert [gpu.name for gpu in pick_gpus(load_gpus(), "a100")] == ["A100-80"]
+    path = tmp_path / "more.yaml"
+    path.write_text(f"A100-40: {NUMBERS}\n")
+    with pytest.raises(ValueError, match=re.escape("--gpu A100: could be A100-80 or A100-40; give one of")):
+        pick_gpus(load_gpus(path), "A100")
+    assert [gpu.name for gpu in pick_gpus(load_gpus(path), "A100-40")] == ["A100-40"]
+
+
 def test_a_mistyped_gpu_is_suggested() -> None:
     with pytest.raises(ValueError, match=re.escape("--gpu H1000: no such GPU; did you mean H100?")):
         pick_gpus(load_gpus(), "H1000")

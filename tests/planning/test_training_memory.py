@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from swd_video.planning.training_cost import KeptBytes, PerClip, Trainable
+from swd_video.planning.step_cost import KeptBytes
+from swd_video.planning.training_cost import PerClip, Trainable
 from swd_video.planning.training_memory import (
     Cure,
     TrainingSetup,
@@ -42,14 +43,30 @@ def test_parts_of_full_and_of_lora_training() -> None:
         "gradient_buckets": 0,
         "optimizer": 800,
         "ema": 400,
+        "opponents": 0,
         "activations": 4100,
         "teacher_features": 1250,
+        "critic_activations": 0,
     }
     setup = replace(SETUP, kind="lora")
     lora = memory_parts(setup, sizes_of(setup))
     assert (lora["weights"], lora["gradients"], lora["optimizer"]) == (440, 40, 80)
     # The teacher's weights take half, the additions what they took.
     assert memory_parts(replace(setup, bf16_teacher=True), sizes_of(setup))["weights"] == 240
+
+
+def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward_after_it() -> None:
+    kept = replace(KEPT, critic=PerClip(0, 900), critic_checkpointed=PerClip(0, 300))
+    sizes = replace(sizes_of(SETUP), kept=kept, critic=6, heads=5)
+    parts = memory_parts(SETUP, sizes)
+    # A weight, its gradient and two moments.
+    assert parts["opponents"] == 4 * 4 * 11
+    assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (4100, 1250, 0)
+    # With checkpointing the critic's pass is the larger one here.
+    parts = memory_parts(replace(SETUP, checkpointing=True), sizes)
+    assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (0, 0, 1200)
+    # The critic's additions are divided with the teacher's weights, heads are not.
+    assert memory_parts(replace(SETUP, num_gpus=2, sharded=True), sizes)["opponents"] == 4 * 4 * (3 + 5)
 
 
 def test_checkpointing_keeps_less_of_both_networks() -> None:

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
+from swd_video.models.loading import LoadOptions
 from swd_video.studio.clips import hash_content
-from swd_video.studio.model import model_folders
+from swd_video.studio.model import load_model_for_rendering, model_folders
 
 
 def test_content_hash_ignores_the_order_of_keys() -> None:
@@ -15,3 +18,9 @@ def test_a_student_counts_with_its_base_model(tiny_student: Path, tiny_wan_folde
     student, base = model_folders(str(tiny_student))
     assert student == tiny_student
     assert base.samefile(tiny_wan_folder)
+
+
+def test_a_whole_student_is_not_replaced_by_a_single_file(tiny_student: Path, tmp_path: Path) -> None:
+    options = LoadOptions(transformer_file=tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"would replace all that student .* learned; leave it out"):
+        load_model_for_rendering(str(tiny_student), options=options)

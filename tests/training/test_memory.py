@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import WanPipeline
+from safetensors.torch import save_file
 
 from swd_video.config.load import ConfigError
 from swd_video.config.schema import DistillConfig, LoadConfig
+from swd_video.pipelines.export import export_student
+from swd_video.studio.model import load_model_for_rendering
 from swd_video.training.build import build_run
-from swd_video.training.loop import Run
+from swd_video.training.loop import Run, train
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -79,3 +83,29 @@ def test_options_that_do_not_train_are_refused(
         build_run(with_load(make_config("full"), **load), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert isinstance(error.value, ConfigError) == message.startswith("load.")
+
+
+def test_a_single_file_is_the_teacher_and_its_students_know_it(
+    make_config: MakeConfig, tiny_wan_pipe: WanPipeline, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.safetensors"
+    weights = {name: weight * 1.05 for name, weight in tiny_wan_pipe.transformer.state_dict().items()}
+    save_file(weights, file)
+    config = with_load(make_config("lora", steps=1), transformer_file=str(file))
+    run = build_run(config, tmp_path / "run")
+    assert torch.equal(run.stepper.roles.student.proj_out.weight, weights["proj_out.weight"])
+    train(run)
+    student = tmp_path / "run" / "student"
+    pipe, facts = load_model_for_rendering(str(student))
+    # Not among the layers that additions change.
+    assert torch.equal(pipe.model.transformer.proj_out.weight, weights["proj_out.weight"])
+
+    # Not into the file that may be mapped into memory.
+    save_file({name: weight + 1 for name, weight in weights.items()}, tmp_path / "new")
+    (tmp_path / "new").replace(file)
+    assert load_model_for_rendering(str(student))[1].fingerprint != facts.fingerprint
+    with pytest.raises(ValueError, match="was trained on the single file"):
+        export_student(student, tmp_path / "export")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"other\.safetensors"):
+        load_model_for_rendering(str(student))
