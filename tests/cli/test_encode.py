@@ -102,6 +102,7 @@ def test_nothing_readable_is_a_failure_until_it_is_repaired(
 
     shutil.copyfile(EMOJI / "tea.webp", tmp_path / "c.webp")
     assert main(encode) == 1  # a finished cache is left as it is
+    assert "0 of 3 clips" in capsys.readouterr().out
     assert main([*encode, "--retry-skipped", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["samples"], summary["reused"]) == (1, 0) and len(summary["skipped"]) == 2

@@ -264,7 +264,8 @@ def test_a_hub_name_that_nobody_knows_is_asked_for_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ValueError) as error:
         load("nobody/no-such-model")
-    assert len(attempts) == 1
+    # The client looks for a list of its own as well, once a process. Downloads would try six times.
+    assert 1 <= len(attempts) <= 2
     message = str(error.value)
     assert message.startswith(
         "model 'nobody/no-such-model': is no folder here, and the hub does not give it ("
