@@ -92,8 +92,9 @@ def test_short_grids_of_other_rotary_families_get_every_other_position_too(
 ) -> None:
     pipe = tiny_pipe("cogvideox" if family == "cogvideox-5b" else family)
     if family == "cogvideox-5b":
-        rotary = {**pipe.transformer.config, "use_rotary_positional_embeddings": True}
-        pipe.transformer = CogVideoXTransformer3DModel.from_config(rotary)
+        pipe.transformer = CogVideoXTransformer3DModel.from_config(
+            pipe.transformer.config, use_rotary_positional_embeddings=True
+        )
     model = adapter_for(type(pipe).__name__).from_pipeline(pipe)
     patch = model.spec.compression.patch[0]
 
