@@ -14,7 +14,7 @@ from diffusers import WanTransformer3DModel
 
 from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
 from swd_video.pipelines.export import forget_origin
-from swd_video.pipelines.loading import save_student
+from swd_video.pipelines.loading import read_student_record, save_student
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
@@ -38,6 +38,7 @@ def ship_student(source: Path, assets: Path = ASSETS) -> None:
         base_model=TEACHER,
         schedule=ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler").schedule,
         transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
+        encoders=read_student_record(source).encoders,
     )
     forget_origin(assets / STUDENT)
 
