@@ -23,13 +23,18 @@ from swd_video.config.schema import DistillConfig
 from swd_video.config.synthesis import SynthesizeConfig
 from swd_video.core.flow import add_noise
 from swd_video.studio.script import load_script, parse_script
+from tools.pocket.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-# Configs of commands other than `distill`, by the name of the file, which is that of the command.
-OTHER_SCHEMAS: dict[str, type[BaseModel]] = {"evaluate": EvaluateConfig, "synthesize": SynthesizeConfig}
+# Configs of others than `distill`, by the name of the file, which is that of the command or tool.
+OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
+    "evaluate": EvaluateConfig,
+    "study": StudyConfig,
+    "synthesize": SynthesizeConfig,
+}
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 

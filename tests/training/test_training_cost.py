@@ -57,7 +57,7 @@ def test_the_command_prints_one_object(
 def test_what_the_student_samples_for_itself_counts_among_the_bare_passes(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config("lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1])
+    config = make_config("lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1], parts={"dmd": {}})
     stepper = build_run(config, tmp_path / "run").stepper
     (batch,) = stepper.micro_batches(0, 0)
     prepared = [prepare(stepper, batch)]
