@@ -135,10 +135,23 @@ def synthesize(
         writer.write_note(name, text)
     prompt_files = shard.of(range(len(writer.prompt_shards)))
     write_prompt_shards(writer, model, recipe.prompts, recipe.batch_size, prompt_files)
-    mine = shard.of(range(len(writer.latent_shards)))
-    missing = [number for number in mine if not writer.has_latents(number)]
+    made = _write_clips(writer, model, recipe, shard.of(range(len(writer.latent_shards))), progress)
+    if writer.is_whole:
+        writer.finish()
+    return SynthesisReport(len(recipe.clips), len(recipe.prompts), made, writer.is_whole)
+
+
+def _write_clips(
+    writer: LatentCacheWriter,
+    model: VideoModel,
+    recipe: Recipe,
+    files: Sequence[int],
+    progress: Callable[[int, int], object] | None,
+) -> int:
+    """Make the clips of those files that are missing; returns how many."""
+    missing = [number for number in files if not writer.has_latents(number)]
     to_do = sum(len(writer.latent_shards[number]) for number in missing)
-    made = 0
+    grids, made = writer.header.grids, 0
     for number in missing:
         stretch = writer.latent_shards[number]
         chosen = [recipe.clips[index] for index in stretch]
@@ -152,9 +165,7 @@ def synthesize(
                 progress(made, to_do)
         latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in grids}
         writer.write_latents(number, [f"{index:08d}" for index in stretch], [p for p, _ in chosen], latents)
-    if writer.is_whole:
-        writer.finish()
-    return SynthesisReport(len(recipe.clips), len(recipe.prompts), made, writer.is_whole)
+    return made
 
 
 def finished_synthesis(folder: str | os.PathLike[str], recipe: Recipe, grids: Sequence[LatentSize]) -> bool:

@@ -7,7 +7,7 @@ A model is an ordinary diffusers pipeline folder. What such a folder has no plac
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +135,7 @@ def read_model_index(name_or_path: str | Path) -> dict[str, Any]:
     path = resolve_model_path(name_or_path)
     if Path(path).is_dir():
         return read_json(Path(path) / INDEX_NAME)
-    _find_on_hub(path)
-    with _errors_in_one_line(f"model {path!r}"):
-        return read_json(Path(hf_hub_download(path, INDEX_NAME)))
+    return read_json(_download(path, lambda: hf_hub_download(path, INDEX_NAME)))
 
 
 def model_folder(name_or_path: str | Path) -> Path:
@@ -152,9 +150,13 @@ def model_folder(name_or_path: str | Path) -> Path:
     path = resolve_model_path(name_or_path)
     if Path(path).is_dir():
         return Path(path)
-    _find_on_hub(path)
-    with _errors_in_one_line(f"model {path!r}"):
-        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+    return _download(path, lambda: DiffusionPipeline.download(path, use_safetensors=True))
+
+
+def _download(name: str, fetch: Callable[[], str | Path]) -> Path:
+    _find_on_hub(name)
+    with _errors_in_one_line(f"model {name!r}"):
+        return Path(fetch())
 
 
 def _find_on_hub(name: str) -> None:
