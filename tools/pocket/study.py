@@ -183,7 +183,7 @@ class Bench:
     def digest(self, run: Run) -> str:
         """Of all that a run's figures depend on, the code apart."""
         keys = {key: value for key, value in flatten(run.config).items() if key not in _NO_MATTER}
-        what = [keys, run.row.teacher_steps, run.row.data, self.judges.digest()]
+        what: list[Any] = [keys, run.row.teacher_steps, run.row.data, self.judges.digest()]
         what += [self.options.count, self.options.reference_count, self.options.guidance]
         what += [self._weights(str(run.config.model))]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -325,11 +325,13 @@ def run_study(options: StudyOptions) -> int:
         stored = json.loads(options.results.read_text(encoding="utf-8"))
     # Figures of other weights, data or keys say nothing beside new ones.
     digests = {run.key: bench.digest(run) for run in runs}
-    stored = {key: entry for key, entry in stored.items() if entry["digest"] == digests.get(key)}
+    known = figures_from_json(
+        {key: entry["figures"] for key, entry in stored.items() if entry["digest"] == digests.get(key)}
+    )
     began, failed = time.monotonic(), 0
     for run in chosen:
         late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-        if run.key in stored or late:
+        if run.key in known or late:
             continue
         try:
             figures = make_run(run, bench, options.out)
@@ -337,16 +339,17 @@ def run_study(options: StudyOptions) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        stored[run.key] = {"digest": digests[run.key], "figures": figures}
-        write_json(options.results, stored)
-        stored = json.loads(options.results.read_text(encoding="utf-8"))
-        _write_tables(study, stored, options)
-    _write_tables(study, stored, options)
+        known[run.key] = figures
+        write_json(
+            options.results,
+            {key: {"digest": digests[key], "figures": figures} for key, figures in known.items()},
+        )
+        _write_tables(study, known, options)
+    _write_tables(study, known, options)
     return failed
 
 
-def _write_tables(study: StudyConfig, stored: Mapping[str, Any], options: StudyOptions) -> None:
-    known = figures_from_json({key: entry["figures"] for key, entry in stored.items()})
+def _write_tables(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], options: StudyOptions) -> None:
     about = (
         f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
         f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
