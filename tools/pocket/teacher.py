@@ -81,7 +81,7 @@ def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DMo
         text_dim=text_dim,
         freq_dim=128,
         ffn_dim=768,
-        num_layers=6,
+        num_layers=8,
         cross_attn_norm=True,
         rope_max_seq_len=64,
     )
@@ -89,7 +89,10 @@ def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DMo
 
 @torch.no_grad()
 def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DModel) -> None:
-    """Start from a trained network of the same form with fewer latent channels; the new ones do nothing yet."""
+    """Start from a trained network of the same form with fewer latent channels or blocks; what is new adds nothing.
+
+    A new block is a copy of the one before it whose branches end in zeros (arXiv 2401.02415, section 3.2).
+    """
     old, new = trained.config.in_channels, transformer.config.in_channels
     weights = trained.state_dict()
     into = transformer.patch_embedding.weight.new_zeros(transformer.patch_embedding.weight.shape)
@@ -101,7 +104,15 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
         wide = narrow.new_zeros(narrow.shape[0], new, *narrow.shape[2:])
         wide[:, :old] = narrow
         weights[name] = wide.flatten(0, 1)
-    transformer.load_state_dict(weights)
+    outer = {name: value for name, value in weights.items() if not name.startswith("blocks.")}
+    transformer.load_state_dict(outer, strict=False)
+    sources = [i * len(trained.blocks) // len(transformer.blocks) for i in range(len(transformer.blocks))]
+    for i, (block, source) in enumerate(zip(transformer.blocks, sources, strict=True)):
+        block.load_state_dict(trained.blocks[source].state_dict())
+        if i and source == sources[i - 1]:
+            for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
+                last.weight.zero_()
+                last.bias.zero_()
 
 
 def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
