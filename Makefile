@@ -13,7 +13,7 @@ demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
 	$(BIN)/swd-video render configs/scripts/demo.yaml --out out/demo
 
 test: .venv/.development-installed ## Run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/.development-installed ## Format, lint, types, import rules and dependency rules
 	$(BIN)/ruff format --check

@@ -21,7 +21,7 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 
 # Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them
 # takes nearly all the time. Programs that tests start inherit the variable.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 keep_freed_memory()
 

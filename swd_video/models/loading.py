@@ -403,8 +403,8 @@ def _errors_in_one_line(subject: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        # Nobody sees one.
-        reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?", "", reason)
+        # Nobody sees a stacktrace, and weights of another form are not to be forced into a network.
+        reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?| If you want to instead overwrite .*", "", reason)
         raise ValueError(f"{subject} cannot be loaded: {reason}") from error
 
 
