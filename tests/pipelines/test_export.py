@@ -5,7 +5,10 @@ import json
 import os
 import re
 import shutil
+import threading
+from base64 import b64decode
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +390,66 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="--push me/student: ") as caught:
         push_folder(tmp_path, "me/student")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """What a hub answers to its own client while it takes a folder: protocol and nothing else."""
+
+    files: dict[str, bytes]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.headers["Authorization"] == "Bearer hf_not_a_token"
+        address = f"http://{self.headers['Host']}/me/student"
+        if self.path == "/api/repos/create":
+            assert json.loads(body)["name"] == "student"
+            answer: dict[str, object] = {"url": address}
+        elif self.path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif self.path == "/api/models/me/student/preupload/main":
+            asked = json.loads(body)["files"]
+            answer = {
+                "files": [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked
+                ]
+            }
+        elif self.path == "/api/models/me/student/commit/main":
+            lines = [json.loads(line) for line in body.splitlines()]
+            self.files.update(
+                (line["value"]["path"], b64decode(line["value"]["content"]))
+                for line in lines
+                if line["key"] == "file"
+            )
+            answer = {"commitUrl": f"{address}/commit/abc", "commitOid": "abc"}
+        else:
+            self.send_error(404)
+            return
+        reply = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_push_brings_every_file_and_returns_the_address(
+    lora_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_student(lora_student, tmp_path / "lora").folder
+    files: dict[str, bytes] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"files": files}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_TOKEN", "hf_not_a_token")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+    try:
+        assert push_folder(exported, "me/student") == f"{address}/me/student"
+    finally:
+        server.shutdown()
+        server.server_close()
+    there = {str(path.relative_to(exported)): path for path in exported.rglob("*") if path.is_file()}
+    assert files == {name: path.read_bytes() for name, path in there.items()} and "README.md" in files
