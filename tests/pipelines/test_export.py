@@ -445,7 +445,6 @@ def test_a_push_brings_every_file_and_returns_the_address(
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_token")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
     try:
         assert push_folder(exported, "me/student") == f"{address}/me/student"
     finally:

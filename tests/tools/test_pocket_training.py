@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 
 from tools.pocket import teacher, vae
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -109,3 +110,18 @@ def test_a_wider_teacher_starts_as_the_trained_one() -> None:
         after = wide(latents, torch.tensor([500]), embeds, return_dict=False)[0]
     assert torch.allclose(before, after[:, :6], atol=1e-6)
     assert not after[:, 6:].any()
+
+
+def test_a_wider_and_deeper_teacher_starts_as_the_one_it_comes_from() -> None:
+    torch.manual_seed(0)
+    small = {"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8}
+    small |= {"freq_dim": 16, "ffn_dim": 16, "cross_attn_norm": True, "rope_max_seq_len": 16}
+    trained = WanTransformer3DModel(**small, in_channels=4, out_channels=4, num_layers=3).eval()
+    larger = WanTransformer3DModel(**small, in_channels=6, out_channels=6, num_layers=5).eval()
+    teacher.take_weights(larger, trained)
+    latents, prompt = torch.randn(1, 6, 2, 4, 4), torch.randn(1, 3, 8)
+    with torch.no_grad():
+        before = trained(latents[:, :4], torch.tensor([500.0]), prompt).sample
+        after = larger(latents, torch.tensor([500.0]), prompt).sample
+    torch.testing.assert_close(after[:, :4], before)
+    assert not after[:, 4:].any()

@@ -104,15 +104,13 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
         wide = narrow.new_zeros(narrow.shape[0], new, *narrow.shape[2:])
         wide[:, :old] = narrow
         weights[name] = wide.flatten(0, 1)
-    outer = {name: value for name, value in weights.items() if not name.startswith("blocks.")}
-    transformer.load_state_dict(outer, strict=False)
     sources = [i * len(trained.blocks) // len(transformer.blocks) for i in range(len(transformer.blocks))]
-    for i, (block, source) in enumerate(zip(transformer.blocks, sources, strict=True)):
-        block.load_state_dict(trained.blocks[source].state_dict())
-        if i and source == sources[i - 1]:
-            for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
-                last.weight.zero_()
-                last.bias.zero_()
+    for i, source in enumerate(sources):
+        is_new = i > 0 and source == sources[i - 1]
+        for name, value in trained.blocks[source].state_dict().items():
+            ends_branch = name.startswith(("attn1.to_out.", "attn2.to_out.", "ffn.net.2."))
+            weights[f"blocks.{i}.{name}"] = torch.zeros_like(value) if is_new and ends_branch else value
+    transformer.load_state_dict(weights)
 
 
 def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
