@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import AttributeJudge
@@ -80,6 +81,16 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     assert "7.00" in (tmp_path / "study.md").read_text()
     assert main([*study, "--rows", "t50", "--guidance", "4"]) == 0  # another question
     assert "7.00" not in (tmp_path / "study.md").read_text()
+
+
+def test_a_run_that_another_command_is_at_is_left_to_it(study: list[str], tmp_path: Path) -> None:
+    locks = tmp_path / "out" / "locks"
+    locks.mkdir(parents=True)
+    with FileLock(locks / "t50-0"):
+        assert main([*study, "--rows", "t50"]) == 0
+    assert json.loads((tmp_path / "study.json").read_text()) == {}
+    assert main([*study, "--rows", "t50"]) == 0
+    assert list(json.loads((tmp_path / "study.json").read_text())) == ["t50-0"]
 
 
 def test_a_row_that_does_not_exist_is_refused(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ r"""The study of docs/study.md: students of equal data and iterations that diffe
 
 A row is distilled by `swd-video distill`, and its clips of held-out prompts are judged by networks that no loss used.
 Figures go to docs/study.json as soon as they are known, with a digest of all that they depend on: a run that stands
-there with the same digest is not made again. Stopped at any moment, the command goes on.
+there with the same digest is not made again. Stopped at any moment, the command goes on. Started several times side by
+side, each takes the runs that no other is at.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from pydantic import Field, PositiveInt
 
 from swd_video.cli.allocator import keep_freed_memory
@@ -287,6 +289,15 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return together
 
 
+def _about(options: StudyOptions) -> str:
+    return (
+        f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
+        f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
+        "Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
+        "TFLOPs of the transformer for a clip. Training on one of two CPU cores, another run on the other."
+    )
+
+
 def render(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], about: str) -> str:
     """The Markdown that goes between the markers: a table for each group with a row that is known."""
     parts = []
@@ -301,6 +312,43 @@ def render(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], about: st
                 rows.append((f"{row.title} (`{row.name}`): not run yet", {}))
         parts.append(f"### {group.title}\n\n{markdown_table(COLUMNS, rows)}")
     return "\n\n".join([*parts, about])
+
+
+@dataclass(frozen=True)
+class Record:
+    """docs/study.json and the tables made of it, which several commands may add to."""
+
+    study: StudyConfig
+    options: StudyOptions
+    digests: Mapping[str, str]
+    """Of every run by its name: figures with another digest say nothing beside new ones."""
+
+    def lock(self, name: str) -> FileLock:
+        """Held by the command that is at a run, or at the record itself; given up when it dies."""
+        folder = self.options.out / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / name)
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Figures of every run that is known."""
+        path = self.options.results
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = {key: entry for key, entry in stored.items() if entry["digest"] == self.digests.get(key)}
+        return figures_from_json({key: entry["figures"] for key, entry in known.items()})
+
+    def add(self, figures: Mapping[str, dict[str, Any]]) -> None:
+        """Write figures of further runs beside what is known, and the tables anew."""
+        with self.lock("record"):
+            known = self.known() | figures
+            # In the study's order, whoever comes first.
+            entries = {
+                key: {"digest": digest, "figures": known[key]}
+                for key, digest in self.digests.items()
+                if key in known
+            }
+            write_json(self.options.results, entries)
+            text = render(self.study, known, _about(self.options))
+            replace_between_markers(self.options.docs, MARKER, text)
 
 
 def run_study(options: StudyOptions) -> int:
@@ -320,43 +368,22 @@ def run_study(options: StudyOptions) -> int:
         return 0
     check_markers(options.docs, MARKER)
     bench = Bench(options, runs[0].config.model)
-    stored: dict[str, Any] = {}
-    if options.results.exists():
-        stored = json.loads(options.results.read_text(encoding="utf-8"))
-    # Figures of other weights, data or keys say nothing beside new ones.
-    digests = {run.key: bench.digest(run) for run in runs}
-    known = figures_from_json(
-        {key: entry["figures"] for key, entry in stored.items() if entry["digest"] == digests.get(key)}
-    )
+    record = Record(study, options, {run.key: bench.digest(run) for run in runs})
+    record.add({})
     began, failed = time.monotonic(), 0
     for run in chosen:
-        late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-        if run.key in known or late:
-            continue
+        if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+            break
         try:
-            figures = make_run(run, bench, options.out)
+            with record.lock(run.key).acquire(timeout=0):
+                if run.key not in record.known():
+                    record.add({run.key: make_run(run, bench, options.out)})
+        except Timeout:
+            continue
         except (ValueError, FileNotFoundError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
-            continue
-        known[run.key] = figures
-        write_json(
-            options.results,
-            {key: {"digest": digests[key], "figures": figures} for key, figures in known.items()},
-        )
-        _write_tables(study, known, options)
-    _write_tables(study, known, options)
     return failed
-
-
-def _write_tables(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], options: StudyOptions) -> None:
-    about = (
-        f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
-        f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
-        "Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
-        "TFLOPs of the transformer for a clip. Training on two CPU cores."
-    )
-    replace_between_markers(options.docs, MARKER, render(study, known, about))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
