@@ -339,7 +339,7 @@ class Record:
     def add(self, figures: Mapping[str, dict[str, Any]]) -> None:
         """Write figures of further runs beside what is known, and the tables anew."""
         with self.lock("record"):
-            known = self.known() | figures
+            known = {**self.known(), **figures}
             # In the study's order, whoever comes first.
             entries = {
                 key: {"digest": digest, "figures": known[key]}
