@@ -45,7 +45,7 @@ class HandoverOptions:
     """Of the teacher."""
     guidance: float = 3.0
     """Of the teacher."""
-    count: int = 64
+    count: int = 128
     """Clips; two of each held-out prompt."""
     seed: int = 1
     batch_size: int = 16

@@ -97,8 +97,8 @@ class TableOptions:
     dtype: Literal["fp32", "bf16"] = "fp32"
     rounds: int = 5
     """Timed runs of each row."""
-    timed_batch: int = 16
-    """Clips in one timed run; a few alone would mostly time Python, at this model's size."""
+    timed_batch: int = 8
+    """Clips in one timed run; one alone would mostly time Python. SwD's tables are timed with 8 as well."""
     threads: int | None = None
     """CPU threads; default PyTorch's choice."""
     seed: int = 1
