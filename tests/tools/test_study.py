@@ -76,8 +76,10 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     assert "| teacher, 50 (`t50`) |" in table and "| student (`s`): not run yet |" in table
 
     known["t50-0"]["figures"]["flow"]["value"] = 7.0
-    (tmp_path / "study.json").write_text(json.dumps(known))
+    newer = {"digest": "0", "figures": {"flow": 1.0}}  # of a study with more rows
+    (tmp_path / "study.json").write_text(json.dumps(known | {"new-0": newer}))
     assert main([*study, "--rows", "t50"]) == 0
+    assert json.loads((tmp_path / "study.json").read_text()) == known | {"new-0": newer}
     assert "7.00" in (tmp_path / "study.md").read_text()
     assert main([*study, "--rows", "t50", "--guidance", "4"]) == 0  # another question
     assert "7.00" not in (tmp_path / "study.md").read_text()

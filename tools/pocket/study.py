@@ -331,24 +331,28 @@ class Record:
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Figures of every run that is known."""
-        path = self.options.results
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known = {key: entry for key, entry in stored.items() if entry["digest"] == self.digests.get(key)}
-        return figures_from_json({key: entry["figures"] for key, entry in known.items()})
+        entries = self._entries().items()
+        known = {key: entry["figures"] for key, entry in entries if entry["digest"] == self.digests.get(key)}
+        return figures_from_json(known)
 
     def add(self, figures: Mapping[str, dict[str, Any]]) -> None:
         """Write figures of further runs beside what is known, and the tables anew."""
         with self.lock("record"):
             known = {**self.known(), **figures}
-            # In the study's order, whoever comes first.
+            # In the study's order, whoever comes first. Runs that this study lacks may be a newer one's.
             entries = {
                 key: {"digest": digest, "figures": known[key]}
                 for key, digest in self.digests.items()
                 if key in known
             }
-            write_json(self.options.results, entries)
+            others = {key: entry for key, entry in self._entries().items() if key not in self.digests}
+            write_json(self.options.results, entries | others)
             text = render(self.study, known, _about(self.options))
             replace_between_markers(self.options.docs, MARKER, text)
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        path = self.options.results
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def run_study(options: StudyOptions) -> int:
