@@ -64,7 +64,6 @@ COLUMNS = (
     Column("flow", "optical flow"),
     Column("consistency", "consistency", 3, interval=False),
     Column("transformer_tflops", "TFLOPs ↓", 4),
-    Column("minutes", "training, min", 1),
 )
 # Where a run writes and how often it tells change nothing in what comes out.
 _NO_MATTER = (
@@ -294,7 +293,7 @@ def _about(options: StudyOptions) -> str:
         f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
         f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
         "Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
-        "TFLOPs of the transformer for a clip. Training on one of two CPU cores, another run on the other."
+        "TFLOPs of the transformer for a clip."
     )
 
 
