@@ -103,12 +103,11 @@ def finish(
     """Stages of a student from `first` (0 is the first) on, given clips in place of what the stages before it make."""
     model, schedule = student.model, student.scheduler.schedule
     prompt_embeds = model.encode_prompt(list(prompts))
-    shape = (len(prompts), model.spec.latent_channels)
     if first:
         grid = schedule[first - 1].grid
         x0 = model.encode_video(resize_pixels(pixels, model.spec.compression.pixel_size(grid)))
     else:
-        x0 = torch.zeros(*shape, *schedule[0].grid.as_tuple())
+        x0 = torch.zeros(len(prompts), model.spec.latent_channels, *schedule[0].grid.as_tuple())
     for stage in schedule.stages[first:]:
         upsampled = resize_latents(x0, stage.grid)
         noisy_latents = add_noise(upsampled, draw_noise(upsampled.shape, generator=generator), stage.sigma)
