@@ -28,8 +28,10 @@ def optical_flow(
     return _estimator(method)(first, second)
 
 
-def flow_magnitude(frames: UInt8[np.ndarray, "frames height width 3"], method: FlowMethod = "dis") -> float:
-    """Mean length of the optical flow over all pixels and adjacent frames, in pixels a frame.
+def flow_lengths(
+    frames: UInt8[np.ndarray, "frames height width 3"], method: FlowMethod = "dis"
+) -> Float[np.ndarray, " frames-1"]:
+    """Mean length of the optical flow over all pixels, from each frame to the next, in pixels.
 
     Raises:
         ValueError: If there are fewer than two frames or they are not uint8 RGB.
@@ -37,8 +39,16 @@ def flow_magnitude(frames: UInt8[np.ndarray, "frames height width 3"], method: F
     check_clips(frames[None])
     estimator = _estimator(method)
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    lengths = [np.linalg.norm(estimator(a, b), axis=-1).mean() for a, b in itertools.pairwise(grey)]
-    return float(np.mean(lengths))
+    return np.array([np.linalg.norm(estimator(a, b), axis=-1).mean() for a, b in itertools.pairwise(grey)])
+
+
+def flow_magnitude(frames: UInt8[np.ndarray, "frames height width 3"], method: FlowMethod = "dis") -> float:
+    """Mean length of the optical flow over all pixels and adjacent frames, in pixels a frame.
+
+    Raises:
+        ValueError: If there are fewer than two frames or they are not uint8 RGB.
+    """
+    return float(flow_lengths(frames, method).mean())
 
 
 def flicker_score(frames: UInt8[np.ndarray, "frames height width 3"]) -> float:

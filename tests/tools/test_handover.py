@@ -60,9 +60,12 @@ def test_the_command_gives_a_share_of_the_flow_for_every_stage(
     assert main([*words, "--json"]) == 0
     shares = json.loads(capsys.readouterr().out)
     assert list(shares) == ["1", "2"]
-    assert all(share["low"] <= share["value"] <= share["high"] for share in shares.values())
+    for share in shares.values():
+        assert share["clips"]["low"] <= share["clips"]["value"] <= share["clips"]["high"]
+        assert len(share["frame_to_frame"]) == 4
     assert main(words) == 0
-    assert "from stage 2: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "from stage 2: " in out and "  frame to frame: " in out
 
 
 def test_a_student_of_another_size_is_refused(student: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,8 @@
 
 "From stage 4" are clips whose last stage alone is the student's: what it starts from is the teacher's clip of the same
 prompt, shrunk in pixels to the grid of stage 3 and encoded, as training clips are. If these move no more than the
-student's own clips ("from stage 1"), the last stage loses the motion, whatever the stages before it do.
+student's own clips ("from stage 1"), the last stage loses the motion, whatever the stages before it do. Below each
+share stand those from frame to frame: they dip where one latent frame of a stage becomes two of the next.
 """
 
 import json
@@ -25,7 +26,7 @@ from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.core.sampling import draw_noise
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.interval import Estimate, bootstrap_ratio
-from swd_video.evaluation.motion import flow_magnitude
+from swd_video.evaluation.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
 from swd_video.models.loading import load_model
 from swd_video.pipelines.loading import load_student
@@ -55,7 +56,20 @@ class HandoverOptions:
     """Print one JSON object on stdout: for each stage, the optical flow as a share of the teacher's."""
 
 
-def shares_by_stage(options: HandoverOptions) -> dict[int, Estimate]:
+@dataclass(frozen=True)
+class FlowShare:
+    """Optical flow as a share of the teacher's.
+
+    Attributes:
+        clips: over whole clips.
+        frame_to_frame: from each frame to the next, the mean over all clips.
+    """
+
+    clips: Estimate
+    frame_to_frame: tuple[float, ...]
+
+
+def shares_by_stage(options: HandoverOptions) -> dict[int, FlowShare]:
     """Optical flow of clips that are the student's from a stage on (1 is the first), as shares of the teacher's.
 
     Raises:
@@ -78,18 +92,22 @@ def shares_by_stage(options: HandoverOptions) -> dict[int, Estimate]:
         size=size,
     )
     clips = make_clips(row, specs, options.out, seed=options.seed, batch_size=options.batch_size)
-    theirs: list[float] = []
-    ours: dict[int, list[float]] = {stage: [] for stage in range(len(schedule))}
+    theirs: list[np.ndarray] = []
+    ours: dict[int, list[np.ndarray]] = {stage: [] for stage in range(len(schedule))}
     for number, frames in enumerate(clips.batches()):
         prompts = clips.captions[len(theirs) :][: len(frames)]
-        theirs += map(flow_magnitude, frames)
+        theirs += map(flow_lengths, frames)
         for stage, flows in ours.items():
             generator = torch.Generator().manual_seed(options.seed + number)
-            flows += map(flow_magnitude, finish(student, stage, to_pixels(frames), prompts, generator))
+            flows += map(flow_lengths, finish(student, stage, to_pixels(frames), prompts, generator))
     groups = np.unique(clips.captions, return_inverse=True)[1]
-    return {
-        stage + 1: bootstrap_ratio(np.array(flows), np.array(theirs), groups) for stage, flows in ours.items()
-    }
+    return {stage + 1: _share(np.stack(flows), np.stack(theirs), groups) for stage, flows in ours.items()}
+
+
+def _share(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> FlowShare:
+    """Of flow lengths (clips, frames - 1)."""
+    clips = bootstrap_ratio(ours.mean(axis=1), theirs.mean(axis=1), groups)
+    return FlowShare(clips, tuple((ours.mean(axis=0) / theirs.mean(axis=0)).tolist()))
 
 
 @torch.no_grad()
@@ -128,9 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({stage: asdict(share) for stage, share in shares.items()}))
         return 0
     for stage, share in shares.items():
+        whole = share.clips
         print(
-            f"from stage {stage}: {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] of the teacher's flow"
+            f"from stage {stage}: {whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}] of the teacher's flow"
         )
+        print("  frame to frame:", *(f"{value:.2f}" for value in share.frame_to_frame))
     return 0
 
 

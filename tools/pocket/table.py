@@ -97,8 +97,8 @@ class TableOptions:
     dtype: Literal["fp32", "bf16"] = "fp32"
     rounds: int = 5
     """Timed runs of each row."""
-    timed_batch: int = 8
-    """Clips in one timed run; one alone would mostly time Python. SwD's tables are timed with 8 as well."""
+    timed_batch: int = 16
+    """Clips in one timed run, as many as `batch_size` makes at once; one alone would mostly time Python."""
     threads: int | None = None
     """CPU threads; default PyTorch's choice."""
     seed: int = 1
