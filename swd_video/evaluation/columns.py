@@ -59,6 +59,12 @@ _METRICS = (
         meaning="Mean length of the optical flow, as a share of {reference}'s. Below 1, things move more slowly.",
     ),
     Metric(
+        "sharpness",
+        "sharpness, share",
+        better="reference",
+        meaning="Deviation of the Laplacian of the frames, as a share of {reference}'s. Below 1, pictures are softer.",
+    ),
+    Metric(
         "flicker",
         "steadiness",
         3,

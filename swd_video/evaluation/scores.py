@@ -4,7 +4,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +18,7 @@ from swd_video.evaluation.fidelity import frechet_estimate, kernel_estimate
 from swd_video.evaluation.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.motion import FlowMethod, flicker_score, flow_magnitude
 from swd_video.evaluation.rows import weights_digest
+from swd_video.evaluation.sharpness import sharpness
 
 _CLIPS_AT_ONCE = 4
 
@@ -30,6 +31,7 @@ class Scores:
         captions: What the clip was asked to show.
         features: Of the encoder.
         flow: Mean length of the optical flow, in pixels a frame.
+        sharpness: See `sharpness`.
         flicker: See `flicker_score`.
         consistency: See `subject_consistency`.
         predictions: Classes that the judge read, by attribute; empty without a judge.
@@ -38,6 +40,7 @@ class Scores:
     captions: tuple[str, ...]
     features: np.ndarray
     flow: np.ndarray
+    sharpness: np.ndarray
     flicker: np.ndarray
     consistency: np.ndarray
     predictions: dict[str, np.ndarray]
@@ -68,6 +71,7 @@ class Judges:
         """Eight hexadecimal digits that change with anything that the scores depend on."""
         judge = "" if self.judge is None else weights_digest(self.judge)
         parts = [self.encoder.name, self.frame_encoder.name, judge, self.flow]
+        parts += [field.name for field in fields(Scores)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
     def measure(self, frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -79,6 +83,7 @@ class Judges:
             "features": pool_frames(per_frame) if shared else self.encoder(frames),
             "consistency": subject_consistency(per_frame),
             "flow": np.array([flow_magnitude(clip, self.flow) for clip in frames]),
+            "sharpness": np.array([sharpness(clip) for clip in frames]),
             "flicker": np.array([flicker_score(clip) for clip in frames]),
             **{f"read_{name}": values for name, values in read.items()},
         }
@@ -111,7 +116,7 @@ def row_figures(
 
     Args:
         scores: Of the row.
-        baseline: Of the row whose diversity and motion count as 1.
+        baseline: Of the row whose diversity, motion and sharpness count as 1.
         reference: Features that distances are measured to; None measures none.
         labels: The classes that the row's captions ask for, by attribute; empty without a judge.
     """
@@ -121,8 +126,9 @@ def row_figures(
     if reference is not None:
         figures["frechet"] = frechet_estimate(scores.features, reference, prompts)
         figures["kernel"] = kernel_estimate(scores.features, reference, prompts).scaled(1000.0)
-    figures["flow"] = _motion_share(scores, baseline)
+    figures["flow"] = _share("flow", scores, baseline)
     figures["flow_px"] = bootstrap_mean(scores.flow, prompts)
+    figures["sharpness"] = _share("sharpness", scores, baseline)
     figures["flicker"] = bootstrap_mean(scores.flicker, prompts)
     figures["consistency"] = bootstrap_mean(scores.consistency, prompts)
     spread, theirs = _spread(scores), _spread(baseline)
@@ -171,15 +177,17 @@ def _spread(scores: Scores) -> dict[str, float]:
     }
 
 
-def _mean_by_prompt(scores: Scores) -> np.ndarray:
-    prompts = scores.prompts
-    return np.bincount(prompts, weights=scores.flow) / np.bincount(prompts)
-
-
-def _motion_share(scores: Scores, baseline: Scores) -> Estimate:
+def _share(name: str, scores: Scores, baseline: Scores) -> Estimate:
     """Paired by clip or by prompt where both rows were asked for the same, else of two independent means."""
+    ours, theirs = getattr(scores, name), getattr(baseline, name)
     if scores.captions == baseline.captions:
-        return bootstrap_ratio(scores.flow, baseline.flow, scores.prompts)
+        return bootstrap_ratio(ours, theirs, scores.prompts)
     if set(scores.captions) == set(baseline.captions):
-        return bootstrap_ratio(_mean_by_prompt(scores), _mean_by_prompt(baseline))
-    return bootstrap_ratio_unpaired(scores.flow, baseline.flow, scores.prompts, baseline.prompts)
+        return bootstrap_ratio(
+            _mean_by_prompt(ours, scores.prompts), _mean_by_prompt(theirs, baseline.prompts)
+        )
+    return bootstrap_ratio_unpaired(ours, theirs, scores.prompts, baseline.prompts)
+
+
+def _mean_by_prompt(values: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    return np.bincount(prompts, weights=values) / np.bincount(prompts)

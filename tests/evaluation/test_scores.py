@@ -25,7 +25,16 @@ def scores(captions: tuple[str, ...], flow: list[float], spread: float) -> Score
     rng = np.random.default_rng(0)
     features = spread * rng.normal(size=(len(captions), 6))
     ones = np.ones(len(captions))
-    return Scores(captions, features, np.array(flow, dtype=float), ones, ones, {})
+    lengths = np.array(flow, dtype=float)
+    return Scores(
+        captions,
+        features,
+        flow=lengths,
+        sharpness=lengths**2,
+        flicker=ones,
+        consistency=ones,
+        predictions={},
+    )
 
 
 def test_shares_are_of_the_reference() -> None:
@@ -33,6 +42,7 @@ def test_shares_are_of_the_reference() -> None:
     reference, half = scores(captions, [2, 2, 4, 4], 1.0), scores(captions, [1, 1, 2, 2], 0.5)
     figures = row_figures(half, reference, None, {})
     assert figures["flow"].value == figures["flow"].low == figures["flow"].high == 0.5
+    assert figures["sharpness"].value == figures["sharpness"].low == figures["sharpness"].high == 0.25
     assert figures["diversity"].value == pytest.approx(0.5)
     assert "frechet" not in figures
     shuffled = scores(("b", "a", "a", "b"), [2, 1, 1, 2], 0.5)

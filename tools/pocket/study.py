@@ -62,6 +62,7 @@ COLUMNS = (
     Column("frechet", "Frechet ↓", 0),
     Column("diversity", "diversity"),
     Column("flow", "optical flow"),
+    Column("sharpness", "sharpness"),
     Column("consistency", "consistency", 3, interval=False),
     Column("transformer_tflops", "TFLOPs ↓", 4),
 )
@@ -291,8 +292,8 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _about(options: StudyOptions) -> str:
     return (
         f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
-        f"{options.reference_count} real clips; diversity and optical flow as shares of the teacher's at 50 steps. "
-        "Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
+        f"{options.reference_count} real clips; diversity, optical flow and sharpness as shares of the teacher's at 50 "
+        "steps. Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
         "TFLOPs of the transformer for a clip."
     )
 

@@ -51,6 +51,7 @@ COLUMNS = (
     Column("kernel", "kernel x 1000 ↓", 1),
     Column("diversity", "diversity, share of teacher's"),
     Column("flow", "optical flow, share of teacher's"),
+    Column("sharpness", "sharpness, share of teacher's"),
     Column("flicker", "steadiness (VBench)", 3, interval=False),
     Column("consistency", "subject consistency (VBench's formula)", 3, interval=False),
     Column("transformer_seconds", "transformer s/clip ↓", 3),
