@@ -40,7 +40,7 @@ _METRICS = (
     Metric(
         "kernel",
         "kernel distance x 1000",
-        1,
+        0,
         better="lower",
         meaning="The same question asked with a polynomial kernel (KID), without a bias by the number of clips: around "
         "0 for two sets of one kind.",
