@@ -60,7 +60,7 @@ def test_our_schedule_is_cheaper_than_swds(counter: TransformerCounter) -> None:
     schedule = load_config(CONFIGS / "wan2.1_1.3b" / "ours_4stage.yaml").scale_schedule()
     assert len(schedule) == 4
     assert str(schedule.target) == "21x60x104"
-    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 345e12
+    assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
 
 
 # Of Wan, what the weight files of the published repositories hold; of LTX-Video and CogVideoX-5b, counts found stated
