@@ -50,8 +50,10 @@ class Arguments:
     """pyav notices damaged pictures; auto takes decord where it reads a healthy file alike."""
     retry_skipped: bool = False
     """Read the clips again that an earlier run skipped; the files of the cache that they belong to are made anew."""
+    shard: str | None = None
+    """Encode one part only, such as 1/4 for the first of four; the parts may run at once on one folder."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
-    """Print one JSON object on stdout: out, clips, samples, captions, skipped, reused, grids, seconds."""
+    """Print one JSON object on stdout: out, complete, clips, samples, captions, skipped, reused, grids, seconds."""
 
 
 def run(argv: list[str]) -> int:
@@ -87,9 +89,12 @@ def run(argv: list[str]) -> int:
     if arguments.json_output:
         skipped = [{"path": clip.path, "reason": clip.reason} for clip in report.skipped]
         counts = {"clips": report.clips, "samples": report.samples, "captions": report.captions}
-        summary = {"out": str(out), **counts, "skipped": skipped, "reused": report.reused}
+        summary = {"out": str(out), "complete": report.is_complete, **counts}
+        summary |= {"skipped": skipped, "reused": report.reused}
         summary["grids"] = [str(grid) for grid in grids]
         print(json.dumps({**summary, "seconds": round(seconds, 3)}, ensure_ascii=False))
+    elif not report.is_complete:
+        print(f"part {arguments.shard} is encoded, other parts are to come, in {seconds:.1f} s: {out}")
     else:
         print(
             f"{report.samples} of {report.clips} clips on {', '.join(map(str, grids))}, {len(report.skipped)} skipped, "
@@ -99,7 +104,7 @@ def run(argv: list[str]) -> int:
         _say(
             f"{out / INDEX_NAME} names the skipped clips; repair them and run this again with --retry-skipped."
         )
-    return 0 if report.samples else 1
+    return 0 if report.samples or not report.is_complete else 1
 
 
 def _grids(config: "DistillConfig") -> "list[LatentSize]":
@@ -121,9 +126,11 @@ def _encode(
 
     from swd_video.cli.devices import choose_device
     from swd_video.data.encode import encode_manifest, finished_report
+    from swd_video.data.shards import Shard
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 
+    shard = Shard.parse(arguments.shard)
     encoders = fingerprint_encoders(resolve_model_path(config.model))
     same: dict[str, Any] = {"model_name": config.model, "encoders": encoders, "dtype": arguments.dtype}
     finished = finished_report(out, clips, grids, **same)
@@ -133,9 +140,10 @@ def _encode(
     options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
     precision: torch.dtype = getattr(torch, config.load.dtype)
     model = load_model(config.model, device=choose_device(arguments.device), dtype=precision, options=options)
-    with _progress_bar(len(clips)) as bar:
+    with _progress_bar() as bar:
 
-        def show(done: int, _: int) -> None:
+        def show(done: int, to_do: int) -> None:
+            bar.total = to_do
             bar.update(done - bar.n)
 
         def skip(clip: "SkippedClip") -> None:
@@ -151,15 +159,16 @@ def _encode(
             shard_size=arguments.shard_size,
             decoder=arguments.decoder,
             retry_skipped=arguments.retry_skipped,
+            shard=shard,
             progress=show,
             on_skip=skip,
         )
 
 
-def _progress_bar(clips: int) -> Any:
+def _progress_bar() -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=clips, unit="clip", desc="encoding", file=sys.stderr, disable=None)
+    return tqdm(unit="clip", desc="encoding", file=sys.stderr, disable=None)
 
 
 def _say(line: str) -> None:

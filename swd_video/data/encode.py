@@ -32,6 +32,7 @@ from swd_video.data.latent_cache import (
     read_index,
 )
 from swd_video.data.manifest import Clip, clips_digest
+from swd_video.data.shards import Shard
 from swd_video.data.video import Decoder, VideoError, probe_video, read_video
 from swd_video.models.base import VideoModel
 
@@ -49,6 +50,8 @@ class EncodeReport:
         captions: distinct captions.
         skipped: clips that could not be encoded, and why.
         reused: clips found already encoded by an earlier run.
+        is_complete: whether the cache can be read; else other parts are still to come, and `samples` and `skipped` are
+            not known yet.
     """
 
     clips: int
@@ -56,6 +59,7 @@ class EncodeReport:
     captions: int
     skipped: tuple[SkippedClip, ...]
     reused: int
+    is_complete: bool = True
 
 
 def encode_manifest(
@@ -71,14 +75,16 @@ def encode_manifest(
     dtype: str = "float16",
     decoder: Decoder = "pyav",
     retry_skipped: bool = False,
+    shard: Shard | None = None,
     progress: Callable[[int, int], object] | None = None,
     on_skip: Callable[[SkippedClip], None] | None = None,
 ) -> EncodeReport:
     """Encode every clip on every grid, and every distinct caption, into a latent cache.
 
-    Killed at any moment and called again, it goes on with the first shard that is not whole, and the cache ends
+    Killed at any moment and called again, it goes on with the first file that is not whole, and the cache ends
     with the same bytes (same machine, same number of threads). A finished cache of the same clips, encoders and
-    target is left as it is, even if it has more grids than asked for.
+    target is left as it is, even if it has more grids than asked for. Parts may run at once on one folder; whoever
+    finds every file there completes the cache.
 
     Args:
         clips: what `read_manifest` gave.
@@ -92,15 +98,20 @@ def encode_manifest(
         dtype: "float16" or "bfloat16", of what is stored.
         decoder: see `read_video`. PyAV by default: decord hides damaged pictures instead of reporting them.
         retry_skipped: encode the files again in which an earlier run skipped a clip, on the grids that they have.
-        progress: called with (clips done, clips in all) after every batch.
+        shard: the part to encode; by default all.
+        progress: called with (clips done, clips of this part) after every batch.
         on_skip: called with every clip that is skipped, as it happens.
 
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
     """
-    grids = checked_grids(grids, model)
+    grids, shard = checked_grids(grids, model), shard or Shard()
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")
+    if retry_skipped and not shard.is_whole:
+        raise ValueError(
+            "retry_skipped: takes files back, which no other part may be at; encode without a shard."
+        )
     finished = finished_report(folder, clips, grids, model_name=model_name, encoders=encoders, dtype=dtype)
     if finished is not None:
         if not (retry_skipped and finished.skipped):
@@ -119,12 +130,14 @@ def encode_manifest(
         grids=grids,
         dtype=dtype,
     )
-    writer = LatentCacheWriter(folder, header, shard_size)
+    writer = LatentCacheWriter(folder, header, shard_size, alone=shard.is_whole)
     if retry_skipped:
         writer.drop_skipped()
     encoder = _ShardEncoder(model, grids, batch_size, decoder, progress, on_skip)
-    write_prompt_shards(writer, model, captions, batch_size)
-    reused = _write_latent_shards(writer, encoder, clips)
+    write_prompt_shards(writer, model, captions, batch_size, shard.of(range(len(writer.prompt_shards))))
+    reused = _write_latent_shards(writer, encoder, clips, shard.of(range(len(writer.latent_shards))))
+    if not writer.is_whole:
+        return EncodeReport(len(clips), 0, len(captions), (), reused, is_complete=False)
     return _report(writer.finish(), reused)
 
 
@@ -238,12 +251,12 @@ class _ShardEncoder:
     progress: Callable[[int, int], object] | None
     on_skip: Callable[[SkippedClip], None] | None
 
-    def report(self, done: int, clips: int) -> None:
+    def report(self, done: int, to_do: int) -> None:
         if self.progress is not None:
-            self.progress(done, clips)
+            self.progress(done, to_do)
 
     def encode_shard(
-        self, stretch: range, clips: Sequence[Clip], done: int
+        self, stretch: range, clips: Sequence[Clip], done: int, to_do: int
     ) -> tuple[list[str], dict[LatentSize, Tensor], list[SkippedClip]]:
         """Keys of the clips that could be read, their latents, and the clips that could not."""
         keys: list[str] = []
@@ -262,7 +275,7 @@ class _ShardEncoder:
             if pending and (len(pending) == self.batch_size or index == stretch[-1]):
                 batches.append(encode_on_grids(self.model, torch.cat(pending), self.grids))
                 pending.clear()
-            self.report(done + index - stretch[0] + 1, len(clips))
+            self.report(done + index - stretch[0] + 1, to_do)
         latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in self.grids if batches}
         return keys, latents, skipped
 
@@ -300,10 +313,8 @@ def encode_on_grids(
         Latents on the CPU, by grid.
     """
     sizes = {grid: model.spec.compression.pixel_size(grid) for grid in grids}
-    return {
-        grid: model.encode_video(resize_pixels(pixels, size).to(model.device)).cpu()
-        for grid, size in sizes.items()
-    }
+    pixels = pixels.to(model.device)
+    return {grid: model.encode_video(resize_pixels(pixels, size)).cpu() for grid, size in sizes.items()}
 
 
 def write_prompt_shards(
@@ -334,15 +345,18 @@ def write_prompt_shards(
         writer.write_prompts(shard, texts, torch.cat(batches))
 
 
-def _write_latent_shards(writer: LatentCacheWriter, encoder: _ShardEncoder, clips: Sequence[Clip]) -> int:
-    """Write the shards that are missing; returns how many clips are in the others."""
-    missing = [shard for shard in range(len(writer.latent_shards)) if not writer.has_latents(shard)]
-    reused = len(clips) - sum(len(writer.latent_shards[shard]) for shard in missing)
+def _write_latent_shards(
+    writer: LatentCacheWriter, encoder: _ShardEncoder, clips: Sequence[Clip], shards: Sequence[int]
+) -> int:
+    """Write those shards that are missing; returns how many clips are in the others."""
+    missing = [shard for shard in shards if not writer.has_latents(shard)]
+    to_do = sum(len(writer.latent_shards[shard]) for shard in shards)
+    reused = to_do - sum(len(writer.latent_shards[shard]) for shard in missing)
     done = reused
-    encoder.report(done, len(clips))
+    encoder.report(done, to_do)
     for shard in missing:
         stretch = writer.latent_shards[shard]
-        keys, latents, skipped = encoder.encode_shard(stretch, clips, done)
+        keys, latents, skipped = encoder.encode_shard(stretch, clips, done, to_do)
         writer.write_latents(shard, keys, [clips[int(key)].caption for key in keys], latents, skipped)
         done += len(stretch)
     return reused

@@ -10,14 +10,14 @@ from torch import Tensor
 from swd_video.training.precision import bf16_slowdown
 
 
-def fastest_precision() -> str:
-    """Return bf16 where this processor multiplies faster in bfloat16 than in float32, else fp32."""
-    return "bf16" if bf16_slowdown(torch.device("cpu")) < 1 else "fp32"
+def fastest_precision(device: str = "cpu") -> str:
+    """Return bf16 where this device multiplies faster in bfloat16 than in float32, else fp32."""
+    return "bf16" if bf16_slowdown(torch.device(device)) < 1 else "fp32"
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
+def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
     """A context that runs networks in this precision; weights and optimizers stay float32."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def learning_rate_share(step: int, steps: int, warmup: int = 100) -> float:
@@ -25,7 +25,7 @@ def learning_rate_share(step: int, steps: int, warmup: int = 100) -> float:
     return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (0.45 * steps)))
 
 
-def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str) -> float:
+def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str, device: str = "cpu") -> float:
     """Gradients of the mean of several losses, each computed on one core by a thread of its own.
 
     Small layers keep one core busy and leave the others waiting; parts of a batch side by side do not. Two parts add
@@ -37,7 +37,7 @@ def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str) ->
 
     def run(loss_of_part: Callable[[], Tensor]) -> float:
         torch.set_num_threads(1)
-        with autocast(precision):
+        with autocast(precision, device):
             loss = loss_of_part() / len(losses)
         loss.backward()
         return loss.item()

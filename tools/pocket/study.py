@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from swd_video.config.load import flatten, load_config, load_config_as
 from swd_video.config.schema import DistillConfig
 from swd_video.config.section import Section
 from swd_video.core.grid import PixelSize
-from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.cost import figures_from_json
 from swd_video.evaluation.encoders import ImageNetVideoFeatures
@@ -48,7 +48,7 @@ from swd_video.evaluation.report import (
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
 from swd_video.evaluation.speed import count_tflops
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
 from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import attribute_labels
@@ -126,7 +126,7 @@ class StudyOptions:
     """What is known of every run."""
     docs: Path = Path("docs/study.md")
     """Document with the markers."""
-    rows: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    rows: tuple[str, ...] = ()
     """Only these rows."""
     count: int = 128
     """Clips of each run."""
@@ -136,6 +136,8 @@ class StudyOptions:
     """Of the teacher."""
     minutes: float | None = None
     """Start no further run after so long."""
+    device: str = "cpu"
+    """Where clips are made and judged; students are trained on CUDA wherever there is one."""
     commands: bool = False
     """Print the command of each run and make nothing."""
 
@@ -177,23 +179,31 @@ class Bench:
         self.teacher = teacher
         corpus.fetch(corpus.EMOJI_FOLDER)
         self.options = options
-        features = ImageNetVideoFeatures()
-        self.judges = Judges(features, features, AttributeJudge.load(options.judge))
+        features = ImageNetVideoFeatures(device=options.device)
+        judge = AttributeJudge.load(options.judge, device=options.device)
+        self.judges = Judges(features, features, judge)
+        # A judge trained anew in the same way says the same, and is never the same to the last bit.
+        about = json.loads((options.judge / CONFIG_NAME).read_text(encoding="utf-8"))
+        self._judging = [features.name, self.judges.flow, about["classes"], about["about"].get("recipe")]
         self.specs = evaluation_specs(seed=1, count=options.count, samples_per_prompt=2)
         self._digests: dict[str, str] = {}
 
-    def digest(self, run: Run) -> str:
-        """Of all that a run's figures depend on, the code apart."""
+    def digest(self, run: Run) -> str | None:
+        """Of all that a run's figures depend on, the code apart; None where the teacher is not there to be read."""
+        weights = self._weights(str(run.config.model))
+        if weights is None:
+            return None
         keys = {key: value for key, value in flatten(run.config).items() if key not in _NO_MATTER}
-        what: list[Any] = [keys, run.row.teacher_steps, run.row.data, self.judges.digest()]
+        what: list[Any] = [keys, run.row.teacher_steps, run.row.data, self._judging]
         what += [self.options.count, self.options.reference_count, self.options.guidance]
-        what += [self._weights(str(run.config.model))]
+        what += [weights]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def figures(self, run: Run) -> dict[str, Any]:
         """Make the clips of a run whose student is trained, and judge them."""
-        row = self._teacher_row(run.row.teacher_steps) if run.row.teacher_steps else self._student_row(run)
+        steps, model = run.row.teacher_steps, run.config.model
+        row = self._teacher_row(steps, model) if steps else self._student_row(run)
         scores = self._scores(row, self.specs)
         labels = attribute_labels(self.specs)
         figures: dict[str, Any] = dict(row_figures(scores, self._baseline, self._reference.features, labels))
@@ -202,18 +212,14 @@ class Bench:
         return figures | {"transformer_tflops": counted["transformer"] / 8}
 
     @cached_property
-    def _teacher(self) -> Any:
-        return load_model(self.teacher)
-
-    @cached_property
     def _size(self) -> PixelSize:
-        size = self._teacher.spec.training_size
+        size = read_video_spec(resolve_model_path(self.teacher)).training_size
         assert size is not None
         return size
 
     @cached_property
     def _baseline(self) -> Scores:
-        return self._scores(self._teacher_row(50), self.specs)
+        return self._scores(self._teacher_row(50, self.teacher), self.specs)
 
     @cached_property
     def _reference(self) -> Scores:
@@ -226,25 +232,20 @@ class Bench:
             make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16), self.judges
         )
 
-    def _teacher_row(self, steps: int) -> Row:
-        guidance = self.options.guidance
+    def _teacher_row(self, steps: int, name: str) -> Row:
+        model, guidance = load_model(name, device=self.options.device), self.options.guidance
         return teacher_row(
-            f"teacher-{steps}",
-            "teacher",
-            self._teacher,
-            steps=steps,
-            guidance_scale=guidance,
-            size=self._size,
+            f"teacher-{steps}", "teacher", model, steps=steps, guidance_scale=guidance, size=self._size
         )
 
     def _student_row(self, run: Run) -> Row:
-        pipe = load_student(self.options.out / run.key / "student")
+        pipe = load_student(self.options.out / run.key / "student", device=self.options.device)
         pipe.set_progress_bar_config(disable=True)
         return student_row(run.key, run.row.title, pipe, self._size)
 
-    def _weights(self, model: str) -> str:
+    def _weights(self, model: str) -> str | None:
         if "/" in model and not Path(model).exists():
-            return "missing"
+            return None
         if model not in self._digests:
             pipe = load_model(model).pipe
             self._digests[model] = weights_digest(pipe.transformer, pipe.text_encoder, pipe.vae)
@@ -320,8 +321,9 @@ class Record:
 
     study: StudyConfig
     options: StudyOptions
-    digests: Mapping[str, str]
-    """Of every run by its name: figures with another digest say nothing beside new ones."""
+    digests: Mapping[str, str | None]
+    """Of every run by its name: figures with another digest say nothing beside new ones. Where there is none, what is
+    known counts."""
 
     def lock(self, name: str) -> FileLock:
         """Held by the command that is at a run, or at the record itself; given up when it dies."""
@@ -332,22 +334,24 @@ class Record:
     def known(self) -> dict[str, dict[str, Any]]:
         """Figures of every run that is known."""
         entries = self._entries().items()
-        known = {key: entry["figures"] for key, entry in entries if entry["digest"] == self.digests.get(key)}
-        return figures_from_json(known)
+        return figures_from_json(
+            {
+                key: entry["figures"]
+                for key, entry in entries
+                if key in self.digests and self.digests[key] in (entry["digest"], None)
+            }
+        )
 
     def add(self, figures: Mapping[str, dict[str, Any]]) -> None:
         """Write figures of further runs beside what is known, and the tables anew."""
         with self.lock("record"):
-            known = {**self.known(), **figures}
-            # In the study's order, whoever comes first. Runs that this study lacks may be a newer one's.
-            entries = {
-                key: {"digest": digest, "figures": known[key]}
-                for key, digest in self.digests.items()
-                if key in known
-            }
-            others = {key: entry for key, entry in self._entries().items() if key not in self.digests}
-            write_json(self.options.results, entries | others)
-            text = render(self.study, known, _about(self.options))
+            # Old figures stay until there are new ones. Runs that this study lacks may be a newer one's.
+            entries = self._entries()
+            entries |= {key: {"digest": self.digests[key], "figures": new} for key, new in figures.items()}
+            # In the study's order, whoever comes first.
+            ordered = {key: entries.pop(key) for key in self.digests if key in entries}
+            write_json(self.options.results, ordered | entries)
+            text = render(self.study, self.known(), _about(self.options))
             replace_between_markers(self.options.docs, MARKER, text)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
@@ -381,6 +385,10 @@ def run_study(options: StudyOptions) -> int:
         try:
             with record.lock(run.key).acquire(timeout=0):
                 if run.key not in record.known():
+                    if record.digests[run.key] is None:
+                        raise ValueError(
+                            f"{run.key}: there is no model {run.config.model} yet; make it first."
+                        )
                     record.add({run.key: make_run(run, bench, options.out)})
         except Timeout:
             continue

@@ -10,6 +10,7 @@ matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on f
 """
 
 import argparse
+import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -116,9 +117,8 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
 def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
     """Put the parts together as an ordinary pipeline folder, its transformer untrained or from an earlier folder."""
     torch.manual_seed(0)
-    # In one precision from here on: latent caches know their encoders by the bytes.
-    encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder", torch_dtype=torch.float32)
-    codec = AutoencoderKLWan.from_pretrained(vae, torch_dtype=torch.float32)
+    encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
+    codec = AutoencoderKLWan.from_pretrained(vae)
     transformer = build_transformer(codec.config.z_dim, encoder.config.d_model)
     if start is not None:
         take_weights(
@@ -134,6 +134,14 @@ def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> N
     )
     pipe.save_pretrained(out)
     write_video_spec(out, VideoSpec(fps=FPS, training_size=CLIP_SIZE))
+    # Latent caches know their encoders by the bytes.
+    for source, part in (
+        (vae, "vae"),
+        (text / "text_encoder", "text_encoder"),
+        (text / "tokenizer", "tokenizer"),
+    ):
+        shutil.rmtree(out / part)
+        shutil.copytree(source, out / part)
 
 
 def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
@@ -172,10 +180,11 @@ class Corpus:
     """The whole latent cache in memory, and prompt embeddings in many wordings."""
 
     def __init__(self, cache: LatentCache, model: WanModel) -> None:
+        """Read them to where the model is."""
         samples = [cache.get(index) for index in range(len(cache))]
         self.specs = [parse_caption(sample["caption"]) for sample in samples]
         self.latents = {
-            grid: torch.stack([sample["latents"][grid] for sample in samples]).float()
+            grid: torch.stack([sample["latents"][grid] for sample in samples]).to(model.device, torch.float32)
             for grid in samples[0]["latents"]
         }
         self.model = model
@@ -201,7 +210,8 @@ def flow_loss(model: WanModel, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_
 
 def train(arguments: argparse.Namespace) -> None:
     """The training loop."""
-    model = load_model(arguments.pipeline)
+    device = arguments.device
+    model = load_model(arguments.pipeline, device=device)
     assert isinstance(model, WanModel)
     transformer = model.pipe.transformer.train()
     corpus = Corpus(LatentCache(arguments.cache), model)
@@ -209,8 +219,9 @@ def train(arguments: argparse.Namespace) -> None:
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
-    kept = ("steps", "curriculum", "muon_lr", "adamw_lr", "ema_decay", "precision", "threads")
-    recipe = {name: getattr(arguments, name) for name in kept}
+    precision = arguments.precision or fastest_precision(device)
+    kept = ("steps", "curriculum", "muon_lr", "adamw_lr", "ema_decay", "threads")
+    recipe = {name: getattr(arguments, name) for name in kept} | {"precision": precision}
     first = load_checkpoint(arguments.out, state, recipe)
     history: dict[str, list[float]] = {}
     started = time.monotonic()
@@ -220,21 +231,22 @@ def train(arguments: argparse.Namespace) -> None:
         grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
         indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
         x0 = corpus.latents[grid][indices]
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step))
-        batch = (x0, noise, draw_sigmas(len(indices), rng), corpus.prompt_embeds(indices, rng))
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step)).to(device)
+        sigmas = draw_sigmas(len(indices), rng).to(device)
+        batch = (x0, noise, sigmas, corpus.prompt_embeds(indices, rng))
         losses = [
             partial(flow_loss, model, *part)
             for part in zip(*(tensor.chunk(arguments.threads) for tensor in batch), strict=True)
         ]
         # A processor's fused attention has a backward pass that takes twice as long as the products written out.
         with sdpa_kernel(SDPBackend.MATH):
-            loss = threaded_backward(losses, arguments.precision)
+            loss = threaded_backward(losses, precision, device)
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         share = learning_rate_share(step, arguments.steps)
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * share
-            with autocast(arguments.precision):
+            with autocast(precision, device):
                 optimizer.step()
             optimizer.zero_grad()
         ema.step(transformer.parameters())
@@ -250,11 +262,11 @@ def train(arguments: argparse.Namespace) -> None:
             save_checkpoint(arguments.out, done, state, recipe)
             ema.store(transformer.parameters())
             ema.copy_to(transformer.parameters())
-            with autocast(arguments.precision):
+            with autocast(precision, device):
                 sample(model, done >= 0.3 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
             if done == arguments.steps:
-                model.pipe.save_pretrained(arguments.out / "final")
-                write_video_spec(arguments.out / "final", VideoSpec(fps=FPS, training_size=CLIP_SIZE))
+                shutil.copytree(arguments.pipeline, arguments.out / "final", dirs_exist_ok=True)
+                transformer.save_pretrained(arguments.out / "final" / "transformer")
             ema.restore(transformer.parameters())
 
 
@@ -263,7 +275,7 @@ def sample(model: WanModel, full: bool, sheet: Path, steps: int = 20, guidance_s
     """Clips of `PROMPTS` by plain guided Euler steps, as a sheet to look at."""
     grid = FULL if full else SMALL[-1]
     shape = (len(PROMPTS), model.spec.latent_channels, *grid.as_tuple())
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     embeds = torch.cat([model.encode_prompt(list(PROMPTS)), model.encode_prompt([""] * len(PROMPTS))])
     even = torch.linspace(1, 0, steps + 1)
     sigmas = (2 * even / (1 + even)).tolist()
@@ -273,7 +285,7 @@ def sample(model: WanModel, full: bool, sheet: Path, steps: int = 20, guidance_s
         ).chunk(2)
         velocity = unconditional + guidance_scale * (conditional - unconditional)
         latents = latents + (following - sigma) * velocity
-    save_sheet(sheet, list(model.decode(latents)), columns=5)
+    save_sheet(sheet, list(model.decode(latents).cpu()), columns=5)
 
 
 def main() -> None:
@@ -299,7 +311,8 @@ def main() -> None:
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
     trainer.add_argument("--ema-decay", type=float, default=0.998)
     trainer.add_argument("--save-every", type=int, default=250)
-    trainer.add_argument("--precision", choices=("bf16", "fp32"), default=fastest_precision())
+    trainer.add_argument("--precision", choices=("bf16", "fp32"), help="default: the faster one")
+    trainer.add_argument("--device", default="cpu", help="with cuda also --threads 1")
     trainer.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
     if arguments.command == "init":

@@ -56,7 +56,8 @@ class VideoMaeOptions:
     """Share of the places that are hidden."""
     checkpoint_every: int = 200
     precision: str = "auto"
-    """float32, bf16, or auto for the faster of both on this processor."""
+    """fp32, bf16, or auto for the faster of both on the device."""
+    device: str = "cpu"
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the result as one JSON object on stdout."""
 
@@ -108,7 +109,7 @@ def train(model: VideoMAEForPreTraining, frames: np.ndarray, options: VideoMaeOp
     Returns:
         The loss of every step that was taken.
     """
-    precision = fastest_precision() if options.precision == "auto" else options.precision
+    precision = fastest_precision(options.device) if options.precision == "auto" else options.precision
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
     )
@@ -121,8 +122,8 @@ def train(model: VideoMAEForPreTraining, frames: np.ndarray, options: VideoMaeOp
         rng = np.random.default_rng([options.seed, step])
         pixels = draw_batch(frames, model.config, options.batch_size, rng)
         hidden = draw_mask(model.config, options.batch_size, options.hidden_share, rng)
-        with autocast(precision):
-            loss = model(pixels, bool_masked_pos=hidden).loss
+        with autocast(precision, options.device):
+            loss = model(pixels.to(options.device), bool_masked_pos=hidden.to(options.device)).loss
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * learning_rate_share(
                 step, options.steps, warmup=max(options.steps // 20, 1)
@@ -152,10 +153,9 @@ def held_out_error(model: VideoMAEForPreTraining, frames: np.ndarray, options: V
     losses = []
     for start in range(0, len(frames), options.batch_size):
         clips = frames[start : start + options.batch_size]
-        pixels = draw_batch(clips, model.config, len(clips), rng)
-        losses.append(
-            model(pixels, bool_masked_pos=draw_mask(model.config, len(clips), options.hidden_share, rng)).loss
-        )
+        pixels = draw_batch(clips, model.config, len(clips), rng).to(options.device)
+        hidden = draw_mask(model.config, len(clips), options.hidden_share, rng).to(options.device)
+        losses.append(model(pixels, bool_masked_pos=hidden).loss)
     return float(torch.stack(losses).mean())
 
 
@@ -171,7 +171,7 @@ def run(options: VideoMaeOptions) -> dict[str, object]:
     """Compose, train, measure and save; returns what `final/videomae.json` says."""
     corpus.fetch(corpus.EMOJI_FOLDER)
     torch.manual_seed(options.seed)
-    model = build_model()
+    model = build_model().to(options.device)
     train(
         model,
         composed_frames("train", options.seed, options.clips, options.out / "frames", CLIPS_SIZE),
