@@ -129,3 +129,16 @@ def test_how_the_model_is_loaded_is_a_key_of_the_config(
     assert error.startswith("error: load.attention: input should be 'auto', 'native'")
     assert error.count("\n") == 1
     assert main([*arguments, "--load.dtype", "bfloat16", "--load.vae_tiling", "true"]) == 0
+
+
+def test_parts_are_encoded_one_by_one(
+    config: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["encode", str(config), "--manifest", str(manifest), "--shard_size", "1"]
+    assert main([*words, "--shard", "2/2"]) == 0
+    assert "part 2/2 is encoded, other parts are to come" in capsys.readouterr().out
+    assert main([*words, "--shard", "3/2"]) == 2
+    assert "expected I/N" in capsys.readouterr().err
+    assert main([*words, "--shard", "1/2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["complete"]
+    assert len(LatentCache(tmp_path / "cache")) == 2

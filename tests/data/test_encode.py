@@ -22,6 +22,7 @@ from swd_video.data.encode import (
 )
 from swd_video.data.latent_cache import CacheError, LatentCache, SkippedClip
 from swd_video.data.manifest import Clip, read_manifest
+from swd_video.data.shards import Shard
 from swd_video.data.video import VideoError, read_video
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import load_model
@@ -214,3 +215,29 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     assert resumed.reused >= 4
     assert (resumed.samples, resumed.skipped) == (whole.samples, whole.skipped)
     assert contents(killed) == contents(tmp_path / "whole")
+
+
+def test_parts_make_the_cache_that_one_run_makes(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips, grids = read_manifest(videos / "clips.jsonl"), tiny_schedule.distinct_grids
+    settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
+    seen: list[tuple[int, int]] = []
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    second = encode_manifest(
+        clips,
+        model,
+        grids,
+        parts,
+        shard=Shard(1, 2),
+        progress=lambda *counts: seen.append(counts),
+        **settings,
+    )
+    assert not second.is_complete and seen[-1] == (4, 4)
+    with pytest.raises(CacheError, match="not finished"):
+        LatentCache(parts)
+    with pytest.raises(ValueError, match="encode without a shard"):
+        encode_manifest(clips, model, grids, parts, shard=Shard(0, 2), retry_skipped=True, **settings)
+    first = encode_manifest(clips, model, grids, parts, shard=Shard(0, 2), **settings)
+    assert first == encode_manifest(clips, model, grids, whole, **settings)
+    assert contents(parts) == contents(whole)

@@ -81,8 +81,28 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     assert main([*study, "--rows", "t50"]) == 0
     assert json.loads((tmp_path / "study.json").read_text()) == known | {"new-0": newer}
     assert "7.00" in (tmp_path / "study.md").read_text()
-    assert main([*study, "--rows", "t50", "--guidance", "4"]) == 0  # another question
+    assert main([*study, "--rows", "s", "--guidance", "4"]) == 1  # another question
     assert "7.00" not in (tmp_path / "study.md").read_text()
+    assert "t50-0" in json.loads((tmp_path / "study.json").read_text())  # until it is answered
+    assert main([*study, "--rows", "t50", "s", "--guidance", "4"]) == 1
+    assert json.loads((tmp_path / "study.json").read_text())["t50-0"]["figures"]["flow"]["value"] == 1.0
+
+
+def test_what_is_known_of_a_teacher_that_is_not_here_stays(
+    study: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (tmp_path / "study.yaml").read_text()
+    rows = yaml.safe_load(text)
+    rows["groups"][0]["rows"][1]["set"] = {"model": str(tmp_path / "gone" / "teacher")}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(rows))
+    known = {"s-0": {"digest": "0", "figures": {"flow": 0.25}}}
+    (tmp_path / "study.json").write_text(json.dumps(known))
+    assert main([*study, "--rows", "s"]) == 0
+    assert "0.25" in (tmp_path / "study.md").read_text()
+
+    (tmp_path / "study.json").unlink()
+    assert main([*study, "--rows", "s"]) == 1
+    assert f"there is no model {tmp_path}/gone/teacher yet" in capfd.readouterr().err
 
 
 def test_a_run_that_another_command_is_at_is_left_to_it(study: list[str], tmp_path: Path) -> None:
