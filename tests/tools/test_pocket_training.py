@@ -7,11 +7,13 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from swd_video.models.fingerprint import fingerprint_encoders
+from swd_video.models.loading import ASSETS, load_model
 from tools.pocket import teacher, vae
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import ClipSpec
 from tools.pocket.muon import Muon, orthogonalised
-from tools.pocket.teacher import CURRICULA, draw_sigmas, learning_rate_share, phase_of
+from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, learning_rate_share, phase_of
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
 
 
@@ -125,3 +127,10 @@ def test_a_wider_and_deeper_teacher_starts_as_the_one_it_comes_from() -> None:
         after = larger(latents, torch.tensor([500.0]), prompt).sample
     torch.testing.assert_close(after[:, :4], before)
     assert not after[:, 4:].any()
+
+
+def test_an_untrained_teacher_reads_the_clips_that_were_encoded_for_the_shipped_one(tmp_path: Path) -> None:
+    shipped = ASSETS / "pocket-wan"
+    initialise(shipped / "vae", shipped, tmp_path / "untrained")
+    assert fingerprint_encoders(tmp_path / "untrained") == fingerprint_encoders(shipped)
+    assert load_model(tmp_path / "untrained").spec.latent_channels == 32
