@@ -106,12 +106,7 @@ def encode_manifest(
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
     """
     grids, shard = checked_grids(grids, model), shard or Shard()
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")
-    if retry_skipped and not shard.is_whole:
-        raise ValueError(
-            "retry_skipped: takes files back, which no other part may be at; encode without a shard."
-        )
+    _check_request(batch_size, retry_skipped, shard)
     finished = finished_report(folder, clips, grids, model_name=model_name, encoders=encoders, dtype=dtype)
     if finished is not None:
         if not (retry_skipped and finished.skipped):
@@ -121,14 +116,7 @@ def encode_manifest(
         shard_size = index["shard_size"]
     captions = list(dict.fromkeys(clip.caption for clip in clips))
     header = CacheHeader(
-        model=model_name,
-        encoders=encoders,
-        clips_digest=clips_digest(clips),
-        num_clips=len(clips),
-        num_captions=len(captions),
-        fps=model.spec.fps,
-        grids=grids,
-        dtype=dtype,
+        model_name, encoders, clips_digest(clips), len(clips), len(captions), model.spec.fps, grids, dtype
     )
     writer = LatentCacheWriter(folder, header, shard_size, alone=shard.is_whole)
     if retry_skipped:
@@ -139,6 +127,15 @@ def encode_manifest(
     if not writer.is_whole:
         return EncodeReport(len(clips), 0, len(captions), (), reused, is_complete=False)
     return _report(writer.finish(), reused)
+
+
+def _check_request(batch_size: int, retry_skipped: bool, shard: Shard) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")
+    if retry_skipped and not shard.is_whole:
+        raise ValueError(
+            "retry_skipped: takes files back, which no other part may be at; encode without a shard."
+        )
 
 
 def finished_report(
