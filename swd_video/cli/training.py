@@ -71,7 +71,7 @@ def run_training(
 
     # Started by `accelerate launch`, this is one of several processes, of which the first speaks.
     speaks = join_processes().is_main_process
-    config = settle_precision(config)
+    config = settle_precision(config, out)
     summary = finished(config, out)
     if summary is None:
         try:

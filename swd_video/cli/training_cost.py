@@ -74,8 +74,8 @@ def measure_training(config: DistillConfig, steps: int, rounds: int) -> dict[str
         ValueError: if the config cannot be run.
     """
     train = config.train.model_copy(update={"sample_every": 0})
-    config = settle_precision(config.model_copy(update={"train": train}))
     with tempfile.TemporaryDirectory() as folder:
+        config = settle_precision(config.model_copy(update={"train": train}), Path(folder))
         stepper = build_run(config, Path(folder)).stepper
         times = [_time_step(stepper, step, rounds) for step in range(steps)]
         memory = measure_memory(stepper)

@@ -67,14 +67,26 @@ _FREE_KEYS = {
 _SLOW_BF16 = 2.0
 
 
-def settle_precision(config: DistillConfig) -> DistillConfig:
-    """The config with `mixed_precision: auto` replaced by what the first process's device does well."""
+def settle_precision(config: DistillConfig, folder: Path) -> DistillConfig:
+    """The config with `mixed_precision: auto` replaced by what the first process's device does well.
+
+    A run that was begun in `folder` keeps its precision: on a busy machine the clock may say otherwise today.
+    """
     if config.train.mixed_precision != "auto":
         return config
     # Clocks differ between processes; one of them decides for all.
-    (fast,) = broadcast_object_list([bf16_slowdown(join_processes().device) <= _SLOW_BF16])
-    train = config.train.model_copy(update={"mixed_precision": "bf16" if fast else None})
+    (precision,) = broadcast_object_list([_begun_precision(folder) or _measured_precision()])
+    train = config.train.model_copy(update={"mixed_precision": precision if precision == "bf16" else None})
     return config.model_copy(update={"train": train})
+
+
+def _begun_precision(folder: Path) -> str | None:
+    files = [folder / name for name in (CONFIG_FILE, ADAPTATION_FILE) if (folder / name).is_file()]
+    return (load_config(files[0]).train.mixed_precision or "float32") if files else None
+
+
+def _measured_precision() -> str:
+    return "bf16" if bf16_slowdown(join_processes().device) <= _SLOW_BF16 else "float32"
 
 
 def finished_summary(

@@ -24,10 +24,22 @@ def test_the_warning_follows_the_measurement(
         assert ("train.mixed_precision: bf16 multiplies" in capsys.readouterr().err) == (slowdown > 4)
 
 
-def test_auto_is_settled_by_the_measurement(make_config: Callable[..., DistillConfig]) -> None:
+def test_auto_is_settled_by_the_measurement(
+    make_config: Callable[..., DistillConfig], tmp_path: Path
+) -> None:
     slowdown = bf16_slowdown(torch.device("cpu"))
-    settled = settle_precision(make_config(mixed_precision="auto")).train.mixed_precision
+    settled = settle_precision(make_config(mixed_precision="auto"), tmp_path).train.mixed_precision
     if slowdown > 4 or slowdown < 1:
         assert settled == (None if slowdown > 4 else "bf16")
     kept = make_config(mixed_precision="bf16")
-    assert settle_precision(kept) is kept
+    assert settle_precision(kept, tmp_path) is kept
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_auto_goes_on_as_the_run_began(
+    make_config: Callable[..., DistillConfig], tmp_path: Path, precision: str | None
+) -> None:
+    build_run(make_config(mixed_precision=precision), tmp_path)
+    settled = settle_precision(make_config(mixed_precision="auto"), tmp_path)
+    assert settled.train.mixed_precision == precision
+    build_run(settled, tmp_path)

@@ -11,8 +11,8 @@ from swd_video.training.precision import bf16_slowdown
 
 
 def fastest_precision(device: str = "cpu") -> str:
-    """Return bf16 where this device multiplies faster in bfloat16 than in float32, else fp32."""
-    return "bf16" if bf16_slowdown(torch.device(device)) < 1 else "fp32"
+    """Return bf16 where this device multiplies no slower in bfloat16 than in float32, else fp32."""
+    return "bf16" if bf16_slowdown(torch.device(device)) <= 1 else "fp32"
 
 
 def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
