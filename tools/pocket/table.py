@@ -1,8 +1,7 @@
 r"""Make the table of docs/pocket.md: teacher, students and real clips on held-out prompts, and their cost.
 
     python -m tools.pocket.table --judge runs/pocket/judge --out runs/pocket/table \
-        --full-resolution runs/pocket/full-4 --two-step runs/pocket/full-2 runs/pocket/full-2-calmer \
-        --spatiotemporal pocket-wan-swd
+        --full-resolution runs/pocket/full-4 --two-step runs/pocket/full-2 --spatiotemporal pocket-wan-swd
 
 Clips are made row by row and kept in batches, scores beside them, so the command may be killed and run again.
 Nothing here judges with a network that trained a student: adherence is read by the judge of

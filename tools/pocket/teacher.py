@@ -1,7 +1,7 @@
 r"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on small grids and the full one.
 
     python -m tools.pocket.teacher init --vae out/pocket/vae/final --text out/pocket/text --out out/pocket/pipeline
-    swd-video encode configs/pocket/swd.yaml --model out/pocket/pipeline --data.extra_grids [3x6x6,3x8x8,3x10x10]
+    swd-video encode configs/pocket/swd.yaml --model out/pocket/pipeline --data.extra_grids [2x6x6,3x6x6,3x8x8,3x10x10]
     python -m tools.pocket.teacher train --pipeline out/pocket/pipeline --cache out/pocket/latents \
         --out out/pocket/teacher
 
