@@ -116,7 +116,14 @@ def encode_manifest(
         shard_size = index["shard_size"]
     captions = list(dict.fromkeys(clip.caption for clip in clips))
     header = CacheHeader(
-        model_name, encoders, clips_digest(clips), len(clips), len(captions), model.spec.fps, grids, dtype
+        model=model_name,
+        encoders=encoders,
+        clips_digest=clips_digest(clips),
+        num_clips=len(clips),
+        num_captions=len(captions),
+        fps=model.spec.fps,
+        grids=grids,
+        dtype=dtype,
     )
     writer = LatentCacheWriter(folder, header, shard_size, alone=shard.is_whole)
     if retry_skipped:

@@ -74,19 +74,14 @@ def settle_precision(config: DistillConfig, folder: Path) -> DistillConfig:
     """
     if config.train.mixed_precision != "auto":
         return config
+    begun = [folder / name for name in (CONFIG_FILE, ADAPTATION_FILE) if (folder / name).is_file()]
+    if begun:
+        precision = load_config(begun[0]).train.mixed_precision
+    else:
+        precision = "bf16" if bf16_slowdown(join_processes().device) <= _SLOW_BF16 else None
     # Clocks differ between processes; one of them decides for all.
-    (precision,) = broadcast_object_list([_begun_precision(folder) or _measured_precision()])
-    train = config.train.model_copy(update={"mixed_precision": precision if precision == "bf16" else None})
-    return config.model_copy(update={"train": train})
-
-
-def _begun_precision(folder: Path) -> str | None:
-    files = [folder / name for name in (CONFIG_FILE, ADAPTATION_FILE) if (folder / name).is_file()]
-    return (load_config(files[0]).train.mixed_precision or "float32") if files else None
-
-
-def _measured_precision() -> str:
-    return "bf16" if bf16_slowdown(join_processes().device) <= _SLOW_BF16 else "float32"
+    (precision,) = broadcast_object_list([precision])
+    return config.model_copy(update={"train": config.train.model_copy(update={"mixed_precision": precision})})
 
 
 def finished_summary(
