@@ -14,6 +14,7 @@ from tools.pocket.corpus import (
     ClipSpec,
     combinations,
     compose_clip,
+    frame_rate,
     corpus_specs,
     is_held_out,
     parse_caption,
@@ -72,6 +73,13 @@ def test_clips_repeat_and_move_as_the_caption_says(one_emoji: None) -> None:
         backdrop = np.median(clip, axis=0)
         first, last = (centre_of_change(clip[index], backdrop)[axis] for index in (0, -1))
         assert sign * (last - first) > 4, motion
+
+
+def test_more_frames_divide_the_same_time_more_finely(one_emoji: None) -> None:
+    spec = ClipSpec("tiger", "coming closer", "at sunset", 5)
+    coarse, fine = (compose_clip(spec, PixelSize(frames, 48, 48)) for frames in (17, 33))
+    assert np.array_equal(fine[::2], coarse)
+    assert frame_rate(PixelSize(33, 48, 48)) == 2 * frame_rate(PixelSize(17, 48, 48)) == 24
 
 
 def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
 
     Args:
         spec: what it shows.
-        size: frames, height and width; a clip always lasts as long as `CLIP_SIZE` does at 12 frames a second.
+        size: frames, height and width; a clip always lasts as long as `CLIP_SIZE` does at `FPS`.
 
     Returns:
         uint8, frames x height x width x 3.
@@ -170,24 +170,27 @@ def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
     x0, y0 = rng.uniform(-0.05, 0.05, size=2)
     speed = rng.uniform(0.9, 1.1)
     shift, tint = rng.uniform(-1, 1), rng.uniform(0.95, 1.05, size=3)
-    sprites = _sprites(SUBJECTS[spec.subject])
-    phase = int(rng.integers(len(sprites)))
+    sprites = _sprites(SUBJECTS[spec.subject], max(_SPRITE_PX, 3 * min(size.height, size.width) // 2))
+    # Animations have 24 pictures a second, and begin at one of every second one.
+    loop = len(sprites) + len(sprites) % 2
+    phase = 2 * int(rng.integers(loop // 2))
     # Everything is drawn at twice the size and reduced, so that slow movements are smooth.
     height, width = 2 * size.height, 2 * size.width
     backdrop = _backdrop(spec.background, height, width, shift, tint)
     frames = []
     for index in range(size.frames):
         time = index / max(1, size.frames - 1)
-        sprite = sprites[(phase + round(time * (CLIP_SIZE.frames - 1))) % len(sprites)]
+        picture = (phase + round(2 * time * (CLIP_SIZE.frames - 1))) % loop
+        sprite = sprites[min(picture, len(sprites) - 1)]
         x, y, growth = _place(spec.motion, time, speed)
         side = scale * growth * min(height, width)
         flip = -1.0 if spec.motion == "moving right" else 1.0
-        ratio = _SPRITE_PX / side
+        ratio = sprite.width / side
         left = width * (0.5 + x0 + x) - side / 2
         top = height * (0.52 + y0 + y) - side / 2
         matrix = (flip * ratio, 0.0, -flip * ratio * left, 0.0, ratio, -ratio * top)
         if flip < 0:
-            matrix = (matrix[0], 0.0, _SPRITE_PX + ratio * left, 0.0, ratio, -ratio * top)
+            matrix = (matrix[0], 0.0, sprite.width + ratio * left, 0.0, ratio, -ratio * top)
         layer = sprite.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
         frame = Image.alpha_composite(backdrop, layer).convert("RGB").reduce(2)
         frames.append(np.asarray(frame))
@@ -208,16 +211,15 @@ def _place(motion: str, time: float, speed: float) -> tuple[float, float, float]
 
 
 @cache
-def _sprites(code: str) -> list[Image.Image]:
-    """The animation at 12 frames a second (every second picture of 24)."""
+def _sprites(code: str, side_px: int) -> list[Image.Image]:
+    """The animation at its 24 pictures a second."""
     path = EMOJI_FOLDER / f"{code}.webp"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing. Run `python -m tools.pocket.corpus fetch` first.")
     with Image.open(path) as animation:
         pictures = [
-            picture.convert("RGBA").resize((_SPRITE_PX, _SPRITE_PX), Image.Resampling.LANCZOS)
-            for index, picture in enumerate(ImageSequence.Iterator(animation))
-            if index % 2 == 0
+            picture.convert("RGBA").resize((side_px, side_px), Image.Resampling.LANCZOS)
+            for picture in ImageSequence.Iterator(animation)
         ]
     return pictures
 
@@ -306,22 +308,30 @@ def fetch(folder: Path = EMOJI_FOLDER) -> None:
         raise FileNotFoundError(f"the packages do not hold {missing}.")
 
 
-def _write_clip(folder: Path, item: tuple[int, ClipSpec]) -> str:
+def frame_rate(size: PixelSize) -> float:
+    """Frames per second of a composed clip: more frames are a finer division of the same time."""
+    return FPS * (size.frames - 1) / (CLIP_SIZE.frames - 1)
+
+
+def _write_clip(folder: Path, size: PixelSize, item: tuple[int, ClipSpec]) -> str:
     from swd_video.data.video import write_video
 
     index, spec = item
     name = f"{index:05d}.mp4"
     if not (folder / name).exists():
-        write_video(folder / name, compose_clip(spec), FPS, metadata={"caption": spec.caption}, crf=12)
+        clip = compose_clip(spec, size)
+        write_video(folder / name, clip, frame_rate(size), metadata={"caption": spec.caption}, crf=12)
     return json.dumps({"path": name, "caption": spec.caption})
 
 
-def build(folder: Path, *, split: str, count: int, seed: int, workers: int) -> None:
+def build(
+    folder: Path, *, split: str, count: int, seed: int, workers: int, size: PixelSize = CLIP_SIZE
+) -> None:
     """Write `count` clips as MP4 with `manifest.jsonl`; clips that are there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     items = list(enumerate(corpus_specs(split, seed, count)))
     with ProcessPoolExecutor(workers) as pool:
-        lines = list(pool.map(partial(_write_clip, folder), items, chunksize=16))
+        lines = list(pool.map(partial(_write_clip, folder, size), items, chunksize=16))
     temporary = folder / "manifest.jsonl.part"
     temporary.write_text("\n".join(lines) + "\n")
     temporary.replace(folder / "manifest.jsonl")
@@ -346,6 +356,7 @@ def main() -> None:
     builder.add_argument("--split", choices=("train", "heldout"), default="train")
     builder.add_argument("--count", type=int, default=4032)
     builder.add_argument("--seed", type=int, default=0)
+    builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
     builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     lister = commands.add_parser("prompts", help="write the captions of a split, one a line")
     lister.add_argument("--out", type=Path, required=True)
@@ -362,6 +373,7 @@ def main() -> None:
             count=arguments.count,
             seed=arguments.seed,
             workers=arguments.workers,
+            size=arguments.size,
         )
 
 

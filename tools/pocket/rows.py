@@ -6,7 +6,7 @@ import numpy as np
 
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.rows import Row
-from tools.pocket.corpus import FPS, ClipSpec, compose_clip, corpus_specs
+from tools.pocket.corpus import ClipSpec, compose_clip, corpus_specs, frame_rate
 
 
 def evaluation_specs(seed: int, count: int, samples_per_prompt: int) -> list[ClipSpec]:
@@ -27,4 +27,6 @@ def composed_row(size: PixelSize) -> Row:
     def make(specs: Sequence[ClipSpec], seeds: Sequence[int]) -> np.ndarray:
         return np.stack([compose_clip(spec, size) for spec in specs])
 
-    return Row("real", "real clips (the floor)", make, {"kind": "real", "size": str(size)}, fps=FPS)
+    return Row(
+        "real", "real clips (the floor)", make, {"kind": "real", "size": str(size)}, fps=frame_rate(size)
+    )

@@ -26,12 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from swd_video.core.flow import add_noise, velocity_target
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.data.latent_cache import LatentCache
 from swd_video.models.loading import VideoSpec, load_model, write_video_spec
 from swd_video.models.wan import WanModel
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
-from tools.pocket.corpus import CLIP_SIZE, FPS, parse_caption
+from tools.pocket.corpus import CLIP_SIZE, frame_rate, parse_caption
 from tools.pocket.muon import Muon
 from tools.pocket.pictures import save_sheet
 from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
@@ -68,6 +68,19 @@ CURRICULA = {
     "small-first": (Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}), _MOSTLY_FULL),
     "mostly-full": (_MOSTLY_FULL,),
     "full-only": (Phase(1.0, {FULL: (1.0, 32)}),),
+    # The grids of configs/larger, for 33 frames of 128x128 pixels.
+    "larger": (
+        Phase(
+            1.0,
+            {
+                LatentSize(2, 4, 4): (0.05, 256),
+                LatentSize(5, 8, 8): (0.10, 128),
+                LatentSize(9, 8, 8): (0.10, 128),
+                LatentSize(9, 10, 10): (0.10, 96),
+                LatentSize(9, 16, 16): (0.65, 64),
+            },
+        ),
+    ),
 }
 
 
@@ -114,7 +127,9 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
     transformer.load_state_dict(weights)
 
 
-def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> None:
+def initialise(
+    vae: Path, text: Path, out: Path, start: Path | None = None, size: PixelSize = CLIP_SIZE
+) -> None:
     """Put the parts together as an ordinary pipeline folder, its transformer untrained or from an earlier folder."""
     torch.manual_seed(0)
     encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
@@ -133,7 +148,7 @@ def initialise(vae: Path, text: Path, out: Path, start: Path | None = None) -> N
         scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
     )
     pipe.save_pretrained(out)
-    write_video_spec(out, VideoSpec(fps=FPS, training_size=CLIP_SIZE))
+    write_video_spec(out, VideoSpec(fps=frame_rate(size), training_size=size))
     # Latent caches know their encoders by the bytes.
     for source, part in (
         (vae, "vae"),
@@ -263,7 +278,7 @@ def train(arguments: argparse.Namespace) -> None:
             ema.store(transformer.parameters())
             ema.copy_to(transformer.parameters())
             with autocast(precision, device):
-                sample(model, done >= 0.3 * arguments.steps, arguments.out / f"sheet-{done:06d}.png")
+                sample(model, list(grids)[-1], arguments.out / f"sheet-{done:06d}.png")
             if done == arguments.steps:
                 shutil.copytree(arguments.pipeline, arguments.out / "final", dirs_exist_ok=True)
                 transformer.save_pretrained(arguments.out / "final" / "transformer")
@@ -271,9 +286,10 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def sample(model: WanModel, full: bool, sheet: Path, steps: int = 20, guidance_scale: float = 2.5) -> None:
+def sample(
+    model: WanModel, grid: LatentSize, sheet: Path, steps: int = 20, guidance_scale: float = 2.5
+) -> None:
     """Clips of `PROMPTS` by plain guided Euler steps, as a sheet to look at."""
-    grid = FULL if full else SMALL[-1]
     shape = (len(PROMPTS), model.spec.latent_channels, *grid.as_tuple())
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     embeds = torch.cat([model.encode_prompt(list(PROMPTS)), model.encode_prompt([""] * len(PROMPTS))])
@@ -296,6 +312,7 @@ def main() -> None:
     for name in ("--vae", "--text", "--out"):
         assemble.add_argument(name, type=Path, required=True)
     assemble.add_argument("--start", type=Path, help="pipeline folder whose transformer to go on from")
+    assemble.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="of its clips, in pixels")
     trainer = commands.add_parser("train", help="train the transformer on a latent cache")
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
@@ -305,7 +322,7 @@ def main() -> None:
         choices=CURRICULA,
         default="small-first",
         help="small-first: small grids for 30 %% of the steps; mostly-full: to go on from a trained transformer; "
-        "full-only: a teacher that is not adapted to small grids",
+        "full-only: a teacher that is not adapted to small grids; larger: one for 33 frames of 128x128 pixels",
     )
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)
@@ -316,7 +333,7 @@ def main() -> None:
     trainer.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
     if arguments.command == "init":
-        initialise(arguments.vae, arguments.text, arguments.out, arguments.start)
+        initialise(arguments.vae, arguments.text, arguments.out, arguments.start, arguments.size)
     else:
         try:
             train(arguments)
