@@ -4,22 +4,29 @@ Saved pipelines record this module's path, and diffusers finds the class again o
 a name in the same module: do not move the class, and keep the import.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
+from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
+from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents, resize_latents_trilinearly
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler, Upsample
 
-_UPSAMPLING = {"bicubic": resize_latents, "trilinear": resize_latents_trilinearly}
+UPSAMPLER_NAME = "upsampler.safetensors"
+_LEARNED = "learned"
+_RESIZING: dict[str, Upsample] = {"bicubic": resize_latents, "trilinear": resize_latents_trilinearly}
 
 
 @dataclass
@@ -49,11 +56,14 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         stages: noise level and latent grid of every stage:
             `[{"sigma": 1.0, "frames": 3, "height": 8, "width": 8}, ...]`, see `ScaleSchedule`.
         num_train_timesteps: timestep that the transformer is given for sigma 1.
-        upsampling: "bicubic" in space and linear between frames, ends aligned, as students are trained; or
-            "trilinear", for those trained elsewhere.
+        upsampling: "bicubic" in space and linear between frames, ends aligned, as students are trained; "learned", by
+            `upsampler`, for those trained with one; or "trilinear", for those trained elsewhere.
+
+    Attributes:
+        upsampler: the network of "learned", in `upsampler.safetensors` beside the config; else None.
 
     Raises:
-        ValueError: if the stages break a rule of `ScaleSchedule`, or `upsampling` is neither.
+        ValueError: if the stages break a rule of `ScaleSchedule`, or `upsampling` is none of these.
     """
 
     # Other schedulers for the same networks: velocity of the same flow, timestep 1000 sigma.
@@ -65,8 +75,10 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     def __init__(
         self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000, upsampling: str = "bicubic"
     ) -> None:
-        if upsampling not in _UPSAMPLING:
-            raise ValueError(f"upsampling: got {upsampling!r}, expected one of {', '.join(_UPSAMPLING)}.")
+        if upsampling not in (*_RESIZING, _LEARNED):
+            known = ", ".join((*_RESIZING, _LEARNED))
+            raise ValueError(f"upsampling: got {upsampling!r}, expected one of {known}.")
+        self.upsampler: LatentUpsampler | None = None
         self._schedule = ScaleSchedule.from_dict(stages)
         self._step_index: int | None = None
         self._begin_index: int | None = None
@@ -75,10 +87,73 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_schedule(
-        cls, schedule: ScaleSchedule, num_train_timesteps: int = 1000
+        cls,
+        schedule: ScaleSchedule,
+        num_train_timesteps: int = 1000,
+        upsampler: LatentUpsampler | None = None,
     ) -> "ScaleWiseFlowMatchScheduler":
-        """Make a scheduler from a checked schedule."""
-        return cls(stages=schedule.as_dict(), num_train_timesteps=num_train_timesteps)
+        """Make a scheduler from a checked schedule, and from what takes its clips from grid to grid."""
+        scheduler = cls(
+            stages=schedule.as_dict(),
+            num_train_timesteps=num_train_timesteps,
+            upsampling="bicubic" if upsampler is None else _LEARNED,
+        )
+        scheduler.upsampler = upsampler
+        return scheduler
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Read what `save_pretrained` wrote; the arguments are diffusers'.
+
+        Raises:
+            ValueError: if the file of a learned upsampler is missing or broken.
+        """
+        loaded = super().from_pretrained(
+            pretrained_model_name_or_path, subfolder, return_unused_kwargs, **kwargs
+        )
+        scheduler = loaded[0] if return_unused_kwargs else loaded
+        if scheduler.config.upsampling == _LEARNED:
+            path = Path(pretrained_model_name_or_path or "", subfolder or "", UPSAMPLER_NAME)
+            if not path.parent.is_dir():
+                where: Any = {key: kwargs.get(key) for key in ("cache_dir", "revision", "token")}
+                name = str(pretrained_model_name_or_path)
+                path = Path(hf_hub_download(name, UPSAMPLER_NAME, subfolder=subfolder, **where))
+            scheduler.upsampler = LatentUpsampler.load(path)
+        return loaded
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the config, and the upsampler where there is one."""
+        # First, so that what is pushed to a hub has both.
+        if self.upsampler is not None:
+            self.upsampler.save(Path(save_directory) / UPSAMPLER_NAME)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def upsample(
+        self, latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize
+    ) -> Float[Tensor, "batch channels _ _ _"]:
+        """Clean latents on the grid of a later stage.
+
+        Raises:
+            ValueError: if upsampling is learned and the network is not there.
+        """
+        resize = _RESIZING.get(self.config.upsampling)
+        if resize is not None:
+            return resize(latents, size)
+        if self.upsampler is None:
+            raise ValueError(
+                f"upsampling: is learned, and the scheduler was made of its config alone; load it with "
+                f"from_pretrained from a folder that holds {UPSAMPLER_NAME}."
+            )
+        upsampled: Tensor = self.upsampler.to(latents.device)(latents, size)
+        return upsampled
 
     @property
     def schedule(self) -> ScaleSchedule:
@@ -196,7 +271,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         prev_sample = x0
         if index + 1 < len(self._active):
             following = self._active[index + 1]
-            upsampled = _UPSAMPLING[self.config.upsampling](x0, following.grid)
+            upsampled = self.upsample(x0, following.grid)
             source = self._kept_generator if generator is None else generator
             noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
             prev_sample = add_noise(upsampled, noise, following.sigma)

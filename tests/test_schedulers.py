@@ -12,6 +12,7 @@ from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler, ScaleWiseFlowMatchSchedulerOutput
 
 SIGMAS = (1.0, 0.896, 0.737, 0.602)
@@ -214,6 +215,41 @@ def test_saved_and_loaded_it_has_the_same_stages(tiny_schedule: ScaleSchedule, t
     assert config["stages"] == tiny_schedule.as_dict()
     assert ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path).schedule == tiny_schedule
     assert ScaleWiseFlowMatchScheduler.from_config(scheduler.config).schedule == tiny_schedule
+
+
+def test_a_learned_upsampler_is_saved_and_loaded_with_it(
+    tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    upsampler = LatentUpsampler(4, 8, 1, growing_pairs(tiny_schedule)).requires_grad_(False)
+    upsampler.out.weight.normal_(generator=_generator(2))
+    saved = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule, upsampler=upsampler)
+    saved.save_pretrained(tmp_path / "part")
+    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path, subfolder="part")
+
+    generator = _generator(9)
+    latents = randn_tensor((2, 4, *tiny_schedule[0].grid.as_tuple()), generator=generator)
+    got = _run(scheduler, latents, generator)[-1]
+    expected = sample_scalewise(
+        lambda x, sigma, _: _network(x, torch.tensor(sigma) * 1000),
+        tiny_schedule,
+        batch_size=2,
+        channels=4,
+        generator=_generator(9),
+        upsample=upsampler,
+    )
+    assert torch.equal(got, expected)
+
+
+def test_a_learned_upsampler_that_is_not_there_is_missed(
+    tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    scheduler = ScaleWiseFlowMatchScheduler(tiny_schedule.as_dict(), upsampling="learned")
+    latents = torch.zeros(1, 4, *tiny_schedule[0].grid.as_tuple())
+    with pytest.raises(ValueError, match=r"made of its config alone; .* holds upsampler\.safetensors"):
+        scheduler.step(latents, scheduler.timesteps[0], latents)
+    scheduler.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read as an upsampler"):
+        ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path)
 
 
 def test_a_broken_config_is_refused_with_the_stage() -> None:

@@ -84,6 +84,26 @@ class AdaptConfig(Section):
     """For so many of the clips the prompt is empty, so that the teacher keeps what guidance leads away from."""
 
 
+class UpsamplerConfig(Section):
+    """A network that takes clips from a stage's grid to the next, in place of bicubic resizing."""
+
+    file: str
+    """Where it lies, ending in .safetensors. Trained first where there is none; other runs on these grids may use it
+    again."""
+    width: int = Field(default=48, ge=8, multiple_of=8)
+    """Channels inside."""
+    depth: int = Field(default=1, ge=0)
+    """Residual blocks on the smaller grid, and again on the larger one."""
+    steps: int = Field(default=2000, ge=1)
+    """Training steps."""
+    batch_size: int = Field(default=32, ge=1)
+    """Clips in a step."""
+    lr: float = Field(default=2e-3, gt=0)
+    """Learning rate, which falls to 0 along a cosine."""
+    seed: int = Field(default=0, ge=0)
+    """Of its first weights and of the clips in each step. Not the run's, so that runs with several seeds share it."""
+
+
 class DistillConfig(Section):
     """A whole distillation: teacher, clips, schedule, loss and training."""
 
@@ -97,6 +117,8 @@ class DistillConfig(Section):
     """Stages in order, in latents."""
     positions: Literal["native", "rescaled"] = "native"
     """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566)."""
+    upsampler: UpsamplerConfig | None = None
+    """What takes clips from grid to grid; null resizes latents bicubically, as the paper does."""
     loss: LossConfig = LossConfig()
     adapt: AdaptConfig = AdaptConfig()
     """Of `swd-video adapt` only, which takes the same file and no `loss`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from swd_video.core.flow import add_noise, x0_from_velocity
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import Upsample
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -23,6 +24,7 @@ def sample_scalewise(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_stage: Callable[[int, Tensor], None] | None = None,
+    upsample: Upsample = resize_latents,
 ) -> Float[Tensor, "batch channels frames height width"]:
     """Sample clean latents on the last grid of a schedule.
 
@@ -41,6 +43,7 @@ def sample_scalewise(
         dtype: precision that `predict_velocity` is given; everything else is float32.
         device: where to sample.
         on_stage: called after every stage with its index and its clean latents, on its own grid.
+        upsample: takes clean latents to the grid of the next stage.
 
     Returns:
         float32 latents on `schedule.target`.
@@ -54,7 +57,7 @@ def sample_scalewise(
             on_stage(index, x0)
         if index + 1 < len(schedule):
             following = schedule[index + 1]
-            upsampled = resize_latents(x0, following.grid)
+            upsampled = upsample(x0, following.grid)
             noise = draw_noise(tuple(upsampled.shape), generator=generator, device=device)
             noisy_latents = add_noise(upsampled, noise, following.sigma)
     return x0

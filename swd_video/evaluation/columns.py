@@ -85,7 +85,8 @@ _METRICS = (
         "transformer, s a clip",
         3,
         better="lower",
-        meaning="Seconds inside the transformer, a clip's share of a batch. Median; rows took turns in one process.",
+        meaning="Seconds inside the transformer and its upsampler, a clip's share of a batch. Median; rows took turns "
+        "in one process.",
     ),
     Metric("total_seconds", "all, s a clip", 3, better="lower", meaning="Seconds of the whole call."),
     Metric(
@@ -93,8 +94,8 @@ _METRICS = (
         "transformer, TFLOPs a clip",
         4,
         better="lower",
-        meaning="Operations of the transformer in 10^12, counted while it ran; a multiplication and an addition "
-        "count as two.",
+        meaning="Operations of the transformer and its upsampler in 10^12, counted while they ran; a multiplication "
+        "and an addition count as two.",
     ),
 )
 

@@ -130,7 +130,11 @@ def student_row(key: str, title: str, pipe: ScaleWisePipeline, size: PixelSize) 
 
     # The same weights make other clips where frames are counted otherwise.
     identity = {"kind": "student", "positions": pipe.positions, **_identity(pipe.model, pipe.scheduler)}
-    return Row(key, title, make, identity, _modules(pipe.model), pipe.fps)
+    modules = _modules(pipe.model)
+    if pipe.scheduler.upsampler is not None:
+        identity["upsampler"] = weights_digest(pipe.scheduler.upsampler)
+        modules["upsampler"] = pipe.scheduler.upsampler
+    return Row(key, title, make, identity, modules, pipe.fps)
 
 
 def real_row(key: str, title: str, size: PixelSize, fps: float, clips: Sequence[Clip]) -> Row:

@@ -24,6 +24,7 @@ from diffusers import AutoModel, ModelMixin, WanPipeline
 from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler
 from swd_video.models.checkpoints import INDEX_NAME
 from swd_video.models.loading import (
     DEFAULT_OPTIONS,
@@ -170,6 +171,7 @@ def save_student(
     positions: str = "native",
     encoders: Sequence[EncoderRecord] | None = None,
     transformer_file: str | Path | None = None,
+    upsampler: LatentUpsampler | None = None,
 ) -> None:
     """Write a student folder, whole or not at all; one that is there is replaced.
 
@@ -183,6 +185,7 @@ def save_student(
         positions: "native" or "rescaled": how temporal positions were counted in training.
         encoders: networks of pixels that its training looked through, where that is known.
         transformer_file: the single file whose weights the additions belong to, instead of `base_model`'s own.
+        upsampler: what takes its clips from grid to grid; None where that is bicubic resizing.
 
     Raises:
         ValueError: unless exactly one of `transformer` and `lora_state_dict` is given, or if `folder` exists
@@ -194,7 +197,8 @@ def save_student(
     if folder.exists() and any(folder.iterdir()) and not (folder / STUDENT_FILE_NAME).is_file():
         raise ValueError(f"{folder} is not empty and holds no {STUDENT_FILE_NAME}; choose another folder.")
     with whole_folder(folder) as draft:
-        ScaleWiseFlowMatchScheduler.from_schedule(schedule).save_pretrained(draft / "scheduler")
+        scheduler = ScaleWiseFlowMatchScheduler.from_schedule(schedule, upsampler=upsampler)
+        scheduler.save_pretrained(draft / "scheduler")
         if transformer is not None:
             transformer.save_pretrained(draft / "transformer")
         elif lora_state_dict is not None:

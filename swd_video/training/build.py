@@ -18,7 +18,9 @@ from swd_video.config.loss import LossConfig
 from swd_video.config.schema import DistillConfig
 from swd_video.config.train import LoraTrainConfig, MuonConfig
 from swd_video.core.randomness import keyed_seed
+from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
@@ -43,6 +45,7 @@ from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
 from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
+from swd_video.training.upsampler import open_upsampler
 
 CONFIG_FILE, ADAPTATION_FILE = "config.yaml", "adapt.yaml"
 
@@ -113,6 +116,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     """
     parts = _begin(config, folder)
     model, accelerator = parts.model, parts.accelerator
+    upsampler = open_upsampler(config.upsampler, parts.schedule, parts.clips, accelerator)
     embeds = embed_samples(config.train, model)
     dmd = config.loss.dmd
     dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
@@ -127,6 +131,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         parts,
         roles,
         lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
+        upsampler=upsampler,
     )
     _claim_folder(config, folder, accelerator, CONFIG_FILE)
     samples = build_samples(
@@ -138,8 +143,9 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         folder / "samples",
         config.seed,
         accelerator.is_main_process,
+        stepper.upsample,
     )
-    return replace(_finish(config, folder, stepper, samples), encoders=encoders)
+    return replace(_finish(config, folder, stepper, samples), encoders=encoders, upsampler=upsampler)
 
 
 def build_adaptation(config: DistillConfig, folder: Path) -> Run:
@@ -176,9 +182,9 @@ def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | N
 
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
-    """Without what belongs to a student: losses and groups of clips, samples in stages, its own inputs."""
+    """Without what belongs to a student: losses and groups of clips, samples, ways from stage to stage."""
     train = config.train.model_copy(update={"sample_every": 0, "teacher_samples": None, "own_inputs": 0.0})
-    return config.model_copy(update={"loss": LossConfig(), "train": train})
+    return config.model_copy(update={"loss": LossConfig(), "train": train, "upsampler": None})
 
 
 @dataclass(frozen=True)
@@ -359,6 +365,7 @@ def _build_stepper(
     roles: Roles,
     build_losses: Callable[[], tuple[list[WeightedObjective], list[Opponent]]],
     kind: type[Stepper] = Stepper,
+    upsampler: LatentUpsampler | None = None,
 ) -> Stepper:
     train, accelerator = config.train, parts.accelerator
     shards = wants_shards()
@@ -391,6 +398,7 @@ def _build_stepper(
             own_inputs=train.own_inputs,
         ),
         opponents=opponents,
+        upsample=upsampler or resize_latents,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from swd_video.config.train import TrainConfig
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentCache
 from swd_video.models.base import VideoModel
 from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
@@ -48,6 +49,7 @@ def build_samples(
     folder: Path,
     seed: int,
     keep: bool,
+    upsample: Upsample,
 ) -> SampleWriter | None:
     """What writes samples, if the config asks for any.
 
@@ -60,6 +62,7 @@ def build_samples(
         folder: gets the samples.
         seed: of the run.
         keep: whether this process writes files.
+        upsample: takes clean latents from a stage's grid to the next.
     """
     if embeds.prompts is None:
         return None
@@ -71,4 +74,4 @@ def build_samples(
         sampling = TeacherSampling(grid=schedule.target, samples=count, seed=seed, **teacher.model_dump())
         path = folder / "teacher.safetensors"
         reference = teacher_reference(roles, sampling, prompts, embeds.prompts, embeds.negative, path, keep)
-    return SampleWriter(roles, schedule, prompts, embeds.prompts, folder, seed, reference, count)
+    return SampleWriter(roles, schedule, prompts, embeds.prompts, folder, seed, reference, count, upsample)

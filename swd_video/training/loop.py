@@ -13,6 +13,7 @@ from typing import Any, cast
 from diffusers import ModelMixin
 from tqdm import tqdm
 
+from swd_video.core.upsampler import LatentUpsampler
 from swd_video.pipelines.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_log import add_clip
@@ -60,6 +61,7 @@ class Run:
         result: what is written in the end; by default `student/` in the folder.
         encoders: networks of pixels that the loss looks through, for the student's folder.
         transformer_file: whose weights a student's additions belong to, likewise, where it is not the teacher's own.
+        upsampler: likewise, the network that takes clips from grid to grid, if one does.
         save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
@@ -73,6 +75,7 @@ class Run:
     result: Path | None = None
     encoders: Sequence[EncoderRecord] = ()
     transformer_file: str | None = None
+    upsampler: LatentUpsampler | None = None
     save: Callable[[bool], None] | None = None
 
 
@@ -264,6 +267,7 @@ def _write_student(run: Run, write: bool) -> None:
             positions=run.positions,
             encoders=run.encoders,
             transformer_file=run.transformer_file,
+            upsampler=run.upsampler,
         )
 
 

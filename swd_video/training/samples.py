@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from swd_video.core.randomness import keyed_generator
+from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import Upsample
 from swd_video.data.video import write_video
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.encoders import moved_to
@@ -40,6 +42,7 @@ class SampleWriter:
         seed: of the run.
         reference: what the clips are held against.
         samples_per_prompt: clips of each prompt.
+        upsample: takes clean latents from a stage's grid to the next.
     """
 
     roles: Roles
@@ -50,6 +53,7 @@ class SampleWriter:
     seed: int
     reference: Reference
     samples_per_prompt: int = 1
+    upsample: Upsample = resize_latents
 
     @cached_property
     def reference_clips(self) -> ClipsByPrompt:
@@ -124,6 +128,7 @@ class SampleWriter:
             channels=model.spec.latent_channels,
             generator=[keyed_generator(self.seed, "sample", index, number) for number in range(count)],
             device=model.device,
+            upsample=self.upsample,
         )
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from swd_video.core.randomness import SampleDraws, keyed_choice
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.training.batch import BatchDivision
 from swd_video.training.clip_order import ClipOrder
@@ -115,6 +116,7 @@ def training_pair(
     stage_index: int,
     noise: Tensor,
     previous_x0: Tensor | None = None,
+    upsample: Upsample = resize_latents,
 ) -> tuple[Float[Tensor, "batch channels _ _ _"], Float[Tensor, "batch channels _ _ _"]]:
     """What the student sees at a stage, and what it should make of it.
 
@@ -127,6 +129,7 @@ def training_pair(
         stage_index: which stage.
         noise: standard normal, on the stage's grid.
         previous_x0: the student's own clips of the previous stage, where it is to see these.
+        upsample: takes clean latents to the grid of the next stage, as in sampling.
 
     Returns:
         (noisy latents, target latents), both on the stage's grid.
@@ -139,7 +142,7 @@ def training_pair(
         return noise, target_x0
     if previous_x0 is None:
         previous_x0 = latents[schedule[stage_index - 1].grid]
-    upsampled = resize_latents(previous_x0, stage.grid)
+    upsampled = upsample(previous_x0, stage.grid)
     return add_noise(upsampled, noise, stage.sigma), target_x0
 
 
@@ -158,6 +161,7 @@ class Stepper:
         accelerator: device, processes and gradient averaging.
         settings: numbers.
         opponents: networks that learn from the student's clips after each of its steps.
+        upsample: takes clean latents from a stage's grid to the next.
     """
 
     roles: Roles
@@ -170,6 +174,7 @@ class Stepper:
     accelerator: Accelerator
     settings: StepSettings
     opponents: Sequence[Opponent] = ()
+    upsample: Upsample = resize_latents
 
     def __post_init__(self) -> None:
         self._parameters = self.roles.trainable_parameters()
@@ -221,7 +226,9 @@ class Stepper:
         noise = self.draws("noise", batch).normal_like(latents[stage.grid])
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
         previous_x0 = self.own_previous(batch, prompt_embeds)
-        noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, previous_x0)
+        noisy_latents, target_x0 = training_pair(
+            latents, self.schedule, index, noise, previous_x0, self.upsample
+        )
         own = previous_x0 is not None
         return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own)
 
@@ -263,6 +270,7 @@ class Stepper:
                 channels=self.roles.model.spec.latent_channels,
                 generator=self.draws("own noise", batch).generators,
                 device=prompt_embeds.device,
+                upsample=self.upsample,
             )
 
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:

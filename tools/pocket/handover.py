@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
-from swd_video.core.resize import resize_latents, resize_pixels
+from swd_video.core.resize import resize_pixels
 from swd_video.core.sampling import draw_noise
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.interval import Estimate, bootstrap_ratio
@@ -127,7 +127,7 @@ def finish(
     else:
         x0 = torch.zeros(len(prompts), model.spec.latent_channels, *schedule[0].grid.as_tuple())
     for stage in schedule.stages[first:]:
-        upsampled = resize_latents(x0, stage.grid)
+        upsampled = student.scheduler.upsample(x0, stage.grid)
         noisy_latents = add_noise(upsampled, draw_noise(upsampled.shape, generator=generator), stage.sigma)
         velocity = model.predict_velocity(noisy_latents, stage.sigma, prompt_embeds)
         x0 = x0_from_velocity(noisy_latents, velocity, stage.sigma)

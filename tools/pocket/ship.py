@@ -33,12 +33,14 @@ def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
 
 def ship_student(source: Path, assets: Path = ASSETS) -> None:
     """Write the student's folder, its teacher being the shipped one."""
+    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler")
     save_student(
         assets / STUDENT,
         base_model=TEACHER,
-        schedule=ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler").schedule,
+        schedule=scheduler.schedule,
         transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
         encoders=read_student_record(source).encoders,
+        upsampler=scheduler.upsampler,
     )
     forget_origin(assets / STUDENT)
 

@@ -47,7 +47,7 @@ from swd_video.evaluation.report import (
 )
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
-from swd_video.evaluation.speed import count_tflops
+from swd_video.evaluation.speed import count_tflops, with_upsampler
 from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
 from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
@@ -77,7 +77,10 @@ _NO_MATTER = (
     "train.log_every",
     "train.sample_every",
     "train.sample_prompts",
+    "upsampler.file",
 )
+# Keys that came after figures were known, at the value that those were made with.
+_SINCE = {"upsampler": None}
 
 
 class RowConfig(Section):
@@ -193,7 +196,11 @@ class Bench:
         weights = self._weights(str(run.config.model))
         if weights is None:
             return None
-        keys = {key: value for key, value in flatten(run.config).items() if key not in _NO_MATTER}
+        keys = {
+            key: value
+            for key, value in flatten(run.config).items()
+            if key not in _NO_MATTER and not (key in _SINCE and value == _SINCE[key])
+        }
         what: list[Any] = [keys, run.row.teacher_steps, run.row.data, self._judging]
         what += [self.options.count, self.options.reference_count, self.options.guidance]
         what += [weights]
@@ -208,7 +215,7 @@ class Bench:
         labels = attribute_labels(self.specs)
         figures: dict[str, Any] = dict(row_figures(scores, self._baseline, self._reference.features, labels))
         sampler = row.sampler(self.specs[:8], seed=0)
-        counted = count_tflops(sampler.run, sampler.modules)
+        counted = with_upsampler(count_tflops(sampler.run, sampler.modules))
         return figures | {"transformer_tflops": counted["transformer"] / 8}
 
     @cached_property

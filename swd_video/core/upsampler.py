@@ -1,0 +1,165 @@
+"""A small network that takes clean latents to a larger grid, in place of resizing them.
+
+A latent describes what lies inside its cell, so half-way between two of them lies no latent of the picture half-way:
+bicubic resizing gives ghosts, which only noise hides. The network sees which cell every target cell lies in and where
+(as in arXiv 2012.09161), so one serves all grids of a schedule, and what it adds to bicubic resizing starts at zero.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
+from swd_video.core.schedule import ScaleSchedule
+
+Upsample: TypeAlias = Callable[[Tensor, LatentSize], Tensor]
+"""Clean latents and the size they are to have, to latents of that size."""
+GridPair: TypeAlias = tuple[LatentSize, LatentSize]
+_PLACE_FEATURES = 5
+
+
+def growing_pairs(schedule: ScaleSchedule) -> tuple[GridPair, ...]:
+    """The grids of stages that follow each other, where the later one is larger; each pair once."""
+    pairs = zip(schedule.grids[:-1], schedule.grids[1:], strict=True)
+    return tuple(dict.fromkeys((before, after) for before, after in pairs if before != after))
+
+
+class _Block(nn.Module):
+    """A residual block: neighbours in space, neighbours in time, channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.space = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+        self.channels = nn.Conv3d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.silu(self.space(self.norm(x)))
+        return x + self.channels(functional.silu(self.time(hidden)))
+
+
+class LatentUpsampler(nn.Module):
+    """Takes clean latents to a larger grid.
+
+    Attributes:
+        pairs: grids between which it was trained to go.
+        encoders: fingerprint of the VAE whose latents it knows; empty where it was not taken.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 48,
+        depth: int = 1,
+        pairs: Sequence[GridPair] = (),
+        encoders: str = "",
+    ) -> None:
+        """Make one that resizes bicubically until it is trained.
+
+        Args:
+            channels: of the latents.
+            width: channels inside, a multiple of 8.
+            depth: residual blocks on the smaller grid, and again on the larger one.
+            pairs: see the attributes.
+            encoders: see the attributes.
+        """
+        super().__init__()
+        self.channels, self.width, self.depth = channels, width, depth
+        self.pairs, self.encoders = tuple(pairs), encoders
+        self.stem = nn.Conv3d(channels, width, (1, 3, 3), padding=(0, 1, 1))
+        self.before = nn.Sequential(*(_Block(width) for _ in range(depth)))
+        self.place = nn.Sequential(nn.Linear(_PLACE_FEATURES, 64), nn.SiLU(), nn.Linear(64, 2 * width))
+        self.join = nn.Conv3d(channels + width, width, (1, 3, 3), padding=(0, 1, 1))
+        self.after = nn.Sequential(*(_Block(width) for _ in range(depth)))
+        self.out = nn.Conv3d(width, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize
+    ) -> Float[Tensor, "batch channels _ _ _"]:
+        """Latents on another grid; those that have its size already come back as they are. Computed in float32."""
+        old = LatentSize(*latents.shape[2:])
+        if old == size:
+            return latents
+        with torch.autocast(latents.device.type, enabled=False):
+            known = latents.float()
+            near, place = _neighbours(old, size)
+            hidden = self.before(self.stem(known))
+            for axis, cells in enumerate(near, start=2):
+                hidden = hidden.index_select(axis, cells.to(latents.device))
+            gain, shift = rearrange(self.place(place.to(latents.device)), "f h w (n c) -> n c f h w", n=2)
+            resized = resize_latents(known, size)
+            hidden = self.join(torch.cat([resized, hidden * (1 + gain) + shift], dim=1))
+            upsampled = resized + self.out(functional.silu(self.after(hidden)))
+        return upsampled.to(latents.dtype)
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file, which appears whole or not at all."""
+        about = {
+            "channels": self.channels,
+            "width": self.width,
+            "depth": self.depth,
+            "pairs": [[str(grid) for grid in pair] for pair in self.pairs],
+            "encoders": self.encoders,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, partial, {"format": "pt", "upsampler": json.dumps(about)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "LatentUpsampler":
+        """Read one from a file, on the CPU, not to be trained.
+
+        Raises:
+            ValueError: if the file is missing or holds something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["upsampler"])
+            pairs = [
+                (LatentSize.parse(before), LatentSize.parse(after)) for before, after in about.pop("pairs")
+            ]
+            upsampler = cls(**about, pairs=pairs)
+            upsampler.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{path}: cannot be read as an upsampler: {reason}") from None
+        return upsampler.requires_grad_(False).eval()
+
+
+def _neighbours(old: LatentSize, size: LatentSize) -> tuple[list[Tensor], Float[Tensor, "f h w 5"]]:
+    """Along each axis the cell of the old grid that lies nearest, and for each new cell where it lies.
+
+    Where: its offset from that cell along the three axes, in cells of the old grid; whether it is in the first frame,
+    which holds one picture where others hold several; whether both grids have the same frames.
+    """
+    frames = torch.arange(size.frames) * ((old.frames - 1) / max(size.frames - 1, 1))
+    rows, columns = (
+        (torch.arange(new) + 0.5) * before / new - 0.5
+        for before, new in ((old.height, size.height), (old.width, size.width))
+    )
+    near, offsets = [], []
+    for positions, count in zip((frames, rows, columns), old.as_tuple(), strict=True):
+        nearest = positions.round().clamp(0, count - 1)
+        near.append(nearest.long())
+        offsets.append(positions - nearest)
+    first = (torch.arange(size.frames) == 0).float()
+    same = torch.full((size.frames,), float(old.frames == size.frames))
+    along_time = [values[:, None, None] for values in (offsets[0], first, same)]
+    spread = [along_time[0], offsets[1][None, :, None], offsets[2][None, None, :], *along_time[1:]]
+    return near, torch.stack([values.expand(size.as_tuple()) for values in spread], dim=-1)

@@ -1,0 +1,117 @@
+"""The network that takes clips from a stage's grid to the next: trained on the cached clips where that is missing."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from swd_video.config.load import ConfigError
+from swd_video.config.schema import UpsamplerConfig
+from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
+from swd_video.data.latent_cache import LatentCache
+
+_WARMUP_STEPS = 50
+
+
+def open_upsampler(
+    config: UpsamplerConfig | None, schedule: ScaleSchedule, clips: LatentCache, accelerator: Accelerator
+) -> LatentUpsampler | None:
+    """The upsampler of a config, on its device, trained by the first process where its file is missing.
+
+    Args:
+        config: the config's section, if any.
+        schedule: between its grids it goes.
+        clips: what it is trained on.
+        accelerator: knows the device and the other processes.
+
+    Raises:
+        ConfigError: if no stage is larger than the one before, or the file is of other latents or grids.
+    """
+    if config is None:
+        return None
+    pairs, path = growing_pairs(schedule), Path(config.file)
+    if not pairs:
+        raise ConfigError("upsampler: no stage of the schedule is larger than the one before; leave it out.")
+    if not path.exists() and accelerator.is_main_process:
+        train_upsampler(config, pairs, clips, accelerator.device).save(path)
+    accelerator.wait_for_everyone()
+    try:
+        upsampler = LatentUpsampler.load(path)
+    except ValueError as error:
+        raise ConfigError(f"upsampler.file: {error}") from None
+    _check(upsampler, path, pairs, clips)
+    return upsampler.to(accelerator.device)
+
+
+def train_upsampler(
+    config: UpsamplerConfig, pairs: Sequence[GridPair], clips: LatentCache, device: torch.device
+) -> LatentUpsampler:
+    """Train one by the squared error of its latents against those of the same clips on the larger grid.
+
+    Args:
+        config: its size, and how long it is trained.
+        pairs: grids to go between; each is drawn as often.
+        clips: cached on all of them.
+        device: where to train.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(config.seed, "upsampler"))
+        channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]
+        encoders = clips.index["encoders"]
+        upsampler = LatentUpsampler(channels, config.width, config.depth, pairs, encoders).to(device)
+    optimizer = torch.optim.AdamW(upsampler.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    with tqdm(total=config.steps, desc="upsampler", unit="step", file=sys.stderr) as bar:
+        for step in range(config.steps):
+            before, after = pairs[keyed_choice([1.0] * len(pairs), config.seed, "upsampler pair", step)]
+            generator = keyed_generator(config.seed, "upsampler clips", step)
+            chosen = torch.randperm(len(clips), generator=generator)[: config.batch_size].tolist()
+            latents = clips.batch(chosen, [before, after]).latents
+            small, large = (latents[grid].to(device, torch.float32) for grid in (before, after))
+            loss = relative_error(upsampler(small, after), large)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * _rate(step, config.steps)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            bar.set_postfix_str(f"error {loss.item():.4f}", refresh=False)
+            bar.update()
+    return upsampler
+
+
+def relative_error(
+    got: Float[Tensor, "batch channels *size"], expected: Float[Tensor, "batch channels *size"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over the variance of what was expected: 1 for a constant."""
+    return (got - expected).square().mean() / expected.var()
+
+
+def _rate(step: int, steps: int) -> float:
+    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _check(upsampler: LatentUpsampler, path: Path, pairs: Sequence[GridPair], clips: LatentCache) -> None:
+    unknown = [pair for pair in pairs if pair not in upsampler.pairs]
+    if unknown:
+        raise ConfigError(
+            f"upsampler.file: {path} was trained to go {_join(upsampler.pairs)}, and this schedule goes "
+            f"{_join(unknown)}. Give upsampler.file another name, to train one for this schedule."
+        )
+    encoders = clips.index["encoders"]
+    if encoders and upsampler.encoders and encoders != upsampler.encoders:
+        raise ConfigError(
+            f"upsampler.file: {path} was trained on the latents of another VAE or text encoder than those in "
+            f"{clips.folder}. Give upsampler.file another name, to train one on these."
+        )
+
+
+def _join(pairs: Sequence[GridPair]) -> str:
+    return ", ".join(f"{before} to {after}" for before, after in pairs)

@@ -1,0 +1,126 @@
+"""A student whose clips a trained network takes from grid to grid."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from swd_video.config.load import ConfigError, load_config
+from swd_video.config.schema import DistillConfig, UpsamplerConfig
+from swd_video.core.resize import resize_latents
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler, growing_pairs
+from swd_video.data.latent_cache import LatentCache
+from swd_video.pipelines.export import export_student
+from swd_video.pipelines.loading import load_pipeline, load_student
+from swd_video.training.build import build_run
+from swd_video.training.loop import train
+from swd_video.training.upsampler import open_upsampler, relative_error, train_upsampler
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def _with_upsampler(config: DistillConfig, path: Path, **settings: Any) -> DistillConfig:
+    small = {"width": 8, "depth": 1, "steps": 3, "batch_size": 4}
+    return config.model_copy(update={"upsampler": UpsamplerConfig(file=str(path), **(small | settings))})
+
+
+@pytest.fixture
+def clips(make_config: MakeConfig, tmp_path: Path) -> LatentCache:
+    """The cached clips, encoded if no test has done so before."""
+    return build_run(make_config(), tmp_path / "encoded").stepper.clips
+
+
+def test_trained_it_errs_less_than_bicubic_resizing(clips: LatentCache, tiny_schedule: ScaleSchedule) -> None:
+    (pair,) = growing_pairs(tiny_schedule)[:1]
+    config = UpsamplerConfig(file="unused", width=16, depth=1, steps=60, batch_size=6)
+    upsampler = train_upsampler(config, [pair], clips, torch.device("cpu"))
+    latents = clips.batch(range(len(clips)), list(pair)).latents
+    small, large = (latents[grid].float() for grid in pair)
+    bicubic = relative_error(resize_latents(small, pair[1]), large)
+    assert relative_error(upsampler(small, pair[1]), large) < 0.7 * bicubic
+    again = train_upsampler(config, [pair], clips, torch.device("cpu"))
+    assert torch.equal(again(small, pair[1]), upsampler(small, pair[1]))
+
+
+def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
+    make_config: MakeConfig, tmp_path: Path, tiny_schedule: ScaleSchedule
+) -> None:
+    path = tmp_path / "kept" / "upsampler.safetensors"
+    config = _with_upsampler(make_config(own_inputs=0.5, loss={"weight": 0}, parts={"gan": {}}), path)
+    run = build_run(config, tmp_path / "run")
+    assert path.is_file() and isinstance(run.stepper.upsample, LatentUpsampler)
+    with torch.no_grad():
+        run.stepper.upsample.out.weight.fill_(0.1)  # as if it had been trained for long
+    batch = next(
+        batch
+        for step in range(20)
+        for batch in run.stepper.micro_batches(step, 0)
+        if batch.stage_index == 1 and not run.stepper.inputs(batch).own
+    )
+    seen = run.stepper.inputs(batch)
+    before, stage = tiny_schedule[0].grid, tiny_schedule[1]
+    latents = run.stepper.read(batch, [before]).latents[before].float()
+    noise = run.stepper.draws("noise", batch).normal_like(seen.target_x0)
+    expected = (1 - stage.sigma) * run.stepper.upsample(latents, stage.grid) + stage.sigma * noise
+    torch.testing.assert_close(seen.noisy_latents, expected)
+
+    train(run)
+    assert json.loads((tmp_path / "run/student/scheduler/scheduler_config.json").read_text())[
+        "upsampling"
+    ] == ("learned")
+    student = load_student(tmp_path / "run/student")
+    generator = torch.Generator().manual_seed(0)
+    got = student(prompt="a red square", generator=generator, output_type="latent").frames
+    student.scheduler.upsampler.out.weight.zero_()  # bicubic from here on
+    generator.manual_seed(0)
+    bicubic = student(prompt="a red square", generator=generator, output_type="latent").frames
+    assert not torch.allclose(got, bicubic)
+    export_student(tmp_path / "run/student", tmp_path / "whole", form="merged")
+    merged = load_pipeline(tmp_path / "whole")
+    generator.manual_seed(0)
+    torch.testing.assert_close(
+        merged(prompt="a red square", generator=generator, output_type="latent").frames, got
+    )
+
+
+def test_a_file_that_is_there_is_used_and_one_of_other_grids_is_refused(
+    clips: LatentCache, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    path, accelerator = tmp_path / "upsampler.safetensors", Accelerator()
+    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule)).save(path)
+    before = path.stat().st_mtime_ns
+    config = UpsamplerConfig(file=str(path))
+    opened = open_upsampler(config, tiny_schedule, clips, accelerator)
+    assert opened is not None and opened.depth == 0 and path.stat().st_mtime_ns == before
+    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule)[:1]).save(path)
+    with pytest.raises(
+        ConfigError, match="was trained to go 2x4x4 to 3x4x4, and this schedule goes 3x4x4 to"
+    ):
+        open_upsampler(config, tiny_schedule, clips, accelerator)
+    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule), "another").save(path)
+    with pytest.raises(ConfigError, match="latents of another VAE"):
+        open_upsampler(config, tiny_schedule, clips, accelerator)
+    path.write_text("nothing")
+    with pytest.raises(ConfigError, match=r"upsampler\.file: .* cannot be read as an upsampler"):
+        open_upsampler(config, tiny_schedule, clips, accelerator)
+
+
+def test_stages_of_one_size_need_none(clips: LatentCache, tiny_schedule: ScaleSchedule) -> None:
+    config = UpsamplerConfig(file="unused")
+    with pytest.raises(ConfigError, match="no stage of the schedule is larger"):
+        open_upsampler(config, ScaleSchedule(tiny_schedule.stages[:1]), clips, Accelerator())
+    assert open_upsampler(None, tiny_schedule, clips, Accelerator()) is None
+
+
+def test_its_keys_are_those_of_the_config(tmp_path: Path) -> None:
+    config = load_config(
+        Path("configs/pocket/swd.yaml"), {"upsampler": '{"file": "x.safetensors", "width": 16}'}
+    )
+    assert config.upsampler == UpsamplerConfig(file="x.safetensors", width=16)
+    with pytest.raises(ConfigError, match=r"upsampler\.width"):
+        load_config(Path("configs/pocket/swd.yaml"), {"upsampler": '{"file": "x", "width": 12}'})
