@@ -14,7 +14,6 @@ from tools.pocket.corpus import (
     ClipSpec,
     combinations,
     compose_clip,
-    frame_rate,
     corpus_specs,
     is_held_out,
     parse_caption,
