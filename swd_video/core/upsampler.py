@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -95,14 +95,15 @@ class LatentUpsampler(nn.Module):
         if old == size:
             return latents
         with torch.autocast(latents.device.type, enabled=False):
-            known = latents.float()
-            near, place = _neighbours(old, size)
-            hidden = self.before(self.stem(known))
-            for axis, cells in enumerate(near, start=2):
-                hidden = hidden.index_select(axis, cells.to(latents.device))
-            gain, shift = rearrange(self.place(place.to(latents.device)), "f h w (n c) -> n c f h w", n=2)
+            # Channels last: convolutions are a little faster so, and to hand cells on much.
+            known = latents.float().contiguous(memory_format=torch.channels_last_3d)
+            near, place = (values.to(latents.device) for values in _neighbours(old, size))
+            cells = rearrange(self.before(self.stem(known)), "b c f h w -> b (f h w) c")
+            found = cells.index_select(1, near).unflatten(1, size.as_tuple())
+            gain, shift = self.place(place).chunk(2, dim=-1)
+            hidden = rearrange(torch.addcmul(shift, found, 1 + gain), "b f h w c -> b c f h w")
             resized = resize_latents(known, size)
-            hidden = self.join(torch.cat([resized, hidden * (1 + gain) + shift], dim=1))
+            hidden = self.join(torch.cat([resized, hidden], dim=1))
             upsampled = resized + self.out(functional.silu(self.after(hidden)))
         return upsampled.to(latents.dtype)
 
@@ -142,8 +143,8 @@ class LatentUpsampler(nn.Module):
         return upsampler.requires_grad_(False).eval()
 
 
-def _neighbours(old: LatentSize, size: LatentSize) -> tuple[list[Tensor], Float[Tensor, "f h w 5"]]:
-    """Along each axis the cell of the old grid that lies nearest, and for each new cell where it lies.
+def _neighbours(old: LatentSize, size: LatentSize) -> tuple[Int[Tensor, " cells"], Float[Tensor, "f h w 5"]]:
+    """For each cell of the new grid the number of the cell of the old one that lies nearest, and where it lies.
 
     Where: its offset from that cell along the three axes, in cells of the old grid; whether it is in the first frame,
     which holds one picture where others hold several; whether both grids have the same frames.
@@ -158,8 +159,9 @@ def _neighbours(old: LatentSize, size: LatentSize) -> tuple[list[Tensor], Float[
         nearest = positions.round().clamp(0, count - 1)
         near.append(nearest.long())
         offsets.append(positions - nearest)
+    numbers = (near[0][:, None, None] * old.height + near[1][:, None]) * old.width + near[2]
     first = (torch.arange(size.frames) == 0).float()
     same = torch.full((size.frames,), float(old.frames == size.frames))
     along_time = [values[:, None, None] for values in (offsets[0], first, same)]
     spread = [along_time[0], offsets[1][None, :, None], offsets[2][None, None, :], *along_time[1:]]
-    return near, torch.stack([values.expand(size.as_tuple()) for values in spread], dim=-1)
+    return numbers.flatten(), torch.stack([values.expand(size.as_tuple()) for values in spread], dim=-1)

@@ -91,7 +91,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     assert grow["transformer_tflops"] < full["transformer_tflops"] < one["transformer_tflops"] * 1.1
     assert table["rows"]["real"]["frechet"]["value"] < table["rows"]["spatiotemporal"]["frechet"]["value"]
     assert "transformer_seconds" not in table["rows"]["real"]
-    assert len(table["targets"]) == 22
+    assert len(table["targets"]) == 26
 
     text = document.read_text()
     assert text.startswith("# Pocket\n") and text.endswith(f"<!-- {MARKER}: end -->\nrest\n")
@@ -173,9 +173,21 @@ def test_two_steps_must_be_beaten_beyond_chance(share: float, frechet: float, ah
         "two-step-2": figures_of(0.99, 20.0, 0.05),
         "spatiotemporal": figures_of(share, frechet, 0.05),
     }
-    first, second = check_targets(rows, "teacher-50")[-2:]
+    first, *_, second, flow, _ = check_targets(rows, "teacher-50")[-6:]
     assert ahead in first["name"] and first["met"] == (ahead != "(neither)")
     assert "two-step-2" in second["name"] and not second["met"]
+    assert flow["name"].endswith("in optical flow, at least") and not flow["met"]
+
+
+@pytest.mark.parametrize("name", ["flow", "diversity"])
+def test_motion_and_diversity_of_two_steps_are_checked_apart(name: str) -> None:
+    two_steps = figures_of(0.85, 56.0, 0.05)
+    for lowest, met in ((0.93, False), (0.94, True)):
+        two_steps[name] = Estimate(0.90, 0.87, 0.93, 9)
+        student = figures_of(0.85, 56.0, 0.05) | {name: Estimate(0.96, lowest, 0.98, 9)}
+        rows = {"teacher-50": figures_of(0.96, 50.0, 4.0), "two-step-1": two_steps, "spatiotemporal": student}
+        checks = {check["name"]: check["met"] for check in check_targets(rows, "teacher-50")[-3:]}
+        assert list(checks.values()) == [False, met and name == "flow", met and name == "diversity"]
 
 
 def test_each_share_of_the_teachers_has_a_bound_of_its_own() -> None:
