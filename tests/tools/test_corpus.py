@@ -15,6 +15,7 @@ from tools.pocket.corpus import (
     combinations,
     compose_clip,
     corpus_specs,
+    frame_rate,
     is_held_out,
     parse_caption,
     write_prompts,
