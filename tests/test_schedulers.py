@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,18 @@ def _run(
         latents = scheduler.step(velocity, timestep, latents, generator=generator, return_dict=False)[0]
         trajectory.append(latents)
     return trajectory
+
+
+def _reference(schedule: ScaleSchedule, **options: Any) -> torch.Tensor:
+    """What the reference loop makes of `_network` from the noise of seed 9."""
+    return sample_scalewise(
+        lambda x, sigma, _: _network(x, torch.tensor(sigma) * 1000),
+        schedule,
+        batch_size=2,
+        channels=4,
+        generator=_generator(9),
+        **options,
+    )
 
 
 def _run_lcm(
@@ -177,14 +190,7 @@ def test_it_is_the_reference_loop_bit_for_bit(tiny_schedule: ScaleSchedule) -> N
         clean.append(output.pred_original_sample)
 
     expected: list[torch.Tensor] = []
-    reference = sample_scalewise(
-        lambda x, sigma, _: _network(x, torch.tensor(sigma) * 1000),
-        tiny_schedule,
-        batch_size=2,
-        channels=4,
-        generator=_generator(9),
-        on_stage=lambda _, x0: expected.append(x0),
-    )
+    reference = _reference(tiny_schedule, on_stage=lambda _, x0: expected.append(x0))
     assert torch.equal(latents, reference)
     for left, right in zip(clean, expected, strict=True):
         assert torch.equal(left, right)
@@ -229,15 +235,7 @@ def test_a_learned_upsampler_is_saved_and_loaded_with_it(
     generator = _generator(9)
     latents = randn_tensor((2, 4, *tiny_schedule[0].grid.as_tuple()), generator=generator)
     got = _run(scheduler, latents, generator)[-1]
-    expected = sample_scalewise(
-        lambda x, sigma, _: _network(x, torch.tensor(sigma) * 1000),
-        tiny_schedule,
-        batch_size=2,
-        channels=4,
-        generator=_generator(9),
-        upsample=upsampler,
-    )
-    assert torch.equal(got, expected)
+    assert torch.equal(got, _reference(tiny_schedule, upsample=upsampler))
 
 
 def test_a_learned_upsampler_that_is_not_there_is_missed(

@@ -137,7 +137,7 @@ class LatentUpsampler(nn.Module):
             ]
             upsampler = cls(**about, pairs=pairs)
             upsampler.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{path}: cannot be read as an upsampler: {reason}") from None
         return upsampler.requires_grad_(False).eval()

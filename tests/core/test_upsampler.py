@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
@@ -76,6 +77,14 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, content: byt
     with pytest.raises(ValueError, match=r"broken\.safetensors: cannot be read as an upsampler: ") as caught:
         LatentUpsampler.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_so_is_one_whose_own_words_are_broken(tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    for words in ("no json", '{"channels": 4, "pairs": [["2x4", "5x6x8"]]}'):
+        save_file({"weight": torch.zeros(1)}, path, {"upsampler": words})
+        with pytest.raises(ValueError, match=r"broken\.safetensors: cannot be read as an upsampler: "):
+            LatentUpsampler.load(path)
 
 
 def test_only_growing_pairs_of_stages_count_and_each_once() -> None:
