@@ -18,6 +18,7 @@ from torch import Tensor
 
 import swd_video
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.files import whole_folder
 from swd_video.models.loading import (
     HUB_NAME,
     STUDENT_FILE_NAME,
@@ -39,7 +40,6 @@ from swd_video.pipelines.loading import (
     write_student_record,
 )
 from swd_video.pipelines.model_card import TAG, CardFacts, TrainingFacts, write_card
-from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 CARD_NAME = "README.md"

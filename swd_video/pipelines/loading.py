@@ -25,6 +25,7 @@ from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
+from swd_video.files import whole_folder
 from swd_video.models.checkpoints import INDEX_NAME
 from swd_video.models.loading import (
     DEFAULT_OPTIONS,
@@ -43,7 +44,6 @@ from swd_video.models.wan import wan_fps
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.pipelines.stages import POSITIONS
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
-from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.randomness import SampleDraws
+from swd_video.files import whole_folder
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import model_folder
 from swd_video.pipelines.loading import LORA_FILE_NAME
-from swd_video.pipelines.whole_folders import whole_folder
 from swd_video.training.opponents import ClipPair
 from swd_video.training.roles import Roles
 from swd_video.training.step import MicroBatch, Stepper

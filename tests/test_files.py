@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, whatever happens to their writers."""
+"""Files and folders that are there whole or not at all, whatever happens to their writers."""
 
 import signal
 import subprocess
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.pipelines.whole_folders import whole_folder
+from swd_video.files import remove_leftovers, whole_file, whole_folder, write_json, write_text
 
 _KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from swd_video.pipelines.whole_folders import whole_folder
+from swd_video.files import remove_leftovers, whole_file, whole_folder, write_json, write_text
 
 if sys.argv[2] == "between the renames":
     rename, calls = os.replace, []
@@ -46,7 +46,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(moment: str, tmp_path: Pat
     assert child.returncode == -signal.SIGKILL
     assert len(names(tmp_path)) > 1
     # Of a folder whose name only begins alike, and of somebody else.
-    others = [".student.v2.abcdefgh.draft", ".student.mine", "student.v2"]
+    others = [".student.v2.0123456789abcde.draft", ".student.mine", "student.v2"]
     for other in others:
         (tmp_path / other).mkdir()
     write(folder, "second")
@@ -62,3 +62,32 @@ def test_an_attempt_that_fails_changes_nothing(tmp_path: Path) -> None:
         raise RuntimeError
     assert (folder / "weights").read_text() == "first" and names(folder.parent) == ["student"]
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_planted_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "clip.json"
+    precious.write_text("mine")
+    for name in (".clip.json.tmp", ".clip.json.draft", "clip.json"):
+        (tmp_path / name).symlink_to(precious)
+    write_json(target, {"a": "ü"}, durable=True)
+    assert precious.read_text() == "mine" and not target.is_symlink()
+    assert target.read_text(encoding="utf-8") == '{\n  "a": "ü"\n}\n'
+
+
+def test_a_file_that_fails_leaves_the_older_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "clip.json"
+    write_text(target, "first")
+    with pytest.raises(RuntimeError), whole_file(target) as draft:
+        draft.write_text("second")
+        raise RuntimeError
+    assert target.read_text() == "first" and names(tmp_path) == ["clip.json"]
+
+
+def test_leftovers_are_told_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / ".clip.mp4.0123456789abcdef.draft").write_text("of a killed writer")
+    (tmp_path / ".student.0123456789abcdef.draft").mkdir()
+    kept = [".clip.mp4.tmp", ".mine.draft", "clip.mp4"]
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(kept)

@@ -1,0 +1,143 @@
+"""Files and folders that appear whole or not at all, through names that nobody can guess.
+
+What is written lies beside its target under a hidden random name until it is complete, and then takes the target's
+name in one step. A link that somebody planted under a name of ours is therefore never written through. What a killed
+process leaves is told by its name, and `remove_leftovers` deletes it.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DRAFT_SUFFIX = ".draft"
+"""Ends the names of files and folders that are being written."""
+
+_OLD_SUFFIX = ".old"
+_RANDOM = "[0-9a-f]{16}"
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
+    """An empty file to fill, which takes the name `path` when the block ends without an error.
+
+    Args:
+        path: where; a file that is there is replaced, a link is replaced and not followed. Its folder must exist.
+        durable: wait until the file and its name are on the disk, so that they survive a power cut.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is untouched, and nothing is left beside it.
+    """
+    target = Path(path)
+    draft = _beside(target, DRAFT_SUFFIX)
+    # O_EXCL follows no link; the mode leaves it to the umask who may read.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        os.replace(draft, target)
+        if durable:
+            sync(target.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = False) -> None:
+    """Write a UTF-8 text file whole.
+
+    Raises:
+        OSError: as `whole_file`.
+    """
+    with whole_file(path, durable=durable) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = False) -> None:
+    """Write a value as indented JSON, whole.
+
+    Raises:
+        OSError: as `whole_file`.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
+
+
+@contextmanager
+def whole_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A draft to fill, which takes the folder's name when the block ends without an error.
+
+    One writer at a time: what another left unfinished beside the folder is taken for that of a killed one and deleted.
+
+    Args:
+        folder: where; one that is there stays until the draft is finished, then is replaced. Parents are made.
+        durable: wait until everything is on the disk, so that it survives a power cut.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove(folder, DRAFT_SUFFIX)
+    draft = _beside(folder, DRAFT_SUFFIX)
+    draft.mkdir()
+    try:
+        yield draft
+        if durable:
+            for path in (*draft.rglob("*"), draft):
+                sync(path)
+        _replace(folder, draft)
+        if durable:
+            sync(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    # Last, as a writer that was killed between two renames left the only older version there.
+    _remove(folder, _OLD_SUFFIX)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows keeps names by itself, and opens no folders
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the drafts that killed writers left in a folder; call it where nobody else writes there."""
+    draft = re.compile(rf"\..+\.{_RANDOM}{re.escape(DRAFT_SUFFIX)}")
+    for entry in folder.iterdir():
+        if draft.fullmatch(entry.name):
+            _delete(entry)
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    if not folder.exists():
+        os.replace(draft, folder)
+        return
+    # A folder in use cannot be replaced in one step: the old one steps aside first.
+    old = _beside(folder, _OLD_SUFFIX)
+    os.replace(folder, old)
+    os.replace(draft, folder)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}{suffix}")
+
+
+def _remove(target: Path, suffix: str) -> None:
+    """Delete what `_beside` made for this very target; names that only begin alike are others'."""
+    made_here = re.compile(rf"\.{re.escape(target.name)}\.{_RANDOM}{re.escape(suffix)}")
+    for entry in target.parent.iterdir():
+        if made_here.fullmatch(entry.name):
+            _delete(entry)
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
