@@ -2,7 +2,8 @@
 
 What is written lies beside its target under a hidden random name until it is complete, and then takes the target's
 name in one step. A link that somebody planted under a name of ours is therefore never written through. What a killed
-process leaves is told by its name, and `remove_leftovers` deletes it.
+process leaves is told by its name, and `remove_leftovers` deletes it. `alone_in` keeps two runs that would write into
+one folder apart.
 """
 
 import json
@@ -11,15 +12,62 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 DRAFT_SUFFIX = ".draft"
 """Ends the names of files and folders that are being written."""
 
+LOCK_NAME = ".swd-video.lock"
+"""A file of this name lies in a folder while a run writes there."""
+
 _OLD_SUFFIX = ".old"
 _RANDOM = "[0-9a-f]{16}"
+
+
+class FolderInUseError(OSError):
+    """Another run writes into the folder; the message says which and what to do."""
+
+
+@contextmanager
+def alone_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Keep other runs out of a folder while the block runs; a process that dies lets go by itself.
+
+    What killed runs left unfinished in it is deleted first.
+
+    Args:
+        folder: where; it and its parents are made, and go again if the block leaves them empty.
+
+    Raises:
+        FolderInUseError: if another run is in such a block, be it in this process.
+        OSError: if nothing can be written there.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FolderInUseError(
+                f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
+            ) from None
+        try:
+            remove_leftovers(folder)
+            yield folder
+        finally:
+            # While it is held: who opened it meanwhile sees that its name is gone. Windows keeps open files.
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+            lock.release()
+    finally:
+        with suppress(OSError):  # the first that is not empty ends it
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.files import remove_leftovers, whole_file, whole_folder, write_json, write_text
+from swd_video.files import (
+    LOCK_NAME,
+    FolderInUseError,
+    alone_in,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 _KILLED_WRITER = """
 import os, signal, sys
@@ -91,3 +100,39 @@ def test_leftovers_are_told_by_their_names(tmp_path: Path) -> None:
         (tmp_path / name).write_text("mine")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == sorted(kept)
+
+
+_HOLDER = """
+import sys, time
+from swd_video.files import alone_in, whole_file
+
+with alone_in(sys.argv[1]) as folder, whole_file(folder / "clip.mp4"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time_writes_into_a_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(folder)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"in\n"
+    with pytest.raises(FolderInUseError, match=r"out: another run is writing there\. Wait"), alone_in(folder):
+        pass
+    assert len(names(folder)) == 2, "the holder's lock and its draft are left alone"
+    holder.kill()
+    holder.communicate()
+    with alone_in(folder):
+        assert names(folder) == [LOCK_NAME], "what the killed run left is gone"
+        with pytest.raises(FolderInUseError), alone_in(folder):
+            pass
+        write_text(folder / "clip.json", "whole")
+    assert names(folder) == ["clip.json"]
+
+
+def test_a_folder_that_stays_empty_is_not_left(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), alone_in(tmp_path / "deep" / "out"):
+        raise RuntimeError
+    assert names(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"), alone_in(tmp_path / "file" / "out"):
+        pass
