@@ -6,11 +6,13 @@ process leaves is told by its name, and `remove_leftovers` deletes it. `alone_in
 one folder apart.
 """
 
+import codecs
 import json
 import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,14 @@ LOCK_NAME = ".swd-video.lock"
 """A file of this name lies in a folder while a run writes there."""
 
 _OLD_SUFFIX = ".old"
+_PROBE_BYTES = 2**20
+# In this order: the mark of UTF-32 begins like that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _RANDOM = "[0-9a-f]{16}"
 
 
@@ -79,19 +89,26 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
         durable: wait until the file and its name are on the disk, so that they survive a power cut.
 
     Raises:
-        OSError: if it cannot be written; what was there before is untouched, and nothing is left beside it.
+        OSError: if it cannot be written; it names `path`, what was there before is untouched, and nothing is left
+            beside it.
     """
     target = Path(path)
     draft = _beside(target, DRAFT_SUFFIX)
-    # O_EXCL follows no link; the mode leaves it to the umask who may read.
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        # O_EXCL follows no link; the mode leaves it to the umask who may read.
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield draft
         if durable:
             sync(draft)
         os.replace(draft, target)
         if durable:
             sync(target.parent)
+    except OSError as error:
+        # A full disk does not say which file it had no room for, and a draft's name tells nobody.
+        if error.filename in (None, str(draft)) and error.filename2 is None:
+            with suppress(AttributeError):  # PyAV's errors are fixed
+                error.filename = str(target)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -113,6 +130,50 @@ def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = Fals
         OSError: as `whole_file`.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text that people wrote: UTF-8, or UTF-16 or UTF-32 that begins with its mark, as Windows writes it.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no such text; the message names the line, to be put behind the file's name.
+    """
+    content = Path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"line {line}: byte 0x{content[error.start]:02x} belongs to no text in UTF-8; save the file as UTF-8."
+            if encoding == "utf-8-sig"
+            else f"line {line}: begins as {encoding.upper()} but does not go on so; save the file as UTF-8."
+        ) from None
+
+
+def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
+    """Find out, before anything that takes long, whether files can be written into a folder; it is made if missing.
+
+    Args:
+        folder: where.
+        what: the flag or key that names it.
+
+    Raises:
+        ValueError: if it is no folder, cannot be made, or takes no file of a megabyte.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk still gives names to empty files, and some say so only when they must hold what they took.
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileExistsError):
+            reason = "it is no folder"
+        raise ValueError(f"{what} {folder}: cannot be written to: {reason}. Choose another folder.") from None
 
 
 @contextmanager

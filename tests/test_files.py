@@ -11,6 +11,8 @@ from swd_video.files import (
     LOCK_NAME,
     FolderInUseError,
     alone_in,
+    check_writable,
+    read_text,
     remove_leftovers,
     whole_file,
     whole_folder,
@@ -18,6 +20,19 @@ from swd_video.files import (
     write_text,
 )
 
+_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from swd_video.files import check_writable, write_text
+
+# Stands for a disk that is full: files may not grow beyond this.
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (lambda: check_writable(sys.argv[1]), lambda: write_text(Path(sys.argv[1]) / "clip.mp4", "x" * 2000)):
+    try:
+        write()
+    except (OSError, ValueError) as error:
+        print(error)
+"""
 _KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
@@ -136,3 +151,37 @@ def test_a_folder_that_stays_empty_is_not_left(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), alone_in(tmp_path / "file" / "out"):
         pass
+
+
+def test_a_failure_names_the_file_that_was_to_be(tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", _FULL_DISK, str(tmp_path)], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    folder_line, file_line = child.stdout.splitlines()
+    assert folder_line == f"--out {tmp_path}: cannot be written to: File too large. Choose another folder."
+    assert file_line == f"[Errno 27] File too large: '{tmp_path / 'clip.mp4'}'"
+    assert names(tmp_path) == []
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "run")
+    assert names(tmp_path / "new" / "run") == []
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, reason in [
+        ("file", "it is no folder"),
+        ("link", "it is no folder"),
+        ("file/run", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        ("a\0b", "embedded null byte"),
+    ]:
+        with pytest.raises(ValueError, match=f"data.cache .*: cannot be written to: {reason}"):
+            check_writable(tmp_path / name, "data.cache")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_texts_of_any_editor_are_read(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes("a fox 狐\r\n🦊".encode(encoding))
+    assert read_text(tmp_path / "text") == "a fox 狐\r\n🦊"
+    (tmp_path / "text").write_bytes("a fox\nrené".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^line 2: byte 0xe9 belongs to no text in UTF-8"):
+        read_text(tmp_path / "text")
