@@ -7,6 +7,7 @@ subsampled chroma (other colours), transparency (ignored). Such files are told a
 """
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
@@ -144,8 +145,12 @@ def probe_source(path: str | os.PathLike[str]) -> VideoSource:
     """
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise VideoError(path, error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in its name
+        raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        # To open a pipe is to wait for its writer.
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise VideoError(path, f"is {kind}, expected a file.")
     return _probe_unchanged(os.path.abspath(path), status.st_mtime_ns, status.st_size)
 
 
@@ -153,12 +158,12 @@ def probe_source(path: str | os.PathLike[str]) -> VideoSource:
 def _probe_unchanged(path: str, modified_ns: int, size: int) -> VideoSource:
     if size == 0:
         raise VideoError(path, "is empty.")
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return _probe_webp(Path(path))
-    _refuse_cut_mp4(Path(path), size)
     try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            return _probe_webp(Path(path))
+        _refuse_cut_mp4(Path(path), size)
         return _probe_container(Path(path))
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be read as video: {describe(error)}") from error

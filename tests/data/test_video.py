@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -243,6 +244,21 @@ def test_missing_file_and_sound_only(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(sound.getvalue())
     with pytest.raises(VideoError, match="has no video stream"):
         probe_video(tmp_path / "a.wav")
+
+
+def test_paths_that_lead_to_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, message in [
+        (tmp_path, "is a folder, expected a file"),
+        (tmp_path / "pipe.mp4", "is a pipe, a socket or a device"),
+        (Path("/dev/zero"), "is a pipe, a socket or a device"),
+        (tmp_path / "a\0b.mp4", "embedded null byte"),
+        (tmp_path / "\ud83d.mp4", "surrogates not allowed"),
+        (tmp_path / f"{'n' * 300}.mp4", "File name too long"),
+        (tmp_path / "pipe.mp4" / "a.mp4", "Not a directory"),
+    ]:
+        with pytest.raises(VideoError, match=message):
+            probe_video(path)
 
 
 def test_windows_and_counts(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
