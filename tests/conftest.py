@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from swd_video.cli.allocator import keep_freed_memory
+from swd_video.cli.environment import keep_freed_memory
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 

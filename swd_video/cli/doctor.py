@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 import swd_video
+from swd_video.cli.environment import WAITING_VARIABLES
 
 HELP = "say what this machine has: devices, attention, decoders, encoders"
 
@@ -84,6 +85,7 @@ def examine(disk: Path = Path()) -> dict[str, Any]:
         "encoders": video.get(
             "encoders", [{"name": "libx264", "works": False, "detail": video.get("error", "")}]
         ),
+        "threads": _examine_threads(),
         "memory": _guarded(_examine_memory),
         "disk": _guarded(lambda: _examine_disk(disk)),
         "models": _guarded(_examine_models),
@@ -113,6 +115,7 @@ def describe(found: dict[str, Any]) -> str:
     models = found["models"]
     lines += [
         f"xformers   {_verdict(found['xformers'])}",
+        f"threads    {found['threads']['detail']}",
         f"memory     {_sizes(found['memory'])}",
         f"disk       {found['disk'].get('path', '')}: {_sizes(found['disk'])}",
         f"models     {', '.join(models['shipped']) or 'none shipped' if 'shipped' in models else models['error']}",
@@ -219,6 +222,14 @@ def _examine_video() -> dict[str, Any]:
                 _attempt("decord", lambda: decode("decord")),
             ],
         }
+
+
+def _examine_threads() -> dict[str, Any]:
+    settings = {
+        name: os.environ[name] for name in (*WAITING_VARIABLES, "OMP_NUM_THREADS") if name in os.environ
+    }
+    shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "OpenMP's defaults"
+    return {"settings": settings, "detail": shown}
 
 
 def _examine_memory() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import swd_video
-from swd_video.cli.allocator import keep_freed_memory
+from swd_video.cli.environment import prepare_process
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_INTERRUPTED = 130
@@ -19,11 +19,10 @@ TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
 
 
 class Command(NamedTuple):
-    """A row of the command table: where the command lives, its line of help, whether it moves tensors, its extra."""
+    """A row of the command table: where the command lives, its line of help, its extra."""
 
     module: str
     help: str
-    heavy: bool = True
     extra: str = "train"
 
 
@@ -51,7 +50,6 @@ COMMANDS = {
     "plan": Command(
         "swd_video.cli.plan",
         "count what a schedule costs to sample and to train, without weights",
-        heavy=False,
     ),
     "export": Command(
         "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
@@ -62,7 +60,6 @@ COMMANDS = {
     "doctor": Command(
         "swd_video.cli.doctor",
         "say what this machine has: devices, attention, decoders, encoders",
-        heavy=False,
     ),
 }
 
@@ -103,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, arguments: list[str]) -> int:
-    if command.heavy:
-        keep_freed_memory()
+    prepare_process()
     # Where its kernels do not load it says so at each import; `doctor` tells what does not run.
     logging.getLogger("xformers").setLevel(logging.ERROR)
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")

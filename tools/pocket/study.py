@@ -27,7 +27,6 @@ import tyro
 from filelock import FileLock, Timeout
 from pydantic import Field, PositiveInt
 
-from swd_video.cli.allocator import keep_freed_memory
 from swd_video.cli.main import main as swd_video
 from swd_video.config.load import flatten, load_config, load_config_as
 from swd_video.config.schema import DistillConfig
@@ -408,7 +407,6 @@ def run_study(options: StudyOptions) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = tyro.cli(StudyOptions, args=argv, description=__doc__)
-    keep_freed_memory()
     try:
         return 1 if run_study(options) else 0
     except (ValueError, FileNotFoundError) as error:

@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from swd_video.cli.allocator import keep_freed_memory
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import make_clips
@@ -350,7 +349,6 @@ def _renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = tyro.cli(TableOptions, args=argv, description=__doc__)
-    keep_freed_memory()
     try:
         result = run(options)
     except (ValueError, FileNotFoundError) as error:

@@ -1,14 +1,19 @@
-"""The allocator settings do what they are for: freed memory is not faulted in again."""
+"""Settings of the process do what they are for: waiting threads sleep, freed memory is not faulted in again."""
 
 import os
 import platform
+import re
 import subprocess
 import sys
+
+import pytest
+
+from swd_video.cli.environment import let_waiting_threads_sleep
 
 PROGRAM = """
 import resource, sys
 import numpy as np
-from swd_video.cli.allocator import keep_freed_memory
+from swd_video.cli.environment import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def work():
@@ -44,3 +49,23 @@ def test_large_blocks_are_faulted_in_once() -> None:
 def test_settings_of_the_environment_are_left_alone() -> None:
     assert "AssertionError" in run("kept", MALLOC_TOP_PAD_="65536").stderr
     assert "AssertionError" in run("kept", GLIBC_TUNABLES="glibc.malloc.top_pad=65536").stderr
+
+
+def test_a_command_sets_how_threads_wait_before_torch_reads_it() -> None:
+    code = (
+        "import sys\nfrom swd_video.cli.main import main\n"
+        "try: main(['plan', '--help'])\nexcept SystemExit: import torch"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["OMP_DISPLAY_ENV"] = "TRUE"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", shown.stderr)
+
+
+def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "1000"), ("KMP_BLOCKTIME", "1")):
+        monkeypatch.setattr(os, "environ", {name: value})
+        assert not let_waiting_threads_sleep()
+        assert os.environ == {name: value}
