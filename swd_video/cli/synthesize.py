@@ -95,11 +95,10 @@ def _recipe(config: "SynthesizeConfig") -> "Recipe":
     from swd_video.data.prompts import choose_prompts
     from swd_video.data.synthesize import Recipe
     from swd_video.models.fingerprint import fingerprint_folders
-    from swd_video.models.loading import resolve_model_path
+    from swd_video.models.loading import model_folder
 
-    path = Path(resolve_model_path(config.model))
     return Recipe(
-        teacher=fingerprint_folders([path]) if path.is_dir() else config.model,
+        teacher=fingerprint_folders([model_folder(config.model)]),
         prompts=tuple(choose_prompts(config.prompts, config.prompts_file)),
         samples_per_prompt=config.samples_per_prompt,
         seed=config.seed,

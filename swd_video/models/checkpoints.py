@@ -15,7 +15,7 @@ INDEX_NAME = "model_index.json"
 WEIGHTS_SUFFIX = ".safetensors"
 # What every family has.
 _NEEDED = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-_PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 
 
 def read_pipeline_name(folder: Path) -> str:
@@ -63,7 +63,7 @@ def check_weights_file(path: Path) -> None:
     """
     if not path.is_file():
         raise ValueError(f"{path}: does not exist; give a file that ends in {WEIGHTS_SUFFIX}.")
-    if path.suffix in _PICKLED_SUFFIXES:
+    if path.suffix in PICKLED_SUFFIXES:
         raise ValueError(
             f"{path}: is a pickled checkpoint, which could run any code when opened and is not; give a "
             f"{WEIGHTS_SUFFIX} file."
@@ -92,7 +92,7 @@ def _check_part(folder: Path, class_name: str) -> None:
         )
     weights = sorted(folder.glob(f"*{WEIGHTS_SUFFIX}"))
     if not weights:
-        pickled = sorted(path for path in folder.iterdir() if path.suffix in _PICKLED_SUFFIXES)
+        pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
         if pickled:
             check_weights_file(pickled[0])
         raise ValueError(f"{folder}: holds no {WEIGHTS_SUFFIX} file; load or copy the whole model.")

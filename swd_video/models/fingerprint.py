@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from swd_video.models.checkpoints import PICKLED_SUFFIXES
+from swd_video.models.loading import model_folder
+
 WHOLE_FILE_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones, evenly spaced samples."""
 
@@ -21,8 +24,9 @@ _BOOKKEEPING = {
 }
 _SAMPLES = 256
 _SAMPLE_BYTES = 2**16
-# What a folder may hold besides the model, without changing what the model makes.
-_IGNORED_SUFFIXES = {".md", ".png", ".gif", ".webp", ".mp4", ".log", ".tmp", ".part"}
+# What a folder may hold besides the model, without changing what the model makes: pickles are never opened. Drafts
+# (`swd_video.files`) start with a dot.
+_IGNORED_SUFFIXES = {".md", ".png", ".jpg", ".gif", ".webp", ".mp4", ".log", *PICKLED_SUFFIXES}
 
 
 def hash_file(path: Path) -> str:
@@ -34,10 +38,10 @@ def hash_file(path: Path) -> str:
 def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
     """Return one hash for the models in some folders: every file's relative path, size and bytes.
 
-    Pictures, clips, logs, Markdown and names that start with a dot do not count, nor does what loading and saving
-    rewrites in a config. A file above `WHOLE_FILE_BYTES` counts by its size, its first and last bytes and 256 evenly
-    spaced blocks of 64 KiB: training moves every weight, so this tells checkpoints apart without reading tens of
-    gigabytes each time.
+    Pictures, clips, logs, Markdown, pickled weights and names that start with a dot do not count, nor does what
+    loading and saving rewrites in a config. A file above `WHOLE_FILE_BYTES` counts by its size, its first and last
+    bytes and 256 evenly spaced blocks of 64 KiB: training moves every weight, so this tells checkpoints apart without
+    reading tens of gigabytes each time.
 
     Args:
         folders: Model folders; their order counts, where they lie does not.
@@ -53,15 +57,19 @@ def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> 
     return digest.hexdigest()
 
 
-def fingerprint_encoders(model_folder: str | os.PathLike[str]) -> str:
-    """Return a hash of a pipeline folder's VAE, text encoders and tokenizers, taken as in `fingerprint_folders`.
+def fingerprint_encoders(name_or_path: str | os.PathLike[str]) -> str:
+    """Return a hash of a pipeline's VAE, text encoders and tokenizers, taken as in `fingerprint_folders`.
 
-    The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too. Empty if
-    the model is no local folder.
+    The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too.
+
+    Args:
+        name_or_path: Of a pipeline. A hub name stands for the files that loading it would use, which are downloaded
+            where they are missing; so a folder with a copy of them has the same hash.
+
+    Raises:
+        ValueError: If there is no such model, or it cannot be downloaded.
     """
-    folder = Path(model_folder)
-    if not folder.is_dir():
-        return ""
+    folder = model_folder(os.fspath(name_or_path))
     digest = hashlib.sha256()
     parts = [path for part in _ENCODER_PARTS for path in sorted((folder / part).rglob("*"))]
     for path in (*parts, folder / "video_spec.json"):

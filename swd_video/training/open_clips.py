@@ -84,7 +84,7 @@ def _check_clips(
     data: DataConfig, model_name: str, schedule: ScaleSchedule, clips: LatentCache, encoders: str
 ) -> None:
     cache, index = data.cache, clips.index
-    # Names say less than weights: compared only where a fingerprint is missing (models from a hub).
+    # Names say less than weights: compared only where a fingerprint is missing, as in old caches of hub models.
     fingerprinted = bool(encoders and index["encoders"])
     here, there = (encoders, index["encoders"]) if fingerprinted else (model_name, index["model"])
     if here != there:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import WanPipeline
 
+from swd_video.files import DRAFT_SUFFIX
 from swd_video.models import fingerprint
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 
@@ -89,4 +90,23 @@ def test_fingerprint_sees_retrained_encoders(tiny_wan_folder: Path, tmp_path: Pa
     assert fingerprint_encoders(copy) == retrained
     (copy / "video_spec.json").write_text('{"fps": 12}')
     assert fingerprint_encoders(copy) not in (first, retrained)
-    assert fingerprint_encoders("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == ""
+
+
+def test_a_hub_name_stands_for_the_files_that_loading_it_uses(
+    tiny_wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached, revision = tmp_path / "models--someone--tiny-wan", "0123456789abcdef" * 2 + "01234567"
+    snapshot = cached / "snapshots" / revision
+    shutil.copytree(tiny_wan_folder, snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    assert fingerprint_encoders("someone/tiny-wan") == fingerprint_encoders(tiny_wan_folder)
+    (snapshot / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"never opened")
+    (snapshot / "vae" / f".weights.{DRAFT_SUFFIX}").write_bytes(b"half")
+    assert fingerprint_encoders("someone/tiny-wan") == fingerprint_encoders(tiny_wan_folder)
+    weights = next((snapshot / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert fingerprint_encoders("someone/tiny-wan") != fingerprint_encoders(tiny_wan_folder)
+    with pytest.raises(ValueError, match="model 'someone/other': is no folder here, and the hub does not"):
+        fingerprint_encoders("someone/other")
