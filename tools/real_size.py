@@ -26,7 +26,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.planning.architecture import Architecture, load_architecture
-from swd_video.planning.sampling_cost import TransformerCounter, stage_tokens
+from swd_video.planning.sampling_cost import TransformerCounter
 
 _TERA = 1e12
 
@@ -137,7 +137,7 @@ def measure(
 def _stage_times(
     counter: TransformerCounter, architecture: Architecture, schedule: ScaleSchedule, seconds: list[float]
 ) -> list[StageTime]:
-    tokens = stage_tokens(schedule, architecture.spec.compression)
+    tokens = schedule.tokens(architecture.spec.compression)
     rows = []
     for stage, number, spent in zip(schedule, tokens, seconds, strict=True):
         cost = counter.evaluation(stage.grid)

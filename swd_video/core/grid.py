@@ -9,6 +9,9 @@ _SizeT = TypeVar("_SizeT", bound="_Size")
 _SIZE_PATTERN = re.compile(r"\s*(\d+)\s*[x×]\s*(\d+)\s*[x×]\s*(\d+)\s*")
 
 
+_AXES = ("frames", "height", "width")
+
+
 @dataclass(frozen=True)
 class _Size:
     frames: int
@@ -16,7 +19,7 @@ class _Size:
     width: int
 
     def __post_init__(self) -> None:
-        for axis in ("frames", "height", "width"):
+        for axis in _AXES:
             value = getattr(self, axis)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
@@ -84,11 +87,29 @@ class Compression:
         temporal: frames per latent frame, after the first.
         spatial: pixels per latent along height and along width.
         patch: latents in one transformer token along frames, height and width.
+        limits: the most latents along frames, height and width that the transformer's positions count; None
+            where they go on for ever.
     """
 
     temporal: int = 4
     spatial: int = 8
     patch: tuple[int, int, int] = (1, 2, 2)
+    limits: tuple[int | None, int | None, int | None] = (None, None, None)
+
+    def tokens(self, size: LatentSize) -> int:
+        """Number of transformer tokens of a legal grid.
+
+        Raises:
+            ValueError: if it is not a whole number of patches, or more than positions count.
+        """
+        tokens = size.tokens(self.patch)
+        for axis, have, most in zip(_AXES, size.as_tuple(), self.limits, strict=True):
+            if most is not None and have > most:
+                raise ValueError(
+                    f"latent size {size}: got {have} latents along {axis}, expected at most the {most} that the "
+                    f"model's positions count. Nearest legal latent size: {self._within_limits(size)}."
+                )
+        return tokens
 
     def latent_size(self, size: PixelSize) -> LatentSize:
         """The latent size of a legal clip.
@@ -101,7 +122,7 @@ class Compression:
             raise ValueError(
                 f"{size} (frames x height x width) is not a legal size: got {size.frames} frames, expected "
                 f"{self._frames_rule()}; got height {size.height} and width {size.width}, expected multiples "
-                f"of {self._step(1)} and {self._step(2)}. Nearest legal size: {nearest}."
+                f"of {self._step(1)} and {self._step(2)}{self._limits_rule(size)}. Nearest legal size: {nearest}."
             )
         return LatentSize(
             (size.frames - 1) // self.temporal + 1, size.height // self.spatial, size.width // self.spatial
@@ -115,11 +136,17 @@ class Compression:
 
     def nearest_legal(self, size: PixelSize) -> PixelSize:
         """The legal size closest to `size` on every axis; the smaller one where two are equally near."""
-        latent_frames = _nearest_multiple((size.frames - 1) / self.temporal + 1, self.patch[0])
-        return PixelSize(
-            (latent_frames - 1) * self.temporal + 1,
-            _nearest_multiple(size.height, self._step(1)),
-            _nearest_multiple(size.width, self._step(2)),
+        grid = LatentSize(
+            _nearest_multiple((size.frames - 1) / self.temporal + 1, self.patch[0]),
+            _nearest_multiple(size.height, self._step(1)) // self.spatial,
+            _nearest_multiple(size.width, self._step(2)) // self.spatial,
+        )
+        return self.pixel_size(self._within_limits(grid))
+
+    def _within_limits(self, size: LatentSize) -> LatentSize:
+        limits = zip(size.as_tuple(), self.limits, self.patch, strict=True)
+        return LatentSize(
+            *(have if most is None else min(have, most // step * step) for have, most, step in limits)
         )
 
     def _step(self, axis: int) -> int:
@@ -129,6 +156,13 @@ class Compression:
         if self.patch[0] == 1:
             return f"{self.temporal}k + 1"
         return f"{self.temporal}k + 1 with k + 1 a multiple of {self.patch[0]}"
+
+    def _limits_rule(self, size: PixelSize) -> str:
+        """What a size is told that goes beyond the model's positions."""
+        most = self.pixel_size(LatentSize(*(limit or 1 for limit in self.limits)))
+        axes = zip(_AXES, size.as_tuple(), most.as_tuple(), self.limits, strict=True)
+        passed = [f"{axis} {to}" for axis, have, to, limit in axes if limit is not None and have > to]
+        return f"; the model's positions count to {' and '.join(passed)}" if passed else ""
 
 
 def _nearest_multiple(value: float | int, step: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import Compression, LatentSize
 
 # A tenth of a timestep of 1000: closer stages cannot be told apart once they are float32 timesteps.
 _MIN_SIGMA_STEP = 1e-4
@@ -84,6 +84,20 @@ class ScaleSchedule:
     def distinct_grids(self) -> tuple[LatentSize, ...]:
         """The grids in stage order, each once."""
         return tuple(dict.fromkeys(self.grids))
+
+    def tokens(self, compression: Compression) -> list[int]:
+        """Tokens of a model's transformer in every stage.
+
+        Raises:
+            ValueError: naming the first stage whose grid is not legal for the model, and the nearest that is.
+        """
+        tokens = []
+        for index, grid in enumerate(self.grids):
+            try:
+                tokens.append(compression.tokens(grid))
+            except ValueError as error:
+                raise ValueError(f"schedule.stages[{index}]: {error}") from None
+        return tokens
 
     def scaled_to(self, target: LatentSize, patch: tuple[int, int, int] = (1, 2, 2)) -> "ScaleSchedule":
         """The same noise levels for clips of another length or size.

@@ -380,7 +380,7 @@ class VideoModel(ABC):
                 f"latents: got {channels} channels, expected the {self.spec.latent_channels} of this "
                 f"{self.spec.family} model. Encode the clips with its own VAE."
             )
-        LatentSize(*noisy_latents.shape[2:]).tokens(self.spec.compression.patch)
+        self.spec.compression.tokens(LatentSize(*noisy_latents.shape[2:]))
 
 
 def unwrap(network: nn.Module) -> Any:

@@ -59,6 +59,11 @@ class CogVideoXModel(VideoModel):
     pipeline_names = ("CogVideoXPipeline",)
 
     def __init__(self, pipe: CogVideoXPipeline, **facts: Any) -> None:
+        if pipe.transformer.config.use_learned_positional_embeddings:
+            raise ValueError(
+                "this CogVideoX learned a position for every place of one picture size, and a student's stages have "
+                "several; use CogVideoX-2b, CogVideoX-5b or CogVideoX 1.5 for text to video."
+            )
         super().__init__(pipe, **facts)
         self._angles = noise_angles(pipe.scheduler)
 
@@ -77,10 +82,14 @@ class CogVideoXModel(VideoModel):
 
     def _compression(self) -> Compression:
         config = self.pipe.transformer.config
+        # 1.5 cuts its rotary embedding out of one of the published size; 5b stretches its own, and 2b computes waves.
+        is_cut = config.use_rotary_positional_embeddings and config.patch_size_t is not None
+        cells = (config.sample_height, config.sample_width) if is_cut else (None, None)
         return Compression(
             temporal=int(self.pipe.vae_scale_factor_temporal),
             spatial=self.pipe.vae_scale_factor_spatial,
             patch=(config.patch_size_t or 1, config.patch_size, config.patch_size),
+            limits=(None, *cells),
         )
 
     def _text_length(self) -> int:

@@ -44,7 +44,7 @@ def sample_clips(
     """
     if not prompts:
         raise ValueError("prompts: got none, expected at least one.")
-    check_schedule(model, schedule)
+    schedule.tokens(model.spec.compression)
     prompt_embeds = model.encode_prompt(list(prompts))
     if pictures is not None:
         check_pictures(model, schedule, pictures)
@@ -97,16 +97,3 @@ def check_pictures(
             f"pictures: got {height}x{width} (height x width), expected the {target.height}x{target.width} of the "
             "last stage; crop and resize them first."
         )
-
-
-def check_schedule(model: VideoModel, schedule: ScaleSchedule) -> None:
-    """Refuse schedules with a grid that the model cannot take.
-
-    Raises:
-        ValueError: naming the stage and the nearest legal grid.
-    """
-    for index, grid in enumerate(schedule.grids):
-        try:
-            grid.tokens(model.spec.compression.patch)
-        except ValueError as error:
-            raise ValueError(f"schedule.stages[{index}]: {error}") from None

@@ -218,6 +218,8 @@ def wan_compression(vae: AutoencoderKLWan, transformer: WanTransformer3DModel) -
         temporal=vae.config.scale_factor_temporal,
         spatial=vae.config.scale_factor_spatial,
         patch=tuple(transformer.config.patch_size),
+        # Its rotary embedding is a table of so many tokens along each axis.
+        limits=tuple(step * transformer.config.rope_max_seq_len for step in transformer.config.patch_size),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.sampling import Generators
 from swd_video.models.base import VideoModel
-from swd_video.models.sampling import check_pictures, check_schedule, encode_first_frame
+from swd_video.models.sampling import check_pictures, encode_first_frame
 from swd_video.pipelines.stages import (
     ScaleWisePipelineOutput,
     ScaleWiseSampling,
@@ -41,7 +41,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
     def __init__(self, model: VideoModel, scheduler: SchedulerMixin, positions: str = "native") -> None:
         check_scheduler(scheduler)
         check_positions(positions)
-        check_schedule(model, scheduler.schedule)
+        scheduler.schedule.tokens(model.spec.compression)
         self.model = model
         self.scheduler = scheduler
         self.positions = positions

@@ -89,6 +89,8 @@ class WanScaleWisePipeline(ScaleWiseSampling, WanPipeline):
         )
         if transformer is not None or transformer_2 is not None:
             check_one_transformer(self)
+        if scheduler is not None and vae is not None and transformer is not None:
+            scheduler.schedule.tokens(self.compression)
         self.register_to_config(fps=float(fps), text_length=text_length, positions=positions)
 
     @property

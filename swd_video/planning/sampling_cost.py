@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from swd_video.core.grid import Compression, LatentSize
+from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.planning.architecture import Architecture
 from swd_video.planning.counting import GraphFlops, KernelAttention, count_flops, count_graph
@@ -94,9 +94,9 @@ def count_sampling(
         evaluation: gives the cost of one evaluation on a grid, where somebody counts it anyway.
 
     Raises:
-        ValueError: if a grid of the schedule is not a whole number of patches.
+        ValueError: if a grid of the schedule is not legal for the model.
     """
-    tokens = stage_tokens(schedule, architecture.spec.compression)
+    tokens = schedule.tokens(architecture.spec.compression)
     evaluation = evaluation or TransformerCounter(architecture).evaluation
     stages = []
     for stage, number in zip(schedule, tokens, strict=True):
@@ -108,21 +108,6 @@ def count_sampling(
         vae_encode_flops=count_encoding(architecture, schedule.target),
         text_encoder_flops=count_text(architecture),
     )
-
-
-def stage_tokens(schedule: ScaleSchedule, compression: Compression) -> list[int]:
-    """Tokens of the transformer in every stage.
-
-    Raises:
-        ValueError: naming the stage whose grid is not a whole number of patches.
-    """
-    tokens = []
-    for index, grid in enumerate(schedule.grids):
-        try:
-            tokens.append(grid.tokens(compression.patch))
-        except ValueError as error:
-            raise ValueError(f"schedule.stages[{index}]: {error}") from None
-    return tokens
 
 
 def count_decoding(architecture: Architecture, grid: LatentSize) -> int:

@@ -129,8 +129,9 @@ def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) ->
     if abs(nearest - wanted) <= 1 + 1e-6:
         return nearest
     step = model.compression.temporal * model.compression.patch[0]
-    lengths = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
-    offers = " or ".join(f"{frames / model.fps:.4g} ({frames} frames)" for frames in lengths if frames >= 1)
+    around = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
+    lengths = [frames for frames in around if _nearest_legal(frames, model.compression, native) == frames]
+    offers = " or ".join(f"{frames / model.fps:.4g} ({frames} frames)" for frames in lengths)
     raise script.error(
         shot.seconds_line,
         f"shots[{script.shots.index(shot)}].seconds",
@@ -140,7 +141,7 @@ def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) ->
     )
 
 
-def _nearest_legal(wanted: float, compression: Compression, native: PixelSize) -> int:
+def _nearest_legal(wanted: float | int, compression: Compression, native: PixelSize) -> int:
     size = PixelSize(max(1, round(wanted)), native.height, native.width)
     return compression.nearest_legal(size).frames
 

@@ -206,7 +206,7 @@ def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) 
     _warn_of_slow_bf16(config, accelerator)
     model = _load(config)
     schedule = config.scale_schedule()
-    _check_grids(schedule, model)
+    schedule.tokens(model.spec.compression)
     if not isinstance(model.transformer, ModelMixin):
         raise ConfigError(
             f"model: {config.model} has two transformers and a student is one; name a model with a single one."
@@ -331,14 +331,6 @@ def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:
             "times as long as for float32.",
             file=sys.stderr,
         )
-
-
-def _check_grids(schedule: ScaleSchedule, model: VideoModel) -> None:
-    for index, grid in enumerate(schedule.grids):
-        try:
-            grid.tokens(model.spec.compression.patch)
-        except ValueError as error:
-            raise ConfigError(f"schedule.stages[{index}]: {error}") from None
 
 
 def _build_roles(

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +65,29 @@ def test_an_illegal_size_is_refused_with_the_nearest_legal_one(asked: str, neare
     assert message.endswith(f"Nearest legal size: {nearest}.")
     assert "4k + 1" in message and "multiples of 16" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("257x128x128", "; the model's positions count to frames 253. Nearest legal size: 253x128x128."),
+        (
+            "9x1040x2000",
+            "; the model's positions count to height 1032 and width 1024. Nearest legal size: 9x1024x1024.",
+        ),
+        ("10x128x128", "16 and 16. Nearest legal size: 9x128x128."),
+    ],
+)
+def test_what_positions_cannot_count_is_refused(asked: str, message: str) -> None:
+    compression = Compression(limits=(64, 129, 128))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compression.latent_size(PixelSize.parse(asked))
+    nearest = LatentSize(64, 128, 128)
+    assert compression.tokens(nearest) == nearest.tokens()
+    with pytest.raises(
+        ValueError, match=r"65 latents along frames, .* most the 64 .* latent size: 64x128x128\."
+    ):
+        compression.tokens(LatentSize(65, 128, 128))
 
 
 @given(

@@ -92,6 +92,20 @@ def test_illegal_sizes_are_refused_with_the_nearest_legal_one(model: VideoModel,
             )
 
 
+@torch.no_grad()
+def test_grids_up_to_the_last_position_run_and_larger_ones_are_refused(model: VideoModel) -> None:
+    compression = model.spec.compression
+    for axis, (step, most) in enumerate(zip(compression.patch, compression.limits, strict=True)):
+        cells = list(compression.patch)
+        cells[axis] = 70 * step if most is None else most
+        largest = _latents(model, LatentSize(*cells))
+        assert model.predict_velocity(largest, 0.5, _prompt(model)).shape == largest.shape
+        if most is not None:
+            cells[axis] += step
+            with pytest.raises(ValueError, match=f"at most the {most} that the model's positions count"):
+                model.predict_velocity(_latents(model, LatentSize(*cells)), 0.5, _prompt(model))
+
+
 def _prompt(model: VideoModel, batch: int = 1) -> torch.Tensor:
     return model.encode_prompt(["a cat", "a dog that runs"][:batch])
 

@@ -9,7 +9,7 @@ from swd_video.config.load import load_config
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.planning.architecture import Architecture, load_architecture, shipped_architectures
 from swd_video.planning.counting import KernelAttention, count_graph
-from swd_video.planning.sampling_cost import TransformerCounter, stage_tokens
+from swd_video.planning.sampling_cost import TransformerCounter
 
 # PyramidalWan's three grids, from the lowest to the highest, and its Table 1 (arXiv 2601.04792): evaluations on each,
 # how often each evaluation runs the network (twice with guidance), and TFLOPs a clip.
@@ -111,7 +111,7 @@ def test_parameter_counts_of_the_other_parts(wan: Architecture) -> None:
 def test_presets_have_legal_grids_that_end_on_the_models_own_size(path: Path) -> None:
     config = load_config(path)
     spec, schedule = load_architecture(config.model).spec, config.scale_schedule()
-    tokens = stage_tokens(schedule, spec.compression)
+    tokens = schedule.tokens(spec.compression)
     assert len(tokens) == 4
     assert tokens == sorted(tokens)
     assert spec.compression.pixel_size(schedule.target) == spec.training_size

@@ -228,6 +228,10 @@ def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded:
         "film.yaml:2: shots[0].seconds: 0.6875 seconds are 11 frames at 16 frames"
     )
     assert "Nearest lengths: 0.5625 (9 frames) or 0.8125 (13 frames)." in str(caught.value)
+    with pytest.raises(ScriptError, match=r"seconds: 16\.5 .* Nearest lengths: 15\.81 \(253 frames\)\. Its"):
+        render(
+            tmp_path / "out", loaded, text.replace("0.6875", "16.5")
+        )  # 67 latent frames; positions count 64
     assert not (tmp_path / "out").exists()
 
 
