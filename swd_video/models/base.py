@@ -1,8 +1,8 @@
 """What the rest of the package asks of a text-to-video model, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -61,6 +61,8 @@ class VideoModel(ABC):
     tensor for every family, so that it can be cached, stacked and sliced without knowing the family: a row for
     each token, rows of zeros for padding. Masks and pooled embeddings are read back out of it by the adapter
     that wrote it.
+
+    Not for several threads at a time: while a network runs, hooks that belong to the call hang on its modules.
 
     An adapter gives the methods that raise here; `docs/adapters.md` says how to write one. The text encoder and
     the VAE are frozen and put in evaluation mode; the transformer is left as it is.
@@ -188,6 +190,20 @@ class VideoModel(ABC):
                 "set positions to native."
             )
         self.full_frames = full_frames
+
+    @contextmanager
+    def positions_over(self, full_frames: int | None) -> Iterator[None]:
+        """A context in which `rescale_positions` holds; what was set before holds again after it.
+
+        Raises:
+            ValueError: as `rescale_positions`.
+        """
+        before = self.full_frames
+        self.rescale_positions(full_frames)
+        try:
+            yield
+        finally:
+            self.full_frames = before
 
     @property
     def max_tokens(self) -> int:

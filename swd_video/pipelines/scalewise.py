@@ -10,6 +10,7 @@ from torch import Tensor
 
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.sampling import Generators
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.models.sampling import check_pictures, encode_first_frame
 from swd_video.pipelines.stages import (
@@ -35,7 +36,8 @@ class ScaleWisePipeline(ScaleWiseSampling):
             the last stage's. As the student was distilled.
 
     Raises:
-        ValueError: if the scheduler has no stages or ones that the model cannot take, or positions are neither.
+        ValueError: if the scheduler has no stages or ones that the model cannot take, or positions are neither or
+            cannot be rescaled.
     """
 
     def __init__(self, model: VideoModel, scheduler: SchedulerMixin, positions: str = "native") -> None:
@@ -45,6 +47,8 @@ class ScaleWisePipeline(ScaleWiseSampling):
         self.model = model
         self.scheduler = scheduler
         self.positions = positions
+        with model.positions_over(self._full_frames(scheduler.schedule)):
+            pass  # refused here, not in the first clip, where the model cannot
         self._pictures: Tensor | None = None
         self.progress_bar = model.pipe.progress_bar
         self.set_progress_bar_config = model.pipe.set_progress_bar_config
@@ -115,20 +119,23 @@ class ScaleWisePipeline(ScaleWiseSampling):
                     f"pictures: got {len(pictures)} for {len(prompt_embeds)} prompts, expected one for each."
                 )
             self._pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
-        self.model.rescale_positions(schedule.target.frames if self.positions == "rescaled" else None)
         try:
-            return self._sample(
-                schedule,
-                prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0),
-                generator=generator,
-                latents=latents,
-                output_type=output_type,
-                callback=callback_on_step_end,
-                callback_inputs=names,
-                preview=preview,
-            )
+            with self.model.positions_over(self._full_frames(schedule)):
+                return self._sample(
+                    schedule,
+                    prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0),
+                    generator=generator,
+                    latents=latents,
+                    output_type=output_type,
+                    callback=callback_on_step_end,
+                    callback_inputs=names,
+                    preview=preview,
+                )
         finally:
             self._pictures = None
+
+    def _full_frames(self, schedule: ScaleSchedule) -> int | None:
+        return schedule.target.frames if self.positions == "rescaled" else None
 
     def _sampling_device(self) -> torch.device:
         return self.model.device

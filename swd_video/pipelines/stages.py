@@ -45,6 +45,9 @@ class ScaleWisePipelineOutput(BaseOutput):
 class ScaleWiseSampling(ABC):
     """From embedded prompts to clips, for a pipeline that says how its networks are called.
 
+    One call at a time: like diffusers' own, a pipeline keeps in itself and in its scheduler where a call is. Two that
+    run at the same time need networks and a scheduler each.
+
     Attributes:
         scheduler: a `ScaleWiseFlowMatchScheduler`, with the stages that the student was distilled for.
     """

@@ -7,8 +7,12 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel, WanPipeline
 
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.registry import adapter_for
 from swd_video.models.wan import WanModel, wan_positions
+from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -117,6 +121,9 @@ def test_families_that_cannot_say_so(tiny_pipe: Callable[[str], Any]) -> None:
         ValueError, match=r"cogvideox model, which has only native ones; set positions to native"
     ):
         model.rescale_positions(5)
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(*model.spec.compression.patch)),))
+    with pytest.raises(ValueError, match="has only native ones"):  # and not in the first clip only
+        ScaleWisePipeline(model, ScaleWiseFlowMatchScheduler.from_schedule(schedule), "rescaled")
 
 
 def test_gradients_pass_with_checkpointing(tiny_wan_pipe: WanPipeline) -> None:

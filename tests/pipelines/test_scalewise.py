@@ -53,6 +53,12 @@ def test_positions_are_those_of_the_call_s_length(
     pipe("a cat", frames=17, output_type="latent")
     assert np.array_equal(pipe("a cat", generator=_generator()).frames, first)
     assert not np.allclose(first, native)
+    # The model is others' too: a call leaves what they set, and nothing of its own.
+    assert pipe.model.full_frames is None
+    other = ScaleWisePipeline(pipe.model, pipe.scheduler)
+    pipe.model.rescale_positions(7)
+    assert np.array_equal(other("a cat", generator=_generator()).frames, native)
+    assert pipe.model.full_frames == 7
 
 
 def test_a_callback_sees_every_stage_changes_it_and_stops(
