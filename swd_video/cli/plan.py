@@ -142,7 +142,7 @@ def read_request(config: "DistillConfig") -> "Request":
             bf16=train.mixed_precision == "bf16",
             muon=isinstance(train.optimizer, MuonConfig),
             checkpointing=train.gradient_checkpointing,
-            bf16_teacher=config.load.dtype == "bfloat16",
+            half_teacher=config.load.dtype != "float32",
             micro_batch_size=train.micro_batch_size,
             num_stages=train.stages_per_step,
             group_size=config.loss.mmd.group,

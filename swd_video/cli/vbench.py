@@ -49,7 +49,7 @@ class Arguments:
     """The seed of a clip follows from this, its prompt and its number."""
     batch_size: int = 1
     """Clips made at once."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the model."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""

@@ -133,7 +133,7 @@ class EvaluateConfig(Section):
     page: PageConfig = PageConfig()
     batch_size: int = Field(default=8, ge=1)
     """Clips made at once."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the models."""
 
     @field_validator("size")

@@ -58,8 +58,9 @@ class FitConfig(Section):
 class LoadConfig(FitConfig):
     """How the teacher is loaded, to encode clips and to train."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the teacher's parts. What trains is float32 whatever they are."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the teacher's parts, best the one it was trained in: float16 for CogVideoX-2b, bfloat16 for most.
+    What trains is float32 whatever they are."""
 
 
 class StageConfig(Section):

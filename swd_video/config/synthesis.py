@@ -37,7 +37,7 @@ class SynthesizeConfig(Section):
     """Prompts in one file of the cache: what a kill loses at most, and what processes divide among them."""
     batch_size: int = Field(default=4, ge=1)
     """Clips sampled at once. Another number changes clips in their last bits."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the teacher."""
     cache_dtype: Literal["float16", "bfloat16"] = "float16"
     """Precision of what is stored."""

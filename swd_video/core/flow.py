@@ -7,6 +7,7 @@ and is used in at least float32; results have the promoted dtype of the two tens
 Source: Flow Matching for Generative Modeling (arXiv 2210.02747), with data at sigma 0 and noise at sigma 1.
 """
 
+import math
 from typing import TypeVar
 
 import torch
@@ -54,6 +55,42 @@ def shift_sigma(sigma: _S, shift: float) -> _S:
     Source: Scaling Rectified Flow Transformers (arXiv 2403.03206), Eq. 23.
     """
     return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def convert_sigma(sigma: _S, from_shift: float, to_shift: float) -> _S:
+    """The noise level of a model with another shift that stands where `sigma` stands in its own model's schedule.
+
+    A model with shift `s` passes the even steps `u` of its schedule at `sigma = s u / (1 + (s - 1) u)`. In terms of the
+    ratio of noise to data, `sigma / (1 - sigma) = s u / (1 - u)`: a shift multiplies the ratio by itself and nothing
+    more. At the same `u`, two models' ratios are therefore as their shifts, and
+
+        sigma' / (1 - sigma') = (s' / s) sigma / (1 - sigma),
+
+    which is `sigma` shifted by `s' / s`. With `to_shift` 1 it is `u`, the share of the schedule that is still to come.
+
+    Source: Scaling Rectified Flow Transformers (arXiv 2403.03206), Eq. 23, solved for another shift at equal `t_n`.
+    """
+    return shift_sigma(sigma, to_shift / from_shift)
+
+
+def fit_shift(sigmas: Float[Tensor, " levels"]) -> float:
+    """The shift whose even steps come closest, in mean square, to the noise levels that a model was trained on.
+
+    For models with a noise schedule of another form, such as CogVideoX's table of 1000.
+
+    Args:
+        sigmas: rising, the last one 1 or near it.
+    """
+    levels = sigmas.double().cpu()
+    steps = torch.arange(1, len(levels) + 1, dtype=torch.float64, device="cpu") / len(levels)
+    low, high = -5.0, 5.0  # logarithms; the error falls to its least and rises after it
+    for _ in range(60):
+        third = (high - low) / 3
+        left, right = (
+            (shift_sigma(steps, math.exp(at)) - levels).square().sum() for at in (low + third, high - third)
+        )
+        low, high = (low, high - third) if left < right else (low + third, high)
+    return math.exp((low + high) / 2)
 
 
 def _broadcast(sigma: Sigma, like: Tensor) -> Tensor:

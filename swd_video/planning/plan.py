@@ -225,8 +225,8 @@ def _training_kind(
     assumptions: Assumptions,
 ) -> dict[str, Any]:
     # A whole network does not train in bfloat16.
-    teacher = request.setup.bf16_teacher and kind == "lora"
-    base = replace(request.setup, kind=kind, bf16_teacher=teacher)
+    teacher = request.setup.half_teacher and kind == "lora"
+    base = replace(request.setup, kind=kind, half_teacher=teacher)
     stages = [stage.with_checkpointing(base.checkpointing) for stage in kinds.stages(kind)]
     rows = []
     for gpu in gpus:
@@ -314,7 +314,7 @@ def _latents_cache(
     flops = {grid: counted[grid] if grid in counted else count_encoding(architecture, grid) for grid in grids}
     encode = sum(flops.values()) + cost.text_encoder_flops
     # In `load.dtype`, as the encoders are.
-    bf16, share = request.setup.bf16_teacher, assumptions.utilisation
+    bf16, share = request.setup.half_teacher, assumptions.utilisation
     seconds = {gpu.name: encode / (gpu.peak_flops(bf16=bf16) * share) for gpu in gpus}
     return {
         "num_clips": num_clips,

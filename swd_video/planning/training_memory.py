@@ -30,7 +30,7 @@ class TrainingSetup:
         bf16: networks under bfloat16 autocast.
         muon: Muon for the matrices of blocks; else AdamW for all.
         checkpointing: keep only the tokens between blocks, and compute each block again.
-        bf16_teacher: the weights that do not train are bfloat16; for additions only.
+        half_teacher: the weights that do not train have 16 bits; for additions only.
         sharded: weights, gradients, optimizer and average divided among the GPUs.
         micro_batch_size: the most clips at once on one GPU; None for all that fall to it.
         num_stages: stages drawn for a step, which divide its batch.
@@ -43,7 +43,7 @@ class TrainingSetup:
     bf16: bool
     muon: bool = False
     checkpointing: bool = False
-    bf16_teacher: bool = False
+    half_teacher: bool = False
     sharded: bool = False
     micro_batch_size: int | None = None
     num_stages: int = 1
@@ -94,7 +94,7 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
     trainable = sizes.trainable.total
     shards = setup.num_gpus if setup.sharded else 1
     # Full training keeps teacher and student apart; additions share one copy.
-    teacher_bytes = BFLOAT16_BYTES if setup.bf16_teacher else FLOAT32_BYTES
+    teacher_bytes = BFLOAT16_BYTES if setup.half_teacher else FLOAT32_BYTES
     weights = teacher_bytes * sizes.num_parameters + FLOAT32_BYTES * trainable
     replicated = setup.num_gpus > 1 and not setup.sharded
     return {
@@ -191,9 +191,9 @@ def _changes(setup: TrainingSetup) -> list[_Change]:
         changes.append(
             _Change("train.gradient_checkpointing: true", True, lambda old: replace(old, checkpointing=True))
         )
-    if not setup.bf16_teacher:
+    if not setup.half_teacher:
         changes.append(
-            _Change("load.dtype: bfloat16", True, lambda old: replace(old, bf16_teacher=True)),
+            _Change("load.dtype: bfloat16", True, lambda old: replace(old, half_teacher=True)),
         )
     shards = setup.num_gpus if setup.num_gpus > 1 else 8
     changes.append(
@@ -212,7 +212,7 @@ def _try(
     changed = setup
     for change in chosen:
         changed = change.apply(changed)
-    if changed.bf16_teacher and changed.kind == "full":
+    if changed.half_teacher and changed.kind == "full":
         return None
     if changed.sharded and (changed.muon or not changed.divides):
         return None

@@ -1,12 +1,17 @@
 """Figures that others published, and whole networks, from the config files that come with the package."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from swd_video.config.load import load_config
+from swd_video.config.load import load_config, load_config_as
+from swd_video.config.synthesis import SynthesizeConfig
+from swd_video.core.flow import convert_sigma
 from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.models.shift import noise_shift
 from swd_video.planning.architecture import Architecture, load_architecture, shipped_architectures
 from swd_video.planning.counting import KernelAttention, count_graph
 from swd_video.planning.sampling_cost import TransformerCounter
@@ -105,6 +110,45 @@ def test_parameter_counts_of_the_other_parts(wan: Architecture) -> None:
         "transformer": 1_418_996_800,
         "vae": 126_892_531,
     }
+
+
+# Where a model's own scheduler does not say how it is sampled at this size: the preset has the source.
+ADVISED = {"Wan-AI/Wan2.1-T2V-14B-Diffusers": 5.0, "Wan-AI/Wan2.2-T2V-A14B-Diffusers": 12.0}
+
+
+def test_shifts_are_read_off_published_schedulers_or_fitted_to_their_tables() -> None:
+    def shift_of(name: str, tokens: int) -> float | None:
+        return noise_shift(load_architecture(name).model.pipe.scheduler, tokens)
+
+    assert shift_of("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 32_760) == 3
+    assert shift_of("hunyuanvideo-community/HunyuanVideo", 118_800) == 7
+    assert shift_of("Lightricks/LTX-Video", 7_392) == pytest.approx(25.3, abs=0.05)
+    assert shift_of("Lightricks/LTX-Video", 1_024) == pytest.approx(math.exp(0.95))
+    assert shift_of("zai-org/CogVideoX-2b", 17_550) == pytest.approx(3.8, abs=0.05)
+    assert shift_of("zai-org/CogVideoX-5b", 17_550) == pytest.approx(2.05, abs=0.05)
+    assert noise_shift(None, 1) is None
+
+
+def test_wan_makes_clips_as_its_makers_advise() -> None:
+    config = load_config_as(SynthesizeConfig, CONFIGS / "wan2.1_1.3b" / "synthesize.yaml")
+    unwanted = config.negative_prompt.split("\uff0c")
+    assert len(unwanted) == 28 and unwanted[0] == "色调艳丽" and unwanted[-1] == "倒着走"
+    assert config.guidance_scale == 5 and config.steps == 50
+    assert config.shift is None  # the scheduler's own, 3
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_presets_have_swds_noise_levels_converted_to_the_models_own_shift(path: Path) -> None:
+    config = load_config(path)
+    architecture = load_architecture(config.model)
+    tokens = config.scale_schedule().tokens(architecture.spec.compression)[-1]
+    shift = ADVISED.get(config.model) or noise_shift(architecture.model.pipe.scheduler, tokens)
+    assert shift is not None
+    swd = load_config(CONFIGS / "wan2.1_1.3b" / "swd_4stage.yaml")
+    converted = [round(convert_sigma(stage.sigma, 3.0, shift), 3) for stage in swd.schedule]
+    assert [stage.sigma for stage in config.schedule] == converted
+    assert config.loss.mmd.sigma_max == round(convert_sigma(swd.loss.mmd.sigma_max, 3.0, shift), 3)
+    assert re.search(rf"\b{shift:.3g}|{shift:.2f}\b", path.read_text().split("model:")[0])
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.relative_to(CONFIGS).as_posix())

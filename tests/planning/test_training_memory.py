@@ -52,7 +52,7 @@ def test_parts_of_full_and_of_lora_training() -> None:
     lora = memory_parts(setup, sizes_of(setup))
     assert (lora["weights"], lora["gradients"], lora["optimizer"]) == (440, 40, 80)
     # The teacher's weights take half, the additions what they took.
-    assert memory_parts(replace(setup, bf16_teacher=True), sizes_of(setup))["weights"] == 240
+    assert memory_parts(replace(setup, half_teacher=True), sizes_of(setup))["weights"] == 240
 
 
 def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward_after_it() -> None:
@@ -96,7 +96,7 @@ def test_the_smallest_change_that_suffices_is_named() -> None:
 
 def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
     setup = replace(SETUP, kind="lora", checkpointing=True, batch_size=64)
-    best = replace(setup, micro_batch_size=1, bf16_teacher=True)
+    best = replace(setup, micro_batch_size=1, half_teacher=True)
     on_more = replace(setup, micro_batch_size=1, sharded=True, num_gpus=8)
     assert needed(on_more) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
@@ -111,7 +111,7 @@ def test_sharding_is_a_cure_where_nothing_else_is() -> None:
         kind="lora",
         micro_batch_size=1,
         checkpointing=True,
-        bf16_teacher=True,
+        half_teacher=True,
         sharded=True,
         num_gpus=8,
     )
