@@ -20,6 +20,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+try:
+    import fcntl
+except ImportError:  # Windows has no locks that several may share
+    fcntl = None  # type: ignore[assignment]
+
 DRAFT_SUFFIX = ".draft"
 """Ends the names of files and folders that are being written."""
 
@@ -78,6 +83,48 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(OSError):  # the first that is not empty ends it
             for path in made:
                 path.rmdir()
+
+
+@contextmanager
+def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Keep those out who want a folder to themselves (`alone_in`) while the block runs, but nobody of this kind.
+
+    What killed runs left unfinished stays, as it may be another's who is at work.
+
+    Args:
+        folder: where; it and its parents are made.
+
+    Raises:
+        FolderInUseError: if another run has it to itself.
+        OSError: if nothing can be written there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _share_lock(folder) if fcntl is not None else None
+    try:
+        yield folder
+    finally:
+        if fcntl is not None and handle is not None:
+            with suppress(OSError):  # only the last of them can have it alone
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(folder / LOCK_NAME)
+            os.close(handle)
+
+
+def _share_lock(folder: Path) -> int:
+    assert fcntl is not None
+    while True:
+        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise FolderInUseError(
+                f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
+            ) from None
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # its holder left meanwhile, and took the name away
 
 
 @contextmanager

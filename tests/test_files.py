@@ -14,6 +14,7 @@ from swd_video.files import (
     check_writable,
     read_text,
     remove_leftovers,
+    together_in,
     whole_file,
     whole_folder,
     write_json,
@@ -185,3 +186,23 @@ def test_texts_of_any_editor_are_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes("a fox\nrené".encode("latin-1"))
     with pytest.raises(ValueError, match=r"^line 2: byte 0xe9 belongs to no text in UTF-8"):
         read_text(tmp_path / "text")
+
+
+def test_runs_that_share_a_folder_keep_others_out(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with together_in(out):
+        with (
+            together_in(out),
+            pytest.raises(FolderInUseError, match=r"out: another run is writing there\. Wait"),
+        ):
+            alone_in(out).__enter__()
+        assert names(out) == [LOCK_NAME]
+        with pytest.raises(FolderInUseError), alone_in(out):
+            pass
+    assert names(out) == []
+    with alone_in(out), pytest.raises(FolderInUseError, match="another run"), together_in(out):
+        pass
+    (out / LOCK_NAME).symlink_to(tmp_path / "planted")
+    with pytest.raises(OSError, match="symbolic links"), together_in(out):
+        pass
+    assert not (tmp_path / "planted").exists()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from swd_video.files import check_writable
+
 if TYPE_CHECKING:
     from swd_video.config.schema import DistillConfig
     from swd_video.core.grid import LatentSize
@@ -23,8 +25,8 @@ _DESCRIPTION = """Encode the clips of a manifest into a cache that `swd-video di
 Every clip is read at the model's frame rate, cropped to the shape of the schedule's last stage, shrunk in pixels
 to every grid of the schedule, and encoded by the model's VAE; captions by its text encoder. A clip that cannot be
 read, or is shorter or smaller than the last stage, is reported and skipped. Running the same command again after it
-was stopped goes on where it was; a finished cache is left as it is. Once skipped clips are repaired, --retry-skipped
-takes them in.
+was stopped goes on where it was; a finished cache is left as it is, but for files that are missing or cut short, which
+are encoded again. Once skipped clips are repaired, --retry-skipped takes them in.
 
 Any key of the config can be set after the options: --model pocket-wan --data.manifest clips.jsonl.
 """
@@ -50,10 +52,13 @@ class Arguments:
     """pyav notices damaged pictures; auto takes decord where it reads a healthy file alike."""
     retry_skipped: bool = False
     """Read the clips again that an earlier run skipped; the files of the cache that they belong to are made anew."""
+    verify: bool = False
+    """Read all files of a finished cache and encode those again of which a byte has changed."""
     shard: str | None = None
     """Encode one part only, such as 1/4 for the first of four; the parts may run at once on one folder."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
-    """Print one JSON object on stdout: out, complete, clips, samples, captions, skipped, reused, grids, seconds."""
+    """Print one JSON object on stdout: out, complete, clips, samples, captions, skipped (path and reason of each),
+    cut_captions (count, max_tokens, first), reused, grids, seconds."""
 
 
 def run(argv: list[str]) -> int:
@@ -80,8 +85,6 @@ def run(argv: list[str]) -> int:
     if manifest is None:
         raise ValueError(f"{arguments.config}: data.manifest: not set, so there is nothing to encode.")
     out = Path(arguments.out or config.data.cache)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: is a file, expected a folder. Choose another name.")
     clips = read_manifest(manifest)
     grids = _grids(config)
     report = _encode(arguments, config, clips, grids, out)
@@ -90,7 +93,7 @@ def run(argv: list[str]) -> int:
         skipped = [{"path": clip.path, "reason": clip.reason} for clip in report.skipped]
         counts = {"clips": report.clips, "samples": report.samples, "captions": report.captions}
         summary = {"out": str(out), "complete": report.is_complete, **counts}
-        summary |= {"skipped": skipped, "reused": report.reused}
+        summary |= {"skipped": skipped, "cut_captions": report.cut_captions, "reused": report.reused}
         summary["grids"] = [str(grid) for grid in grids]
         print(json.dumps({**summary, "seconds": round(seconds, 3)}, ensure_ascii=False))
     elif not report.is_complete:
@@ -101,10 +104,12 @@ def run(argv: list[str]) -> int:
             f"in {seconds:.1f} s: {out}"
         )
     if report.skipped:
-        _say(
-            f"{out / INDEX_NAME} names the skipped clips; repair them and run this again with --retry-skipped."
-        )
-    return 0 if report.samples or not report.is_complete else 1
+        names = f"{out / INDEX_NAME} names the skipped clips"
+        _say(f"{report.describe_skipped()} {names}; repair them and run this again with --retry-skipped.")
+    if report.is_complete and not report.samples:
+        _say(f"error: {out}: not one of {report.clips} clips could be encoded.")
+        return 1
+    return 0
 
 
 def _grids(config: "DistillConfig") -> "list[LatentSize]":
@@ -127,16 +132,26 @@ def _encode(
     from swd_video.cli.devices import choose_device
     from swd_video.data.encode import encode_manifest, finished_report
     from swd_video.data.shards import Shard
+    from swd_video.data.texts import describe_cut
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 
     shard = Shard.parse(arguments.shard)
     encoders = fingerprint_encoders(resolve_model_path(config.model))
-    same: dict[str, Any] = {"model_name": config.model, "encoders": encoders, "dtype": arguments.dtype}
+    same: dict[str, Any] = {
+        "model_name": config.model,
+        "encoders": encoders,
+        "dtype": arguments.dtype,
+        "verify": arguments.verify,
+    }
     finished = finished_report(out, clips, grids, **same)
     if finished is not None and not (arguments.retry_skipped and finished.skipped):
         _say(f"{out} is finished already")
+        if finished.cut_captions.get("count"):
+            cut = finished.cut_captions
+            _say(describe_cut(cut["first"], cut["max_tokens"], "caption", cut["count"]))
         return finished
+    check_writable(out, "--out" if arguments.out else "data.cache")
     options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
     precision: torch.dtype = getattr(torch, config.load.dtype)
     model = load_model(config.model, device=choose_device(arguments.device), dtype=precision, options=options)
@@ -162,6 +177,7 @@ def _encode(
             shard=shard,
             progress=show,
             on_skip=skip,
+            say=lambda line: bar.write(line, file=sys.stderr),
         )
 
 

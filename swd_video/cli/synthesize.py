@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from swd_video.files import check_writable
+
 if TYPE_CHECKING:
     from swd_video.config.synthesis import SynthesizeConfig
     from swd_video.data.synthesize import Recipe, SynthesisReport
@@ -41,7 +43,8 @@ class Arguments:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
-    """Print one JSON object on stdout: out, clips, captions, made, is_complete, grids, seconds."""
+    """Print one JSON object on stdout: out, clips, captions, made, is_complete, cut_prompts (count, max_tokens, first),
+    grids, seconds."""
 
 
 def run(argv: list[str]) -> int:
@@ -61,16 +64,19 @@ def run(argv: list[str]) -> int:
     started = time.monotonic()
     from swd_video.config.load import load_config_as, parse_overrides
     from swd_video.config.synthesis import SynthesizeConfig
-    from swd_video.data.synthesize import SynthesisReport, finished_synthesis
+    from swd_video.data.synthesize import finished_synthesis
+    from swd_video.data.texts import describe_cut
 
     config = load_config_as(SynthesizeConfig, arguments.config, parse_overrides(rest))
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out}: is a file, expected a folder. Choose another name.")
     recipe = _recipe(config)
-    if finished_synthesis(arguments.out, recipe, config.latent_grids):
+    report = finished_synthesis(arguments.out, recipe, config.latent_grids)
+    if report is not None:
         print(f"{arguments.out} is finished already", file=sys.stderr)
-        report = SynthesisReport(len(recipe.clips), len(recipe.prompts), 0, True)
+        if report.cut_prompts.get("count"):
+            cut = report.cut_prompts
+            print(describe_cut(cut["first"], cut["max_tokens"], "prompt", cut["count"]), file=sys.stderr)
     else:
+        check_writable(arguments.out)
         report = _synthesize(arguments, config, recipe)
     summary = {
         "out": str(arguments.out),
@@ -78,6 +84,7 @@ def run(argv: list[str]) -> int:
         "captions": report.captions,
         "made": report.made,
         "is_complete": report.is_complete,
+        "cut_prompts": report.cut_prompts,
         "grids": list(config.grids),
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -92,7 +99,7 @@ def run(argv: list[str]) -> int:
 
 
 def _recipe(config: "SynthesizeConfig") -> "Recipe":
-    from swd_video.data.prompts import choose_prompts
+    from swd_video.data.prompts import choose_prompts, clean_prompt
     from swd_video.data.synthesize import Recipe
     from swd_video.models.fingerprint import fingerprint_folders
     from swd_video.models.loading import model_folder
@@ -104,7 +111,7 @@ def _recipe(config: "SynthesizeConfig") -> "Recipe":
         seed=config.seed,
         steps=config.steps,
         guidance_scale=config.guidance_scale,
-        negative_prompt=config.negative_prompt,
+        negative_prompt=clean_prompt(config.negative_prompt, "negative_prompt:"),
         shift=config.shift,
         keep_latents=config.keep_latents,
         batch_size=config.batch_size,
@@ -145,4 +152,5 @@ def _synthesize(arguments: Arguments, config: "SynthesizeConfig", recipe: "Recip
             shard=shard,
             notes={CONFIG_NAME: dump_config(config)},
             progress=show,
+            say=lambda line: bar.write(line, file=sys.stderr),
         )

@@ -5,39 +5,43 @@ shrunk to the target's size in pixels, and from there to the pixels of every sma
 encoded by the VAE on its own. So a student's stage sees what a teacher would see of a smaller, slower video.
 
 Clips that cannot be read, are too short or too small are reported, skipped and counted: nothing is stretched,
-repeated or enlarged in silence.
+repeated or enlarged in silence. Whatever goes wrong while a clip is read is that clip's own and ends nothing; what goes
+wrong with the machine or the model would go wrong with every clip, and ends the run.
 """
 
-import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_pixels
+from swd_video.data.clips import pixels_or_reason
 from swd_video.data.latent_cache import (
     INDEX_NAME,
+    CacheError,
     CacheHeader,
-    LatentCacheWriter,
     SkippedClip,
+    damaged_shards,
+    describe_damaged,
     read_index,
 )
+from swd_video.data.latent_cache_writing import LatentCacheWriter, not_finite
 from swd_video.data.manifest import Clip, clips_digest
 from swd_video.data.shards import Shard
-from swd_video.data.video import Decoder, VideoError, probe_video, read_video
+from swd_video.data.texts import cut_texts, describe_cut, describe_error, on_one_line, summarize_cut
+from swd_video.data.video import Decoder
+from swd_video.files import alone_in, together_in
 from swd_video.models.base import VideoModel
 
-# Frames converted to float at once: a minute of full HD in float32 would not fit in memory.
-_FRAMES_AT_ONCE = 8
+_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class EncodeReport:
         captions: distinct captions.
         skipped: clips that could not be encoded, and why.
         reused: clips found already encoded by an earlier run.
+        cut_captions: what `summarize_cut` gave of the captions that the model reads only the beginning of.
         is_complete: whether the cache can be read; else other parts are still to come, and `samples` and `skipped` are
             not known yet.
     """
@@ -59,7 +64,17 @@ class EncodeReport:
     captions: int
     skipped: tuple[SkippedClip, ...]
     reused: int
+    cut_captions: dict[str, Any] = field(default_factory=dict)
     is_complete: bool = True
+
+    def describe_skipped(self) -> str:
+        """How many clips were skipped, and the most common reasons, in one line; empty where none was."""
+        reasons = Counter(clip.reason for clip in self.skipped)
+        named = ", ".join(
+            f"{count} x {reason.rstrip('.')}" for reason, count in reasons.most_common(_REASONS)
+        )
+        rest = ", and others" if len(reasons) > _REASONS else ""
+        return f"{len(self.skipped)} of {self.clips} clips are skipped: {named}{rest}." if reasons else ""
 
 
 def encode_manifest(
@@ -75,16 +90,19 @@ def encode_manifest(
     dtype: str = "float16",
     decoder: Decoder = "pyav",
     retry_skipped: bool = False,
+    verify: bool = False,
     shard: Shard | None = None,
     progress: Callable[[int, int], object] | None = None,
     on_skip: Callable[[SkippedClip], None] | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> EncodeReport:
     """Encode every clip on every grid, and every distinct caption, into a latent cache.
 
     Killed at any moment and called again, it goes on with the first file that is not whole, and the cache ends
     with the same bytes (same machine, same number of threads). A finished cache of the same clips, encoders and
-    target is left as it is, even if it has more grids than asked for. Parts may run at once on one folder; whoever
-    finds every file there completes the cache.
+    target is left as it is, even if it has more grids than asked for; of one that lost files or has damaged ones, these
+    are encoded again. Parts may run at once on one folder, and whoever finds every file there completes the cache;
+    others may not.
 
     Args:
         clips: what `read_manifest` gave.
@@ -98,42 +116,70 @@ def encode_manifest(
         dtype: "float16" or "bfloat16", of what is stored.
         decoder: see `read_video`. PyAV by default: decord hides damaged pictures instead of reporting them.
         retry_skipped: encode the files again in which an earlier run skipped a clip, on the grids that they have.
+        verify: read all files of a finished cache, to find changed bytes too, not only what is missing or cut short.
         shard: the part to encode; by default all.
         progress: called with (clips done, clips of this part) after every batch.
         on_skip: called with every clip that is skipped, as it happens.
+        say: called with lines for people: captions that are cut, files that are encoded again.
 
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
+        OSError: if the cache cannot be written, another run is writing it, or the machine fails to read any clip.
+        RuntimeError: if the model fails.
     """
     grids, shard = checked_grids(grids, model), shard or Shard()
     _check_request(batch_size, retry_skipped, shard)
-    finished = finished_report(folder, clips, grids, model_name=model_name, encoders=encoders, dtype=dtype)
-    if finished is not None:
-        if not (retry_skipped and finished.skipped):
-            return finished
-        index = read_index(folder)
+    index = _finished_index(folder, clips, grids, model_name, encoders, dtype)
+    damaged = [] if index is None else damaged_shards(folder, index, thorough=verify)
+    if index is not None:
+        if not damaged and not (retry_skipped and index["skipped"]):
+            return _report(index, index["num_clips"])
         grids = tuple(LatentSize.parse(text) for text in index["grids"])
         shard_size = index["shard_size"]
-    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    digest = clips_digest(clips)
+    clips, captions, cut = _check_captions(clips, model)
+    if cut:
+        say(describe_cut(cut, model.max_tokens, "caption"))
     header = CacheHeader(
         model=model_name,
         encoders=encoders,
-        clips_digest=clips_digest(clips),
+        clips_digest=digest,
         num_clips=len(clips),
         num_captions=len(captions),
         fps=model.spec.fps,
         grids=grids,
         dtype=dtype,
     )
-    writer = LatentCacheWriter(folder, header, shard_size, alone=shard.is_whole)
-    if retry_skipped:
-        writer.drop_skipped()
-    encoder = _ShardEncoder(model, grids, batch_size, decoder, progress, on_skip)
-    write_prompt_shards(writer, model, captions, batch_size, shard.of(range(len(writer.prompt_shards))))
-    reused = _write_latent_shards(writer, encoder, clips, shard.of(range(len(writer.latent_shards))))
-    if not writer.is_whole:
-        return EncodeReport(len(clips), 0, len(captions), (), reused, is_complete=False)
-    return _report(writer.finish(), reused)
+    with (alone_in if shard.is_whole else together_in)(folder):
+        writer = LatentCacheWriter(folder, header, shard_size)
+        if damaged:
+            say(describe_damaged(damaged, "encoded"))
+        writer.take_back([*damaged, *(writer.shards_with_skipped() if retry_skipped else ())])
+        encoder = _ShardEncoder(model, grids, dtype, batch_size, decoder, progress, on_skip)
+        write_prompt_shards(writer, model, captions, batch_size, shard.of(range(len(writer.prompt_shards))))
+        reused = _write_latent_shards(writer, encoder, clips, shard.of(range(len(writer.latent_shards))))
+        summary = summarize_cut(cut, model.max_tokens)
+        if not writer.is_whole:
+            return EncodeReport(len(clips), 0, len(captions), (), reused, summary, is_complete=False)
+        return _report(writer.finish({"cut_captions": summary}), reused)
+
+
+def _check_captions(clips: Sequence[Clip], model: VideoModel) -> tuple[list[Clip], list[str], dict[str, int]]:
+    """Clips, of which those whose captions the tokenizer fails at say so; all other captions; those that are cut."""
+    captions = dict.fromkeys(clip.caption for clip in clips if not clip.problem)
+    failures: dict[str, str] = {}
+
+    def note(caption: str, error: Exception) -> None:
+        failures[caption] = f"its caption cannot be tokenized: {describe_error(error)}"
+
+    cut = cut_texts(model, captions, note)
+    checked = [
+        replace(clip, problem=failures[clip.caption])
+        if not clip.problem and clip.caption in failures
+        else clip
+        for clip in clips
+    ]
+    return checked, [caption for caption in captions if caption not in failures], cut
 
 
 def _check_request(batch_size: int, retry_skipped: bool, shard: Shard) -> None:
@@ -153,8 +199,9 @@ def finished_report(
     model_name: str,
     encoders: str = "",
     dtype: str = "float16",
+    verify: bool = False,
 ) -> EncodeReport | None:
-    """The report of a finished cache of these clips; None if there is none. Needs no model.
+    """The report of a finished cache of these clips; None if there is none, or files of it are lost. Needs no model.
 
     A cache with more grids than asked for serves, if its target is the same.
 
@@ -165,10 +212,26 @@ def finished_report(
         model_name: see `encode_manifest`.
         encoders: see `encode_manifest`.
         dtype: see `encode_manifest`.
+        verify: see `encode_manifest`.
 
     Raises:
         ValueError: if the folder holds something that is no cache.
     """
+    index = _finished_index(folder, clips, grids, model_name, encoders, dtype)
+    if index is None or damaged_shards(folder, index, thorough=verify):
+        return None
+    return _report(index, index["num_clips"])
+
+
+def _finished_index(
+    folder: str | os.PathLike[str],
+    clips: Sequence[Clip],
+    grids: Sequence[LatentSize],
+    model_name: str,
+    encoders: str,
+    dtype: str,
+) -> dict[str, Any] | None:
+    """What a cache of these clips that calls itself complete says of itself; None if there is none."""
     if not (Path(folder) / INDEX_NAME).is_file():
         return None
     index = read_index(folder)
@@ -183,73 +246,20 @@ def finished_report(
     names = [str(grid) for grid in grids]
     if not same or not set(names) <= set(index["grids"]) or names[-1] != index["grids"][-1]:
         return None
-    return _report(index, index["num_clips"])
+    return index
 
 
 def _report(index: dict[str, Any], reused: int) -> EncodeReport:
     skipped = tuple(SkippedClip(**clip) for clip in index["skipped"])
-    return EncodeReport(index["num_clips"], index["samples"], index["num_captions"], skipped, reused)
+    cut = index.get("cut_captions", {})
+    return EncodeReport(index["num_clips"], index["samples"], index["num_captions"], skipped, reused, cut)
 
 
-def clip_pixels(
-    clip: Clip, size: PixelSize, fps: int | float, decoder: Decoder = "pyav"
-) -> Float[Tensor, "1 3 frames height width"]:
-    """Read a clip as pixels in [-1, 1]: the first `size.frames` at `fps`, cropped and shrunk to `size`.
-
-    Raises:
-        VideoError: if it cannot be read, or is shorter or smaller than `size`.
-    """
-    frames, _ = read_video(
-        clip.path,
-        start_seconds=clip.start,
-        end_seconds=clip.end,
-        num_frames=size.frames,
-        fps=fps,
-        decoder=decoder,
-    )
-    try:
-        frames = crop_to_shape(frames, size, probe_video(clip.path).pixel_aspect)
-    except ValueError as error:
-        raise VideoError(clip.path, str(error)) from error
-    pieces = []
-    for start in range(0, len(frames), _FRAMES_AT_ONCE):
-        piece = torch.from_numpy(np.ascontiguousarray(frames[start : start + _FRAMES_AT_ONCE]))
-        pixels = piece.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        pieces.append(resize_pixels(pixels, PixelSize(pixels.shape[2], size.height, size.width)))
-    return torch.cat(pieces, dim=2)
-
-
-def crop_to_shape(
-    frames: UInt8[np.ndarray, "frames height width 3"], size: PixelSize, pixel_aspect: int | float = 1.0
-) -> UInt8[np.ndarray, "frames _ _ 3"]:
-    """Cut out the largest centred part that has the shape of `size` when shown.
-
-    Args:
-        frames: pictures.
-        size: whose height and width give the shape.
-        pixel_aspect: width of a stored pixel over its height.
-
-    Raises:
-        ValueError: if the part is smaller than `size`.
-    """
-    height, width = frames.shape[1:3]
-    # Shown, the picture is width * pixel_aspect by height. How often `size` fits into it on each axis:
-    scale = min(height / size.height, width * pixel_aspect / size.width)
-    rows = min(height, round(scale * size.height))
-    columns = min(width, round(scale * size.width / pixel_aspect))
-    if scale < 1 and not math.isclose(scale, 1):
-        raise ValueError(
-            f"shows {round(width * pixel_aspect)}x{height} pixels, fewer than the {size.width}x{size.height} "
-            "(width x height) of the schedule's last stage."
-        )
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return frames[:, top : top + rows, left : left + columns]
-
-
-@dataclass(frozen=True)
+@dataclass
 class _ShardEncoder:
     model: VideoModel
     grids: tuple[LatentSize, ...]
+    dtype: str
     batch_size: int
     decoder: Decoder
     progress: Callable[[int, int], object] | None
@@ -263,43 +273,66 @@ class _ShardEncoder:
         self, stretch: range, clips: Sequence[Clip], done: int, to_do: int
     ) -> tuple[list[str], dict[LatentSize, Tensor], list[SkippedClip]]:
         """Keys of the clips that could be read, their latents, and the clips that could not."""
-        keys: list[str] = []
-        skipped: list[SkippedClip] = []
-        pending: list[Tensor] = []
-        batches: list[dict[LatentSize, Tensor]] = []
+        read: dict[str, Tensor] = {}
+        skipped: dict[str, SkippedClip] = {}
+        kept: dict[str, dict[LatentSize, Tensor]] = {}
         # Batches never cross shards: the same clips meet in a batch whether or not a run was interrupted.
         for index, pixels in zip(stretch, self._read_ahead(stretch, clips), strict=True):
-            if isinstance(pixels, SkippedClip):
-                skipped.append(pixels)
-                if self.on_skip is not None:
-                    self.on_skip(pixels)
+            key = f"{index:08d}"
+            if isinstance(pixels, str):
+                skipped[key] = self._skip(key, clips[index], pixels)
             else:
-                keys.append(f"{index:08d}")
-                pending.append(pixels)
-            if pending and (len(pending) == self.batch_size or index == stretch[-1]):
-                batches.append(encode_on_grids(self.model, torch.cat(pending), self.grids))
-                pending.clear()
+                read[key] = pixels
+            if read and (len(read) == self.batch_size or index == stretch[-1]):
+                for key, latents in self._encode(read).items():
+                    if isinstance(latents, str):
+                        skipped[key] = self._skip(key, clips[int(key)], latents)
+                    else:
+                        kept[key] = latents
+                read.clear()
             self.report(done + index - stretch[0] + 1, to_do)
-        latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in self.grids if batches}
-        return keys, latents, skipped
+        stacked = {grid: torch.stack([kept[key][grid] for key in kept]) for grid in self.grids if kept}
+        return list(kept), stacked, [skipped[key] for key in sorted(skipped)]
 
-    def _read_ahead(self, stretch: range, clips: Sequence[Clip]) -> Iterator[Tensor | SkippedClip]:
+    def _skip(self, key: str, clip: Clip, reason: str) -> SkippedClip:
+        skipped = SkippedClip(key, clip.name, on_one_line(reason))
+        if self.on_skip is not None:
+            self.on_skip(skipped)
+        return skipped
+
+    def _encode(self, read: dict[str, Tensor]) -> dict[str, dict[LatentSize, Tensor] | str]:
+        """Latents of each clip of a batch, or why it has none."""
+        batch = encode_on_grids(self.model, torch.cat(list(read.values())), self.grids)
+        results: dict[str, dict[LatentSize, Tensor] | str] = {}
+        for row, key in enumerate(read):
+            latents = {grid: batch[grid][row] for grid in self.grids}
+            problem = self._not_finite(latents)
+            if problem and (cause := self._not_finite(self._encode_grey(read[key]))):
+                raise CacheError(cause)
+            results[key] = problem or latents
+        return results
+
+    def _encode_grey(self, pixels: Float[Tensor, "1 3 frames height width"]) -> dict[LatentSize, Tensor]:
+        """What the model makes of the plainest clip: where that cannot be stored either, no clip is to blame."""
+        return encode_on_grids(self.model, torch.zeros_like(pixels), self.grids)
+
+    def _not_finite(self, latents: dict[LatentSize, Tensor]) -> str:
+        problems = ((grid, not_finite(latents[grid], self.dtype)) for grid in self.grids)
+        return next((f"latents on {grid}: {problem}" for grid, problem in problems if problem), "")
+
+    def _read_ahead(self, stretch: range, clips: Sequence[Clip]) -> Iterator[Tensor | str]:
         # A batch is read and shrunk while the VAE works on the one before; no more, for clips are large.
+        target = self.model.spec.compression.pixel_size(self.grids[-1])
         with ThreadPoolExecutor(1) as reader:
-            coming: deque[Future[Tensor | SkippedClip]] = deque()
+            coming: deque[Future[Tensor | str]] = deque()
             for index in stretch:
-                coming.append(reader.submit(self._read, f"{index:08d}", clips[index]))
+                coming.append(
+                    reader.submit(pixels_or_reason, clips[index], target, self.model.spec.fps, self.decoder)
+                )
                 if len(coming) > self.batch_size:
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()
-
-    def _read(self, key: str, clip: Clip) -> Float[Tensor, "1 3 frames height width"] | SkippedClip:
-        target = self.model.spec.compression.pixel_size(self.grids[-1])
-        try:
-            return clip_pixels(clip, target, self.model.spec.fps, self.decoder)
-        except VideoError as error:
-            return SkippedClip(key, clip.name, error.reason)
 
 
 @torch.no_grad()

@@ -2,19 +2,23 @@
 
     {"path": "clips/fox.mp4", "caption": "a fox jumps", "start": 1.5, "end": 4.25}
 
-`path` is relative to the manifest's folder unless absolute; `start` and `end` are seconds and may be left out.
+`path` is relative to the manifest's folder unless absolute; `start` and `end` are seconds and may be left out. The file
+is UTF-8, or UTF-16 with a mark.
 """
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swd_video.data.texts import clean_text, on_one_line
+from swd_video.files import read_text
+
 _KEYS = ("path", "caption", "start", "end")
+_LONGEST_SECONDS = 1e9
 
 
 class ManifestError(ValueError):
@@ -31,6 +35,7 @@ class Clip:
         start: seconds from the first frame.
         end: seconds from the first frame; None for the end of the file.
         written_path: the path as the manifest gives it, the same on every machine.
+        problem: why the clip cannot be used, where its line says so already.
     """
 
     path: Path
@@ -38,37 +43,41 @@ class Clip:
     start: int | float = 0.0
     end: int | float | None = None
     written_path: str = ""
+    problem: str = ""
 
     @property
     def name(self) -> str:
-        """The file as people know it: as the manifest gives it, where there is one."""
-        return self.written_path or str(self.path)
+        """The file as people know it: as the manifest gives it, where there is one; it can be printed."""
+        return on_one_line(self.written_path or str(self.path))
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest line that gives this clip."""
-        line: dict[str, Any] = {"path": self.name, "caption": self.caption, "start": self.start}
+        path = self.written_path or str(self.path)
+        line: dict[str, Any] = {"path": path, "caption": self.caption, "start": self.start}
         return line if self.end is None else {**line, "end": self.end}
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     """Read every clip of a manifest, in order. Whether the videos exist is found out when they are read.
 
+    A clip whose caption no tokenizer takes says so in its `problem`.
+
     Raises:
         ManifestError: if the file cannot be read, a line is not what it should be, or there is no clip.
     """
     manifest = Path(path)
     try:
-        text = manifest.read_text(encoding="utf-8-sig")
+        text = read_text(manifest)
     except FileNotFoundError:
         raise ManifestError(
             f"{manifest}: no such manifest. Check the path, which starts at the working directory, or make the file; "
             "a shipped config says how in its first lines."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ManifestError(f"{manifest}: cannot be read as text: {error}") from None
     # Not splitlines(): JSON may hold other line ends, such as U+2028, inside a caption.
     lines = enumerate(text.split("\n"), start=1)
-    clips = [_parse(line, f"{manifest}:{number}", manifest.parent) for number, line in lines if line.strip()]
+    clips = [_parse(line, number, manifest) for number, line in lines if line.strip()]
     if not clips:
         raise ManifestError(
             f'{manifest}: holds no clip; write one JSON object a line, such as {{"path": "fox.mp4", '
@@ -85,13 +94,18 @@ def clips_digest(clips: Sequence[Clip]) -> str:
     return digest.hexdigest()
 
 
-def _parse(line: str, where: str, folder: Path) -> Clip:
+def _parse(line: str, number: int, manifest: Path) -> Clip:
+    where = f"{manifest}:{number}"
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where}: not valid JSON: {on_one_line(str(error))}.") from None
     if not isinstance(fields, dict):
-        raise ManifestError(f"{where}: got {line.strip()[:40]}, expected an object with path and caption.")
+        raise ManifestError(
+            f"{where}: got {on_one_line(line)[:40]}, expected an object with path and caption."
+        )
     unknown = [key for key in fields if key not in _KEYS]
     if unknown:
         raise ManifestError(f"{where}: unknown key {unknown[0]!r}; a clip has {', '.join(_KEYS)}.")
@@ -102,12 +116,25 @@ def _parse(line: str, where: str, folder: Path) -> Clip:
     end = _seconds(fields.get("end"), "end", where)
     if end is not None and end <= start:
         raise ManifestError(f"{where}: end: got {end:g} s, expected more than start, {start:g} s.")
-    return Clip(folder / fields["path"], fields["caption"].strip(), start, end, fields["path"])
+    caption, problem = fields["caption"], ""
+    try:
+        caption = clean_text(caption)
+    except ValueError as error:
+        problem = f"line {number} of the manifest: caption {error}"
+    return Clip(manifest.parent / fields["path"], caption.strip(), start, end, fields["path"], problem)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} is given twice")
+    return fields
 
 
 def _seconds(value: Any, key: str, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_SECONDS:
         raise ManifestError(f"{where}: {key}: got {value!r}, expected seconds, 0 or more.")
     return float(value)

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from swd_video.data.texts import clean_text
+from swd_video.files import read_text
 
 
 class PromptsError(ValueError):
@@ -13,20 +15,39 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
     """Read prompts, one a line; blank lines are skipped.
 
     Raises:
-        PromptsError: if the file cannot be read, or holds no prompt.
+        PromptsError: if the file cannot be read, holds no prompt, or one that no tokenizer takes.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise PromptsError(
             f"{path}: no such file of prompts; write one with a prompt on each line."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PromptsError(f"{path}: cannot be read as text: {error}") from None
-    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = enumerate(text.split("\n"), start=1)
+    prompts = [
+        clean_prompt(line, f"{path}: line {number}:").strip() for number, line in lines if line.strip()
+    ]
     if not prompts:
         raise PromptsError(f"{path}: holds no prompt; write one on each line.")
     return prompts
+
+
+def clean_prompt(text: str, where: str) -> str:
+    """A prompt as tokenizers take it, see `clean_text`.
+
+    Args:
+        text: the prompt.
+        where: how a message starts: the key or the line of it.
+
+    Raises:
+        PromptsError: if none takes it.
+    """
+    try:
+        return clean_text(text)
+    except ValueError as error:
+        raise PromptsError(f"{where} {error}") from None
 
 
 def choose_prompts(prompts: Sequence[str], file: str | None, count: int | None = None) -> list[str]:
@@ -38,9 +59,14 @@ def choose_prompts(prompts: Sequence[str], file: str | None, count: int | None =
         count: take the first so many.
 
     Raises:
-        PromptsError: if a prompt is there twice or blank, or there are fewer than asked for.
+        PromptsError: if a prompt is there twice or blank, no tokenizer takes it, or there are fewer than asked for.
     """
-    chosen = list(prompts) if file is None else read_prompts(file)
+    named = enumerate(prompts, start=1)
+    chosen = (
+        [clean_prompt(prompt, f"prompts: prompt {n}") for n, prompt in named]
+        if file is None
+        else read_prompts(file)
+    )
     source = "prompts" if file is None else file
     seen: dict[str, int] = {}
     for number, prompt in enumerate(chosen, start=1):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch import Tensor
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.encode import checked_grids, encode_on_grids, write_prompt_shards
-from swd_video.data.latent_cache import INDEX_NAME, CacheHeader, LatentCacheWriter, read_index
+from swd_video.data.latent_cache import INDEX_NAME, CacheHeader, damaged_shards, describe_damaged, read_index
+from swd_video.data.latent_cache_writing import LatentCacheWriter
 from swd_video.data.shards import Shard
+from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
+from swd_video.files import alone_in, together_in
 from swd_video.models.base import VideoModel
 from swd_video.models.teacher_sampling import sample_teacher
 
@@ -54,7 +58,7 @@ class Recipe:
     batch_size: int = 4
     dtype: str = "float32"
 
-    @property
+    @cached_property
     def clips(self) -> list[tuple[str, int]]:
         """Prompt and number of the sample of every clip, in the order of the cache."""
         return [(prompt, sample) for prompt in self.prompts for sample in range(self.samples_per_prompt)]
@@ -73,12 +77,14 @@ class SynthesisReport:
         captions: distinct prompts.
         made: clips that this run made.
         is_complete: whether the cache can be read; else other parts are still to come.
+        cut_prompts: what `summarize_cut` gave of the prompts that the teacher reads only the beginning of.
     """
 
     clips: int
     captions: int
     made: int
     is_complete: bool
+    cut_prompts: dict[str, Any] = field(default_factory=dict)
 
 
 def synthesize(
@@ -94,6 +100,7 @@ def synthesize(
     shard: Shard | None = None,
     notes: Mapping[str, str] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> SynthesisReport:
     """Make the clips that are missing and write them into a latent cache.
 
@@ -113,9 +120,11 @@ def synthesize(
         shard: the part to make; by default all.
         notes: texts to keep in the cache, by their file's name; written before the first clip is made.
         progress: called with (clips done, clips to do in this part) after every batch.
+        say: called with lines for people: prompts that are cut, files that are made again.
 
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
+        OSError: if the cache cannot be written, or another run is writing it.
     """
     grids = checked_grids(grids, model)
     shard = shard or Shard()
@@ -129,16 +138,31 @@ def synthesize(
         grids,
         dtype,
     )
-    file_size = prompts_per_file * recipe.samples_per_prompt
-    writer = LatentCacheWriter(folder, header, file_size, alone=shard.is_whole)
-    for name, text in (notes or {}).items():
-        writer.write_note(name, text)
-    prompt_files = shard.of(range(len(writer.prompt_shards)))
-    write_prompt_shards(writer, model, recipe.prompts, recipe.batch_size, prompt_files)
-    made = _write_clips(writer, model, recipe, shard.of(range(len(writer.latent_shards))), progress)
-    if writer.is_whole:
-        writer.finish()
-    return SynthesisReport(len(recipe.clips), len(recipe.prompts), made, writer.is_whole)
+    cut = cut_texts(model, recipe.prompts)
+    cut_negative = cut_texts(model, [recipe.negative_prompt]) if recipe.guidance_scale != 1 else {}
+    for texts, what in ((cut, "prompt"), (cut_negative, "negative prompt")):
+        if texts:
+            say(describe_cut(texts, model.max_tokens, what))
+    summary = summarize_cut(cut, model.max_tokens)
+    with (alone_in if shard.is_whole else together_in)(folder):
+        writer = LatentCacheWriter(folder, header, prompts_per_file * recipe.samples_per_prompt)
+        damaged = _damaged(folder)
+        if damaged:
+            say(describe_damaged(damaged, "made"))
+        writer.take_back(damaged)
+        for name, text in (notes or {}).items():
+            writer.write_note(name, text)
+        prompt_files = shard.of(range(len(writer.prompt_shards)))
+        write_prompt_shards(writer, model, recipe.prompts, recipe.batch_size, prompt_files)
+        made = _write_clips(writer, model, recipe, shard.of(range(len(writer.latent_shards))), progress)
+        if writer.is_whole:
+            writer.finish({"cut_captions": summary})
+        return SynthesisReport(len(recipe.clips), len(recipe.prompts), made, writer.is_whole, summary)
+
+
+def _damaged(folder: str | os.PathLike[str]) -> list[str]:
+    index = read_index(folder)
+    return damaged_shards(folder, index) if index["complete"] else []
 
 
 def _write_clips(
@@ -168,17 +192,21 @@ def _write_clips(
     return made
 
 
-def finished_synthesis(folder: str | os.PathLike[str], recipe: Recipe, grids: Sequence[LatentSize]) -> bool:
-    """Whether the folder holds a complete cache of this recipe on these grids. Needs no model.
+def finished_synthesis(
+    folder: str | os.PathLike[str], recipe: Recipe, grids: Sequence[LatentSize]
+) -> SynthesisReport | None:
+    """The report of a complete cache of this recipe on these grids; None if there is none. Needs no model.
 
     Raises:
         ValueError: if the folder holds something that is no cache.
     """
     if not (Path(folder) / INDEX_NAME).is_file():
-        return False
+        return None
     index: dict[str, Any] = read_index(folder)
     same = index["clips_digest"] == recipe.digest() and index["grids"] == [str(grid) for grid in grids]
-    return bool(index["complete"]) and same
+    if not (same and index["complete"]) or damaged_shards(folder, index):
+        return None
+    return SynthesisReport(len(recipe.clips), len(recipe.prompts), 0, True, index.get("cut_captions", {}))
 
 
 @torch.no_grad()

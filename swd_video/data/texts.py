@@ -1,8 +1,9 @@
 """Texts that people give a model: what no tokenizer takes, and what a model would not read of them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from typing import Any
 
 from swd_video.models.base import VideoModel
 
@@ -37,32 +38,53 @@ def on_one_line(text: str) -> str:
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
-def cut_texts(model: VideoModel, texts: Iterable[str]) -> dict[str, int]:
+def cut_texts(
+    model: VideoModel, texts: Iterable[str], on_failure: Callable[[str, Exception], object] | None = None
+) -> dict[str, int]:
     """The texts of which a model reads only the beginning, in order, with the tokens that they have.
 
     Args:
         model: counts, and says how many it reads.
         texts: as `clean_text` gave them.
+        on_failure: called with a text at which the tokenizer fails, and how; by default the failure is raised.
     """
-    counts = {text: model.count_tokens(text) for text in texts}
-    return {text: count for text, count in counts.items() if count > model.max_tokens}
+    cut = {}
+    for text in texts:
+        try:
+            count = model.count_tokens(text)
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(text, error)
+            continue
+        if count > model.max_tokens:
+            cut[text] = count
+    return cut
 
 
-def describe_cut(cut: Mapping[str, int], max_tokens: int, what: str) -> str:
-    """One line that says how many texts are cut, and names the first.
+def describe_error(error: BaseException) -> str:
+    """An error that nobody foresaw, in one line: what kind it is, and its first line."""
+    lines = str(error).strip().splitlines()
+    return on_one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+
+
+def describe_cut(cut: Mapping[str, int], max_tokens: int, what: str, count: int | None = None) -> str:
+    """One line that says how many texts are cut, and names the first; it ends without a full stop.
 
     Args:
         cut: what `cut_texts` gave; not empty.
         max_tokens: what the model reads.
         what: "caption", say; a plural is made with an s.
+        count: how many there are, where `cut` has only the first.
     """
-    named = ", ".join(f"{_beginning(text)} ({count})" for text, count in islice(cut.items(), _NAMED))
-    more = ", ..." if len(cut) > _NAMED else ""
-    have, ends = ("s have", "their ends are") if len(cut) > 1 else (" has", "its end is")
-    return f"{len(cut)} {what}{have} more tokens than the {max_tokens} the model reads, and {ends} lost: {named}{more}"
+    count = count or len(cut)
+    named = ", ".join(f"{_beginning(text)} ({tokens})" for text, tokens in islice(cut.items(), _NAMED))
+    more = ", ..." if count > _NAMED else ""
+    have, ends = ("s have", "their ends are") if count > 1 else (" has", "its end is")
+    return f"{count} {what}{have} more tokens than the {max_tokens} the model reads, and {ends} lost: {named}{more}"
 
 
-def summarize_cut(cut: Mapping[str, int], max_tokens: int) -> dict[str, int | dict[str, int]]:
+def summarize_cut(cut: Mapping[str, int], max_tokens: int) -> dict[str, Any]:
     """The same for a file: how many, what the model reads, and the first texts with their tokens."""
     return {"count": len(cut), "max_tokens": max_tokens, "first": dict(islice(cut.items(), _NAMED))}
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from swd_video.core.grid import PixelSize
-from swd_video.data.encode import clip_pixels
+from swd_video.data.clips import clip_pixels
 from swd_video.data.manifest import Clip, read_manifest
 from swd_video.evaluation.speed import Sampler
 from swd_video.models.base import VideoModel

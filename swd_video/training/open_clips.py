@@ -11,7 +11,7 @@ from swd_video.config.schema import DataConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
-from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, read_index
+from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished
 from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
@@ -37,7 +37,7 @@ def open_clips(
         ConfigError: if the cache is of other clips, another model or other grids, or there is none.
     """
     encoders = fingerprint_encoders(resolve_model_path(model_name))
-    if data.manifest is not None and accelerator.is_main_process and not _is_complete(data.cache):
+    if data.manifest is not None and accelerator.is_main_process and not is_finished(data.cache):
         with moved_to(accelerator.device, *all_parts(model)):
             _encode(data, model_name, schedule, model, encoders)
     accelerator.wait_for_everyone()
@@ -48,10 +48,6 @@ def open_clips(
         raise ConfigError(f"data.cache: {error}{hint}") from None
     _check_clips(data, model_name, schedule, clips, encoders)
     return clips
-
-
-def _is_complete(cache: str) -> bool:
-    return (Path(cache) / INDEX_NAME).is_file() and bool(read_index(cache)["complete"])
 
 
 def _encode(
@@ -71,13 +67,11 @@ def _encode(
             batch_size=data.encode_batch_size,
             progress=lambda done, _: bar.update(done - bar.n),
             on_skip=lambda clip: bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr),
+            say=lambda line: bar.write(line, file=sys.stderr),
         )
     if report.skipped:
-        print(
-            f"{len(report.skipped)} of {report.clips} clips could not be encoded; their paths and reasons are "
-            f"in {Path(data.cache) / INDEX_NAME}. {_CURE}",
-            file=sys.stderr,
-        )
+        names = f"{Path(data.cache) / INDEX_NAME} names them."
+        print(f"{report.describe_skipped()} {names} {_CURE}", file=sys.stderr)
 
 
 def _check_clips(

@@ -80,7 +80,9 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
     assert "data.manifest: not set" in error_of(str(config))
     assert "no such manifest" in error_of(str(config), "--manifest", str(tmp_path / "none.jsonl"))
-    assert "is a file" in error_of(str(config), "--manifest", str(manifest), "--out", str(config))
+    common = [str(config), "--manifest", str(manifest)]
+    assert f"--out {config}: cannot be written to: it is no folder" in error_of(*common, "--out", str(config))
+    assert "data.cache " in error_of(*common, "--data.cache", str(config / "cache"))
     assert "no such config file" in error_of(str(tmp_path / "none.yaml"))
     assert "model 'none'" in error_of(str(config), "--manifest", str(manifest), "--model", "none")
     manifest.write_text('{"path": 3}')
@@ -102,7 +104,10 @@ def test_nothing_readable_is_a_failure_until_it_is_repaired(
 
     shutil.copyfile(EMOJI / "tea.webp", tmp_path / "c.webp")
     assert main(encode) == 1  # a finished cache is left as it is
-    assert "0 of 3 clips" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "0 of 3 clips" in captured.out
+    assert "3 of 3 clips are skipped: 3 x No such file or directory. " in captured.err
+    assert "not one of 3 clips could be encoded" in captured.err
     assert main([*encode, "--retry-skipped", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["samples"], summary["reused"]) == (1, 0) and len(summary["skipped"]) == 2
@@ -142,3 +147,43 @@ def test_parts_are_encoded_one_by_one(
     assert main([*words, "--shard", "1/2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["complete"]
     assert len(LatentCache(tmp_path / "cache")) == 2
+
+
+def test_captions_that_are_cut_are_said_and_counted(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model reads 48 tokens, one for each letter; the two that are longer differ where it does not look."""
+    manifest, out = tmp_path / "clips.jsonl", tmp_path / "out"
+    captions = ["x" * 159 + end for end in "ab"] + ["short"]
+    lines = [{"path": str(EMOJI / "tea.webp"), "caption": caption} for caption in [*captions, captions[0]]]
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    encode = [
+        "encode",
+        str(config),
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(out),
+        "--json",
+        "--shard-size",
+        "2",
+    ]
+    line = "2 captions have more tokens than the 48 the model reads, and their ends are lost: 'xxx"
+    for _ in ("encoded", "finished already"):
+        assert main(encode) == 0
+        captured = capsys.readouterr()
+        assert captured.err.count(line) == 1 and captured.err.count("xxx...' (161)") == 2
+        cut = json.loads(captured.out)["cut_captions"]
+        assert cut == {"count": 2, "max_tokens": 48, "first": dict.fromkeys(captions[:2], 161)}
+    index = json.loads((out / "index.json").read_text())
+    assert index["cut_captions"] == cut and len(index["digest"]) == 64
+
+    lost = out / "latents-00001.safetensors"
+    content = lost.read_bytes()
+    lost.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(encode) == 0
+    assert "finished already" in capsys.readouterr().err
+    assert main([*encode, "--verify"]) == 0
+    captured = capsys.readouterr()
+    assert "missing or damaged, so encoded again: latents-00001.safetensors\n" in captured.err
+    assert json.loads(captured.out)["reused"] == 2 and lost.read_bytes() == content

@@ -12,7 +12,8 @@ from torch import Tensor
 from swd_video.cli.main import main
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.latent_cache import CacheHeader, LatentCacheWriter
+from swd_video.data.latent_cache import CacheHeader
+from swd_video.data.latent_cache_writing import LatentCacheWriter
 from swd_video.planning.architecture import load_architecture
 from swd_video.planning.sampling_cost import TransformerCounter
 

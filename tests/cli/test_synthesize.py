@@ -87,10 +87,16 @@ def test_killed_or_divided_it_ends_with_the_same_bytes(
     unfinished = {k: v for k, v in index.items() if k not in ("samples", "skipped", "latents", "prompts")}
     (stopped / "index.json").write_text(json.dumps({**unfinished, "complete": False}))
     (stopped / "latents-00001.safetensors").unlink()
-    (stopped / ".latents-00001.safetensors.abc.tmp").write_bytes(b"half")
+    (stopped / ".latents-00001.safetensors.0123456789abcdef.draft").write_bytes(b"half")
     assert synthesize(values, stopped) == 0
     assert json.loads(capsys.readouterr().out)["made"] == 2
     assert contents(stopped) == expected
+    # Finished, it loses a file.
+    (stopped / "latents-00002.safetensors").unlink()
+    assert synthesize(values, stopped) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["made"] == 2 and contents(stopped) == expected
+    assert "missing or damaged, so made again: latents-00002.safetensors\n" in captured.err
 
     parts = tmp_path / "parts"
     assert synthesize(values, parts, "--shard", "2/2") == 0
@@ -133,6 +139,11 @@ def test_a_student_is_distilled_from_it(
         ({"grids": ["2x4"]}, "grids: '2x4' is not a size"),
         ({"prompts": []}, "prompts and prompts_file: got neither"),
         ({"steps": 3}, "holds a cache of another clips_digest"),
+        (
+            {"prompts": ["a fox", "b \0"]},
+            "prompts: prompt 2 holds a control character, U+0000, as character 3",
+        ),
+        ({"negative_prompt": "\x1b[0m"}, "negative_prompt: holds a control character, U+001B"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -149,3 +160,28 @@ def test_wrong_input_is_one_line(
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert (out / "synthesize.yaml").read_bytes() == (synthesized / "synthesize.yaml").read_bytes()
     assert contents(out) == contents(synthesized)
+
+
+def test_what_the_teacher_does_not_read_is_said_and_an_impossible_folder_found_first(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {**values, "prompts": ["y" * 60], "negative_prompt": "z" * 50, "samples_per_prompt": 1, "steps": 1}
+    small = {**long, "grids": ["2x4x4"]}
+    for made in (1, 0):
+        assert synthesize(small, tmp_path / "cache") == 0
+        captured = capsys.readouterr()
+        cut = {"count": 1, "max_tokens": 48, "first": {"y" * 60: 61}}
+        assert json.loads(captured.out)["cut_prompts"] == cut
+        line = "1 prompt has more tokens than the 48 the model reads, and its end is lost: 'yyy"
+        assert line in captured.err
+        assert (
+            captured.err.count("1 negative prompt has more tokens")
+            == made
+            == json.loads(captured.out)["made"]
+        )
+    assert json.loads((tmp_path / "cache" / "index.json").read_text())["cut_captions"] == cut
+    (tmp_path / "file").touch()
+    assert synthesize({**small, "seed": 9}, tmp_path / "file") == 2
+    error = capsys.readouterr().err
+    assert f"error: --out {tmp_path / 'file'}: cannot be written to: it is no folder" in error
+    assert "Loading" not in error

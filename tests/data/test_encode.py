@@ -1,11 +1,15 @@
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +18,13 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.encode import (
-    clip_pixels,
-    crop_to_shape,
-    encode_manifest,
-    finished_report,
-)
+from swd_video.data.clips import clip_pixels, crop_to_shape
+from swd_video.data.encode import EncodeReport, encode_manifest, finished_report
 from swd_video.data.latent_cache import CacheError, LatentCache, SkippedClip
 from swd_video.data.manifest import Clip, read_manifest
 from swd_video.data.shards import Shard
 from swd_video.data.video import VideoError, read_video
+from swd_video.files import FolderInUseError, alone_in, together_in
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import load_model
 
@@ -174,6 +175,139 @@ def test_nothing_readable_still_makes_a_cache(
     assert len(LatentCache(out)) == 0
 
 
+CASES = Path(__file__).parents[1] / "cases"
+
+
+def test_no_bad_file_ends_an_encode(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.mp4"))
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video\n" * 1000)
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 64)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "riff.mp4").write_bytes(b"RIFF\xff\xff\xff\x7fWEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff" * 6)
+    bad = {
+        "folder.mp4": "is a folder",
+        "pipe.mp4": "is a pipe, a socket or a device",
+        "socket.mp4": "is a pipe, a socket or a device",
+        "/dev/zero": "is a pipe, a socket or a device",
+        "empty.mp4": "is empty",
+        "text.mp4": "cannot be read as video",
+        "noise.mp4": "cannot be read as video",
+        "riff.mp4": "DecompressionBombError: ",
+        "loop.mp4": "Too many levels of symbolic links",
+        "n" * 300: "File name too long",
+        "\ud83d\nfox\x1b.mp4": "surrogates not allowed",
+    }
+    lines = [(CASES / f"{name}.jsonl").read_text() for name in ("folder", "nul_path", "surrogate_caption")]
+    lines += [json.dumps({"path": path, "caption": reason}) for path, reason in bad.items()]
+    lines += [json.dumps({"path": str(videos / "wide.mp4"), "caption": "a \x08 bell"})]
+    lines += [json.dumps({"path": str(videos / "wide.mp4"), "caption": "discs"})]
+    (tmp_path / "clips.jsonl").write_text("\n".join(lines))
+    told: list[SkippedClip] = []
+    out = tmp_path / "cache"
+    clips = read_manifest(tmp_path / "clips.jsonl")
+    report = encode_manifest(
+        clips, model, tiny_schedule.grids[:1], out, model_name="tiny", on_skip=told.append, shard_size=9
+    )
+    assert (report.clips, report.samples) == (len(bad) + 5, 1) and tuple(told) == report.skipped
+    reasons = [clip.reason for clip in report.skipped]
+    expected = ["is a folder", "embedded null byte", "U+D83D", *bad.values(), "U+0008"]
+    assert [known in reason for known, reason in zip(expected, reasons, strict=True)] == [True] * len(reasons)
+    assert reasons[2].startswith("line 5 of the manifest: caption holds half a character")
+    assert all(text.isprintable() for clip in report.skipped for text in (clip.path, clip.reason))
+    assert [LatentCache(out)[0][key] for key in ("key", "caption")] == [f"{len(clips) - 1:08d}", "discs"]
+    assert report.describe_skipped().startswith(
+        f"{len(bad) + 4} of {len(bad) + 5} clips are skipped: 3 x is a pipe,"
+    )
+
+
+def test_a_failure_of_the_machine_ends_it_and_is_gone_on_from(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips = [Clip(videos / "wide.mp4", f"discs {number}", start=number / 10) for number in range(6)]
+    arguments = (clips, model, tiny_schedule.grids[:1])
+    settings: dict[str, Any] = {"model_name": "tiny", "shard_size": 3, "batch_size": 1}
+    for limit, allowed, clips_before, message in [
+        # With three handles open already, none is left for the fourth clip's successors, which are read ahead.
+        (resource.RLIMIT_NOFILE, 3, 4, r"Too many open files: '.*wide\.mp4'"),
+        (resource.RLIMIT_FSIZE, 100, 5, r"File too large: '.*latents-00001\.safetensors'"),
+    ]:
+        before = resource.getrlimit(limit)
+
+        def spoil(
+            done: int,
+            _: int,
+            limit: int = limit,
+            allowed: tuple[int, int] = (allowed, before[1]),
+            clips_before: int = clips_before,
+        ) -> None:
+            if done == clips_before:
+                resource.setrlimit(limit, allowed)
+
+        out = tmp_path / str(limit)
+        try:
+            with pytest.raises(OSError, match=message):
+                encode_manifest(*arguments, out, progress=spoil, **settings)
+        finally:
+            resource.setrlimit(limit, before)
+        report = encode_manifest(*arguments, out, **settings)
+        assert (report.samples, report.skipped, report.reused) == (6, (), 3)
+    assert contents(tmp_path / str(resource.RLIMIT_NOFILE)) == contents(out)
+
+
+def test_numbers_that_do_not_fit_are_a_clips_own_unless_a_plain_clip_has_them_too(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, encode_file: EncodeFile
+) -> None:
+    model, grids = load_model(tiny_wan_folder), tiny_schedule.grids[:1]
+    encode_file(tmp_path / "grey.mp4", np.full((30, 48, 64, 3), 128, np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
+    encode_file(tmp_path / "noise.mp4", noise, options={"crf": "1"})
+    clips = [Clip(tmp_path / f"{name}.mp4", name) for name in ("noise", "grey")]
+    size = model.spec.compression.pixel_size(grids[0])
+    loud, plain = (float(model.encode_video(clip_pixels(clip, size, 16)).abs().max()) for clip in clips)
+    assert loud > 1.05 * plain
+    spread = model.vae.config.latents_std
+
+    def encode(factor: float) -> EncodeReport:
+        model.vae.register_to_config(latents_std=[value / factor for value in spread])
+        return encode_manifest(clips, model, grids, tmp_path / f"{factor}", model_name="tiny", batch_size=1)
+
+    report = encode(65000 / plain)
+    reason = "latents on 2x4x4: infinite or nan in float16; use dtype bfloat16"
+    assert [(clip.path, clip.reason) for clip in report.skipped] == [(str(clips[0].path), f"{reason}.")]
+    assert report.samples == 1
+    with pytest.raises(CacheError, match=reason):
+        encode(70000 / plain)
+
+
+def test_what_is_missing_of_a_finished_cache_is_encoded_again(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips, grids = read_manifest(videos / "clips.jsonl"), tiny_schedule.distinct_grids
+    settings: dict[str, Any] = {"model_name": "tiny", "shard_size": 2}
+    first = encode_manifest(clips, model, grids, tmp_path, **settings)
+    before, said = contents(tmp_path), []
+    (tmp_path / "latents-00001.safetensors").unlink()
+    (tmp_path / "prompts-00002.safetensors").write_bytes(b"")
+    assert finished_report(tmp_path, clips, grids, model_name="tiny") is None
+    # Asked for one grid, it keeps what the cache has, and its own size of shards.
+    again = encode_manifest(clips, model, grids[-1:], tmp_path, model_name="tiny", say=said.append)
+    assert said == ["missing or damaged, so encoded again: latents-00001.safetensors and 1 more"]
+    assert again.reused == 6 and replace(again, reused=0) == first
+    assert contents(tmp_path) == before
+    with alone_in(tmp_path), pytest.raises(FolderInUseError, match="another run is writing there"):
+        encode_manifest(clips, model, grids, tmp_path, retry_skipped=True, **settings)
+    with alone_in(tmp_path / "part"), pytest.raises(FolderInUseError):
+        encode_manifest(clips, model, grids, tmp_path / "part", shard=Shard(0, 2), **settings)
+    with together_in(tmp_path / "part"), pytest.raises(FolderInUseError):
+        encode_manifest(clips, model, grids, tmp_path / "part", **settings)
+
+
 _ENCODE = """
 import sys
 from swd_video.core.grid import LatentSize
@@ -207,6 +341,8 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     assert 2 <= len(list(killed.glob("latents-*"))) < 12
     with pytest.raises(CacheError, match="not finished"):
         LatentCache(killed)
+    # What a kill in the middle of a write leaves behind.
+    (killed / ".latents-00011.safetensors.0123456789abcdef.draft").write_bytes(b"half")
 
     clips = read_manifest(manifest)
     settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
@@ -221,7 +357,7 @@ def test_parts_make_the_cache_that_one_run_makes(
     model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
 ) -> None:
     clips, grids = read_manifest(videos / "clips.jsonl"), tiny_schedule.distinct_grids
-    settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
+    settings: dict[str, Any] = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
     seen: list[tuple[int, int]] = []
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     second = encode_manifest(

@@ -1,9 +1,11 @@
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from swd_video.core.grid import LatentSize
@@ -11,11 +13,15 @@ from swd_video.data.latent_cache import (
     CacheError,
     CacheHeader,
     LatentCache,
-    LatentCacheWriter,
     SkippedClip,
     collate,
+    damaged_shards,
+    file_digest,
+    is_finished,
     read_index,
+    read_shard_header,
 )
+from swd_video.data.latent_cache_writing import LatentCacheWriter
 
 SMALL, LARGE = LatentSize(2, 4, 4), LatentSize(3, 6, 8)
 CAPTIONS = ["a fox", "an owl 🦉", "a fox", "rain", "a fox"]
@@ -111,8 +117,6 @@ def test_going_on_ends_with_the_same_bytes(stop_after: int, tmp_path: Path) -> N
     steps += [lambda s=s: write_shard(stopped, s) for s in (2, 0, 1)]
     for step in [*steps, stopped.finish][:stop_after]:
         step()
-    # What a kill in the middle of a write leaves behind.
-    (tmp_path / "stopped" / ".latents-00001.safetensors.tmp").write_bytes(b"half")
     if stop_after < 6:
         with pytest.raises(CacheError, match="not finished"):
             LatentCache(tmp_path / "stopped")
@@ -120,10 +124,10 @@ def test_going_on_ends_with_the_same_bytes(stop_after: int, tmp_path: Path) -> N
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
-def test_killed_before_the_first_index(tmp_path: Path) -> None:
-    (tmp_path / ".index.json.tmp").write_text("{")
+def test_hidden_files_are_no_strangers(tmp_path: Path) -> None:
+    (tmp_path / ".index.json.0123456789abcdef.draft").write_text("{")
     LatentCacheWriter(tmp_path, HEADER)
-    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
+    assert read_index(tmp_path)["complete"] is False
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,9 @@ def test_folders_that_are_no_cache(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(CacheError, match="cannot be read"):
         read_index(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 1, "complete": true, "model": 3}')
+    with pytest.raises(CacheError, match="model: got 3; the file was changed"):
+        read_index(tmp_path)
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
@@ -175,6 +182,70 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({**index, "samples": 9}))
     with pytest.raises(CacheError, match="counts 9 samples, the shards hold 4"):
         LatentCache(tmp_path)
+
+
+def test_what_is_finished_is_there(tmp_path: Path) -> None:
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    write_missing(LatentCacheWriter(whole, HEADER, 2))
+    write_missing(LatentCacheWriter(other, replace(HEADER, dtype="bfloat16"), 2))
+    before, index = contents(whole), read_index(whole)
+    assert is_finished(whole) and not damaged_shards(whole, index, thorough=True)
+    assert not is_finished(tmp_path / "nowhere")
+    first, second = whole / "latents-00000.safetensors", whole / "prompts-00001.safetensors"
+    for damage in (
+        first.unlink,
+        lambda: first.write_bytes(before[first.name][:-10]),
+        lambda: first.write_bytes(b""),
+        lambda: first.write_bytes((other / first.name).read_bytes()),
+    ):
+        damage()
+        second.write_bytes(before[second.name] + b"more")
+        assert damaged_shards(whole, index) == [first.name, second.name]
+        assert not is_finished(whole)
+        with pytest.raises(
+            CacheError, match="the command that made the cache again: it makes what is missing"
+        ):
+            LatentCache(whole)
+        writer = LatentCacheWriter(whole, HEADER, 2)
+        writer.take_back(damaged_shards(whole, index))
+        assert not read_index(whole)["complete"]
+        write_missing(writer)
+        assert contents(whole) == before
+    flipped = bytearray(before[first.name])
+    flipped[-1] ^= 1
+    first.write_bytes(flipped)
+    assert is_finished(whole) and damaged_shards(whole, index, thorough=True) == [first.name]
+
+
+def test_the_digest_follows_what_the_cache_holds(tmp_path: Path) -> None:
+    digests = []
+    for name, clip in (("a", 0), ("b", 0), ("c", 9)):
+        writer = LatentCacheWriter(tmp_path / name, replace(HEADER, num_clips=1, num_captions=1))
+        writer.write_prompts(0, ["a fox"], embeds_of("a fox")[None])
+        writer.write_latents(
+            0, ["0"], ["a fox"], {grid: latents_of(clip, grid)[None] for grid in (SMALL, LARGE)}
+        )
+        digests.append(writer.finish()["digest"])
+    assert digests[0] == digests[1] != digests[2]
+    # A shard from before shards had a digest of their own.
+    path = tmp_path / "a" / "latents-00000.safetensors"
+    header = read_shard_header(path)
+    expected = header.pop("digest")
+    tensors = load_file(path)
+    save_file(tensors, path, {"swd_video": json.dumps(header)})
+    assert is_finished(tmp_path / "a") and file_digest(path) == expected
+    assert (
+        LatentCacheWriter(tmp_path / "a", replace(HEADER, num_clips=1, num_captions=1)).finish()["digest"]
+        == digests[0]
+    )
+
+
+def test_work_grows_with_the_shards(tmp_path: Path) -> None:
+    """A hundred thousand shards: looking at each is no work, where it was a walk over all of them."""
+    writer = LatentCacheWriter(tmp_path, replace(HEADER, num_clips=100_000, num_captions=100_000), 1)
+    started = time.process_time()
+    assert sum(len(writer.latent_shards[number]) for number in range(100_000)) == 100_000
+    assert time.process_time() - started < 1
 
 
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

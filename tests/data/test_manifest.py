@@ -34,6 +34,12 @@ def test_lines_become_clips_with_paths_beside_the_manifest(tmp_path: Path) -> No
         ('{"caption": "x"}', "path: got None, expected text"),
         ('{"path": "a.mp4", "caption": "  "}', "caption: got '  ', expected text"),
         ('{"path": "a.mp4", "caption": 3}', "caption: got 3, expected text"),
+        ('{"path": "a.mp4", "caption": ["x"]}', r"caption: got \['x'\], expected text"),
+        ('{"path": "a.mp4", "caption": "x", "caption": "y"}', "the key 'caption' is given twice"),
+        ('{"path": "a.mp4", "caption": "\\f"}', r"caption: got '\\x0c', expected text"),
+        ("[" * 100000, "not valid JSON: maximum recursion depth"),
+        ('{"start": ' + "9" * 5000 + "}", "not valid JSON: Exceeds the limit"),
+        ('{"path": "a.mp4", "caption": "x", "start": 1e10}', "start: got 10000000000.0"),
         (
             '{"path": "a.mp4", "caption": "x", "begin": 3}',
             "unknown key 'begin'; a clip has path, caption, start",
@@ -57,13 +63,31 @@ def test_mistakes_name_file_and_line(line: str, message: str, tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
+def test_captions_as_tokenizers_take_them(tmp_path: Path) -> None:
+    lines = [r"a \ud83d\ude00", r"a\u000bb\n", r"a tiger \ud83d moving", r"nul \u0000", "a fox"]
+    text = "".join(f'{{"path": "a.mp4", "caption": "{caption}"}}\r\n' for caption in lines)
+    clips = read_manifest(write(tmp_path, text))
+    assert [clip.caption for clip in clips[:2]] == ["a 😀", "a b"]
+    problems = [clip.problem for clip in clips]
+    assert problems[:2] == ["", ""] and problems[4] == ""
+    assert problems[2].startswith(
+        "line 3 of the manifest: caption holds half a character (a lone surrogate), U+D83D"
+    )
+    assert problems[3].startswith("line 4 of the manifest: caption holds a control character, U+0000")
+    (tmp_path / "windows.jsonl").write_bytes(text.encode("utf-16"))
+    assert read_manifest(tmp_path / "windows.jsonl") == clips
+    assert (
+        read_manifest(write(tmp_path, r'{"path": "\ud83d\n.mp4", "caption": "x"}'))[0].name == "\\ud83d .mp4"
+    )
+
+
 def test_files_that_are_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such manifest"):
         read_manifest(tmp_path / "none.jsonl")
     with pytest.raises(ManifestError, match="holds no clip"):
         read_manifest(write(tmp_path, "\n \n"))
-    (tmp_path / "a.mp4").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ManifestError, match="cannot be read as text"):
+    (tmp_path / "a.mp4").write_bytes(b"\x00\n\xfe\x00\x80")
+    with pytest.raises(ManifestError, match="cannot be read as text: line 2: byte 0xfe"):
         read_manifest(tmp_path / "a.mp4")
     with pytest.raises(ManifestError, match="cannot be read as text"):
         read_manifest(tmp_path)

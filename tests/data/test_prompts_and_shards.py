@@ -27,6 +27,20 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
         choose_prompts(("a", "b"), None, 3)
 
 
+def test_prompts_as_tokenizers_take_them(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("a fox\r\na\x0cbird\r\n".encode("utf-16"))
+    assert read_prompts(path) == ["a fox", "a bird"]
+    path.write_text("a fox\n\na\0bird\n")
+    with pytest.raises(
+        PromptsError, match=r"list\.txt: line 3: holds a control character, U\+0000, as character 2"
+    ):
+        read_prompts(path)
+    assert choose_prompts(["a \ud83d\ude00"], None) == ["a 😀"]
+    with pytest.raises(PromptsError, match="prompts: prompt 2 holds half a character"):
+        choose_prompts(["a", "b \ud83d"], None)
+
+
 def test_parts_are_disjoint_and_whole() -> None:
     items = list(range(11))
     parts = [Shard.parse(f"{number}/3").of(items) for number in (1, 2, 3)]
