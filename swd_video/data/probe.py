@@ -3,12 +3,13 @@
 decord is fast, but gives other frames than FFmpeg's own rules do in cases that were found by comparing them:
 rotated or mirrored tracks, edit lists, several video streams, GOPs whose frames refer across key frames
 (wrong frames after a seek), transport streams and AVI (wrong or no frames), HEVC (fails), odd sizes with
-subsampled chroma (other colours), transparency (ignored). Such files are told apart here, before decoding.
+subsampled chroma (other colours), transparency, interlacing, wide gamuts and BT.709 that is not stated (ignored).
+Such files are told apart here, before decoding.
 """
 
 import os
-import stat
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -18,9 +19,24 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, features
 
-MISSING_FRAME_ADVICE = "The file is damaged; re-encode it or drop it."
+from swd_video.data.colours import (
+    colour_matrix,
+    has_alpha,
+    has_wide_gamut,
+    is_untagged_hd,
+    picture_to_rgb,
+    refuse_colours,
+)
+from swd_video.data.containers import (
+    DAMAGE_ADVICE,
+    VideoError,
+    check_file,
+    describe,
+    open_container,
+    refuse_cut,
+)
 
 # Containers and codecs where one packet is one frame and its timestamp is when the frame is shown, so that
 # the packets alone tell which frames there are. In all others the file is decoded once to find out.
@@ -28,25 +44,17 @@ _INDEXED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _INDEXED_CODECS = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
 _DECORD_CODECS = {"h264", "vp9", "av1"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv444p"}
+# FFmpeg's own decoders of these leave out the transparency that WebM has beside the picture; these do not.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+BY_PILLOW = ("webp", "avif")
+"""Codecs that Pillow reads here."""
+
+_PILLOW_BRANDS = {b"avif", b"avis"}
+_COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "avi", "ivf"}
+_PROGRESSIVE = 1
+_INTERLACED = {2, 3, 4, 5}
 # A container that states another rate than its frames have is believed up to this share of it.
 _RATE_TOLERANCE = 0.01
-
-
-class VideoError(ValueError):
-    """A video file that cannot be read or written as asked.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, without the path.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {reason}")
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["VideoError"], tuple[Path, str]]:
-        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class VideoInfo:
         height: rows of a picture, after rotation.
         width: columns of a picture, after rotation.
         fps: frames per second; the mean where the rate varies.
-        seconds: from the first frame's appearance to the last one's end.
+        seconds: from the first frame's appearance to the last one's end. A last frame for which the file gives less
+            than half of the shortest interval before (writers that do not know its length put one tick) lasts as long
+            as that interval.
         codec: FFmpeg's name of it, for example "h264", "gif", "webp".
         rotation: degrees clockwise, 0, 90, 180 or 270, that stored pictures are turned by to be shown.
         pixel_aspect: width of a pixel over its height; 1 for square pixels.
@@ -112,7 +122,9 @@ class VideoSource:
             and frames are counted from the start of the file.
         keyframe_pts: timestamps where decoding can start, ascending; empty without `pts`.
         orientation: how stored pictures are turned to be shown.
-        has_alpha: pictures may be transparent; they are shown over white.
+        matrix: colour matrix of frames that do not state theirs, as a number of ISO/IEC 23091-2.
+        interlaced: pictures may hold two moments, and are deinterlaced.
+        alpha_decoder: the decoder that reads transparency beside the picture; None for the usual one.
         stream_index: which stream of the container.
         decord_objection: why decord is not trusted with this file; None where it is.
     """
@@ -123,9 +135,11 @@ class VideoSource:
     pts: tuple[int, ...] | None
     keyframe_pts: tuple[int, ...]
     orientation: Orientation
-    has_alpha: bool
     stream_index: int
     decord_objection: str | None
+    matrix: int = 0
+    interlaced: bool = False
+    alpha_decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,104 +157,85 @@ def probe_source(path: str | os.PathLike[str]) -> VideoSource:
     Raises:
         VideoError: if it is missing, no video, or cut short.
     """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in its name
-        raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
-    if not stat.S_ISREG(status.st_mode):
-        # To open a pipe is to wait for its writer.
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise VideoError(path, f"is {kind}, expected a file.")
+    status = check_file(path)
     return _probe_unchanged(os.path.abspath(path), status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=256)
 def _probe_unchanged(path: str, modified_ns: int, size: int) -> VideoSource:
-    if size == 0:
-        raise VideoError(path, "is empty.")
     try:
+        refuse_cut(Path(path), size)
         with open(path, "rb") as file:
             head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return _probe_webp(Path(path))
-        _refuse_cut_mp4(Path(path), size)
-        return _probe_container(Path(path))
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be read as video: {describe(error)}") from error
+    except OSError as error:
+        raise VideoError(path, f"cannot be read: {describe(error)}") from error
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return _probe_pictures(Path(path), "WebP")
+    if head[4:8] == b"ftyp" and head[8:] in _PILLOW_BRANDS:
+        return _probe_pictures(Path(path), "AVIF")
+    return _probe_container(Path(path))
 
 
-def describe(error: Exception) -> str:
-    """The gist of an FFmpeg or system error in one sentence."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).rstrip(".") + "."
-
-
-def _refuse_cut_mp4(path: Path, size: int) -> None:
-    """FFmpeg reads a cut MP4 as far as it goes and says nothing, so its boxes are measured here."""
-    with path.open("rb") as file:
-        offset = 0
-        while True:
-            file.seek(offset)
-            head = file.read(16)
-            if len(head) < 8 or not head[4:8].isalnum() or (offset == 0 and head[4:8] != b"ftyp"):
-                return
-            (length,) = struct.unpack(">I", head[:4])
-            if length == 1 and len(head) == 16:
-                (length,) = struct.unpack(">Q", head[8:16])
-            if length < 8:
-                return
-            offset += length
-            if head[4:8] in (b"mdat", b"moov", b"moof") and offset > size:
-                raise VideoError(path, f"is cut short: it has {size} bytes and should have {offset}.")
-
-
-def _probe_webp(path: Path) -> VideoSource:
-    # PyAV's FFmpeg knows no animated WebP; Pillow does, and says how long a frame lasts once it is decoded.
+def _probe_pictures(path: Path, name: str) -> VideoSource:
+    # FFmpeg knows no animated WebP and no transparent AVIF; Pillow does, and says how long a frame lasts once it is
+    # decoded.
     milliseconds = []
+    if name == "AVIF":
+        if not features.check("avif"):
+            raise VideoError(path, "is AVIF, which this Pillow cannot read. Install one that can.")
+        with open_container(path) as container:
+            context = container.streams.video[0].codec_context
+            refuse_colours(path, context.color_trc, context.color_primaries)
     try:
         with Image.open(path) as image:
-            width, height = image.size
             for index in range(getattr(image, "n_frames", 1)):
                 image.seek(index)
                 image.load()
                 milliseconds.append(float(image.info.get("duration") or 0))
-    except (UnidentifiedImageError, OSError, ValueError, EOFError) as error:
-        raise VideoError(path, f"cannot be read as WebP: {error}") from error
+            height, width = picture_to_rgb(image).shape[:2]
+    except (OSError, ValueError, EOFError) as error:
+        raise VideoError(path, f"cannot be read as {name}: {describe(error)}") from error
     if len(milliseconds) > 1 and min(milliseconds) <= 0:
         milliseconds = [duration if duration > 0 else 100.0 for duration in milliseconds]
     ends = np.cumsum(milliseconds) / 1000
     seconds = float(ends[-1]) or 1.0
-    info = VideoInfo(len(milliseconds), height, width, len(milliseconds) / seconds, seconds, "webp", 0)
+    info = VideoInfo(len(milliseconds), height, width, len(milliseconds) / seconds, seconds, name.lower(), 0)
     starts = np.concatenate([[0.0], ends[:-1]])
-    return VideoSource(path, info, starts, None, (), Orientation(), True, 0, "decord reads no WebP")
+    return VideoSource(path, info, starts, None, (), Orientation(), 0, "decord reads no WebP and no AVIF")
 
 
 def _probe_container(path: Path) -> VideoSource:
-    with av.open(str(path)) as container:
+    with open_container(path) as container:
         stream = container.streams.best("video")
-        if stream is None:
+        # The cover of a song is a video stream, too.
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise VideoError(path, "has no video stream.")
         assert isinstance(stream, av.VideoStream)
         # Read now: a stream of a closed container points nowhere.
         stream_index, num_streams = stream.index, len(container.streams.video)
         format_name, codec = container.format.name, stream.codec_context.codec.canonical_name
+        promised = stream.frames if format_name in _COUNTED_FORMATS else 0
         rate, time_base = stream.average_rate, stream.time_base or Fraction(1, 1000)
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        alpha_decoder = _ALPHA_DECODERS.get(codec) if stream.metadata.get("alpha_mode") == "1" else None
         first = next(iter(container.decode(stream)), None)
         if first is None:
-            raise VideoError(path, f"has no frame that can be decoded. {MISSING_FRAME_ADVICE}")
+            raise VideoError(path, f"has no frame that can be decoded. {DAMAGE_ADVICE}")
+        field_order = stream.codec_context.field_order
+    matrix = colour_matrix(path, first)
     packets = None
     if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
-        packets = _read_packets(path, stream_index, first.pts)
+        packets = _read_packets(path, stream_index, first.pts, promised)
     if packets is not None:
         starts = np.array([float((pts - packets.pts[0]) * time_base) for pts in packets.pts])
         last = float(packets.last_duration * time_base)
     else:
-        starts, last = _decode_starts(path, stream_index, rate)
-    if last <= 0:
-        last = float(1 / rate) if rate else (float(np.diff(starts).mean()) if len(starts) > 1 else 1.0)
+        starts, last = _decode_starts(path, stream_index, rate, promised)
+    if last <= 0 and (rate or len(starts) == 1):
+        last = float(1 / rate) if rate else 1.0
+    if len(starts) > 1 and last < np.diff(starts).min() / 2:
+        last = float(np.diff(starts).min())
     orientation = _orientation(path, first)
-    has_alpha = any(component.is_alpha for component in first.format.components)
     height, width = first.height, first.width
     if orientation.transpose:
         height, width, aspect = width, height, 1 / aspect
@@ -249,7 +244,12 @@ def _probe_container(path: Path) -> VideoSource:
     if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
         fps = float(rate)
     info = VideoInfo(len(starts), height, width, fps, seconds, codec, orientation.degrees, aspect)
-    objection = _decord_objection(packets, orientation, num_streams, has_alpha, codec, first)
+    interlaced = bool(first.interlaced_frame) or field_order in _INTERLACED
+    objection = _decord_objection(path, packets, orientation, num_streams, codec, first)
+    if interlaced or (codec == "h264" and field_order != _PROGRESSIVE):
+        objection = objection or "it is interlaced, or may be"
+    if alpha_decoder:
+        objection = objection or "it has transparency"
     return VideoSource(
         path,
         info,
@@ -257,20 +257,39 @@ def _probe_container(path: Path) -> VideoSource:
         packets.pts if packets else None,
         packets.keyframe_pts if packets else (),
         orientation,
-        has_alpha,
         stream_index,
         objection,
+        matrix,
+        interlaced,
+        alpha_decoder,
     )
 
 
-def _read_packets(path: Path, stream_index: int, first_pts: int | None) -> _Packets | None:
+def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:
+    """Pass on the packets of a stream, if all are there.
+
+    Raises:
+        VideoError: at the first that is cut or comes after a gap, or in the end if there are fewer than promised.
+    """
+    count = 0
+    for packet in packets:
+        if packet.is_corrupt:
+            moment = f" at {float(packet.pts * packet.time_base):.3f} s" if packet.pts is not None else ""
+            raise VideoError(path, f"is cut short or damaged{moment}. {DAMAGE_ADVICE}")
+        count += packet.size > 0 or packet.pts is not None
+        yield packet
+    if count < promised:
+        raise VideoError(path, f"promises {promised} frames and holds {count}. {DAMAGE_ADVICE}")
+
+
+def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Packets | None:
     """The frames as the packets tell them; None where these do not tell."""
     pts: list[int] = []
     keyframe_pts: list[int] = []
     durations: dict[int, int] = {}
     has_discarded = has_open_gop = False
-    with av.open(str(path)) as container:
-        for packet in container.demux(container.streams[stream_index]):
+    with open_container(path) as container:
+        for packet in _check_packets(path, container.demux(container.streams[stream_index]), promised):
             if packet.size == 0:
                 continue
             if packet.pts is None:
@@ -293,16 +312,23 @@ def _read_packets(path: Path, stream_index: int, first_pts: int | None) -> _Pack
     )
 
 
-def _decode_starts(path: Path, stream_index: int, rate: Fraction | None) -> tuple[NDArray[np.float64], float]:
+def _decode_starts(
+    path: Path, stream_index: int, rate: Fraction | None, promised: int
+) -> tuple[NDArray[np.float64], float]:
     """Appearance of every frame and duration of the last, found by decoding the whole file."""
     times: list[float] = []
     last = 0.0
-    with av.open(str(path)) as container:
-        for frame in container.decode(container.streams[stream_index]):
-            assert isinstance(frame, av.VideoFrame)
-            time_base = frame.time_base or Fraction(0)
-            times.append(float(frame.pts * time_base) if frame.pts is not None else float("nan"))
-            last = float((frame.duration or 0) * time_base)
+    cut = False
+    with open_container(path) as container:
+        for packet in _check_packets(path, container.demux(container.streams[stream_index]), promised):
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame)
+                time_base = frame.time_base or Fraction(0)
+                times.append(float(frame.pts * time_base) if frame.pts is not None else float("nan"))
+                last = float((frame.duration or 0) * time_base)
+                cut = frame.is_corrupt
+    if cut:
+        raise VideoError(path, f"is cut short: its last frame is damaged. {DAMAGE_ADVICE}")
     starts = np.array(times) - times[0]
     # AVI has no timestamps worth the name for reordered frames: there only the rate is known.
     if not np.all(np.diff(starts) > 0) or np.isnan(starts).any():
@@ -326,23 +352,26 @@ def _orientation(path: Path, frame: av.VideoFrame) -> Orientation:
 
 
 def _decord_objection(
+    path: Path,
     packets: _Packets | None,
     orientation: Orientation,
     num_streams: int,
-    has_alpha: bool,
     codec: str,
-    frame: Any,
+    frame: av.VideoFrame,
 ) -> str | None:
     subsampled = "444" not in frame.format.name
     objections = {
         "its timestamps do not tell its frames apart": packets is None,
         f"decord is not trusted with {codec}": codec not in _DECORD_CODECS,
-        "it has transparency": has_alpha,
+        "it has transparency": has_alpha(frame),
         f"decord is not trusted with {frame.format.name}": frame.format.name not in _DECORD_PIXEL_FORMATS,
+        "it does not say that its colours are BT.709": is_untagged_hd(frame),
+        "its primaries are not those of BT.709": has_wide_gamut(frame),
         "it has an odd size and subsampled chroma": subsampled and bool(frame.width % 2 or frame.height % 2),
         "it is rotated or mirrored": orientation != Orientation(),
         "it has several video streams": num_streams > 1,
         "its edit list hides frames": packets is not None and packets.has_discarded,
         "its frames refer across key frames": packets is not None and packets.has_open_gop,
+        "decord would read a pattern into its name": any(mark in path.name for mark in "%*?[{"),
     }
     return next((reason for reason, holds in objections.items() if holds), None)

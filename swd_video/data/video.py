@@ -2,8 +2,9 @@
 
 Time is in seconds from the first frame that is shown. A clip read at a rate of its own choosing gets, for
 each of its frames, the picture on display in the middle of that frame's interval; so files of varying frame
-rate, GIFs among them, play at their true speed. Transparent pictures (GIF, WebP, ProRes 4444) are laid over
-white.
+rate, GIFs among them, play at their true speed. What a file says about its pictures is honoured (transparent parts are
+laid over white, interlaced pictures deinterlaced, colours taken to BT.709), or it is refused (HDR); docs/distill.md has
+the table.
 """
 
 import math
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from swd_video.data.containers import VideoError
 from swd_video.data.decoders import decode_with_decord, decode_with_pillow, decode_with_pyav, load_decord
-from swd_video.data.probe import VideoError, VideoInfo, VideoSource, probe_source
+from swd_video.data.probe import BY_PILLOW, VideoInfo, VideoSource, probe_source
 from swd_video.data.video_writing import read_video_metadata, write_preview, write_video
 
 __all__ = [
@@ -31,7 +33,8 @@ __all__ = [
 
 Decoder = Literal["auto", "decord", "pyav"]
 
-# Containers round times to a millisecond, some to more: bounds this close to a frame's time mean that time.
+# Containers round times to a millisecond, some to more: bounds this close to a frame's time mean that time, where
+# frames are not closer to each other.
 _TIME_TOLERANCE_SECONDS = 1e-3
 _COUNT_TOLERANCE = 0.05
 
@@ -55,8 +58,8 @@ def choose_decoder(path: str | os.PathLike[str]) -> tuple[str, str]:
         VideoError: if the file cannot be read at all.
     """
     source = probe_source(path)
-    if source.info.codec == "webp":
-        return "pillow", "FFmpeg knows no animated WebP"
+    if source.info.codec in BY_PILLOW:
+        return "pillow", "FFmpeg knows no animated WebP and no transparent AVIF"
     if source.decord_objection is not None:
         return "pyav", source.decord_objection
     if load_decord() is None:
@@ -76,7 +79,7 @@ def read_video(
     """Read a clip.
 
     Args:
-        path: any file that FFmpeg reads, or an animated WebP.
+        path: any file that FFmpeg reads, or an animated WebP or AVIF.
         start_seconds: where the clip starts.
         end_seconds: where it ends; by default with the file.
         num_frames: how many frames: the first ones where `fps` is given, else spread evenly over the clip.
@@ -121,9 +124,11 @@ def pick_frames(
     end = min(end, info.seconds)
     window = f"from {start_seconds:g} s to {end:.4g} s"
     if fps is None:
+        gaps = np.diff(source.starts)
+        tolerance = min(_TIME_TOLERANCE_SECONDS, gaps.min() / 2) if len(gaps) else _TIME_TOLERANCE_SECONDS
+        limit = np.inf if end >= info.seconds - tolerance else end
         inside = np.flatnonzero(
-            (source.starts >= start_seconds - _TIME_TOLERANCE_SECONDS)
-            & (source.starts < end - _TIME_TOLERANCE_SECONDS)
+            (source.starts >= start_seconds - tolerance) & (source.starts < limit - tolerance)
         )
         if len(inside) == 0:
             raise VideoError(source.path, f"no frame appears {window}. Widen it, or give fps.")
@@ -172,7 +177,7 @@ def _decode(
         raise VideoError(
             source.path, f"decord would not give the right frames: {source.decord_objection}. Use PyAV."
         )
-    if source.info.codec == "webp":
+    if source.info.codec in BY_PILLOW:
         return decode_with_pillow(source, indices)
     if decoder == "decord":
         return decode_with_decord(source, indices)

@@ -3,23 +3,27 @@
 Files appear under their name only when they are whole.
 """
 
+import io
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from swd_video.data.probe import VideoError, describe
+from swd_video.data.containers import VideoError, check_file, describe, open_container
+from swd_video.files import whole_file
 
 # What the container itself puts beside our metadata.
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 _BT709 = 1
+_GIF_FPS = 50
+_MIN_FPS = 0.001
 _LIMITED_RANGE = 1
 
 
@@ -40,13 +44,16 @@ def write_video(
         path: the file; its folder must exist.
         frames: RGB pictures of even height and width.
         fps: frames per second.
-        metadata: text stored in the file, for example the prompt; any key and any Unicode text.
+        metadata: text stored in the file, for example the prompt; any Unicode text without a NUL, where MP4 would
+            end it; an empty one is left out.
         crf: x264's constant rate factor, 0 (lossless) to 51.
 
     Raises:
-        VideoError: if the size is odd, a number is out of range, there is nothing to write, or writing fails.
+        VideoError: if the size is odd, a number is out of range, metadata cannot be kept, there is nothing to write,
+            or writing fails.
     """
     _check(path, frames, fps)
+    _check_metadata(path, metadata or {})
     if not 0 <= crf <= 51:
         raise VideoError(path, f"got crf {crf}, expected 0 to 51.")
     height, width = frames.shape[1:3]
@@ -60,11 +67,23 @@ def write_video(
     def write(temporary: Path) -> None:
         # Without use_metadata_tags MP4 keeps a dozen known keys and drops the rest.
         options = {"movflags": "+faststart+use_metadata_tags"}
-        with av.open(str(temporary), "w", format="mp4", options=options) as container:
+        # An absolute path, as others may mean something else to FFmpeg.
+        with av.open(os.path.abspath(temporary), "w", format="mp4", options=options) as container:
             container.metadata.update(metadata or {})
             _encode(container, frames, fps, crf)
 
     _write_whole(path, write)
+
+
+def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    for key, text in metadata.items():
+        if key.lower() in _CONTAINER_KEYS:
+            raise VideoError(path, f"MP4 has its own text under the name {key!r}. Give yours another name.")
+        # C ends a text at a NUL; half of a surrogate pair is no text.
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in key + text):
+            raise VideoError(
+                path, f"MP4 cannot keep a NUL or half a character, as in {key!a}: {text[:80]!a}. Take it out."
+            )
 
 
 def _encode(
@@ -94,16 +113,14 @@ def _encode(
 
 
 def read_video_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text that `write_video` stored in a file.
+    """The text that `write_video` stored in a file; of others' files what they say, U+FFFD for what is no UTF-8.
 
     Raises:
-        VideoError: if the file cannot be opened.
+        VideoError: if the file cannot be read.
     """
-    try:
-        with av.open(os.fspath(path)) as container:
-            return {key: value for key, value in container.metadata.items() if key not in _CONTAINER_KEYS}
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be read as video: {describe(error)}") from error
+    check_file(path)
+    with open_container(path) as container:
+        return {key: value for key, value in container.metadata.items() if key.lower() not in _CONTAINER_KEYS}
 
 
 def write_preview(
@@ -116,12 +133,12 @@ def write_preview(
     """Write an endless animated WebP or GIF, by the ending of `path`.
 
     Frame durations are whole milliseconds in WebP, hundredths of a second in GIF, and spread so that the
-    whole keeps its length.
+    whole keeps its length. Equal pictures in a row become one that lasts as long as they do.
 
     Args:
         path: a name ending in .webp or .gif; its folder must exist.
         frames: RGB pictures.
-        fps: frames per second.
+        fps: frames per second; at most 50 in a GIF, as players take shorter frames for long ones.
         quality: of WebP, 0 to 100.
 
     Raises:
@@ -131,34 +148,58 @@ def write_preview(
     suffix = Path(path).suffix.lower()
     if suffix not in (".webp", ".gif"):
         raise VideoError(path, f"got a preview named {suffix or 'without ending'}, expected .webp or .gif.")
+    if suffix == ".gif" and fps > _GIF_FPS:
+        raise VideoError(
+            path, f"got fps {fps} for a GIF, expected at most {_GIF_FPS}. Write .webp, or fewer frames."
+        )
     unit = 1 if suffix == ".webp" else 10
-    ends = [round(1000 / unit * count / fps) * unit for count in range(len(frames) + 1)]
-    durations = [max(end - start, unit) for start, end in itertools.pairwise(ends)]
+    new = [index for index in range(len(frames)) if index == 0 or (frames[index] != frames[index - 1]).any()]
+    ends = [round(1000 / unit * index / fps) * unit for index in [*new, len(frames)]]
+    durations = [end - start for start, end in itertools.pairwise(ends)]
     settings: dict[str, Any] = {"quality": quality, "method": 4} if suffix == ".webp" else {}
+    first, *rest = (Image.fromarray(frames[index]) for index in new)
 
     def write(temporary: Path) -> None:
-        pictures: Sequence[Any] = list(frames)
-        imageio.imwrite(
-            temporary, pictures, plugin="pillow", extension=suffix, duration=durations, loop=0, **settings
-        )
+        content = io.BytesIO()
+        if rest:
+            settings.update(save_all=True, append_images=rest, loop=0)
+        duration: Any = durations if rest else durations[0]
+        first.save(content, suffix[1:], duration=duration, **settings)
+        animation = content.getvalue()
+        # Encoders make a still picture, without a length, of pictures that hardly differ.
+        if suffix == ".webp" and animation[30:34] != b"ANIM":
+            animation = _webp_of_one(animation, first.width, first.height, sum(durations))
+        temporary.write_bytes(animation)
 
     _write_whole(path, write)
+
+
+def _webp_of_one(still: bytes, width: int, height: int, milliseconds: int) -> bytes:
+    """An animation of one picture.
+
+    Source: Google, WebP Container Specification, "Extended File Format".
+    """
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + len(content).to_bytes(4, "little") + content
+
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = bytes(6) + size + milliseconds.to_bytes(3, "little") + bytes(1) + still[12:]
+    is_animation = bytes([2, 0, 0, 0])
+    parts = chunk(b"VP8X", is_animation + size) + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame)
+    return chunk(b"RIFF", b"WEBP" + parts)
 
 
 def _check(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "_ _ _ 3"], fps: int | float) -> None:
     if len(frames) == 0:
         raise VideoError(path, "got no frames to write, expected at least one.")
-    if not 0 < fps <= 1000:
-        raise VideoError(path, f"got fps {fps}, expected a number above 0 and at most 1000.")
+    if not _MIN_FPS <= fps <= 1000:
+        raise VideoError(path, f"got fps {fps}, expected a number from {_MIN_FPS} to 1000.")
 
 
 def _write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, target)
-    except (av.FFmpegError, OSError) as error:
+        with whole_file(path) as draft:
+            write(draft)
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, f"cannot be written: {describe(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,24 +9,34 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
+from swd_video.data.colours import picture_to_rgb
 
 
 def open_picture(path: Path, size: PixelSize) -> Image.Image:
     """Read a picture, shrink it until it just covers a clip, and cut off evenly what hangs over.
 
     Args:
-        path: of a file that Pillow reads; turned as its EXIF data says, transparency dropped.
+        path: of a file that Pillow reads; turned as its EXIF data says, in sRGB, transparent parts over white.
         size: of the clip.
 
     Raises:
-        ValueError: if there is no such picture, or it is smaller than the clip.
+        ValueError: if there is no such picture, it is animated, nothing says what is white in it, or it is smaller
+            than the clip.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. Paths start at the script's folder.")
     try:
         with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file. Paths start at the script's folder.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            count = getattr(file, "n_frames", 1)
+            # What a phone adds to a JPEG (depth, a frame of its video) is no further picture.
+            if count > 1 and file.format != "MPO":
+                raise ValueError(
+                    f"{path}: holds {count} pictures, expected one. Save the one that you mean as PNG."
+                )
+            picture = Image.fromarray(picture_to_rgb(file))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"{path}: cannot be read as a picture. Save it as PNG or JPEG.") from None
     if picture.width < size.width or picture.height < size.height:
         raise ValueError(

@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,8 +64,21 @@ def test_metadata_comes_back(tmp_path: Path, pictures: Draw) -> None:
     assert read_video_metadata(tmp_path / "a.mp4") == metadata
     write_video(tmp_path / "b.mp4", pictures(3, 32, 32), 8)
     assert read_video_metadata(tmp_path / "b.mp4") == {}
-    with pytest.raises(VideoError, match="cannot be read"):
+    with pytest.raises(VideoError, match="No such file"):
         read_video_metadata(tmp_path / "none.mp4")
+    before = (tmp_path / "a.mp4").read_bytes()
+    for kept in ("a\x01b\x7f", "  spaces  ", "\t\r\n", "x" * 100_000):
+        write_video(tmp_path / "b.mp4", pictures(3, 32, 32), 8, metadata={"prompt": kept})
+        assert read_video_metadata(tmp_path / "b.mp4") == {"prompt": kept}
+    for lost in ({"prompt": "a fox\0 and more"}, {"prompt": "half a \ud83e fox"}, {"a\0b": "fox"}):
+        with pytest.raises(
+            VideoError, match=r"MP4 cannot keep a NUL or half a character, as in '.*'\. Take it out"
+        ):
+            write_video(tmp_path / "a.mp4", pictures(3, 32, 32), 8, metadata=lost)
+    with pytest.raises(VideoError, match="MP4 has its own text under the name 'encoder'"):
+        write_video(tmp_path / "a.mp4", pictures(3, 32, 32), 8, metadata={"encoder": "fox"})
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])
@@ -100,11 +114,44 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path, pi
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, pictures: Draw) -> None:
-    path = tmp_path / "a.mp4"
-    write_video(path, pictures(3, 48, 64), 12)
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_pictures_that_do_not_change_keep_their_time(suffix: str, tmp_path: Path, pictures: Draw) -> None:
+    path = tmp_path / f"a{suffix}"
+    resolution = 0.0005 if suffix == ".webp" else 0.005
+    scene = pictures(2, 48, 64)
+    still = np.repeat(scene[:1], 17, axis=0)
+    flicker = still.copy()
+    flicker[::2, 10, 10] ^= 1  # so little that WebP's encoder sees none
+    for frames in (still, still[:1], flicker, np.concatenate([still, scene, still])):
+        write_preview(path, frames, 12)
+        info = probe_video(path)
+        assert info.seconds == pytest.approx(len(frames) / 12, abs=resolution)
+        read, _ = read_video(path, fps=12, num_frames=len(frames))
+        assert np.abs(read.astype(int) - frames).mean() < 16
+        with Image.open(path) as image:
+            image.seek(image.n_frames - 1)
+            image.load()
+            assert image.info["duration"] > 0
+    if suffix == ".gif":
+        with pytest.raises(VideoError, match=r"got fps 60 for a GIF, expected at most 50"):
+            write_preview(path, scene, 60)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webp", "a.gif"])
+@pytest.mark.parametrize("limit", [1_000, 60_000])
+def test_a_full_disk_keeps_the_old_file(name: str, limit: int, tmp_path: Path, pictures: Draw) -> None:
+    path = tmp_path / name
+    write = write_video if path.suffix == ".mp4" else write_preview
+    write(path, pictures(3, 48, 64), 12)
     before = path.read_bytes()
-    with pytest.raises(UnicodeEncodeError):
-        write_video(path, pictures(3, 48, 64), 12, metadata={"prompt": "half a \ud83e fox"})
+    noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(VideoError, match=r"cannot be written: File too large\.$") as caught:
+            write(path, noise, 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(path) in str(caught.value)
     assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
