@@ -22,6 +22,7 @@ from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache
+from swd_video.files import write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
@@ -34,7 +35,7 @@ from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.dmd import Critic
 from swd_video.training.encoders import drop_text_encoders, keep_vae
-from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary, write_text
+from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary
 from swd_video.training.objectives import WeightedObjective
 from swd_video.training.open_clips import open_clips
 from swd_video.training.opponents import Opponent
@@ -90,7 +91,7 @@ def settle_precision(config: DistillConfig, folder: Path) -> DistillConfig:
 def finished_summary(
     config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE
 ) -> TrainSummary | None:
-    """What an earlier run of the same config left in `folder`, if it came to its end.
+    """What an earlier run of the same config left in `folder`, if it came to its end and what it made is still there.
 
     Raises:
         ConfigError: if the folder holds a run of another config.
@@ -99,8 +100,12 @@ def finished_summary(
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
-    summary = TrainSummary(**json.loads(path.read_text(encoding="utf-8")))
-    return summary if summary.steps == config.train.steps else None
+    try:
+        summary = TrainSummary(**json.loads(path.read_text(encoding="utf-8")))
+        is_there = (folder / Path(summary.student).name).is_dir()
+    except (ValueError, TypeError):
+        return None  # damaged: the last checkpoint says the same, and all is written again
+    return summary if is_there and summary.steps == config.train.steps else None
 
 
 def build_run(config: DistillConfig, folder: Path) -> Run:
@@ -221,7 +226,7 @@ def _claim_folder(config: DistillConfig, folder: Path, accelerator: Accelerator,
     """Make the folder this config's, once all that could be wrong with the config has been found."""
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / config_file, dump_config(config))
+        write_text(folder / config_file, dump_config(config), durable=True)
     accelerator.wait_for_everyone()
 
 

@@ -1,26 +1,36 @@
-"""Checkpoints that appear whole or not at all, and from which a run goes on bit for bit.
+"""Checkpoints that appear whole or not at all, survive a power cut, and from which a run goes on bit for bit.
 
 Noise, stages and order of clips are functions of the step, so a checkpoint holds only what steps change: the trainable
 weights, their running average and the optimizers.
 """
 
 import json
+import math
+import pickle
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from swd_video.files import whole_folder
 from swd_video.training.opponents import Opponent
-from swd_video.training.sharding import load_optimizer_state, share_like, whole, whole_optimizer_state
+from swd_video.training.sharding import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
 
-_PARTIAL = ".partial"
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"
+# What reading a file of ours raises when there is anything else in it.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError,
+    SafetensorError,
+)  # fmt: skip
 
 
 class CheckpointFolder:
@@ -36,8 +46,8 @@ class CheckpointFolder:
         self._keep = keep
 
     def finished(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step_*") if not path.name.endswith(_PARTIAL))
+        """Checkpoints that were written to their end, oldest first."""
+        return sorted(path for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name))
 
     def save(
         self,
@@ -50,7 +60,7 @@ class CheckpointFolder:
         *,
         write: bool = True,
     ) -> Path:
-        """Write a checkpoint under another name, rename it, then drop the oldest.
+        """Write a checkpoint whole, then drop the oldest, and those of later steps, which `restore` passed over.
 
         Where weights are divided among processes, all call this together, and one of them writes.
 
@@ -61,33 +71,38 @@ class CheckpointFolder:
             optimizers: in the order in which `restore` will get them.
             progress: anything JSON can hold.
             opponents: the networks that learn beside the student.
-            write: false gathers only.
+            write: false gathers only, and keeps nothing.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; checkpoints before it stay.
         """
         final = self.folder / f"step_{step:08d}"
-        tensors = {
-            _WEIGHTS: _on_cpu(dict(parameters)),
-            _AVERAGE: _on_cpu(dict(zip(parameters, ema.shadow_params, strict=True))),
-        }
-        states: dict[str, Any] = {_OPTIMIZERS: [whole_optimizer_state(optimizer) for optimizer in optimizers]}
+        average = dict(zip(parameters, ema.shadow_params, strict=True))
+        tensors = {_WEIGHTS: whole_on_cpu(parameters, write), _AVERAGE: whole_on_cpu(average, write)}
+        states: dict[str, Any] = {_OPTIMIZERS: [whole_optimizer_state(one, write) for one in optimizers]}
         for opponent in opponents:
-            tensors[f"{opponent.name}.safetensors"] = _on_cpu(opponent.parameters)
-            states[f"{opponent.name}_optimizer.pt"] = whole_optimizer_state(opponent.optimizer)
+            tensors[_weights_of(opponent)] = whole_on_cpu(opponent.parameters, write)
+            states[_optimizer_of(opponent)] = whole_optimizer_state(opponent.optimizer, write)
         if not write:
             return final
-        partial = final.with_name(final.name + _PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, weights in tensors.items():
-            save_file(weights, partial / name)
-        for name, saved in states.items():
-            torch.save(saved, partial / name)
         state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
-        (partial / _PROGRESS).write_text(json.dumps(state, indent=2))
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        for old in self.finished()[: -self._keep]:
-            shutil.rmtree(old)
+        try:
+            with whole_folder(final, durable=True) as draft:
+                for name, weights in tensors.items():
+                    save_file(weights, draft / name)
+                for name, saved in states.items():
+                    torch.save(saved, draft / name)
+                (draft / _PROGRESS).write_text(json.dumps(state, indent=2))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # Neither library says which file it had no room for.
+            raise OSError(
+                f"{final}: the checkpoint cannot be written: {_reason(error)}. Those before it stay; make room and run "
+                "the same command again."
+            ) from error
+        kept = [path for path in self.finished() if path <= final][-self._keep :]
+        for other in self.finished():
+            if other not in kept:
+                shutil.rmtree(other)
         return final
 
     def restore(
@@ -96,43 +111,156 @@ class CheckpointFolder:
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
         opponents: Sequence[Opponent] = (),
+        *,
+        speaks: bool = True,
     ) -> tuple[int, dict[str, Any]]:
-        """Put the latest checkpoint back in place.
+        """Put the latest checkpoint that is whole back in place.
+
+        One is read and checked to its end before anything is changed. A damaged one is named on stderr and passed over.
+
+        Args:
+            parameters: the trainable weights by name.
+            ema: their running average, in the same order.
+            optimizers: as `save` was given them.
+            opponents: the networks that learn beside the student.
+            speaks: false keeps quiet.
 
         Returns:
             (finished steps, what `save` was given as progress); (0, {}) where there is no checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is of another student.
+            ValueError: if the checkpoint is of another student, or there are some and none is whole.
         """
-        finished = self.finished()
-        if not finished:
-            return 0, {}
-        latest = finished[-1]
-        weights, average = load_file(latest / _WEIGHTS), load_file(latest / _AVERAGE)
-        if _shapes(weights) != _shapes(parameters):
-            raise ValueError(f"{latest}: holds another student than this config makes; choose another --out")
-        state = json.loads((latest / _PROGRESS).read_text())
-        with torch.no_grad():
-            for (name, parameter), shadow in zip(parameters.items(), ema.shadow_params, strict=True):
-                parameter.copy_(share_like(weights[name], parameter))
-                shadow.copy_(share_like(average[name], parameter))
-        ema.optimization_step = state["ema_step"]
-        for opponent in opponents:
-            weights = load_file(latest / f"{opponent.name}.safetensors")
+        damage = ""
+        for folder in reversed(self.finished()):
+            try:
+                moved, states, state = _read(folder, parameters, ema, optimizers, opponents)
+            except _OtherStudentError:
+                raise
+            except _DAMAGED as error:
+                damage = f"{folder}: the checkpoint is damaged: {_reason(error)}"
+                if speaks:
+                    print(f"warning: {damage}. It is passed over.", file=sys.stderr)
+                continue
             with torch.no_grad():
-                for name, parameter in opponent.parameters.items():
-                    parameter.copy_(share_like(weights[name], parameter))
-            path = latest / f"{opponent.name}_optimizer.pt"
-            load_optimizer_state(opponent.optimizer, torch.load(path, map_location="cpu", weights_only=True))
-        saved = torch.load(latest / _OPTIMIZERS, map_location="cpu", weights_only=True)
-        for optimizer, optimizer_state in zip(optimizers, saved, strict=True):
-            load_optimizer_state(optimizer, optimizer_state)
-        return state["step"], state["progress"]
+                for here, there in moved:
+                    for name, weight in here.items():
+                        weight.copy_(share_like(there[name], weight))
+            for optimizer, kept, _ in states:
+                load_optimizer_state(optimizer, kept)
+            ema.optimization_step = state["ema_step"]
+            return state["step"], state["progress"]
+        if damage:
+            raise ValueError(f"{damage}, and none before it is whole. Delete {self.folder} to start anew.")
+        return 0, {}
 
 
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor.detach()).to("cpu").contiguous() for name, tensor in tensors.items()}
+_Kept: TypeAlias = tuple[
+    list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
+    list[tuple[torch.optim.Optimizer, dict[str, Any], str]],
+    dict[str, Any],
+]
+
+
+class _OtherStudentError(ValueError):
+    """A whole checkpoint that belongs elsewhere: the one before would, too."""
+
+
+def _read(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    ema: EMAModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    opponents: Sequence[Opponent],
+) -> _Kept:
+    """All of a checkpoint, checked: weights to be changed and what they are to be, optimizers likewise, progress."""
+    state = _read_progress(folder / _PROGRESS)
+    weights = _read_weights(folder / _WEIGHTS)
+    if _shapes(weights) != _shapes(parameters):
+        raise _OtherStudentError(
+            f"{folder}: holds another student than this config makes; choose another --out"
+        )
+    average = _read_weights(folder / _AVERAGE, parameters)
+    saved = _read_pickle(folder / _OPTIMIZERS)
+    if len(saved) != len(optimizers):
+        raise ValueError(f"{_OPTIMIZERS} holds {len(saved)} optimizers, expected {len(optimizers)}")
+    moved: list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = [
+        (parameters, weights),
+        (dict(zip(parameters, ema.shadow_params, strict=True)), average),
+    ]
+    states = list(zip(optimizers, saved, [_OPTIMIZERS] * len(saved), strict=True))
+    for opponent in opponents:
+        moved.append(
+            (opponent.parameters, _read_weights(folder / _weights_of(opponent), opponent.parameters))
+        )
+        name = _optimizer_of(opponent)
+        states.append((opponent.optimizer, _read_pickle(folder / name), name))
+    for optimizer, kept, name in states:
+        _check_optimizer(optimizer, kept, name)
+    return moved, states, state
+
+
+def _read_progress(path: Path) -> dict[str, Any]:
+    state = _load(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    kinds = {"step": int, "ema_step": int, "progress": dict}
+    if not isinstance(state, dict) or any(
+        not isinstance(state.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise ValueError(f"{path.name} lacks one of {', '.join(kinds)}")
+    return state
+
+
+def _read_weights(path: Path, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = _load(path, load_file)
+    if like is not None and _shapes(weights) != _shapes(like):
+        raise ValueError(f"{path.name} does not hold the weights of this run")
+    _check_finite(path.name, weights.items())
+    return weights
+
+
+def _read_pickle(path: Path) -> Any:
+    return _load(path, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _load(path: Path, load: Callable[[Path], Any]) -> Any:
+    try:
+        return load(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except _DAMAGED as error:
+        raise ValueError(f"{path.name}: {_reason(error)}") from None
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
+    """Refuse what is no state of this optimizer, which it would find too late or never."""
+    here = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in here]:
+        raise ValueError(f"{name} does not hold the optimizers of this run")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, kept in saved["state"].items():
+        tensors = {key: value for key, value in kept.items() if isinstance(value, Tensor)}
+        if any(value.ndim and value.shape != weights[index].shape for value in tensors.values()):
+            raise ValueError(f"{name} does not hold the optimizers of this run")
+        _check_finite(name, tensors.items())
+
+
+def _check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for key, value in tensors:
+        # The sum is finite unless a number is not, or all of them together are too large: then look at each.
+        if not math.isfinite(value.sum(dtype=torch.float64)) and not value.isfinite().all():
+            raise ValueError(f"{name}: {key} holds numbers that are not finite")
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _weights_of(opponent: Opponent) -> str:
+    return f"{opponent.name}.safetensors"
+
+
+def _optimizer_of(opponent: Opponent) -> str:
+    return f"{opponent.name}_optimizer.pt"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,5 @@
 """The training loop: steps, checkpoints, samples, logs, and a student at the end."""
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +12,7 @@ from diffusers import ModelMixin
 from tqdm import tqdm
 
 from swd_video.core.upsampler import LatentUpsampler
+from swd_video.files import write_json
 from swd_video.pipelines.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_log import add_clip
@@ -109,15 +108,24 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
 
     Raises:
         NonFiniteError: when the loss or its gradient is not finite; the last checkpoint stays.
+        ValueError: if no checkpoint is whole, or more steps were taken already than are asked for.
+        OSError: if something cannot be written; the last checkpoint stays.
     """
     stepper, settings = run.stepper, run.settings
     parameters = stepper.roles.trainable_parameters()
-    done, progress = run.checkpoints.restore(parameters, stepper.ema, stepper.optimizers, stepper.opponents)
+    is_main = stepper.accelerator.is_main_process
+    done, progress = run.checkpoints.restore(
+        parameters, stepper.ema, stepper.optimizers, stepper.opponents, speaks=is_main
+    )
+    if done > settings.steps:
+        raise ValueError(
+            f"train.steps: {settings.steps}, but the run in {run.folder} has taken {done}. Choose another --out, or no "
+            f"fewer than {done}."
+        )
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
     clock = _Clock(progress.get("seconds", 0.0))
     time_left = _plan(run)
-    is_main = stepper.accelerator.is_main_process
 
     def save(step: int) -> None:
         state = {"losses": losses.state, "seconds": clock.seconds}
@@ -148,7 +156,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             else:
                 run.save(is_main)
         if is_main:
-            write_text(run.folder / SUMMARY_FILE, json.dumps(asdict(summary), indent=2) + "\n")
+            write_json(run.folder / SUMMARY_FILE, asdict(summary), durable=True)
         stepper.accelerator.wait_for_everyone()
     return summary
 
@@ -281,10 +289,3 @@ def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
         loss=losses.mean,
         stage_losses=losses.state,
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -1,20 +1,21 @@
 """Clips that a student's samples are held against: the teacher's, or real ones."""
 
 import json
-import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import LatentCache
+from swd_video.files import whole_file
 from swd_video.models.teacher_sampling import sample_teacher_latents
 from swd_video.training.roles import Roles
 
@@ -134,17 +135,24 @@ def real_reference(clips: LatentCache, grid: LatentSize, num_prompts: int, sampl
 
 
 def _read(path: Path, recipe: str) -> list[Tensor] | None:
+    """What an earlier start made; None where there is nothing, or nothing of this recipe that is whole."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("recipe") != recipe:
-            return None
-        return [file.get_tensor(key) for key in sorted(file.keys())]
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("recipe") != recipe:
+                return None
+            kept = [file.get_tensor(key) for key in sorted(file.keys())]
+    except (OSError, SafetensorError) as error:
+        print(
+            f"warning: {path}: cannot be read: {error}. The teacher's clips are made again.", file=sys.stderr
+        )
+        return None
+    return kept if all(latents.isfinite().all() for latents in kept) else None
 
 
 def _write(path: Path, latents: list[Tensor], recipe: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     tensors = {f"{index:04d}": some.contiguous() for index, some in enumerate(latents)}
-    save_file(tensors, partial, {"recipe": recipe})
-    os.replace(partial, path)
+    with whole_file(path) as draft:
+        save_file(tensors, draft, {"recipe": recipe})

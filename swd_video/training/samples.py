@@ -1,7 +1,5 @@
 """Sample clips of a student in training, so that one sees early whether it goes well."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +17,7 @@ from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.video import write_video
+from swd_video.files import whole_folder, write_json
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.encoders import moved_to
 from swd_video.training.reference import Reference
@@ -99,20 +98,16 @@ class SampleWriter:
     def _write_folder(
         self, final: Path, clips: ClipsByPrompt, beside: ClipsByPrompt | None, values: dict[str, float]
     ) -> None:
-        partial = final.with_name(final.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for index, (prompt, samples) in enumerate(zip(self.prompts, clips, strict=True)):
-            for number, frames in enumerate(samples):
-                name = f"{index:02d}-{number}.mp4" if len(samples) > 1 else f"{index:02d}.mp4"
-                write_video(partial / name, frames, self.roles.model.spec.fps, metadata={"comment": prompt})
-        rows = [samples[0] for samples in clips]
-        if beside is not None:
-            rows = [row for own, other in zip(clips, beside, strict=True) for row in (own[0], other[0])]
-        Image.fromarray(_contact_sheet(rows)).save(partial / "contact.png")
-        (partial / MEASURES_FILE).write_text(json.dumps(values, indent=2) + "\n")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with whole_folder(final) as draft:
+            for index, (prompt, samples) in enumerate(zip(self.prompts, clips, strict=True)):
+                for number, frames in enumerate(samples):
+                    name = f"{index:02d}-{number}.mp4" if len(samples) > 1 else f"{index:02d}.mp4"
+                    write_video(draft / name, frames, self.roles.model.spec.fps, metadata={"comment": prompt})
+            rows = [samples[0] for samples in clips]
+            if beside is not None:
+                rows = [row for own, other in zip(clips, beside, strict=True) for row in (own[0], other[0])]
+            Image.fromarray(_contact_sheet(rows)).save(draft / "contact.png")
+            write_json(draft / MEASURES_FILE, values)
 
     def _sample(self, index: int) -> Float[Tensor, "samples channels frames height width"]:
         model, count = self.roles.model, self.samples_per_prompt

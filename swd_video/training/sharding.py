@@ -4,7 +4,7 @@ Source: PyTorch FSDP (arXiv 2304.11277), in torch's `fully_shard`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,14 +62,29 @@ def share_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`state_dict()` with whole tensors; all processes call it together."""
+def whole_on_cpu(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Tensors made whole one after the other, each moved to main memory before the next is gathered.
+
+    Args:
+        tensors: of which this process may hold shares; then all processes call this together.
+        keep: whether this process wants them; else it gathers with the others, and the result is empty.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())
+        if keep:
+            kept[name] = gathered.to("cpu").contiguous()
+    return kept
+
+
+def whole_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
+    """`state_dict()` with whole tensors in main memory, as `whole_on_cpu`; empty where this process keeps none."""
     saved: dict[str, Any] = optimizer.state_dict()
-    state = {
-        index: {key: _if_tensor(value) for key, value in kept.items()}
-        for index, kept in saved["state"].items()
-    }
-    return saved | {"state": state}
+    state = {}
+    for index, values in saved["state"].items():
+        tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+        state[index] = values | whole_on_cpu(tensors, keep)
+    return saved | {"state": state} if keep else {}
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -85,7 +100,3 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
         for index, kept in saved["state"].items()
     }
     optimizer.load_state_dict(saved | {"state": state})
-
-
-def _if_tensor(value: Any) -> Any:
-    return whole(value) if isinstance(value, Tensor) else value
