@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.core.upsampler import LatentUpsampler, growing_pairs
@@ -52,7 +53,7 @@ def _reference(schedule: ScaleSchedule, **options: Any) -> torch.Tensor:
         batch_size=2,
         channels=4,
         generator=_generator(9),
-        **options,
+        **{"upsample": resize_latents, **options},
     )
 
 

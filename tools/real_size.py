@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from swd_video.config.load import load_config
 from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.planning.architecture import Architecture, load_architecture
@@ -108,6 +109,7 @@ def clip_seconds(architecture: Architecture, network: Any, schedule: ScaleSchedu
         schedule,
         batch_size=1,
         channels=spec.latent_channels,
+        upsample=resize_latents,
         generator=generator,
         dtype=network.dtype,
     )

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
-from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 
@@ -20,11 +19,11 @@ def sample_scalewise(
     *,
     batch_size: int,
     channels: int,
+    upsample: Upsample,
     generator: Generators = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_stage: Callable[[int, Tensor], None] | None = None,
-    upsample: Upsample = resize_latents,
 ) -> Float[Tensor, "batch channels frames height width"]:
     """Sample clean latents on the last grid of a schedule.
 
@@ -39,11 +38,12 @@ def sample_scalewise(
         schedule: noise levels and grids.
         batch_size: clips.
         channels: latent channels.
+        upsample: takes clean latents to the grid of the next stage: `resize_latents`, or the network that a student
+            was trained with. There is no default, since another one than in training makes other clips.
         generator: source of all noise; one for each clip makes a clip independent of its neighbours.
         dtype: precision that `predict_velocity` is given; everything else is float32.
         device: where to sample.
         on_stage: called after every stage with its index and its clean latents, on its own grid.
-        upsample: takes clean latents to the grid of the next stage.
 
     Returns:
         float32 latents on `schedule.target`.

@@ -10,6 +10,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_pixels
 from swd_video.core.sampling import Generators, sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import Upsample
 from swd_video.models.base import VideoModel
 
 
@@ -19,6 +20,7 @@ def sample_clips(
     schedule: ScaleSchedule,
     prompts: Sequence[str],
     *,
+    upsample: Upsample,
     pictures: Float[Tensor, "prompts 3 height width"] | None = None,
     generator: Generators = None,
     transformer: nn.Module | None = None,
@@ -30,6 +32,8 @@ def sample_clips(
         model: any adapter.
         schedule: noise levels and grids, in the model's latents.
         prompts: what to show.
+        upsample: takes clean latents to the grid of the next stage, as the student was trained: `resize_latents`, or
+            its network, such as the scheduler of `load_student` has in `upsample`.
         pictures: in [-1, 1], of the height and width of the last stage: what each clip starts with.
         generator: source of all noise; one for each clip makes a clip independent of its neighbours.
         transformer: a student to run instead of the model's own network.
@@ -61,6 +65,7 @@ def sample_clips(
         schedule,
         batch_size=len(prompts),
         channels=model.spec.latent_channels,
+        upsample=upsample,
         generator=generator,
         device=model.device,
         on_stage=on_stage,

@@ -42,7 +42,12 @@ def test_any_schedule_ends_on_its_last_grid(schedule: ScaleSchedule, batch_size:
         return noisy_latents * 0.5
 
     latents = sample_scalewise(
-        predict_velocity, schedule, batch_size=batch_size, channels=3, generator=_generator()
+        predict_velocity,
+        schedule,
+        batch_size=batch_size,
+        channels=3,
+        upsample=resize_latents,
+        generator=_generator(),
     )
     assert latents.shape == (batch_size, 3, *schedule.target.as_tuple())
     assert latents.isfinite().all()
@@ -58,6 +63,7 @@ def test_a_perfect_network_gives_the_clip_back(tiny_schedule: ScaleSchedule) -> 
         tiny_schedule,
         batch_size=2,
         channels=4,
+        upsample=resize_latents,
         generator=_generator(1),
     )
     torch.testing.assert_close(latents, clip, rtol=0, atol=1e-5)
@@ -76,6 +82,7 @@ def test_clean_latents_are_upsampled_and_only_then_noised(tiny_schedule: ScaleSc
         tiny_schedule,
         batch_size=1,
         channels=2,
+        upsample=resize_latents,
         generator=_generator(5),
         on_stage=lambda index, x0: clean.append(x0),
     )
@@ -104,7 +111,9 @@ def test_the_gaussian_with_a_known_answer_keeps_its_mean_and_deviation() -> None
         x0 = mean + gain(sigma) * (noisy_latents - (1 - sigma) * mean)
         return (noisy_latents - x0) / sigma
 
-    latents = sample_scalewise(predict_velocity, schedule, batch_size=8, channels=4, generator=_generator())
+    latents = sample_scalewise(
+        predict_velocity, schedule, batch_size=8, channels=4, upsample=resize_latents, generator=_generator()
+    )
     expected = 0.0
     for sigma in (0.6, 0.3):
         expected = gain(sigma) * ((1 - sigma) ** 2 * expected**2 + sigma**2) ** 0.5
@@ -124,6 +133,7 @@ def test_the_network_alone_is_given_half_precision(tiny_schedule: ScaleSchedule)
         tiny_schedule,
         batch_size=1,
         channels=2,
+        upsample=resize_latents,
         dtype=torch.bfloat16,
         generator=_generator(),
     )
@@ -137,6 +147,7 @@ def test_a_generator_for_each_clip_makes_clips_independent(tiny_schedule: ScaleS
             tiny_schedule,
             batch_size=len(seeds),
             channels=2,
+            upsample=resize_latents,
             generator=[_generator(seed) for seed in seeds],
         )
 
@@ -147,7 +158,14 @@ def test_a_generator_for_each_clip_makes_clips_independent(tiny_schedule: ScaleS
 
 def test_noise_is_drawn_once_and_only_for_stages_that_follow(tiny_schedule: ScaleSchedule) -> None:
     generator = _generator(2)
-    sample_scalewise(lambda x, sigma, _: x, tiny_schedule, batch_size=1, channels=1, generator=generator)
+    sample_scalewise(
+        lambda x, sigma, _: x,
+        tiny_schedule,
+        batch_size=1,
+        channels=1,
+        upsample=resize_latents,
+        generator=generator,
+    )
     replay = _generator(2)
     for grid in tiny_schedule.grids:
         torch.randn(1, 1, *grid.as_tuple(), generator=replay)

@@ -12,7 +12,7 @@ from einops import rearrange
 from PIL import Image
 
 from swd_video.core.grid import LatentSize, PixelSize
-from swd_video.core.resize import resize_pixels
+from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import adapter_for
@@ -105,6 +105,7 @@ def test_every_stage_starts_with_the_picture_at_its_size(family: str, build: Bui
         model,
         schedule,
         ["a cat"],
+        upsample=resize_latents,
         pictures=picture,
         generator=generator,
         on_stage=lambda _, x0: seen.append(x0),
@@ -115,7 +116,7 @@ def test_every_stage_starts_with_the_picture_at_its_size(family: str, build: Bui
         shrunk = resize_pixels(picture.unsqueeze(2), PixelSize(1, size.height, size.width))
         torch.testing.assert_close(x0[:, :, :1], model.encode_video(shrunk), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"pictures: got 32x32 .*; crop and resize them first"):
-        sample_clips(model, schedule, ["a cat"], pictures=torch.zeros(1, 3, 32, 32))
+        sample_clips(model, schedule, ["a cat"], upsample=resize_latents, pictures=torch.zeros(1, 3, 32, 32))
 
 
 def _film(folder: Path, picture: str = "start.png") -> Script:
@@ -142,7 +143,8 @@ def test_a_script_s_shot_starts_with_its_picture(
     def generator() -> torch.Generator:
         return torch.Generator().manual_seed(clip.take.seed)
 
-    expected = sample_clips(pipe.model, schedule, ["a cat"], pictures=picture, generator=generator())
+    chosen = {"upsample": pipe.scheduler.upsample, "pictures": picture, "generator": generator()}
+    expected = sample_clips(pipe.model, schedule, ["a cat"], **chosen)
     got = pipe("a cat", pictures=picture, generator=generator(), output_type="pt").frames
     torch.testing.assert_close(got.transpose(1, 2) * 2 - 1, expected)
     without = pipe("a cat", generator=generator(), output_type="pt").frames

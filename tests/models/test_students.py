@@ -102,7 +102,9 @@ def _check_rendering(student: str | Path, schedule: ScaleSchedule, out: Path) ->
     assert (info.frames, info.height, info.width) == sizes[-1].as_tuple()
     assert info.fps == pytest.approx(pipe.fps)
     output = pipe("a cat", generator=_generator(), output_type="pt", preview=True)
-    reference = sample_clips(pipe.model, schedule, ["a cat"], generator=_generator())
+    reference = sample_clips(
+        pipe.model, schedule, ["a cat"], upsample=pipe.scheduler.upsample, generator=_generator()
+    )
     assert torch.equal(output.frames, (reference / 2 + 0.5).clamp(0, 1).transpose(1, 2))
     assert output.previews is not None
     assert [tuple(p.shape[i] for i in (1, 3, 4)) for p in output.previews] == [s.as_tuple() for s in sizes]

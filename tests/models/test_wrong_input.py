@@ -14,6 +14,7 @@ from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
 from safetensors.torch import save_file
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.loading import LoadOptions, load_model, load_teacher, resolve_model_path
 from swd_video.models.registry import adapter_for
@@ -99,7 +100,9 @@ def no_such_block(bench: Bench) -> None:
 
 
 def no_prompts(bench: Bench) -> None:
-    sample_clips(bench.adapter("wan"), ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),)), [])
+    sample_clips(
+        bench.adapter("wan"), ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),)), [], upsample=resize_latents
+    )
 
 
 def no_text_encoder_in_the_pipeline(bench: Bench) -> None:

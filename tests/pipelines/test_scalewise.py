@@ -8,15 +8,23 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.core.upsampler import LatentUpsampler, Upsample, growing_pairs
+from swd_video.models.sampling import sample_clips
 from swd_video.models.wan import WanModel
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 
-def _pipe(wan: WanPipeline, schedule: ScaleSchedule, positions: str = "native") -> ScaleWisePipeline:
-    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(schedule)
+def _pipe(
+    wan: WanPipeline,
+    schedule: ScaleSchedule,
+    positions: str = "native",
+    upsampler: LatentUpsampler | None = None,
+) -> ScaleWisePipeline:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(schedule, upsampler=upsampler)
     return ScaleWisePipeline(WanModel.from_pipeline(wan), scheduler, positions)
 
 
@@ -42,6 +50,24 @@ def test_it_makes_the_clips_of_wan_s_own_pipeline(
         assert np.array_equal(ours, theirs)
     assert got.frames.shape == (4, 5, 48, 64, 3)
     assert (pipe.fps, pipe.compression) == (own.fps, own.compression)
+
+
+def test_a_student_with_a_learned_upsampler_is_sampled_through_it(
+    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
+) -> None:
+    upsampler = LatentUpsampler(4, 8, 1, growing_pairs(tiny_schedule)).requires_grad_(False)
+    upsampler.out.weight.normal_(generator=_generator())
+    pipe = _pipe(tiny_wan_pipe, tiny_schedule, upsampler=upsampler)
+    made = pipe("a cat", generator=_generator(), output_type="pt").frames
+
+    def reference(upsample: Upsample) -> torch.Tensor:
+        clips = sample_clips(pipe.model, tiny_schedule, ["a cat"], upsample=upsample, generator=_generator())
+        return (clips / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+    assert torch.equal(made, reference(pipe.scheduler.upsample))
+    assert not torch.allclose(made, reference(resize_latents), atol=1e-3)
+    with pytest.raises(TypeError, match="upsample"):
+        sample_clips(pipe.model, tiny_schedule, ["a cat"])
 
 
 def test_positions_are_those_of_the_call_s_length(

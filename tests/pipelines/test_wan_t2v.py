@@ -11,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from PIL import Image
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.sampling import sample_clips
@@ -54,6 +55,7 @@ def test_it_is_the_reference_loop_bit_for_bit(
             tiny_schedule,
             batch_size=2,
             channels=4,
+            upsample=resize_latents,
             generator=_generator(3),
         )
         video = pipe(prompts, generator=_generator(3), output_type="pt").frames
@@ -75,6 +77,7 @@ def test_in_half_precision_too(
             tiny_schedule,
             batch_size=1,
             channels=4,
+            upsample=resize_latents,
             generator=_generator(3),
             dtype=torch.bfloat16,
         )
@@ -86,9 +89,9 @@ def test_rescaled_positions_are_the_models(tiny_wan_pipe: WanPipeline, tiny_sche
     pipe = _make(tiny_wan_pipe, tiny_schedule, positions="rescaled")
     latents = pipe("a cat", generator=_generator(3), output_type="latent").frames
     model = WanModel.from_pipeline(tiny_wan_pipe)
-    native = sample_clips(model, tiny_schedule, ["a cat"], generator=_generator(3))
+    native = sample_clips(model, tiny_schedule, ["a cat"], upsample=resize_latents, generator=_generator(3))
     model.rescale_positions(tiny_schedule.target.frames)
-    rescaled = sample_clips(model, tiny_schedule, ["a cat"], generator=_generator(3))
+    rescaled = sample_clips(model, tiny_schedule, ["a cat"], upsample=resize_latents, generator=_generator(3))
     with torch.no_grad():
         assert torch.equal(model.decode(latents).clamp(-1, 1), rescaled)
     assert not torch.allclose(native, rescaled)

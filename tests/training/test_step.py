@@ -67,7 +67,9 @@ def test_later_stages_see_what_sampling_would_show_them(tiny_schedule: ScaleSche
         seen.append(noisy)
         return (noisy - latents[tiny_schedule[index].grid]) / sigma
 
-    sample_scalewise(oracle, tiny_schedule, batch_size=2, channels=4, generator=generator)
+    sample_scalewise(
+        oracle, tiny_schedule, batch_size=2, channels=4, upsample=resize_latents, generator=generator
+    )
     generator.manual_seed(3)
     for stage in tiny_schedule:
         noises.append(torch.randn(2, 4, *stage.grid.as_tuple(), generator=generator))
@@ -376,6 +378,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
             stepper.schedule,
             batch_size=len(embeds),
             channels=4,
+            upsample=resize_latents,
             generator=stepper.draws("own noise", batches[step]).generators,
             on_stage=clips.__setitem__,
         )
