@@ -83,6 +83,10 @@ class Compression:
     `temporal * k + 1` frames become `k + 1` latent frames: latent frame 0 holds one picture, every
     later one holds `temporal` of them. Height and width shrink by `spatial`.
 
+    A transformer that joins `p` latent frames in a token gets the first one `p` times, as CogVideoX 1.5 (p = 2) was
+    trained: `[z0, z0, z1, z2]`. So `p (k + 1)` latent frames stand for `temporal p k + 1` frames, and the first
+    `p - 1` of them are copies, which are dropped before decoding.
+
     Attributes:
         temporal: frames per latent frame, after the first.
         spatial: pixels per latent along height and along width.
@@ -124,20 +128,23 @@ class Compression:
                 f"{self._frames_rule()}; got height {size.height} and width {size.width}, expected multiples "
                 f"of {self._step(1)} and {self._step(2)}{self._limits_rule(size)}. Nearest legal size: {nearest}."
             )
-        return LatentSize(
-            (size.frames - 1) // self.temporal + 1, size.height // self.spatial, size.width // self.spatial
-        )
+        latent_frames = (size.frames - 1) // self.temporal + 1 + self.repeated_frames
+        return LatentSize(latent_frames, size.height // self.spatial, size.width // self.spatial)
 
     def pixel_size(self, size: LatentSize) -> PixelSize:
         """The size of the clip that latents of `size` decode to."""
-        return PixelSize(
-            (size.frames - 1) * self.temporal + 1, size.height * self.spatial, size.width * self.spatial
-        )
+        frames = (size.frames - self.repeated_frames - 1) * self.temporal + 1
+        return PixelSize(frames, size.height * self.spatial, size.width * self.spatial)
+
+    @property
+    def repeated_frames(self) -> int:
+        """Copies of the first latent frame in front of it."""
+        return self.patch[0] - 1
 
     def nearest_legal(self, size: PixelSize) -> PixelSize:
         """The legal size closest to `size` on every axis; the smaller one where two are equally near."""
         grid = LatentSize(
-            _nearest_multiple((size.frames - 1) / self.temporal + 1, self.patch[0]),
+            _nearest_multiple((size.frames - 1) / self.temporal + 1 + self.repeated_frames, self.patch[0]),
             _nearest_multiple(size.height, self._step(1)) // self.spatial,
             _nearest_multiple(size.width, self._step(2)) // self.spatial,
         )
@@ -153,9 +160,7 @@ class Compression:
         return self.spatial * self.patch[axis]
 
     def _frames_rule(self) -> str:
-        if self.patch[0] == 1:
-            return f"{self.temporal}k + 1"
-        return f"{self.temporal}k + 1 with k + 1 a multiple of {self.patch[0]}"
+        return f"{self.temporal * self.patch[0]}k + 1"
 
     def _limits_rule(self, size: PixelSize) -> str:
         """What a size is told that goes beyond the model's positions."""

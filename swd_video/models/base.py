@@ -1,5 +1,6 @@
 """What the rest of the package asks of a text-to-video model, whatever its family."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class ModelSpec:
         text_dim: channels of such a row.
         fps: frames per second of the clips the model was trained on.
         training_size: size of the clips the model was trained on, where known.
+        guidance_scale: of the classifier-free guidance that the model's pipeline uses unless told otherwise; 1 is off.
+        embedded_guidance: the scale that a guidance-distilled transformer is told instead; None where it is told none.
     """
 
     family: str
@@ -52,6 +55,8 @@ class ModelSpec:
     text_dim: int
     fps: float
     training_size: PixelSize | None
+    guidance_scale: float
+    embedded_guidance: float | None
 
 
 class VideoModel(ABC):
@@ -84,6 +89,7 @@ class VideoModel(ABC):
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
         block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
+        guidance_scale: default of the family's pipeline.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
@@ -100,6 +106,7 @@ class VideoModel(ABC):
     attention_mask: ClassVar[MaskKind] = "none"
     stock_samples: ClassVar[bool] = False
     block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
+    guidance_scale: ClassVar[float]
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     full_frames: int | None = None
 
@@ -129,6 +136,8 @@ class VideoModel(ABC):
             text_dim=self._text_dim(config),
             fps=float(fps or self._fps()),
             training_size=training_size,
+            guidance_scale=self.guidance_scale,
+            embedded_guidance=self._embedded_guidance(config),
         )
 
     @property
@@ -229,14 +238,16 @@ class VideoModel(ABC):
         """
         self.spec.compression.latent_size(PixelSize(*pixels.shape[2:]))
         pixels = pixels.to(get_module_execution_device(self.vae), self.vae.dtype)
-        return self._normalize(self.vae.encode(pixels).latent_dist.mode().float())
+        latents = self._normalize(self.vae.encode(pixels).latent_dist.mode().float())
+        repeated = self.spec.compression.repeated_frames
+        return torch.cat([latents[:, :, :1]] * repeated + [latents], dim=2)
 
     def decode(
         self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
     ) -> Float[Tensor, "batch 3 frames height width"]:
         """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
         latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
-        return self._decode_raw(self._denormalize(latents))
+        return self._decode_raw(self._denormalize(latents[:, :, self.spec.compression.repeated_frames :]))
 
     def predict_velocity(
         self,
@@ -302,6 +313,40 @@ class VideoModel(ABC):
         self._check_latents(noisy_latents)
         return self._capture(network, noisy_latents, sigma, prompt_embeds, blocks)
 
+    def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
+        """A copy of the model's own scheduler, its steps set for a clip as the family's pipeline sets them.
+
+        Its `timesteps` are 1000 sigma, and its `step` takes velocities and noisy latents as they are here.
+
+        Args:
+            steps: how many.
+            grid: of the clip; some pipelines shift noise levels by the number of tokens.
+            generator: source of the noise, where steps draw any.
+
+        Raises:
+            ValueError: if the scheduler is not one that the family's pipeline can use.
+        """
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        config, name = scheduler.config, type(scheduler).__name__
+        is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or (
+            config.get("prediction_type") == "flow_prediction"
+        )
+        try:
+            if not is_flow:
+                raise ValueError(f"{name} is not one of flow matching")
+            self._set_timesteps(scheduler, steps, grid)
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"shift: not set, and the model's own {name} cannot be used as its pipeline does: {reason}; load the "
+                "model with its own scheduler_config.json, or set shift to sample with Euler steps."
+            ) from error
+        return scheduler
+
+    def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
+        """In the very words of the family's pipeline."""
+        scheduler.set_timesteps(steps, device=self.device)
+
     def transformer_blocks(self, transformer: nn.Module) -> Sequence[nn.Module]:
         """All blocks of a transformer of this family, in the order in which `features` counts them."""
         return self._blocks(unwrap(transformer))[0]
@@ -338,6 +383,10 @@ class VideoModel(ABC):
     @abstractmethod
     def _text_dim(self, config: Any) -> int:
         """Channels of an embedded prompt, from the transformer's config."""
+
+    def _embedded_guidance(self, config: Any) -> float | None:
+        """The guidance scale that the transformer is told, from its config."""
+        return None
 
     @abstractmethod
     def _fps(self) -> float:

@@ -28,18 +28,19 @@ Progressive Distillation for Fast Sampling of Diffusion Models (arXiv 2202.00512
 signal: Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891), Algorithm 1.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
 from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
-from swd_video.core.grid import Compression
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.models.base import VideoModel, unwrap
 from swd_video.models.positions import spread_rotations
 
@@ -50,13 +51,15 @@ _FPS_1_5 = 16.0
 class CogVideoXModel(VideoModel):
     """The components of a `CogVideoXPipeline`, with its noise levels converted to ours.
 
-    Its VAE decodes odd numbers of latent frames (clips of 8k + 1 frames, the model's own rule). For even ones the
-    first latent frame is repeated in front and the frames of that copy are dropped, as CogVideoX 1.5 pads its clips.
+    CogVideoX 1.5 joins two latent frames in a token and was trained on `[z0, z0, z1, ...]`: `Compression` says how
+    such clips are counted. The VAE decodes odd numbers of latent frames (clips of 8k + 1 frames, the models' own
+    rule; of 1.5 every clip). For even ones the first is repeated in front and the frames of that copy are dropped.
     """
 
     family = "cogvideox"
     pipeline_class = CogVideoXPipeline
     pipeline_names = ("CogVideoXPipeline",)
+    guidance_scale = 6.0
 
     def __init__(self, pipe: CogVideoXPipeline, **facts: Any) -> None:
         if pipe.transformer.config.use_learned_positional_embeddings:
@@ -71,6 +74,10 @@ class CogVideoXModel(VideoModel):
     def can_rescale_positions(self) -> bool:
         """True for models with rotary positions: 5b and 1.5, not 2b."""
         return bool(self.pipe.transformer.config.use_rotary_positional_embeddings)
+
+    def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
+        """The model's own scheduler, seen as one of a flow; see the base class."""
+        return _FlowSteps(copy.deepcopy(self.pipe.scheduler), steps, self.device, generator)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
@@ -158,6 +165,45 @@ class CogVideoXModel(VideoModel):
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return list(inner.transformer_blocks), inner.norm_final
+
+
+class _FlowSteps:
+    """A scheduler of CogVideoX (DDIM, or DPM as 5b's) that takes and gives what a flow's does.
+
+    With the module's letters: its `x_t` is `y / c`, `c = 1 / (a + b)`, and its v is `c velocity - (b - a) y`.
+    """
+
+    def __init__(self, scheduler: Any, steps: int, device: torch.device, generator: Any) -> None:
+        scheduler.set_timesteps(steps, device=device)
+        self._scheduler, self._generator = scheduler, generator
+        self._timesteps = scheduler.timesteps
+        signal = scheduler.alphas_cumprod.double().cpu()[self._timesteps.cpu()].clamp(0, 1)
+        self._a, self._b = signal.sqrt().tolist(), (1 - signal).sqrt().tolist()
+        self._index, self._last_x0 = 0, None
+        # float64, as `timestep_at` wants it.
+        self.timesteps = torch.tensor(
+            [1000 * b / (a + b) for a, b in zip(self._a, self._b, strict=True)], dtype=torch.float64
+        )
+
+    def step(
+        self, velocity: Tensor, timestep: Tensor, noisy_latents: Tensor, return_dict: bool = False
+    ) -> tuple[Tensor]:
+        assert not return_dict and timestep == self.timesteps[self._index]
+        index, a, b = self._index, self._a[self._index], self._b[self._index]
+        v = velocity / (a + b) - (b - a) * noisy_latents
+        own = self._timesteps[index]
+        common = {"generator": self._generator, "return_dict": False}
+        # Laid out as the pipeline's, so that steps that draw noise draw the same.
+        v, sample = (rearrange(x, "b c f h w -> b f c h w") for x in (v, noisy_latents * (a + b)))
+        if isinstance(self._scheduler, CogVideoXDPMScheduler):
+            before = self._timesteps[index - 1] if index else None
+            sample, self._last_x0 = self._scheduler.step(v, self._last_x0, own, before, sample, **common)
+        else:
+            sample = self._scheduler.step(v, own, sample, **common)[0]
+        self._index += 1
+        if self._index < len(self._timesteps):
+            sample = sample / (self._a[self._index] + self._b[self._index])
+        return (rearrange(sample, "b f c h w -> b c f h w"),)
 
 
 def noise_angles(scheduler: Any) -> Float64[np.ndarray, " timesteps"]:

@@ -12,14 +12,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import HunyuanVideoPipeline
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import (
+    DEFAULT_PROMPT_TEMPLATE,
+    retrieve_timesteps,
+)
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
+from swd_video.core.grid import LatentSize
 from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
 from swd_video.models.positions import rescaled_positions
 
@@ -37,7 +42,8 @@ class HunyuanVideoModel(VideoModel):
     Args:
         pipe: any `HunyuanVideoPipeline` for text to video.
         text_length: tokens of a prompt, without the pooled row; default 256.
-        embedded_guidance: the guidance scale that the transformer is told, where it takes one.
+        embedded_guidance: the guidance scale that the transformer is told, where it takes one;
+            default 6.
         prompt_template: what the language model is asked around the prompt ("template"), and how many of its
             first tokens are dropped again ("crop_start").
         facts: as for every `VideoModel`.
@@ -49,6 +55,8 @@ class HunyuanVideoModel(VideoModel):
     pipeline_names = ("HunyuanVideoPipeline",)
     attention_mask = "boolean"
     block_counts = ("num_layers", "num_single_layers")
+    # `true_cfg_scale` of the pipeline, whose `guidance_scale` is the embedded one.
+    guidance_scale = 1.0
     # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
     lora_targets = (
         *ATTENTION_LAYERS,
@@ -68,12 +76,12 @@ class HunyuanVideoModel(VideoModel):
         pipe: HunyuanVideoPipeline,
         *,
         text_length: int | None = None,
-        embedded_guidance: float | int = _EMBEDDED_GUIDANCE,
+        embedded_guidance: float | int | None = None,
         prompt_template: Mapping[str, Any] = DEFAULT_PROMPT_TEMPLATE,
         **facts: Any,
     ) -> None:
+        self._asked_guidance = embedded_guidance
         super().__init__(pipe, text_length=text_length and 1 + text_length, **facts)
-        self.embedded_guidance = embedded_guidance
         self.prompt_template = dict(prompt_template)
 
     @property
@@ -121,6 +129,19 @@ class HunyuanVideoModel(VideoModel):
     def _fps(self) -> float:
         return _FPS
 
+    def _embedded_guidance(self, config: Any) -> float | None:
+        if config.guidance_embeds:
+            return float(_EMBEDDED_GUIDANCE if self._asked_guidance is None else self._asked_guidance)
+        if self._asked_guidance is not None:
+            raise ValueError(
+                f"embedded_guidance: got {self._asked_guidance:g}, but this transformer was not distilled for guidance "
+                "and is told none; leave it out."
+            )
+        return None
+
+    def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
+        retrieve_timesteps(scheduler, steps, self.device, sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
+
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         return raw_latents * self.vae.config.scaling_factor
 
@@ -134,13 +155,16 @@ class HunyuanVideoModel(VideoModel):
         prompt_embeds = prompt_embeds.to(noisy_latents.device, inner.dtype)
         tokens = prompt_embeds[:, 1:, : inner.config.text_embed_dim]
         timestep = sigma_per_clip(sigma, noisy_latents) * 1000
+        guidance = self.spec.embedded_guidance
         return {
             "hidden_states": noisy_latents.to(inner.dtype),
             "timestep": timestep,
             "encoder_hidden_states": tokens,
             "encoder_attention_mask": (tokens != 0).any(dim=-1).to(inner.dtype),
             "pooled_projections": prompt_embeds[:, 0, : inner.config.pooled_projection_dim],
-            "guidance": torch.full_like(timestep, self.embedded_guidance * 1000, dtype=inner.dtype),
+            "guidance": None
+            if guidance is None
+            else torch.full_like(timestep, guidance * 1000, dtype=inner.dtype),
         }
 
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:

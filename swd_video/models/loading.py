@@ -32,7 +32,7 @@ from swd_video.models.checkpoints import (
     read_json,
     read_pipeline_name,
 )
-from swd_video.models.registry import adapter_for
+from swd_video.models.registry import adapter_for, pipeline_class_for
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
 ARCHITECTURES = Path(swd_video.__file__).parent / "planning" / "architectures"
@@ -272,7 +272,7 @@ def load_teacher(
         )
     folder = model_folder(path)
     try:
-        adapter = adapter_for(read_pipeline_name(folder))
+        pipeline_class = pipeline_class_for(read_pipeline_name(folder))
     except ValueError as error:
         raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
     replaced = {} if transformer is None else {"transformer": transformer}
@@ -280,7 +280,7 @@ def load_teacher(
         replaced = {"transformer": _load_transformer_file(Path(options.transformer_file), folder, dtype)}
     check_parts_on_disk(folder, skip=replaced)
     with _errors_in_one_line(f"model {str(name_or_path)!r}"):
-        pipe = adapter.pipeline_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, **replaced)
+        pipe = pipeline_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, **replaced)
     return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 

@@ -3,33 +3,51 @@
 The VAE shrinks pictures 32-fold and time 8-fold, so that one latent cell is one token. Positions are given in
 seconds and pixels, hence the frame rate.
 
+Folders that call themselves `LTXConditionPipeline` (LTX-Video 0.9.5 and later) hold models that were trained otherwise:
+a latent frame's position is the time of its first frame, `max(0, 8 f - 7)` frames, where older models have `8 f`;
+prompts have 256 tokens, not 128; and steps follow a schedule that is linear, then quadratic. From 0.9.1 on the decoder
+takes out a last bit of noise, which it is told and which must be there.
+
 Source: LTX-Video: Realtime Video Latent Diffusion (arXiv 2501.00103).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import LTXPipeline
+from diffusers import LTXConditionPipeline, LTXPipeline
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift, retrieve_timesteps
+from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
+from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import keyed_generator, keyed_seed
+from swd_video.core.sampling import draw_noise
 from swd_video.models.base import VideoModel, sigma_per_clip, unwrap
 from swd_video.models.positions import position_factor
 
 _FPS = 25.0
-_MAX_TEXT_LENGTH = 128
+_TEXT_LENGTH = 128
+_CONDITION_TEXT_LENGTH = 256
+# What Lightricks' own configurations have for decoders that are told a noise level.
+_DECODE_TIMESTEP = 0.05
+_DECODE_NOISE = 0.025
+_DECODE_KEY = ("ltx", "decode")
 
 
 class LtxModel(VideoModel):
     """The components of an `LTXPipeline`, with its conventions for text, latents and positions.
 
     Args:
-        pipe: any `LTXPipeline` for text to video.
-        decode_timestep: noise level that decoders from LTX-Video 0.9.1 on are told, in [0, 1]. No noise is
-            added to the latents, so that clips repeat.
+        pipe: an `LTXPipeline`, or one of its like for pictures, which has the same parts.
+        decode_timestep: noise level that decoders from LTX-Video 0.9.1 on are told, in [0, 1]; default 0.05.
+        decode_noise: share of noise that the latents get for it, in [0, 1]; default 0.025. The same noise for every
+            clip of a size, so that clips repeat.
         facts: as for every `VideoModel`; the transformer is told the frame rate.
     """
 
@@ -38,10 +56,25 @@ class LtxModel(VideoModel):
     # All of the same parts; a picture or several to start from are an argument, not a part.
     pipeline_names = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")
     attention_mask = "additive"
+    guidance_scale = 3.0
 
-    def __init__(self, pipe: LTXPipeline, *, decode_timestep: float = 0.0, **facts: Any) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        decode_timestep: float | int | None = None,
+        decode_noise: float | int | None = None,
+        **facts: Any,
+    ) -> None:
+        self._is_condition = isinstance(pipe, LTXConditionPipeline)
         super().__init__(pipe, **facts)
-        self.decode_timestep = decode_timestep
+        for name, level in (("decode_timestep", decode_timestep), ("decode_noise", decode_noise)):
+            if level is not None and not self.vae.config.timestep_conditioning:
+                raise ValueError(
+                    f"{name}: got {level:g}, but this VAE decodes without noise (LTX-Video 0.9.0); leave it out."
+                )
+        self.decode_timestep = _DECODE_TIMESTEP if decode_timestep is None else decode_timestep
+        self.decode_noise = _DECODE_NOISE if decode_noise is None else decode_noise
 
     @property
     def takes_first_frame(self) -> bool:
@@ -62,7 +95,8 @@ class LtxModel(VideoModel):
         return prompt_embeds * mask.unsqueeze(-1)
 
     def _text_length(self) -> int:
-        return min(_MAX_TEXT_LENGTH, int(self.pipe.tokenizer.model_max_length))
+        # Not the tokenizer's own limit: folders of every version say 128, and T5 knows none.
+        return _CONDITION_TEXT_LENGTH if self._is_condition else _TEXT_LENGTH
 
     def _text_dim(self, config: Any) -> int:
         return int(config.caption_channels)
@@ -86,29 +120,63 @@ class LtxModel(VideoModel):
         level = None
         if self.vae.config.timestep_conditioning:
             level = raw_latents.new_full((len(raw_latents),), self.decode_timestep)
-        return self.vae.decode(raw_latents, level, return_dict=False)[0]
+            share = raw_latents.new_full((len(raw_latents), 1, 1, 1, 1), self.decode_noise)
+            noise = draw_noise(
+                (1, *raw_latents.shape[1:]),
+                generator=keyed_generator(*_DECODE_KEY),
+                device=raw_latents.device,
+            )
+            raw_latents = (1 - share) * raw_latents + share * noise.to(raw_latents.dtype)
+        with _keyed_global_noise(raw_latents.device, any(self.vae.config.decoder_inject_noise)):
+            return self.vae.decode(raw_latents, level, return_dict=False)[0]
+
+    def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
+        if self._is_condition:
+            timesteps = (linear_quadratic_schedule(steps) * 1000).numpy()
+            # Both, which is the same as the pipeline's timesteps alone, but for a line on stderr.
+            scheduler.set_timesteps(timesteps=timesteps, sigmas=timesteps / 1000, device=self.device)
+            return
+        config = scheduler.config
+        shift = calculate_shift(
+            grid.frames * grid.height * grid.width,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        sigmas = np.linspace(1.0, 1 / steps, steps)
+        retrieve_timesteps(scheduler, steps, self.device, sigmas=sigmas, mu=shift)
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
     ) -> dict[str, Any]:
         inner = unwrap(network)
-        _, _, frames, height, width = noisy_latents.shape
-        compression = self.spec.compression
         prompt_embeds = prompt_embeds.to(noisy_latents.device, inner.dtype)
         return {
             "hidden_states": rearrange(noisy_latents, "b c f h w -> b (f h w) c").to(inner.dtype),
             "encoder_hidden_states": prompt_embeds,
             "encoder_attention_mask": (prompt_embeds != 0).any(dim=-1),
             "timestep": sigma_per_clip(sigma, noisy_latents) * 1000,
-            "num_frames": frames,
-            "height": height,
-            "width": width,
-            "rope_interpolation_scale": (
-                compression.temporal / self.spec.fps * position_factor(frames, self.full_frames),
-                compression.spatial,
-                compression.spatial,
-            ),
+            **self._coordinates(noisy_latents),
         }
+
+    def _coordinates(self, noisy_latents: Tensor) -> dict[str, Any]:
+        """Where and when tokens are, in the transformer's keyword arguments."""
+        batch, _, frames, height, width = noisy_latents.shape
+        temporal, spatial = self.spec.compression.temporal, self.spec.compression.spatial
+        factor = position_factor(frames, self.full_frames)
+        if not self._is_condition:
+            scale = (temporal / self.spec.fps * factor, spatial, spatial)
+            return {"num_frames": frames, "height": height, "width": width, "rope_interpolation_scale": scale}
+        device = noisy_latents.device
+        first_shown = (temporal * factor * torch.arange(frames, device=device) + 1 - temporal).clamp(min=0)
+        axes = (
+            first_shown * (1.0 / self.spec.fps),
+            spatial * torch.arange(height, device=device).float(),
+            spatial * torch.arange(width, device=device).float(),
+        )
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        return {"video_coords": rearrange(grid, "d f h w -> 1 d (f h w)").expand(batch, -1, -1)}
 
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
         _, _, frames, height, _ = noisy_latents.shape
@@ -116,3 +184,14 @@ class LtxModel(VideoModel):
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return list(inner.transformer_blocks), inner.norm_out
+
+
+@contextmanager
+def _keyed_global_noise(device: torch.device, is_drawn: bool) -> Iterator[None]:
+    """A context in which what decoders of 0.9.1 draw from torch's global state is always the same."""
+    if not is_drawn:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(keyed_seed(*_DECODE_KEY))
+        yield

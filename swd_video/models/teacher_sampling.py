@@ -1,9 +1,9 @@
 """Clips from a teacher of any family: many steps, with classifier-free guidance."""
 
-import copy
+import sys
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
-from swd_video.models.base import VideoModel
+from swd_video.models.base import ModelSpec, VideoModel
 
 
 @torch.no_grad()
@@ -21,12 +21,13 @@ def sample_teacher(
     size: PixelSize,
     *,
     steps: int,
-    guidance_scale: float | int = 1.0,
+    guidance_scale: float | int | None = None,
+    guidance_scale_2: float | int | None = None,
     negative_prompt: str = "",
     shift: float | None = None,
     generator: Generators = None,
 ) -> Float[Tensor, "prompts channels frames height width"]:
-    """Sample clean latents, as diffusers' own pipeline of the family does.
+    """Sample clean latents, as diffusers' own pipeline of the family does, with its noise levels and steps.
 
     Guidance is `uncond + guidance_scale * (cond - uncond)`.
     Source: Classifier-Free Diffusion Guidance (arXiv 2207.12598), Eq. 6, whose w is one smaller.
@@ -36,28 +37,30 @@ def sample_teacher(
         prompts: one for each clip.
         size: of the clips in pixels.
         steps: evaluations of the transformer, times two with guidance.
-        guidance_scale: 1 is off.
+        guidance_scale: 1 is off; default what the model's pipeline does.
+        guidance_scale_2: likewise of the second transformer (Wan 2.2 A14B); default the same.
         negative_prompt: what guidance leads away from.
-        shift: take Euler steps over noise levels shifted by this much, instead of using the model's scheduler.
+        shift: take Euler steps over even noise levels shifted by this much, instead of using the model's scheduler.
         generator: source of the noise; one for each clip makes a clip independent of its neighbours.
 
     Returns:
         float32 latents.
 
     Raises:
-        ValueError: if the size is not legal, or the model's scheduler is not one of flow matching.
+        ValueError: if the size is not legal, or the model's scheduler is not one that its pipeline can use.
     """
     grid = model.spec.compression.latent_size(size)
     prompt_embeds = model.encode_prompt(list(prompts))
-    guided = guidance_scale > 1
-    negative_embeds = model.encode_prompt([negative_prompt] * len(prompts)) if guided else None
+    scale = model.spec.guidance_scale if guidance_scale is None else guidance_scale
+    negative_embeds = model.encode_prompt([negative_prompt] * len(prompts)) if scale > 1 else None
     return sample_teacher_latents(
         model,
         prompt_embeds,
         negative_embeds,
         grid,
         steps=steps,
-        guidance_scale=guidance_scale,
+        guidance_scale=scale,
+        guidance_scale_2=guidance_scale_2,
         shift=shift,
         generator=generator,
     )
@@ -71,9 +74,11 @@ def sample_teacher_latents(
     grid: LatentSize,
     *,
     steps: int,
-    guidance_scale: float | int = 1.0,
+    guidance_scale: float | int,
+    guidance_scale_2: float | int | None = None,
     shift: float | None = None,
     generator: Generators = None,
+    first_frame: Float[Tensor, "prompts channels 1 height width"] | None = None,
 ) -> Float[Tensor, "prompts channels frames height width"]:
     """The same from embedded prompts, where the text encoder is out of reach.
 
@@ -84,43 +89,54 @@ def sample_teacher_latents(
         grid: size of the clips in latents.
         steps: see `sample_teacher`, as are the others.
         guidance_scale: 1 is off.
+        guidance_scale_2: of the second transformer; None takes the same.
         shift: None takes the model's own scheduler.
         generator: source of the noise.
+        first_frame: clean latents of the picture that each clip starts with, see `VideoModel.predict_velocity`.
 
     Raises:
-        ValueError: if the model's scheduler is not one of flow matching.
+        ValueError: if the model's scheduler is not one that its pipeline can use.
     """
-    scheduler = copy.deepcopy(model.pipe.scheduler) if shift is None else _euler(shift)
-    if shift is None:
-        _check_scheduler(scheduler)
     if guidance_scale <= 1:
         negative_embeds = None
     shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
     latents = draw_noise(shape, generator=generator, device=model.device)
-    scheduler.set_timesteps(steps, device=model.device)
+    if shift is None:
+        scheduler = model.teacher_scheduler(steps, grid, generator)
+    else:
+        # From given levels: left alone, the scheduler starts from a lowest one that is shifted already.
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=model.device)
     for timestep in scheduler.timesteps:
         sigma = float(timestep) / 1000
-        velocity = model.predict_velocity(latents, sigma, prompt_embeds)
+        velocity = model.predict_velocity(latents, sigma, prompt_embeds, first_frame=first_frame)
         if negative_embeds is not None:
-            without = model.predict_velocity(latents, sigma, negative_embeds)
-            velocity = without + guidance_scale * (velocity - without)
+            without = model.predict_velocity(latents, sigma, negative_embeds, first_frame=first_frame)
+            scale = guidance_scale
+            if guidance_scale_2 is not None and model.transformer_at(sigma) != "transformer":
+                scale = guidance_scale_2
+            velocity = without + scale * (velocity - without)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+    if first_frame is not None:
+        latents = torch.cat([first_frame.to(latents), latents[:, :, 1:]], dim=2)
     return latents.float()
 
 
-def _euler(shift: float) -> Any:
-    return FlowMatchEulerDiscreteScheduler(shift=shift)
+def chosen_guidance(spec: ModelSpec, asked: float | int | None, key: str = "guidance_scale") -> float | int:
+    """The guidance scale that was asked for, or what the model's pipeline does; warns on stderr of guidance twice.
 
-
-def _check_scheduler(scheduler: Any) -> None:
-    """Refuse schedulers whose noise levels depend on more than the number of steps, or are no flow's."""
-    config = scheduler.config
-    is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or (
-        config.get("prediction_type") == "flow_prediction"
-    )
-    if not is_flow or config.get("use_dynamic_shifting", False):
-        what = "shifts its noise levels by the size of the clip" if is_flow else "is not one of flow matching"
-        raise ValueError(
-            f"shift: not set, and the model's own {type(scheduler).__name__} {what}; set shift (3 is usual) to "
-            "sample with Euler steps."
+    Args:
+        spec: of the teacher.
+        asked: None for the default.
+        key: what asked, for the warning.
+    """
+    if asked is None:
+        return spec.guidance_scale
+    if asked > 1 and spec.embedded_guidance is not None:
+        print(
+            f"warning: {key}: {asked:g} comes on top of the guidance {spec.embedded_guidance:g} that this "
+            f"{spec.family} model was distilled to obey, at twice the cost; leave it out, and set embedded_guidance "
+            "instead.",
+            file=sys.stderr,
         )
+    return asked

@@ -37,6 +37,7 @@ class WanModel(VideoModel):
     pipeline_class = WanPipeline
     pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
     stock_samples = True
+    guidance_scale = 5.0
     lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(self, pipe: WanPipeline, **facts: Any) -> None:

@@ -29,7 +29,7 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
-from swd_video.models.registry import adapter_for
+from swd_video.models.registry import adapter_for, pipeline_class_for
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")
@@ -153,9 +153,10 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     path = _find(name)
     index = DiffusionPipeline.load_config(path)
     try:
-        adapter = adapter_for(str(index.get("_class_name")))
+        name_of_class = str(index.get("_class_name"))
+        adapter = adapter_for(name_of_class)
         video = read_video_spec(path)
-        pipe, parts = _build_pipe(adapter.pipeline_class, path, index, video)
+        pipe, parts = _build_pipe(pipeline_class_for(name_of_class), path, index, video)
         model = adapter.from_pipeline(
             pipe, fps=video.fps, training_size=video.training_size, text_length=video.text_length
         )

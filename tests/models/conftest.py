@@ -19,6 +19,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     WanPipeline,
@@ -123,6 +124,24 @@ def _tiny_ltx(wan: WanPipeline) -> LTXPipeline:
     )
 
 
+def _tiny_ltx_condition(wan: WanPipeline) -> LTXConditionPipeline:
+    """LTX-Video 0.9.5 in its class and scheduler, with 0.9.1's decoder, which is told a noise level and draws noise."""
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        decoder_spatio_temporal_scaling=(True, True, True),
+        decoder_inject_noise=(False, True, True, True),
+        upsample_residual=(True, True, True),
+        upsample_factor=(2, 2, 2),
+        timestep_conditioning=True,
+    )
+    parts = {**_tiny_ltx(wan).components, "vae": vae, "scheduler": FlowMatchEulerDiscreteScheduler()}
+    return LTXConditionPipeline(**parts)
+
+
 def _tiny_hunyuan(wan: WanPipeline) -> HunyuanVideoPipeline:
     transformer = HunyuanVideoTransformer3DModel(
         in_channels=4,
@@ -166,7 +185,7 @@ def _tiny_cogvideox(wan: WanPipeline, **changes: Any) -> CogVideoXPipeline:
         "sample_width": 8,
         "sample_height": 6,
         "sample_frames": 9,
-        "max_text_seq_length": 20,
+        "max_text_seq_length": 226,
     }
     vae = AutoencoderKLCogVideoX(
         block_out_channels=(8, 8, 8, 8),
@@ -218,6 +237,7 @@ FAMILIES = {
     "wan-ti2v": TinyFamily(_tiny_ti2v, WanModel, LatentSize(3, 4, 6), {}),
     "wan-a14b": TinyFamily(_tiny_a14b, WanModel, LatentSize(3, 4, 6), {}),
     "ltx": TinyFamily(_tiny_ltx, LtxModel, LatentSize(3, 2, 3), {}),
+    "ltx-condition": TinyFamily(_tiny_ltx_condition, LtxModel, LatentSize(3, 2, 3), {}),
     "hunyuan": TinyFamily(
         _tiny_hunyuan,
         HunyuanVideoModel,

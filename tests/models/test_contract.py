@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from einops import rearrange
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize, PixelSize
@@ -14,9 +13,6 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import ADAPTERS, adapter_for
 from swd_video.models.sampling import sample_clips
-
-# How the latents of each family's pipeline are laid out.
-LAYOUTS = {"ltx": "b (f h w) c", "cogvideox": "b f c h w"}
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -35,7 +31,7 @@ def test_the_spec_is_what_the_networks_say(model: VideoModel, grid: LatentSize) 
         == model.features(_latents(model, grid), 0.5, model.encode_prompt(["a"]), [0])[0].shape[2]
     )
     assert adapter_for(type(model.pipe).__name__) is type(model)
-    assert type(model) in ADAPTERS and isinstance(model.pipe, model.pipeline_class)
+    assert type(model) in ADAPTERS and type(model.pipe).__name__ in model.pipeline_names
     assert model.device == torch.device("cpu")
 
 
@@ -149,68 +145,6 @@ def test_features_are_the_blocks_outputs_and_reach_latents_but_no_weights(
     for wrong in ([], [-1], [last + 1]):
         with pytest.raises(ValueError, match=f"expected at least one index from 0 to {last}"):
             model.features(noisy_latents, sigma, embeds, wrong)
-
-
-@torch.no_grad()
-def test_velocities_are_what_the_pipeline_steps_with(
-    model: VideoModel, family: str, grid: LatentSize
-) -> None:
-    """The latents of diffusers' own pipeline between two steps give the velocity that it used."""
-    pipe, layout = model.pipe, LAYOUTS.get(model.spec.family, "b c f h w")
-    axes = dict(zip("fhw", grid.as_tuple(), strict=True))
-    prompts = ["a cat", "a dog that runs"]
-    start = rearrange(_latents(model, grid, batch=2), f"b c f h w -> {layout}")
-    states = [start]
-
-    def keep(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        states.append(tensors["latents"])
-        return {}
-
-    size, own = model.spec.compression.pixel_size(grid), {"guidance_scale": 1.0}
-    text_length = model.spec.text_length
-    if model.spec.family == "hunyuan":
-        own, text_length = {"prompt_template": model.prompt_template}, text_length - 1
-    pipe(
-        prompts,
-        num_frames=size.frames,
-        height=size.height,
-        width=size.width,
-        num_inference_steps=3,
-        latents=start,
-        output_type="latent",
-        max_sequence_length=text_length,
-        callback_on_step_end=keep,
-        **own,
-    )
-    assert len(states) == 4
-    embeds = model.encode_prompt(prompts)
-    for step in range(3):
-        before, after = (rearrange(s, f"{layout} -> b c f h w", **axes) for s in states[step : step + 2])
-        noisy_latents, sigma, expected = _flow_step(pipe, step, before, after)
-        velocity = model.predict_velocity(noisy_latents, sigma, embeds)
-        torch.testing.assert_close(velocity, expected, rtol=1e-3, atol=1e-3)
-        assert expected.std() > 0.1
-
-
-def _flow_step(
-    pipe: Any, step: int, before: torch.Tensor, after: torch.Tensor
-) -> tuple[torch.Tensor, float, torch.Tensor]:
-    """Noisy latents, sigma and velocity in our convention of one step of a pipeline's scheduler."""
-    scheduler = pipe.scheduler
-    if not hasattr(scheduler, "alphas_cumprod"):
-        sigma, following = scheduler.sigmas[step].item(), scheduler.sigmas[step + 1].item()
-        return before, sigma, (after - before) / (following - sigma)
-    # DDIM: after = ratio * before + weight * x0; solved for x0.
-    timestep = int(scheduler.timesteps[step])
-    previous = timestep - 1000 // scheduler.num_inference_steps
-    signal = scheduler.alphas_cumprod[timestep].item()
-    signal_after = scheduler.alphas_cumprod[previous].item() if previous >= 0 else 1.0
-    ratio = ((1 - signal_after) / (1 - signal)) ** 0.5
-    x0 = (after - ratio * before) / (signal_after**0.5 - signal**0.5 * ratio)
-    a, b = signal**0.5, (1 - signal) ** 0.5
-    sigma = b / (a + b)
-    noisy_latents = before / (a + b)
-    return noisy_latents, sigma, (noisy_latents - x0) / sigma
 
 
 def test_clips_are_sampled_scalewise(model: VideoModel, grid: LatentSize) -> None:

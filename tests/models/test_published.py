@@ -110,7 +110,7 @@ PUBLISHED = {
     "HunyuanVideo": Published("hunyuan", {}, 13e9, False, "129x720x1280", 118800, 24),
     "CogVideoX-2b": Published("cogvideox", {}, 1.7e9, False, "49x480x720", 17550, 8),
     "CogVideoX-5b": Published("cogvideox", _COG_5B, 5_570_283_072, True, "49x480x720", 17550, 8),
-    "CogVideoX1.5-5B": Published("cogvideox-1.5", _COG_1_5, 5.57e9, False, "85x768x1360", 44880, 16),
+    "CogVideoX1.5-5B": Published("cogvideox-1.5", _COG_1_5, 5.57e9, False, "81x768x1360", 44880, 16),
 }
 
 

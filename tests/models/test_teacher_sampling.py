@@ -1,11 +1,15 @@
 """Guided sampling through the shared interface is what diffusers' own pipeline computes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from swd_video.core.grid import PixelSize
-from swd_video.models.teacher_sampling import sample_teacher
+from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.models.registry import adapter_for
+from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher, sample_teacher_latents
 from swd_video.models.wan import WanModel
 
 SIZE = PixelSize(5, 32, 48)
@@ -54,14 +58,42 @@ def test_latents_are_those_of_the_pipeline(
     assert expected.std() > 0.1
 
 
-def test_a_shift_replaces_the_scheduler(tiny_wan_pipe: WanPipeline) -> None:
-    model = WanModel.from_pipeline(tiny_wan_pipe)
-    own, unshifted, shifted = (
-        sample_teacher(model, PROMPTS, SIZE, steps=3, shift=shift, generator=generators())
-        for shift in (None, 1.0, 5.0)
+def test_a_shift_replaces_the_scheduler(tiny_pipe: Callable[[str], Any]) -> None:
+    """Over even levels, so that HunyuanVideo's own shift gives HunyuanVideo's own steps: the last of 50 is 0.125."""
+    pipe = tiny_pipe("hunyuan")
+    model = adapter_for("HunyuanVideoPipeline").from_pipeline(pipe)
+    embeds = model.encode_prompt(PROMPTS)
+    assert model.teacher_scheduler(50, LatentSize(2, 4, 4)).sigmas[-2] == pytest.approx(0.125)
+
+    def sample(shift: float | None) -> torch.Tensor:
+        return sample_teacher_latents(
+            model,
+            embeds,
+            None,
+            LatentSize(2, 4, 4),
+            steps=3,
+            guidance_scale=1,
+            shift=shift,
+            generator=generators(),
+        )
+
+    assert torch.equal(sample(None), sample(7.0))
+    assert not torch.allclose(sample(None), sample(3.0), atol=1e-3)
+
+
+def test_guidance_on_top_of_embedded_guidance_is_said(
+    tiny_pipe: Callable[[str], Any], tiny_wan_pipe: WanPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wan = WanModel.from_pipeline(tiny_wan_pipe).spec
+    hunyuan = (
+        adapter_for("HunyuanVideoPipeline").from_pipeline(tiny_pipe("hunyuan"), embedded_guidance=4).spec
     )
-    torch.testing.assert_close(own, unshifted)  # the tiny pipeline's scheduler has shift 1
-    assert not torch.allclose(unshifted, shifted, atol=1e-3)
+    assert [chosen_guidance(wan, None), chosen_guidance(wan, 3), chosen_guidance(hunyuan, None)] == [5, 3, 1]
+    assert chosen_guidance(hunyuan, 1) == 1 and capsys.readouterr().err == ""
+    assert chosen_guidance(hunyuan, 5, "loss.dmd.guidance_scale") == 5
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: loss.dmd.guidance_scale: 5 comes on top of the guidance 4")
+    assert warning.count("\n") == 1
 
 
 def test_schedulers_of_other_kinds_ask_for_a_shift(tiny_wan_pipe: WanPipeline) -> None:
