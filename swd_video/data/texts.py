@@ -1,41 +1,15 @@
-"""Texts that people give a model: what no tokenizer takes, and what a model would not read of them."""
+"""Texts that people give a model: what it would not read of them."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from swd_video.data.plain_text import clean_text as clean_text
+from swd_video.data.plain_text import on_one_line as on_one_line
 from swd_video.models.base import VideoModel
 
-_SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
-_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
 _NAMED = 3
 _SHOWN_CHARACTERS = 40
-
-
-def clean_text(text: str) -> str:
-    r"""A prompt or caption as every tokenizer takes it.
-
-    Two surrogates that stand for one character, as JSON and YAML may write an emoji, become that character, and control
-    characters that part words (a form feed, say) become spaces. Tabs and line ends stay.
-
-    Raises:
-        ValueError: if it holds a lone surrogate, or a control character that parts nothing, which a tokenizer would
-            refuse or drop. The message says which and where, to be put behind the name of the text.
-    """
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    text = _SPACES.sub(" ", text)
-    if found := _UNREADABLE.search(text):
-        kind = "half a character (a lone surrogate)" if found[0] >= "\ud800" else "a control character"
-        raise ValueError(
-            f"holds {kind}, U+{ord(found[0]):04X}, as character {found.start() + 1}; delete it or write the text anew."
-        )
-    return text
-
-
-def on_one_line(text: str) -> str:
-    """A name or a message as it can be printed anywhere, in one line: line ends as spaces, what has no form escaped."""
-    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
 def cut_texts(

@@ -1,15 +1,15 @@
 """Scripts: a YAML file that lists shots, read into frozen objects with errors that name the line."""
 
-import difflib
 import hashlib
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from swd_video.files import read_text
+from swd_video.studio.yaml_source import Mapping, ScriptError, Source, describe
 
 DEFAULT_MODEL = "pocket-wan-swd"
 """The model of a script that names none: the one that ships with the package."""
@@ -17,16 +17,19 @@ DEFAULT_MODEL = "pocket-wan-swd"
 SEED_LIMIT = 2**62
 """Seeds lie in [0, SEED_LIMIT): with any take number added they stay what `torch.Generator` takes."""
 
+MAX_TAKES = 1000
+"""Of one shot."""
+
+MAX_CLIPS = 100_000
+"""Of one script; planning a clip costs time and memory before the first is rendered."""
+
+_SHOT_KEYS = ("id", "prompt", "picture", "seconds", "seed", "takes")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
 _RESERVED_IDS = {"render", "contact_sheet", "con", "prn", "aux", "nul"} | {
     f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)
 }
-
-
-class ScriptError(ValueError):
-    """A script that cannot be rendered as written; the message names file, line, key and cure."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Script:
         model: Name or folder, as `load_student` takes it.
         seed: What the seeds of all shots without their own derive from.
         shots: In the order of the file.
+        warnings: What YAML took for comments though it may belong to a text, as `file:line: key: ...`.
     """
 
     path: Path
@@ -89,6 +93,7 @@ class Script:
     model: str
     seed: int
     shots: tuple[Shot, ...]
+    warnings: tuple[str, ...] = ()
 
     def takes(self) -> Iterator[Take]:
         """Yield every clip to render, in the order of the file."""
@@ -123,84 +128,91 @@ def load_script(path: str | Path) -> Script:
     """Read and validate a script.
 
     Args:
-        path: YAML file with `shots` and optionally `title`, `model`, `seed` and `defaults`.
+        path: YAML file with `shots` and optionally `title`, `model`, `seed` and `defaults`, or with a list of prompts.
 
     Raises:
         ScriptError: The file is missing, is not YAML or holds something that a script may not hold.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ScriptError(f"{path}: no such script. Check the path.") from None
     except IsADirectoryError:
         raise ScriptError(f"{path}: is a folder. Name the script's YAML file.") from None
-    except UnicodeDecodeError as error:
-        raise ScriptError(f"{path}: not UTF-8 text ({error.reason}). Save the script as UTF-8.") from None
+    except OSError as error:
+        raise ScriptError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
+    except ValueError as error:
+        raise ScriptError(f"{path}: {error}") from None
     return parse_script(text, path)
 
 
 def parse_script(text: str, path: str | Path) -> Script:
     """Validate the text of a script; `path` is only used in messages. Raises as `load_script` does."""
     path = Path(path)
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        open_quote = error.context == "while scanning a quoted scalar"
-        mark = error.context_mark if open_quote else error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = "a quote that opens here is not closed" if open_quote else error.problem
-        raise ScriptError(f"{where}: not valid YAML: {problem}. Check indentation and quotes.") from None
-    except yaml.YAMLError as error:
-        raise ScriptError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
-    if node is None:
+    source = Source(text, path)
+    root = source.root
+    if root is None:
         raise ScriptError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
-
-    top = _Mapping(path, loader, "", node, ("title", "model", "seed", "defaults", "shots"))
-    defaults = _Mapping(path, loader, "defaults", top.node("defaults"), ("seconds", "takes"))
-    seconds = defaults.seconds("seconds", None)
-    seconds_line = defaults.line("seconds")
-    takes = defaults.integer("takes", 1, minimum=1)
-
-    shots = []
-    for index, shot_node in enumerate(top.items("shots")):
-        entry = _Mapping(
-            path,
-            loader,
-            f"shots[{index}]",
-            shot_node,
-            ("id", "prompt", "picture", "seconds", "seed", "takes"),
-        )
-        own_seconds = entry.has("seconds")
-        shots.append(
-            Shot(
-                id=_read_id(entry),
-                prompt=entry.text("prompt"),
-                seconds=entry.seconds("seconds", seconds),
-                seed=entry.integer("seed", minimum=0) if entry.has("seed") else None,
-                takes=entry.integer("takes", takes, minimum=1),
-                line=entry.line(),
-                prompt_line=entry.line("prompt"),
-                seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
-                picture=path.parent / Path(entry.text("picture")).expanduser()
-                if entry.has("picture")
-                else None,
-                picture_line=entry.line("picture"),
-            )
-        )
+    bare = isinstance(root, yaml.SequenceNode)  # nothing but prompts or shots
+    top = Mapping(source, "", None if bare else root, ("title", "model", "seed", "defaults", "shots"))
+    defaults = Mapping(source, "defaults", top.node("defaults"), ("seconds", "takes"))
+    entries = _shot_nodes(top, root if bare else top.node("shots"))
     script = Script(
         path=path,
-        title=top.text("title", path.stem),
+        title=top.text("title", path.stem, prose=True),
         model=top.text("model", DEFAULT_MODEL),
-        seed=top.integer("seed", 0, minimum=0),
-        shots=tuple(shots),
+        seed=top.integer("seed", 0, minimum=0, limit=SEED_LIMIT),
+        shots=tuple(_read_shot(source, index, node, defaults) for index, node in enumerate(entries)),
+        warnings=tuple(source.warnings),
     )
     _check_ids(script)
+    count = sum(shot.takes for shot in script.shots)
+    if count > MAX_CLIPS:
+        raise ScriptError(
+            f"{path}: has {count} clips, expected at most {MAX_CLIPS}. Take fewer `takes`, or divide the script."
+        )
     return script
 
 
-def _read_id(entry: "_Mapping") -> str:
+def _shot_nodes(top: Mapping, node: yaml.Node | None) -> list[yaml.Node]:
+    if node is None:
+        raise top.missing("shots", "a list of shots, each with `id` and `prompt`")
+    if not isinstance(node, yaml.SequenceNode):
+        raise top.error("shots", f"expected a list of shots (`- id: ...`), got {describe(node)}.")
+    if not node.value:
+        raise top.fail(node, "shots", "the list is empty. Give at least one shot with `id` and `prompt`.")
+    return list(node.value)
+
+
+def _read_shot(source: Source, index: int, node: yaml.Node, defaults: Mapping) -> Shot:
+    key = f"shots[{index}]"
+    seconds, seconds_line = defaults.seconds("seconds", None), defaults.line("seconds")
+    takes = defaults.integer("takes", 1, minimum=1, limit=MAX_TAKES + 1)
+    if isinstance(node, yaml.ScalarNode):  # a bare prompt
+        line = node.start_mark.line + 1
+        entry = Mapping(source, key, None, _SHOT_KEYS)
+        prompt = entry.read_text(node, key, prose=True)
+        return Shot(f"shot-{index + 1}", prompt, seconds, None, takes, line, line, seconds_line or line)
+    entry = Mapping(source, key, node, _SHOT_KEYS)
+    own_seconds = entry.has("seconds")
+    return Shot(
+        id=_read_id(entry),
+        prompt=entry.text("prompt", prose=True),
+        seconds=entry.seconds("seconds", seconds),
+        seed=entry.integer("seed", minimum=0, limit=SEED_LIMIT) if entry.has("seed") else None,
+        takes=entry.integer("takes", takes, minimum=1, limit=MAX_TAKES + 1),
+        line=entry.line(),
+        prompt_line=entry.line("prompt"),
+        seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
+        picture=source.path.parent / Path(entry.text("picture")).expanduser()
+        if entry.has("picture")
+        else None,
+        picture_line=entry.line("picture"),
+    )
+
+
+def _read_id(entry: Mapping) -> str:
     shot_id = entry.text("id")
     if not _ID.fullmatch(shot_id):
         raise entry.error(
@@ -230,126 +242,3 @@ def _check_ids(script: Script) -> None:
                 "(upper and lower case count as the same). Ids must be unique: rename one.",
             )
         seen[folded] = index
-
-
-_MISSING = object()
-
-
-class _Mapping:
-    """One YAML mapping with typed access; every error carries file, line and dotted key."""
-
-    def __init__(
-        self, path: Path, loader: yaml.SafeLoader, key: str, node: yaml.Node | None, known: tuple[str, ...]
-    ) -> None:
-        self._path, self._loader, self._key, self._node = path, loader, key, node
-        self._values: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        if node is None:
-            return
-        if not isinstance(node, yaml.MappingNode):
-            where = key or "script"
-            keys = ", ".join(f"`{name}:`" for name in known)
-            raise self._fail(node, where, f"expected a mapping with the keys {keys}, got {_describe(node)}.")
-        for name_node, value_node in node.value:
-            name = str(name_node.value)
-            if name not in known:
-                raise self._fail(name_node, self._dotted(name), _unknown_key(name, known))
-            if name in self._values:
-                line = self._values[name][0].start_mark.line + 1
-                raise self._fail(
-                    name_node, self._dotted(name), f"given twice, first on line {line}. Keep one."
-                )
-            self._values[name] = (name_node, value_node)
-
-    def error(self, name: str, problem: str) -> ScriptError:
-        return self._fail(self._values[name][1], self._dotted(name), problem)
-
-    def line(self, name: str | None = None) -> int:
-        if name in self._values:
-            return int(self._values[name][1].start_mark.line) + 1
-        return int(self._node.start_mark.line) + 1 if self._node is not None else 1
-
-    def has(self, name: str) -> bool:
-        return name in self._values
-
-    def node(self, name: str) -> yaml.Node | None:
-        return self._values[name][1] if name in self._values else None
-
-    def items(self, name: str) -> list[yaml.Node]:
-        node = self.node(name)
-        if node is None:
-            raise self._missing(name, "a list of shots, each with `id` and `prompt`")
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.error(name, f"expected a list of shots (`- id: ...`), got {_describe(node)}.")
-        if not node.value:
-            raise self.error(name, "the list is empty. Give at least one shot with `id` and `prompt`.")
-        return list(node.value)
-
-    def text(self, name: str, default: Any = _MISSING) -> str:
-        value = self._scalar(name, "text", default)
-        if not isinstance(value, str):
-            given = self._values[name][1].value
-            raise self.error(name, f"expected text, got {value!r}. Put it in quotes: '{given}'.")
-        value = " ".join(value.split())
-        if not value:
-            raise self.error(name, "expected text, got an empty one. Write something, or drop the key.")
-        return value
-
-    def integer(self, name: str, default: Any = _MISSING, *, minimum: int) -> int:
-        value = self._scalar(name, "a whole number", default)
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < SEED_LIMIT:
-            raise self.error(
-                name, f"expected a whole number from {minimum}, got {value!r}. Correct or drop it."
-            )
-        return value
-
-    def seconds(self, name: str, default: float | None) -> float | None:
-        value = self._scalar(name, "seconds", default)
-        if value is default:
-            return default
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise self.error(
-                name,
-                f"expected seconds above 0, got {value!r}. Drop the key to get the model's native length.",
-            )
-        return float(value)
-
-    def _scalar(self, name: str, wanted: str, default: Any) -> Any:
-        node = self.node(name)
-        if node is None:
-            if default is _MISSING:
-                raise self._missing(name, wanted)
-            return default
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.error(name, f"expected {wanted}, got {_describe(node)}.")
-        try:
-            return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            raise self.error(name, f"expected {wanted}, got {node.value!r}.") from None
-
-    def _missing(self, name: str, wanted: str) -> ScriptError:
-        line = self.line()
-        return ScriptError(
-            f"{self._path}:{line}: {self._dotted(name)}: missing. Add `{name}:` with {wanted}."
-        )
-
-    def _dotted(self, name: str) -> str:
-        return f"{self._key}.{name}" if self._key else name
-
-    def _fail(self, node: yaml.Node, key: str, problem: str) -> ScriptError:
-        return ScriptError(f"{self._path}:{node.start_mark.line + 1}: {key}: {problem}")
-
-
-def _describe(node: yaml.Node) -> str:
-    if isinstance(node, yaml.MappingNode):
-        return "a mapping"
-    if isinstance(node, yaml.SequenceNode):
-        return "a list"
-    return f"{node.value!r}" if node.value else "nothing"
-
-
-def _unknown_key(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"unknown key. Did you mean `{close[0]}`?"
-    return f"unknown key. The keys here are {', '.join(known)}."

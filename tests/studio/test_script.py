@@ -68,27 +68,68 @@ def test_a_seed_depends_on_script_seed_shot_and_take_only() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "key", "words"),
     [
-        ("seed: 7", "seed: seven", 3, "seed", "expected a whole number from 0, got 'seven'"),
-        ("seed: 7", "seed: -1", 3, "seed", "got -1"),
-        ("seed: 7", "seed: true", 3, "seed", "got True"),
-        ("title: A short film", "title: 2024", 1, "title", "Put it in quotes: '2024'"),
+        ("seed: 7", "seed: seven", 3, "seed", "in plain digits, got 'seven'"),
+        (
+            "seed: 7",
+            "seed: -1",
+            3,
+            "seed",
+            "expected a whole number from 0 to 4611686018427387903 in plain digits, got '-1'",
+        ),
+        ("seed: 7", "seed: true", 3, "seed", "got 'true'"),
+        ("seed: 7", "seed: 1_000", 3, "seed", "got '1_000'"),
+        ("seed: 7", "seed: 010", 3, "seed", "got '010'"),
+        (
+            "title: A short film",
+            "title: Film #2",
+            1,
+            "title",
+            "'#2' is a comment to YAML, and would be dropped",
+        ),
+        ("title: A short film", "title: ~", 1, "title", "expected text, got '~'"),
         ("title: A short film", "titel: x", 1, "titel", "Did you mean `title`?"),
-        ("  seconds: 2.75", "  seconds: 0", 5, "defaults.seconds", "expected seconds above 0, got 0"),
-        ("  seconds: 2.75", "  seconds: .nan", 5, "defaults.seconds", "got nan"),
+        (
+            "  seconds: 2.75",
+            "  seconds: 0",
+            5,
+            "defaults.seconds",
+            "expected seconds above 0, such as 2.5, got '0'",
+        ),
+        ("  seconds: 2.75", "  seconds: .nan", 5, "defaults.seconds", "got '.nan'"),
+        ("  seconds: 2.75", "  seconds: 1:30", 5, "defaults.seconds", "got '1:30'"),
         ("  seconds: 2.75", "  seconds: 3s", 5, "defaults.seconds", "got '3s'"),
         ("  takes: 2", "  prompt: x", 6, "defaults.prompt", "unknown key. The keys here are seconds, takes"),
         ("id: tiger", "id: ti/ger", 8, "shots[0].id", "not a file name that works everywhere"),
         ("id: tiger", "id: .tiger", 8, "shots[0].id", "not a file name that works everywhere"),
         ("id: tiger", "id: Render", 8, "shots[0].id", "reserved"),
         ("id: tiger", "id: fish-take2", 8, "shots[0].id", "ends like the file of another take"),
-        ("id: tiger", "id: 12", 8, "shots[0].id", "Put it in quotes: '12'"),
+        ("id: tiger", "id: [tiger]", 8, "shots[0].id", "expected text, got a list"),
         ("id: tiger", "seed: 1", 8, "shots[0].id", "missing. Add `id:`"),
         ("id: fish", "id: TIGER", 12, "shots[1].id", "already the id of shots[0] on line 8"),
         ("    seconds: 1\n", "    seconds: [1, 2]\n", 14, "shots[1].seconds", "expected seconds, got a list"),
-        ("    takes: 3", "    takes: 0", 16, "shots[1].takes", "expected a whole number from 1, got 0"),
-        ("    takes: 3", "    takes: 1.5", 16, "shots[1].takes", "got 1.5"),
+        ("    takes: 3", "    takes: 0", 16, "shots[1].takes", "from 1 to 1000 in plain digits, got '0'"),
+        ("    takes: 3", "    takes: 1.5", 16, "shots[1].takes", "got '1.5'"),
+        ("    takes: 3", "    takes: 1001", 16, "shots[1].takes", "got '1001'"),
         ("    takes: 3", "    seed: 3", 16, "shots[1].seed", "given twice, first on line 15"),
         ("    takes: 3", "    prompts: x", 16, "shots[1].prompts", "Did you mean `prompt`?"),
+        ("fish staying on a pink", "fish #1", 13, "shots[1].prompt", "'#1 background' is a comment to YAML"),
+        (
+            "prompt: a fish",
+            "prompt: &fish",
+            13,
+            "shots[1].prompt",
+            "'&fish' is an anchor to YAML. Put the text in",
+        ),
+        (
+            "prompt: a fish",
+            "prompt: !fish",
+            13,
+            "shots[1].prompt",
+            "is a tag to YAML. Put the text in quotes",
+        ),
+        ("prompt: a fish staying", r'prompt: "\0"  #', 13, "shots[1].prompt", "a control character, U+0000"),
+        ("prompt: a fish staying", r'prompt: "\ud83d"  #', 13, "shots[1].prompt", "half a character"),
+        ("defaults:", "<<: 3\ndefaults:", 4, "<<", "expected a mapping (`<<: *name`), got '3'"),
         ("prompt: a fish staying on a pink background", "prompt: ''", 13, "shots[1].prompt", "an empty one"),
         ("defaults:\n  seconds: 2.75\n  takes: 2", "defaults: 3", 4, "defaults", "expected a mapping"),
     ],
@@ -108,10 +149,27 @@ def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: s
     ("text", "words"),
     [
         ("", "film.yaml:1: the script is empty"),
-        ("- a\n- b\n", "film.yaml:1: script: expected a mapping with the keys `title:`"),
+        ("- a tiger: moving\n", "film.yaml:1: shots[0].a tiger: unknown key. A text with a colon or"),
+        (
+            "shots: [{id: a, prompt: in snow, moving left}]",
+            "film.yaml:1: shots[0].moving left: unknown key. A text with",
+        ),
+        (
+            "shots:\n - id: a\n   prompt: a tiger: left",
+            "film.yaml:3: not valid YAML: mapping values are not allowed here. If",
+        ),
+        ('shots:\n - id: a\n   prompt: "a" tiger', "put it in quotes."),
+        (
+            "shots:\n\t- a",
+            "film.yaml:2: not valid YAML: found character '\\t' that cannot start any token. Indent with",
+        ),
+        ('- "\\U00110000"', "film.yaml: not valid YAML: chr()"),
+        ("shots: &a [*a]", "film.yaml:1: shots[0]: expected a mapping"),
+        ("[" * 1000, "film.yaml: not valid YAML: nested too deeply"),
+        ("just text", "film.yaml:1: script: expected a mapping with the keys `title:`"),
         ("title: x\n", "film.yaml:1: shots: missing. Add `shots:`"),
         ("shots: []\n", "film.yaml:1: shots: the list is empty"),
-        ("shots:\n  - just text\n", "film.yaml:2: shots[0]: expected a mapping"),
+        ("shots:\n  - [a]\n", "film.yaml:2: shots[0]: expected a mapping"),
         ("shots:\n  - id: a\n   prompt: b\n", "film.yaml:3: not valid YAML"),
         (
             "title: x\nmodel: 'y\nseed: 1\n",
@@ -120,7 +178,7 @@ def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: s
         ("title: 'x\nmodel: y\n---\n", "film.yaml:1: not valid YAML: a quote that opens here"),
         ('title: x\nmodel: "a\\q"\n', "film.yaml:2: not valid YAML: found unknown escape"),
         ("a: 1\n---\nb: 2\n", "film.yaml:2: not valid YAML"),
-        ("title: \x00", "film.yaml: not valid YAML"),
+        ("a: b\ntitle: \x00", "film.yaml:2: not valid YAML: a character that no text may hold, U+0000"),
     ],
 )
 def test_files_that_are_no_script(text: str, words: str) -> None:
@@ -136,8 +194,65 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ScriptError, match="is a folder"):
         load_script(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("title: café\n".encode("latin-1"))
-    with pytest.raises(ScriptError, match="not UTF-8"):
+    with pytest.raises(ScriptError, match="line 1: byte 0xe9 belongs to no text in UTF-8"):
         load_script(tmp_path / "latin.yaml")
+
+
+def test_texts_are_taken_as_they_are_written() -> None:
+    text = """\
+title: 2024
+shots:
+  - {id: 007, prompt: yes, seconds: .5, seed: "12"}
+  - {id: 2024-01-01, prompt: 1:30, seconds: 1e1}
+  - {id: no, prompt: "a tiger: #1 \\ud83d\\ude00"}
+"""
+    script = parse_script(text, "film.yaml")
+    assert script.title == "2024"
+    assert [(shot.id, shot.prompt) for shot in script.shots] == [
+        ("007", "yes"), ("2024-01-01", "1:30"), ("no", "a tiger: #1 \N{GRINNING FACE}"),
+    ]  # fmt: skip
+    assert [(shot.seconds, shot.seed) for shot in script.shots] == [(0.5, 12), (10.0, None), (None, None)]
+
+
+def test_a_list_of_prompts_is_a_script() -> None:
+    script = parse_script("- a tiger\n- a fish\n- {id: last, prompt: a bee, takes: 2}\n", "film.yaml")
+    assert (script.title, script.model) == ("film", DEFAULT_MODEL)
+    assert [take.name for take in script.takes()] == ["shot-1", "shot-2", "last", "last-take2"]
+    assert [(shot.line, shot.prompt_line) for shot in script.shots] == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_merge_keys_bring_what_a_shot_does_not_say() -> None:
+    tree = "".join(f"x-{n}: &n{n} {{<<: [{', '.join([f'*n{n - 1}'] * 9)}]}}\n" for n in range(1, 30))
+    text = f"""\
+x-0: &n0 {{takes: 2, seconds: 1, other: 3}}
+{tree}shots:
+  - {{<<: *n0, id: a, prompt: b, seconds: 2}}
+  - &loop {{<<: [*loop, *n29], id: c, prompt: d}}
+"""
+    assert [(shot.takes, shot.seconds) for shot in parse_script(text, "film.yaml").shots] == [
+        (2, 2.0),
+        (2, 1.0),
+    ]
+
+
+def test_a_comment_behind_a_prompt_is_told() -> None:
+    script = parse_script("shots:\n  - id: a # fine\n    prompt: a tiger # on it\n", "film.yaml")
+    assert script.shots[0].prompt == "a tiger"
+    assert script.warnings == (
+        "film.yaml:3: shots[0].prompt: '# on it' is a comment to YAML. If it belongs to the text, put it in quotes.",
+    )
+
+
+def test_there_is_an_end_to_the_clips_of_a_script() -> None:
+    shots = "".join(f"- {{id: s{n}, prompt: a, takes: 1000}}\n" for n in range(101))
+    with pytest.raises(ScriptError, match="has 101000 clips, expected at most 100000"):
+        parse_script(shots, "film.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_scripts_of_any_editor_are_read(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "film.yaml").write_bytes("- a café\r\n".encode(encoding))
+    assert load_script(tmp_path / "film.yaml").shots[0].prompt == "a café"
 
 
 def test_the_demo_script_is_valid() -> None:

@@ -1,0 +1,31 @@
+"""Texts that people write, as every tokenizer, file and terminal takes them."""
+
+import re
+
+_SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
+_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    r"""A prompt or caption as every tokenizer takes it.
+
+    Two surrogates that stand for one character, as JSON and YAML may write an emoji, become that character, and control
+    characters that part words (a form feed, say) become spaces. Tabs and line ends stay.
+
+    Raises:
+        ValueError: if it holds a lone surrogate, or a control character that parts nothing, which a tokenizer would
+            refuse or drop. The message says which and where, to be put behind the name of the text.
+    """
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    text = _SPACES.sub(" ", text)
+    if found := _UNREADABLE.search(text):
+        kind = "half a character (a lone surrogate)" if found[0] >= "\ud800" else "a control character"
+        raise ValueError(
+            f"holds {kind}, U+{ord(found[0]):04X}, as character {found.start() + 1}; delete it or write the text anew."
+        )
+    return text
+
+
+def on_one_line(text: str) -> str:
+    """A name or a message as it can be printed anywhere, in one line: line ends as spaces, what has no form escaped."""
+    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
