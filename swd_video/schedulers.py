@@ -22,11 +22,11 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents, resize_latents_trilinearly
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import LatentUpsampler, Upsample
+from swd_video.core.upsampler import LatentUpsampler
 
 UPSAMPLER_NAME = "upsampler.safetensors"
 _LEARNED = "learned"
-_RESIZING: dict[str, Upsample] = {"bicubic": resize_latents, "trilinear": resize_latents_trilinearly}
+_UPSAMPLING = ("bicubic", "trilinear", _LEARNED)
 
 
 @dataclass
@@ -61,6 +61,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
     Attributes:
         upsampler: the network of "learned", in `upsampler.safetensors` beside the config; else None.
+        repeated_frames: of the model's `Compression`, for "bicubic"; a pipeline sets it.
 
     Raises:
         ValueError: if the stages break a rule of `ScaleSchedule`, or `upsampling` is none of these.
@@ -75,10 +76,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     def __init__(
         self, stages: list[dict[str, Any]], num_train_timesteps: int = 1000, upsampling: str = "bicubic"
     ) -> None:
-        if upsampling not in (*_RESIZING, _LEARNED):
-            known = ", ".join((*_RESIZING, _LEARNED))
+        if upsampling not in _UPSAMPLING:
+            known = ", ".join(_UPSAMPLING)
             raise ValueError(f"upsampling: got {upsampling!r}, expected one of {known}.")
         self.upsampler: LatentUpsampler | None = None
+        self.repeated_frames = 0
         self._schedule = ScaleSchedule.from_dict(stages)
         self._step_index: int | None = None
         self._begin_index: int | None = None
@@ -144,9 +146,10 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if upsampling is learned and the network is not there.
         """
-        resize = _RESIZING.get(self.config.upsampling)
-        if resize is not None:
-            return resize(latents, size)
+        if self.config.upsampling == "bicubic":
+            return resize_latents(latents, size, self.repeated_frames)
+        if self.config.upsampling == "trilinear":
+            return resize_latents_trilinearly(latents, size)
         if self.upsampler is None:
             raise ValueError(
                 f"upsampling: is learned, and the scheduler was made of its config alone; load it with "

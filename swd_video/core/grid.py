@@ -164,7 +164,7 @@ class Compression:
 
     def _limits_rule(self, size: PixelSize) -> str:
         """What a size is told that goes beyond the model's positions."""
-        most = self.pixel_size(LatentSize(*(limit or 1 for limit in self.limits)))
+        most = self.pixel_size(LatentSize(*map(lambda limit, step: limit or step, self.limits, self.patch)))
         axes = zip(_AXES, size.as_tuple(), most.as_tuple(), self.limits, strict=True)
         passed = [f"{axis} {to}" for axis, have, to, limit in axes if limit is not None and have > to]
         return f"; the model's positions count to {' and '.join(passed)}" if passed else ""

@@ -15,20 +15,28 @@ from swd_video.core.grid import LatentSize, PixelSize
 
 
 def resize_latents(
-    latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize
+    latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize, repeated_frames: int = 0
 ) -> Float[Tensor, "batch channels _ _ _"]:
     """Resize latents to another grid: bicubic in space, linear between frames in time.
 
     Latents that already have the size come back as they are, not copied. Computed in at least float32.
+
+    Args:
+        latents: clean ones.
+        size: of the grid.
+        repeated_frames: copies of the first frame in front of it (`Compression`). They are no time of the clip, so
+            they are left out and made again.
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.1: bicubic in space,
     blending of adjacent frames in time.
     """
     if tuple(latents.shape[2:]) == size.as_tuple():
         return latents
-    wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    wide = latents[:, :, repeated_frames:].to(torch.promote_types(latents.dtype, torch.float32))
     wide = _resize_space(wide, size.height, size.width)
-    wide = _resize_time(wide, size.frames)
+    wide = _resize_time(wide, size.frames - repeated_frames)
+    if repeated_frames:
+        wide = torch.cat([wide[:, :, :1]] * repeated_frames + [wide], dim=2)
     return wide.to(latents.dtype)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.core.resize import resize_latents
 from swd_video.models.features import capture_blocks
 
 MaskKind = Literal["none", "additive", "boolean"]
@@ -312,6 +313,12 @@ class VideoModel(ABC):
         network = self.transformer if transformer is None else transformer
         self._check_latents(noisy_latents)
         return self._capture(network, noisy_latents, sigma, prompt_embeds, blocks)
+
+    def resize_latents(
+        self, latents: Float[Tensor, "batch channels _ _ _"], size: LatentSize
+    ) -> Float[Tensor, "batch channels _ _ _"]:
+        """Clean latents on another grid, in the way of students without a network for it."""
+        return resize_latents(latents, size, self.spec.compression.repeated_frames)
 
     def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
         """A copy of the model's own scheduler, its steps set for a clip as the family's pipeline sets them.

@@ -32,8 +32,8 @@ def sample_clips(
         model: any adapter.
         schedule: noise levels and grids, in the model's latents.
         prompts: what to show.
-        upsample: takes clean latents to the grid of the next stage, as the student was trained: `resize_latents`, or
-            its network, such as the scheduler of `load_student` has in `upsample`.
+        upsample: takes clean latents to the grid of the next stage, as the student was trained:
+            `model.resize_latents`, or its network, such as the scheduler of `load_student` has in `upsample`.
         pictures: in [-1, 1], of the height and width of the last stage: what each clip starts with.
         generator: source of all noise; one for each clip makes a clip independent of its neighbours.
         transformer: a student to run instead of the model's own network.

@@ -46,6 +46,7 @@ class ScaleWisePipeline(ScaleWiseSampling):
         scheduler.schedule.tokens(model.spec.compression)
         self.model = model
         self.scheduler = scheduler
+        scheduler.repeated_frames = model.spec.compression.repeated_frames
         self.positions = positions
         with model.positions_over(self._full_frames(scheduler.schedule)):
             pass  # refused here, not in the first clip, where the model cannot

@@ -18,7 +18,6 @@ from swd_video.config.loss import LossConfig
 from swd_video.config.schema import DistillConfig
 from swd_video.config.train import LoraTrainConfig, MuonConfig
 from swd_video.core.randomness import keyed_seed
-from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache
@@ -395,7 +394,7 @@ def _build_stepper(
             own_inputs=train.own_inputs,
         ),
         opponents=opponents,
-        upsample=upsampler or resize_latents,
+        upsample=upsampler or roles.model.resize_latents,
     )
 
 

@@ -111,3 +111,13 @@ def test_the_nearest_legal_size_is_legal_and_near(size: PixelSize, compression: 
     )
     for got, asked, step in zip(nearest.as_tuple(), size.as_tuple(), steps, strict=True):
         assert abs(got - asked) <= step / 2 or asked < step
+
+
+@pytest.mark.parametrize(("frames", "latent_frames"), [(1, 2), (9, 4), (81, 22), (161, 42)])
+def test_tokens_of_two_latent_frames_repeat_the_first(frames: int, latent_frames: int) -> None:
+    """CogVideoX 1.5, as its trainer and its pipeline count: 16k + 1 frames are whole tokens and one latent frame."""
+    compression = Compression(patch=(2, 2, 2))
+    size, grid = PixelSize(frames, 32, 48), LatentSize(latent_frames, 4, 6)
+    assert (compression.latent_size(size), compression.pixel_size(grid)) == (grid, size)
+    with pytest.raises(ValueError, match=rf"expected 8k \+ 1; .*Nearest legal size: {frames}x32x48"):
+        compression.latent_size(PixelSize(frames + 4, 32, 48))

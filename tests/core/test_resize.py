@@ -42,6 +42,13 @@ def test_a_steady_drift_stays_a_steady_drift() -> None:
     torch.testing.assert_close(got[0, 0, :, 0, 0], torch.linspace(-1, 1, 11))
 
 
+def test_copies_of_the_first_frame_are_no_time() -> None:
+    drift = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 1, 5, 2, 2)
+    copied = torch.cat([drift[:, :, :1], drift], dim=2)
+    resized = resize_latents(copied, LatentSize(10, 2, 2), repeated_frames=1)
+    assert resized[0, 0, :, 0, 0].tolist() == [0.0, *(index / 2 for index in range(9))]
+
+
 def test_one_frame_is_held() -> None:
     latents = _random(1, 2, 1, 4, 4)
     got = resize_latents(latents, LatentSize(4, 4, 4))

@@ -8,7 +8,6 @@ import torch
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize, PixelSize
-from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import ADAPTERS, adapter_for
@@ -157,7 +156,7 @@ def test_clips_are_sampled_scalewise(model: VideoModel, grid: LatentSize) -> Non
         model,
         schedule,
         ["a cat", "a dog that runs"],
-        upsample=resize_latents,
+        upsample=model.resize_latents,
         generator=generators,
         on_stage=lambda _, x0: seen.append(x0),
     )
@@ -168,7 +167,7 @@ def test_clips_are_sampled_scalewise(model: VideoModel, grid: LatentSize) -> Non
         model,
         schedule,
         ["a dog that runs"],
-        upsample=resize_latents,
+        upsample=model.resize_latents,
         generator=[torch.Generator().manual_seed(2)],
     )
     torch.testing.assert_close(alone, clips[1:], rtol=1e-3, atol=1e-3)
@@ -183,4 +182,4 @@ def test_a_schedule_that_does_not_fit_is_refused(tiny_pipe: Callable[[str], Any]
     model = adapter_for("WanPipeline").from_pipeline(tiny_pipe("wan"))
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 3)), Stage(0.5, LatentSize(1, 4, 4))))
     with pytest.raises(ValueError, match=r"schedule\.stages\[0\]: .* Nearest legal latent size: 1x2x2"):
-        sample_clips(model, schedule, ["a cat"], upsample=resize_latents)
+        sample_clips(model, schedule, ["a cat"], upsample=model.resize_latents)
