@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -32,6 +32,7 @@ LOCK_NAME = ".swd-video.lock"
 """A file of this name lies in a folder while a run writes there."""
 
 _OLD_SUFFIX = ".old"
+_ATTEMPTS = 100
 _PROBE_BYTES = 2**20
 # In this order: the mark of UTF-32 begins like that of UTF-16.
 _MARKS = {
@@ -68,9 +69,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             lock.acquire()
         except Timeout:
-            raise FolderInUseError(
-                f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
-            ) from None
+            raise FolderInUseError(_in_use(folder)) from None
         try:
             remove_leftovers(folder)
             yield folder
@@ -99,7 +98,6 @@ def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: if nothing can be written there.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     handle = _share_lock(folder) if fcntl is not None else None
     try:
         yield folder
@@ -111,20 +109,27 @@ def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(handle)
 
 
+def _in_use(folder: Path) -> str:
+    return f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
+
+
 def _share_lock(folder: Path) -> int:
     assert fcntl is not None
-    while True:
-        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            continue  # as `check_writable` of another run took the folder away again
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise FolderInUseError(
-                f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
-            ) from None
+            break
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)  # its holder left meanwhile, and took the name away
+    raise FolderInUseError(_in_use(folder))
 
 
 @contextmanager
@@ -200,18 +205,19 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
-    """Find out, before anything that takes long, whether files can be written into a folder; it is made if missing.
+    """Find out, before anything that takes long, whether files can be written into a folder; nothing of it stays.
 
     Args:
-        folder: where.
+        folder: where; it need not be there yet.
         what: the flag or key that names it.
 
     Raises:
         ValueError: if it is no folder, cannot be made, or takes no file of a megabyte.
     """
+    folder, made = Path(folder), []
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        with _unnamed_file_in(folder) as file:
             # A full disk still gives names to empty files, and some say so only when they must hold what they took.
             file.write(bytes(_PROBE_BYTES))
             file.flush()
@@ -221,6 +227,19 @@ def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
         if isinstance(error, FileExistsError):
             reason = "it is no folder"
         raise ValueError(f"{what} {folder}: cannot be written to: {reason}. Choose another folder.") from None
+    finally:
+        with suppress(OSError, ValueError):
+            for path in made:
+                path.rmdir()
+
+
+def _unnamed_file_in(folder: Path) -> IO[bytes]:
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another run that checks the same folder may have taken it away again.
+        with suppress(FileNotFoundError):
+            return tempfile.TemporaryFile(dir=folder)
+    return tempfile.TemporaryFile(dir=folder)
 
 
 @contextmanager

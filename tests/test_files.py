@@ -164,8 +164,10 @@ def test_a_failure_names_the_file_that_was_to_be(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "run")
-    assert names(tmp_path / "new" / "run") == []
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "new" / "run", tmp_path / "there", tmp_path / "there"):
+        check_writable(folder)
+    assert names(tmp_path) == ["there"] and names(tmp_path / "there") == []
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name, reason in [

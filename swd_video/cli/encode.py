@@ -131,12 +131,16 @@ def _encode(
 
     from swd_video.cli.devices import choose_device
     from swd_video.data.encode import encode_manifest, finished_report
+    from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.shards import Shard
     from swd_video.data.texts import describe_cut
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 
     shard = Shard.parse(arguments.shard)
+    flag = "--out" if arguments.out else "data.cache"
+    if not (out / INDEX_NAME).is_file():
+        check_writable(out, flag)  # now, as a hub model may have to be downloaded
     encoders = fingerprint_encoders(resolve_model_path(config.model))
     same: dict[str, Any] = {
         "model_name": config.model,
@@ -151,7 +155,7 @@ def _encode(
             cut = finished.cut_captions
             _say(describe_cut(cut["first"], cut["max_tokens"], "caption", cut["count"]))
         return finished
-    check_writable(out, "--out" if arguments.out else "data.cache")
+    check_writable(out, flag)
     options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
     precision: torch.dtype = getattr(torch, config.load.dtype)
     model = load_model(config.model, device=choose_device(arguments.device), dtype=precision, options=options)

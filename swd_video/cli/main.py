@@ -4,6 +4,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +17,10 @@ EXIT_INTERRUPTED = 130
 
 TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
 """Set to 1 to see where a one-line error was raised."""
+
+_MACHINE = re.compile(
+    r"OutOfMemoryError|AcceleratorError|CUDA|cuDNN|CUBLAS|NCCL|HIP error|MPS backend|DefaultCPUAllocator"
+)
 
 
 class Command(NamedTuple):
@@ -123,6 +128,22 @@ def _run(command: Command, arguments: list[str]) -> int:
         if debug:
             raise
         return _report(str(error), EXIT_FAILED)
+    except (RuntimeError, MemoryError) as error:
+        if debug or not _is_the_machines(error):
+            raise
+        return _report(_describe_machine(error), EXIT_FAILED)
+
+
+def _is_the_machines(error: BaseException) -> bool:
+    """Whether memory or a device failed, and not the program; torch has no class of errors for that."""
+    return isinstance(error, MemoryError) or bool(_MACHINE.search(f"{type(error).__name__}: {error}"))
+
+
+def _describe_machine(error: BaseException) -> str:
+    line = str(error).strip().partition("\n")[0].rstrip(".") or "out of memory"
+    memory = isinstance(error, MemoryError) or "memory" in line
+    cure = "Take smaller batches, or see docs/adapters.md, Fitting a model into memory. " if memory else ""
+    return f"{line}. {cure}Run the same command again to go on."
 
 
 def _report(message: str, exit_code: int) -> int:

@@ -64,10 +64,13 @@ def run(argv: list[str]) -> int:
     started = time.monotonic()
     from swd_video.config.load import load_config_as, parse_overrides
     from swd_video.config.synthesis import SynthesizeConfig
+    from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.synthesize import finished_synthesis
     from swd_video.data.texts import describe_cut
 
     config = load_config_as(SynthesizeConfig, arguments.config, parse_overrides(rest))
+    if not (arguments.out / INDEX_NAME).is_file():
+        check_writable(arguments.out)  # now, as a hub model may have to be downloaded
     recipe = _recipe(config)
     report = finished_synthesis(arguments.out, recipe, config.latent_grids)
     if report is not None:

@@ -237,12 +237,12 @@ def _finished_index(
     index = read_index(folder)
     wanted = {
         "model": model_name,
-        "encoders": encoders,
         "clips_digest": clips_digest(clips),
         "dtype": dtype,
         "complete": True,
     }
-    same = all(index[key] == value for key, value in wanted.items())
+    # Old caches of hub models have no fingerprint.
+    same = all(index[key] == value for key, value in wanted.items()) and index["encoders"] in ("", encoders)
     names = [str(grid) for grid in grids]
     if not same or not set(names) <= set(index["grids"]) or names[-1] != index["grids"][-1]:
         return None

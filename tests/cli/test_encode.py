@@ -85,6 +85,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert "data.cache " in error_of(*common, "--data.cache", str(config / "cache"))
     assert "no such config file" in error_of(str(tmp_path / "none.yaml"))
     assert "model 'none'" in error_of(str(config), "--manifest", str(manifest), "--model", "none")
+    assert not (tmp_path / "cache").exists()
     manifest.write_text('{"path": 3}')
     assert f"{manifest}:1: path: got 3" in error_of(str(config), "--manifest", str(manifest))
 

@@ -92,6 +92,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+def test_a_machine_without_memory_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four thousand terabytes, which no machine gives."""
+    assert main(["bench", "mmd", "--tokens", "1000000000", "--channels", "1000000"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "can't allocate memory" in error
+    assert "Fitting a model into memory. Run the same command again" in error
+
+
 def test_the_traceback_is_there_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWD_VIDEO_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no such script"):
