@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swd_video.data.texts import clean_text, on_one_line
+from swd_video.data.plain_text import clean_text, on_one_line
 from swd_video.files import read_text
 
 _KEYS = ("path", "caption", "start", "end")

@@ -29,3 +29,9 @@ def clean_text(text: str) -> str:
 def on_one_line(text: str) -> str:
     """A name or a message as it can be printed anywhere, in one line: line ends as spaces, what has no form escaped."""
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
+
+
+def describe_error(error: BaseException) -> str:
+    """An error that nobody foresaw, in one line: what kind it is, and its first line."""
+    lines = str(error).strip().splitlines()
+    return on_one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from swd_video.data.texts import clean_text
+from swd_video.data.plain_text import clean_text
 from swd_video.files import read_text
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from swd_video.data.plain_text import clean_text as clean_text
-from swd_video.data.plain_text import on_one_line as on_one_line
+from swd_video.data.plain_text import on_one_line
 from swd_video.models.base import VideoModel
 
 _NAMED = 3
@@ -34,12 +33,6 @@ def cut_texts(
         if count > model.max_tokens:
             cut[text] = count
     return cut
-
-
-def describe_error(error: BaseException) -> str:
-    """An error that nobody foresaw, in one line: what kind it is, and its first line."""
-    lines = str(error).strip().splitlines()
-    return on_one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
 
 
 def describe_cut(cut: Mapping[str, int], max_tokens: int, what: str, count: int | None = None) -> str:

@@ -189,7 +189,7 @@ def test_no_bad_file_ends_an_encode(
     (tmp_path / "text.mp4").write_text("no video\n" * 1000)
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 64)
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
-    (tmp_path / "riff.mp4").write_bytes(b"RIFF\xff\xff\xff\x7fWEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff" * 6)
+    (tmp_path / "riff.mp4").write_bytes(b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff" * 6)
     bad = {
         "folder.mp4": "is a folder",
         "pipe.mp4": "is a pipe, a socket or a device",

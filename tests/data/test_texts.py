@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.data.texts import clean_text, cut_texts, describe_cut, on_one_line, summarize_cut
+from swd_video.data.plain_text import clean_text, on_one_line
+from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
 from swd_video.models.loading import load_model
 
 
