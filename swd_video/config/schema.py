@@ -88,9 +88,10 @@ class AdaptConfig(Section):
 class UpsamplerConfig(Section):
     """A network that takes clips from a stage's grid to the next, in place of bicubic resizing."""
 
-    file: str
-    """Where it lies, ending in .safetensors. Trained first where there is none; other runs on these grids may use it
-    again."""
+    file: str | None = None
+    """Where it lies, ending in .safetensors, for several runs to share: trained first where there is none, and used
+    again by runs that would train the same; a file that was trained otherwise is refused. Null keeps it in the run's
+    folder."""
     width: int = Field(default=48, ge=8, multiple_of=8)
     """Channels inside."""
     depth: int = Field(default=1, ge=0)

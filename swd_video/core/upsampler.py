@@ -6,9 +6,9 @@ bicubic resizing gives ghosts, which only noise hides. The network sees which ce
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -21,11 +21,13 @@ from torch.nn import functional
 from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.files import whole_file
 
 Upsample: TypeAlias = Callable[[Tensor, LatentSize], Tensor]
 """Clean latents and the size they are to have, to latents of that size."""
 GridPair: TypeAlias = tuple[LatentSize, LatentSize]
 _PLACE_FEATURES = 5
+_METADATA_KEY = "upsampler"
 
 
 def growing_pairs(schedule: ScaleSchedule) -> tuple[GridPair, ...]:
@@ -55,6 +57,7 @@ class LatentUpsampler(nn.Module):
     Attributes:
         pairs: grids between which it was trained to go.
         encoders: fingerprint of the VAE whose latents it knows; empty where it was not taken.
+        made_of: what its weights follow from, as its trainer says; None where that is not known.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class LatentUpsampler(nn.Module):
         depth: int = 1,
         pairs: Sequence[GridPair] = (),
         encoders: str = "",
+        made_of: Mapping[str, Any] | None = None,
     ) -> None:
         """Make one that resizes bicubically until it is trained.
 
@@ -73,10 +77,12 @@ class LatentUpsampler(nn.Module):
             depth: residual blocks on the smaller grid, and again on the larger one.
             pairs: see the attributes.
             encoders: see the attributes.
+            made_of: see the attributes.
         """
         super().__init__()
         self.channels, self.width, self.depth = channels, width, depth
         self.pairs, self.encoders = tuple(pairs), encoders
+        self.made_of = None if made_of is None else dict(made_of)
         self.stem = nn.Conv3d(channels, width, (1, 3, 3), padding=(0, 1, 1))
         self.before = nn.Sequential(*(_Block(width) for _ in range(depth)))
         self.place = nn.Sequential(nn.Linear(_PLACE_FEATURES, 64), nn.SiLU(), nn.Linear(64, 2 * width))
@@ -115,12 +121,13 @@ class LatentUpsampler(nn.Module):
             "depth": self.depth,
             "pairs": [[str(grid) for grid in pair] for pair in self.pairs],
             "encoders": self.encoders,
+            "made_of": self.made_of,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
         weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, partial, {"format": "pt", "upsampler": json.dumps(about)})
-        partial.replace(path)
+        with whole_file(path, durable=True) as draft:
+            # One key, because safetensors writes several in random order.
+            save_file(weights, draft, {_METADATA_KEY: json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> "LatentUpsampler":
@@ -131,12 +138,15 @@ class LatentUpsampler(nn.Module):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["upsampler"])
+                about = json.loads(file.metadata()[_METADATA_KEY])
             pairs = [
                 (LatentSize.parse(before), LatentSize.parse(after)) for before, after in about.pop("pairs")
             ]
             upsampler = cls(**about, pairs=pairs)
-            upsampler.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+            weights = {name: value.float() for name, value in load_file(path).items()}
+            upsampler.load_state_dict(weights)
+            if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+                raise ValueError(f"{broken[0]} holds numbers that are not finite")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{path}: cannot be read as an upsampler: {reason}") from None

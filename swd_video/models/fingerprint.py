@@ -14,13 +14,14 @@ WHOLE_FILE_BYTES = 256 * 2**20
 
 # In this order, so that models without a second text encoder keep their fingerprints.
 _ENCODER_PARTS = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-# Rewritten by loading and saving alone: where a model came from, and by which versions.
+# Changes nothing of what a model makes: where it came from, by which versions, and what a student is made of.
 _BOOKKEEPING = {
     "_name_or_path",
     "_diffusers_version",
     "transformers_version",
     "is_local",
     "local_files_only",
+    "made_of",
 }
 _SAMPLES = 256
 _SAMPLE_BYTES = 2**16

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def export_student(
         fps=spec.fps or wan_fps(expand_timesteps),
         text_length=spec.text_length,
         stock=not expand_timesteps,
-        training=training or TrainingFacts(),
+        training=replace(training or TrainingFacts(), made_of=_digests(record)),
     )
 
     with whole_folder(out) as draft:
@@ -249,6 +249,11 @@ def _check_out(student: Path, out: Path) -> None:
         raise ValueError(f"--out {out}: is not empty and holds no earlier export; choose another folder.")
 
 
+def _digests(record: StudentRecord) -> dict[str, str]:
+    """What the record says a student is made of, but for settings."""
+    return {key: value for key, value in (record.made_of or {}).items() if isinstance(value, str)}
+
+
 def _is_export(folder: Path) -> bool:
     card = folder / CARD_NAME
     return card.is_file() and TAG in (ModelCard.load(card).data.tags or [])
@@ -272,8 +277,10 @@ def _write_lora(student: Path, draft: Path, base_model: str) -> None:
     }
     (draft / LORA_FILE_NAME).write_bytes(_to_safetensors(tensors, metadata))
     shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
-    encoders = read_student_record(student).encoders
-    write_student_record(draft, StudentRecord(base_model, "lora", encoders=encoders))
+    record = read_student_record(student)
+    write_student_record(
+        draft, StudentRecord(base_model, "lora", encoders=record.encoders, made_of=record.made_of)
+    )
 
 
 def _read_lora(path: Path) -> dict[str, Tensor]:

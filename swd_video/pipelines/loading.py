@@ -5,6 +5,7 @@ A student folder holds what distillation changed, and the name of the rest:
 - `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, `"positions": "rescaled"` where
   temporal positions were rescaled, `"encoders"`, the networks of pixels that its training looked through, and
   `"transformer_file"`, where additions belong to a single file's weights instead of the base model's own;
+  `"made_of"`: digests of its teacher, VAE, clips and upsampler, and the settings of its training, where they are known;
 - `scheduler/scheduler_config.json`: the stages;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 
@@ -13,7 +14,7 @@ Which family a student is of says its base model.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class StudentRecord:
         encoders: networks of pixels that its training looked through; None where that is not known.
         transformer_file: of kind "lora", a single file that took the place of the teacher's transformer (relative to
             the student's folder); None where there was none.
+        made_of: what it follows from: digests of teacher, VAE, clips and upsampler, and settings, as far as known.
     """
 
     base_model: str
@@ -83,6 +85,7 @@ class StudentRecord:
     positions: str = "native"
     encoders: tuple[EncoderRecord, ...] | None = None
     transformer_file: str | None = None
+    made_of: Mapping[str, Any] | None = None
 
 
 def load_student(
@@ -172,6 +175,7 @@ def save_student(
     encoders: Sequence[EncoderRecord] | None = None,
     transformer_file: str | Path | None = None,
     upsampler: LatentUpsampler | None = None,
+    made_of: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a student folder, whole or not at all; one that is there is replaced.
 
@@ -186,6 +190,7 @@ def save_student(
         encoders: networks of pixels that its training looked through, where that is known.
         transformer_file: the single file whose weights the additions belong to, instead of `base_model`'s own.
         upsampler: what takes its clips from grid to grid; None where that is bicubic resizing.
+        made_of: see `StudentRecord`.
 
     Raises:
         ValueError: unless exactly one of `transformer` and `lora_state_dict` is given, or if `folder` exists
@@ -209,7 +214,7 @@ def save_student(
         used = None if encoders is None else tuple(encoders)
         file = None if transformer_file is None else os.path.relpath(transformer_file, folder)
         base = recorded_base(base_model, folder)
-        write_student_record(draft, StudentRecord(base, kind, positions, used, file))
+        write_student_record(draft, StudentRecord(base, kind, positions, used, file, made_of))
 
 
 def write_student_record(folder: Path, record: StudentRecord) -> None:
@@ -221,6 +226,8 @@ def write_student_record(folder: Path, record: StudentRecord) -> None:
         fields["encoders"] = [asdict(encoder) for encoder in record.encoders]
     if record.transformer_file is not None:
         fields["transformer_file"] = record.transformer_file
+    if record.made_of is not None:
+        fields["made_of"] = dict(record.made_of)
     (folder / STUDENT_FILE_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
@@ -254,7 +261,10 @@ def read_student_record(folder: str | Path) -> StudentRecord:
     file = fields.get("transformer_file")
     if file is not None and (not isinstance(file, str) or fields["kind"] != "lora"):
         raise ValueError(f"{path}: got transformer_file {file!r}, expected a path, and kind lora.")
-    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders, file)
+    made_of = fields.get("made_of")
+    if made_of is not None and not isinstance(made_of, dict):
+        raise ValueError(f"{path}: got made_of {made_of!r}, expected digests and settings by name.")
+    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders, file, made_of)
 
 
 def used_transformer_file(folder: str | Path, asked: str | Path | None) -> Path | None:

@@ -21,11 +21,13 @@ class TrainingFacts:
         summary: steps, seconds and the like, by name.
         stage_losses: smoothed loss of every stage; None for one that was never trained.
         settings: keys of the config and their values.
+        made_of: digests of teacher, VAE, clips and upsampler, by name.
     """
 
     summary: Mapping[str, float | int] = field(default_factory=dict)
     stage_losses: Sequence[float | None] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    made_of: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _loading(facts: CardFacts) -> list[str]:
 
 def _training(facts: CardFacts) -> list[str]:
     training = facts.training
-    if not training.summary and not training.settings:
+    if not training.summary and not training.settings and not training.made_of:
         return ["The export found no record of the training run."]
     rows = [(name, f"{value:g}") for name, value in training.summary.items()]
     rows += [
@@ -198,6 +200,10 @@ def _training(facts: CardFacts) -> list[str]:
     if training.settings:
         settings = [(f"`{key}`", str(value)) for key, value in training.settings.items()]
         tables.append(_table(("setting", "value"), settings))
+    if training.made_of:
+        tables.append(
+            _table(("made of", "digest"), [(key, f"`{value}`") for key, value in training.made_of.items()])
+        )
     return [*tables, "Losses are those of training, smoothed; they do not say how good the clips are."]
 
 

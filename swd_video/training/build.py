@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 
-from swd_video.config.load import ConfigError, dump_config, flatten, load_config
+from swd_video.config.load import ConfigError, dump_config, load_config
 from swd_video.config.loss import LossConfig
 from swd_video.config.schema import DistillConfig
 from swd_video.config.train import LoraTrainConfig, MuonConfig
@@ -21,7 +21,7 @@ from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache
-from swd_video.files import write_text
+from swd_video.files import write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
@@ -41,31 +41,23 @@ from swd_video.training.opponents import Opponent
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.processes import join_processes
+from swd_video.training.provenance import (
+    ADAPTATION_FILE,
+    CONFIG_FILE,
+    RECORD_FILE,
+    check_record,
+    check_same_run,
+    digest_of_upsampler,
+    digests_of_clips,
+    digests_of_model,
+    known_now,
+    settings_of,
+)
 from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
 from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
-from swd_video.training.upsampler import open_upsampler
-
-CONFIG_FILE, ADAPTATION_FILE = "config.yaml", "adapt.yaml"
-
-# What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
-# another order (`micro_batch_size`) can round otherwise.
-_FREE_KEYS = {
-    "data.encode_batch_size",
-    "train.steps",
-    "train.micro_batch_size",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.sample_every",
-    "train.sample_prompts",
-    "train.samples_per_prompt",
-    "train.teacher_samples",
-    "train.collapse_share",
-    "train.log_every",
-    "train.gradient_checkpointing",
-}
-
+from swd_video.training.upsampler import UPSAMPLER_FILE, open_upsampler
 
 _SLOW_BF16 = 2.0
 
@@ -95,7 +87,7 @@ def finished_summary(
     Raises:
         ConfigError: if the folder holds a run of another config.
     """
-    _check_same_run(config, folder, config_file)
+    check_same_run(config, folder, config_file)
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
@@ -104,7 +96,10 @@ def finished_summary(
         is_there = (folder / Path(summary.student).name).is_dir()
     except (ValueError, TypeError):
         return None  # damaged: the last checkpoint says the same, and all is written again
-    return summary if is_there and summary.steps == config.train.steps else None
+    if not is_there or summary.steps != config.train.steps:
+        return None
+    check_record(folder, known_now(config))
+    return summary
 
 
 def build_run(config: DistillConfig, folder: Path) -> Run:
@@ -120,7 +115,9 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     """
     parts = _begin(config, folder)
     model, accelerator = parts.model, parts.accelerator
-    upsampler = open_upsampler(config.upsampler, parts.schedule, parts.clips, accelerator)
+    upsampler = open_upsampler(config.upsampler, parts.schedule, parts.clips, accelerator, folder)
+    made_of = parts.made_of | {"upsampler": digest_of_upsampler(upsampler)}
+    check_record(folder, made_of)
     embeds = embed_samples(config.train, model)
     dmd = config.loss.dmd
     dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])
@@ -137,7 +134,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
         upsampler=upsampler,
     )
-    _claim_folder(config, folder, accelerator, CONFIG_FILE)
+    known = _claim_folder(config, folder, accelerator, CONFIG_FILE, made_of, upsampler)
     samples = build_samples(
         config.train,
         parts.schedule,
@@ -149,7 +146,8 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         accelerator.is_main_process,
         stepper.upsample,
     )
-    return replace(_finish(config, folder, stepper, samples), encoders=encoders, upsampler=upsampler)
+    run = _finish(config, folder, stepper, samples)
+    return replace(run, encoders=encoders, upsampler=upsampler, made_of=known)
 
 
 def build_adaptation(config: DistillConfig, folder: Path) -> Run:
@@ -173,7 +171,7 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
     stepper = _build_stepper(
         config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
     )
-    _claim_folder(config, folder, parts.accelerator, ADAPTATION_FILE)
+    _claim_folder(config, folder, parts.accelerator, ADAPTATION_FILE, parts.made_of)
     base = resolve_model_path(config.model)
     run = _finish(config, folder, stepper, None)
     result = folder / TEACHER_FOLDER
@@ -197,11 +195,12 @@ class _Parts:
     model: VideoModel
     schedule: ScaleSchedule
     clips: LatentCache
+    made_of: dict[str, Any]
 
 
 def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) -> _Parts:
     """What every training needs first: checks, the model in main memory, and its clips."""
-    _check_same_run(config, folder, config_file)
+    check_same_run(config, folder, config_file)
     _check_load(config)
     _divide_batch(config, join_processes().num_processes)
     _check_shards(config)
@@ -218,15 +217,36 @@ def _begin(config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE) 
     if config.positions == "rescaled":
         model.rescale_positions(schedule.target.frames)
     clips = open_clips(config.data, config.model, schedule, model, accelerator)
-    return _Parts(accelerator, model, schedule, clips)
+    made_of = digests_of_model(config) | digests_of_clips(clips.index)
+    check_record(folder, made_of)
+    return _Parts(accelerator, model, schedule, clips, made_of)
 
 
-def _claim_folder(config: DistillConfig, folder: Path, accelerator: Accelerator, config_file: str) -> None:
-    """Make the folder this config's, once all that could be wrong with the config has been found."""
+def _claim_folder(
+    config: DistillConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    config_file: str,
+    made_of: dict[str, Any],
+    upsampler: LatentUpsampler | None = None,
+) -> dict[str, Any] | None:
+    """Make the folder this config's, once all that could be wrong with the config has been found.
+
+    Returns:
+        What the run is made of; None for one that an older version began, of which that is not known.
+    """
+    made_of = made_of | {"settings": settings_of(config)}
+    known = (folder / RECORD_FILE).is_file() or not (folder / config_file).is_file()
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
+        if known:
+            write_json(folder / RECORD_FILE, made_of, durable=True)
+        if upsampler is not None:
+            upsampler.save(folder / UPSAMPLER_FILE)
         write_text(folder / config_file, dump_config(config), durable=True)
     accelerator.wait_for_everyone()
+    return made_of if known else None
 
 
 def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: SampleWriter | None) -> Run:
@@ -297,26 +317,6 @@ def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> No
     dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
     attention, mask = config.load.attention, model.attention_mask
     set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
-
-
-def _check_same_run(config: DistillConfig, folder: Path, config_file: str) -> None:
-    for other in {CONFIG_FILE, ADAPTATION_FILE} - {config_file}:
-        if (folder / other).is_file():
-            raise ConfigError(f"{folder}: holds the run of another command ({other}); choose another --out.")
-    path = folder / config_file
-    if not path.is_file():
-        return
-    before, now = flatten(load_config(path)), flatten(config)
-    for key in before.keys() | now.keys():
-        if not _is_free(key) and before.get(key) != now.get(key):
-            raise ConfigError(
-                f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
-                "Choose another --out, or delete the folder to start anew."
-            )
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
 
 
 def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ class Run:
         encoders: networks of pixels that the loss looks through, for the student's folder.
         transformer_file: whose weights a student's additions belong to, likewise, where it is not the teacher's own.
         upsampler: likewise, the network that takes clips from grid to grid, if one does.
+        made_of: likewise, see `provenance`; None where that is not known.
         save: writes it, called by all processes, told whether to write; by default the student's folder.
     """
 
@@ -75,6 +76,7 @@ class Run:
     encoders: Sequence[EncoderRecord] = ()
     transformer_file: str | None = None
     upsampler: LatentUpsampler | None = None
+    made_of: Mapping[str, Any] | None = None
     save: Callable[[bool], None] | None = None
 
 
@@ -276,6 +278,7 @@ def _write_student(run: Run, write: bool) -> None:
             encoders=run.encoders,
             transformer_file=run.transformer_file,
             upsampler=run.upsampler,
+            made_of=run.made_of,
         )
 
 

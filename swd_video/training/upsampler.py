@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,37 +18,49 @@ from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache
+from swd_video.training.provenance import difference, made_of_upsampler
+
+UPSAMPLER_FILE = "upsampler.safetensors"
+"""In the folder of a run, its own."""
 
 _WARMUP_STEPS = 50
 
 
 def open_upsampler(
-    config: UpsamplerConfig | None, schedule: ScaleSchedule, clips: LatentCache, accelerator: Accelerator
+    config: UpsamplerConfig | None,
+    schedule: ScaleSchedule,
+    clips: LatentCache,
+    accelerator: Accelerator,
+    folder: Path,
 ) -> LatentUpsampler | None:
-    """The upsampler of a config, on its device, trained by the first process where its file is missing.
+    """The upsampler of a config, on its device, trained by the first process where there is none.
 
     Args:
         config: the config's section, if any.
         schedule: between its grids it goes.
         clips: what it is trained on.
         accelerator: knows the device and the other processes.
+        folder: of the run; one that lies there is the run's own, wherever others lie.
 
     Raises:
-        ConfigError: if no stage is larger than the one before, or the file is of other latents or grids.
+        ConfigError: if no stage is larger than the one before, or the config names a file that is broken or that was
+            trained otherwise than the config says.
     """
     if config is None:
         return None
-    pairs, path = growing_pairs(schedule), Path(config.file)
+    pairs, own = growing_pairs(schedule), folder / UPSAMPLER_FILE
     if not pairs:
         raise ConfigError("upsampler: no stage of the schedule is larger than the one before; leave it out.")
-    if not path.exists() and accelerator.is_main_process:
+    made_of = made_of_upsampler(config.model_dump(mode="json", exclude={"file"}), _names(pairs), clips)
+    path = own if config.file is None or _is_made_of(own, made_of) else Path(config.file)
+    if accelerator.is_main_process and (not path.exists() or (path == own and not _is_made_of(own, made_of))):
         train_upsampler(config, pairs, clips, accelerator.device).save(path)
     accelerator.wait_for_everyone()
     try:
         upsampler = LatentUpsampler.load(path)
     except ValueError as error:
         raise ConfigError(f"upsampler.file: {error}") from None
-    _check(upsampler, path, pairs, clips)
+    _check(upsampler, path, made_of)
     return upsampler.to(accelerator.device)
 
 
@@ -66,7 +79,8 @@ def train_upsampler(
         torch.manual_seed(keyed_seed(config.seed, "upsampler"))
         channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]
         encoders = clips.index["encoders"]
-        upsampler = LatentUpsampler(channels, config.width, config.depth, pairs, encoders).to(device)
+        made_of = made_of_upsampler(config.model_dump(mode="json", exclude={"file"}), _names(pairs), clips)
+        upsampler = LatentUpsampler(channels, config.width, config.depth, pairs, encoders, made_of).to(device)
     optimizer = torch.optim.AdamW(upsampler.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
     with tqdm(total=config.steps, desc="upsampler", unit="step", file=sys.stderr) as bar:
         for step in range(config.steps):
@@ -98,20 +112,24 @@ def _rate(step: int, steps: int) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _check(upsampler: LatentUpsampler, path: Path, pairs: Sequence[GridPair], clips: LatentCache) -> None:
-    unknown = [pair for pair in pairs if pair not in upsampler.pairs]
-    if unknown:
+def _is_made_of(path: Path, made_of: dict[str, Any]) -> bool:
+    try:
+        return LatentUpsampler.load(path).made_of == made_of
+    except ValueError:
+        return False
+
+
+def _check(upsampler: LatentUpsampler, path: Path, made_of: dict[str, Any]) -> None:
+    cure = "Give upsampler.file another name, or leave it out, to train one for this run."
+    there = upsampler.made_of
+    if there is None:
+        raise ConfigError(f"upsampler.file: {path} does not say how it was trained. {cure}")
+    key = difference(there, made_of)
+    if key is not None:
         raise ConfigError(
-            f"upsampler.file: {path} was trained to go {_join(upsampler.pairs)}, and this schedule goes "
-            f"{_join(unknown)}. Give upsampler.file another name, to train one for this schedule."
-        )
-    encoders = clips.index["encoders"]
-    if encoders and upsampler.encoders and encoders != upsampler.encoders:
-        raise ConfigError(
-            f"upsampler.file: {path} was trained on the latents of another VAE or text encoder than those in "
-            f"{clips.folder}. Give upsampler.file another name, to train one on these."
+            f"upsampler.file: {path} was trained with another {key}: {there[key]} there, {made_of[key]} now. {cure}"
         )
 
 
-def _join(pairs: Sequence[GridPair]) -> str:
-    return ", ".join(f"{before} to {after}" for before, after in pairs)
+def _names(pairs: Sequence[GridPair]) -> list[list[str]]:
+    return [[str(grid) for grid in pair] for pair in pairs]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swd_video.cli.distill import run as run_command
@@ -288,6 +290,56 @@ def test_a_cache_that_does_not_fit_is_refused(make_config: MakeConfig, cache: Pa
     data = config.data.model_copy(update={"manifest": str(other)})
     with pytest.raises(ConfigError, match="holds other clips than"):
         build_run(config.model_copy(update={"data": data}), tmp_path / "third")
+
+
+def test_a_run_does_not_go_on_with_another_teacher_or_other_clips(
+    make_config: MakeConfig, tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    config, run = make_config("lora", steps=1), tmp_path / "run"
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_wan_folder, teacher)
+    config = config.model_copy(update={"model": str(teacher)})
+    train(build_run(config, run))
+    record = json.loads((run / "made_of.json").read_text())
+    assert finished_summary(config, run) is not None
+    assert record["teacher"] and record["vae"] and record["upsampler"] is None
+
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    for key, words in {"latents": "latents \\(data.cache\\)", "clips": "clips", "vae": "VAE or text"}.items():
+        (run / "made_of.json").write_text(json.dumps(record | {key: "other"}))
+        for start in (lambda: finished_summary(config, run), lambda: build_run(longer, run)):
+            with pytest.raises(
+                ConfigError, match=f"holds a run with another {words}.*: other there, {record[key]} now"
+            ):
+                start()
+    (run / "made_of.json").write_text(json.dumps(record))
+    weights = teacher / "transformer" / "diffusion_pytorch_model.safetensors"
+    moved = {name: weight + 1 for name, weight in load_file(weights).items()}
+    weights.unlink()  # it may be mapped into memory
+    save_file(moved, weights)
+    for start in (lambda: finished_summary(config, run), lambda: build_run(longer, run)):
+        with pytest.raises(ConfigError, match=r"another teacher \(model, load\.transformer_file\): "):
+            start()
+    # A run of an older version has no record: what it was begun with is not known, and nothing is made up.
+    (run / "made_of.json").unlink()
+    assert build_run(longer, run).made_of is None and not (run / "made_of.json").exists()
+
+
+def test_fewer_steps_than_were_taken_are_refused_and_a_damaged_summary_is_written_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("lora", steps=2)
+    train(build_run(config, tmp_path))
+    (tmp_path / "train.json").write_text("{")
+    assert finished_summary(config, tmp_path) is None
+    shutil.rmtree(tmp_path / "student")
+    train(build_run(config, tmp_path))
+    assert finished_summary(config, tmp_path) is not None
+    shutil.rmtree(tmp_path / "student")
+    assert finished_summary(config, tmp_path) is None
+    fewer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
+    with pytest.raises(ValueError, match=r"train\.steps: 1, but the run in .* has taken 2"):
+        train(build_run(fewer, tmp_path))
 
 
 def test_a_cache_alone_is_enough_and_none_at_all_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:

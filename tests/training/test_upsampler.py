@@ -16,7 +16,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache
 from swd_video.pipelines.export import export_student
-from swd_video.pipelines.loading import load_pipeline, load_student
+from swd_video.pipelines.loading import load_pipeline, load_student, read_student_record
 from swd_video.training.build import build_run
 from swd_video.training.loop import train
 from swd_video.training.upsampler import open_upsampler, relative_error, train_upsampler
@@ -53,7 +53,8 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     path = tmp_path / "kept" / "upsampler.safetensors"
     config = _with_upsampler(make_config(own_inputs=0.5, loss={"weight": 0}, parts={"gan": {}}), path)
     run = build_run(config, tmp_path / "run")
-    assert path.is_file() and isinstance(run.stepper.upsample, LatentUpsampler)
+    assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
+    assert isinstance(run.stepper.upsample, LatentUpsampler)
     with torch.no_grad():
         run.stepper.upsample.out.weight.fill_(0.1)  # as if it had been trained for long
     batch = next(
@@ -73,6 +74,10 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     assert json.loads((tmp_path / "run/student/scheduler/scheduler_config.json").read_text())[
         "upsampling"
     ] == ("learned")
+    made_of = read_student_record(tmp_path / "run/student").made_of
+    assert made_of == json.loads((tmp_path / "run/made_of.json").read_text())
+    assert all(made_of[key] for key in ("teacher", "vae", "clips", "latents", "upsampler"))
+    assert made_of["settings"]["upsampler.steps"] == 3 and str(tmp_path) not in json.dumps(made_of)
     student = load_student(tmp_path / "run/student")
     generator = torch.Generator().manual_seed(0)
     got = student(prompt="a red square", generator=generator, output_type="latent").frames
@@ -88,33 +93,70 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     )
 
 
-def test_a_file_that_is_there_is_used_and_one_of_other_grids_is_refused(
+def test_a_file_is_used_by_runs_that_would_train_the_same_and_refused_otherwise(
     clips: LatentCache, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
-    path, accelerator = tmp_path / "upsampler.safetensors", Accelerator()
-    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule)).save(path)
-    before = path.stat().st_mtime_ns
-    config = UpsamplerConfig(file=str(path))
-    opened = open_upsampler(config, tiny_schedule, clips, accelerator)
-    assert opened is not None and opened.depth == 0 and path.stat().st_mtime_ns == before
-    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule)[:1]).save(path)
+    path, accelerator, run = tmp_path / "upsampler.safetensors", Accelerator(), tmp_path / "run"
+    config = UpsamplerConfig(file=str(path), width=8, depth=0, steps=2, batch_size=2)
+
+    def opened(**changes: Any) -> LatentUpsampler | None:
+        changed = config.model_copy(update=changes)
+        return open_upsampler(changed, tiny_schedule, clips, accelerator, run)
+
+    assert opened() is not None
+    before = path.read_bytes()
+    again = opened()
+    assert again is not None and again.depth == 0 and path.read_bytes() == before
+    again.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == before
+    for key, value in {"width": 16, "depth": 1, "steps": 3, "batch_size": 4, "lr": 1e-3, "seed": 1}.items():
+        with pytest.raises(ConfigError, match=rf"upsampler\.file: .* another {key}: .* there, {value} now"):
+            opened(**{key: value})
+    shorter = ScaleSchedule(tiny_schedule.stages[:2])
     with pytest.raises(
-        ConfigError, match="was trained to go 2x4x4 to 3x4x4, and this schedule goes 3x4x4 to"
+        ConfigError, match=r"another pairs: \[\['2x4x4', '3x4x4'\], \['3x4x4', '3x6x8'\]\] there"
     ):
-        open_upsampler(config, tiny_schedule, clips, accelerator)
-    LatentUpsampler(4, 8, 0, growing_pairs(tiny_schedule), "another").save(path)
-    with pytest.raises(ConfigError, match="latents of another VAE"):
-        open_upsampler(config, tiny_schedule, clips, accelerator)
+        open_upsampler(config, shorter, clips, accelerator, run)
+    made_of = again.made_of
+    assert made_of is not None and path.read_bytes() == before
+    for key in ("clips", "vae"):
+        again.made_of = made_of | {key: "other"}
+        again.save(path)
+        with pytest.raises(ConfigError, match=rf"another {key}: other there, {made_of[key]} now"):
+            opened()
+    again.made_of = None
+    again.save(path)
+    with pytest.raises(ConfigError, match="does not say how it was trained"):
+        opened()
     path.write_text("nothing")
     with pytest.raises(ConfigError, match=r"upsampler\.file: .* cannot be read as an upsampler"):
-        open_upsampler(config, tiny_schedule, clips, accelerator)
+        opened()
+
+
+def test_a_run_keeps_its_own(clips: LatentCache, tiny_schedule: ScaleSchedule, tmp_path: Path) -> None:
+    own = tmp_path / "run" / "upsampler.safetensors"
+    config = UpsamplerConfig(width=8, depth=0, steps=2, batch_size=2)
+
+    def opened(config: UpsamplerConfig) -> None:
+        assert open_upsampler(config, tiny_schedule, clips, Accelerator(), own.parent) is not None
+
+    opened(config)
+    before = own.read_bytes()
+    own.write_bytes(before[:1000])  # damaged: trained again, to the same bytes
+    opened(config)
+    assert own.read_bytes() == before
+    # Taken wherever others lie, and trained anew where it is not what the config says.
+    opened(config.model_copy(update={"file": str(tmp_path / "nowhere.safetensors")}))
+    assert not (tmp_path / "nowhere.safetensors").exists()
+    opened(config.model_copy(update={"seed": 1}))
+    assert own.read_bytes() != before
 
 
 def test_stages_of_one_size_need_none(clips: LatentCache, tiny_schedule: ScaleSchedule) -> None:
     config = UpsamplerConfig(file="unused")
     with pytest.raises(ConfigError, match="no stage of the schedule is larger"):
-        open_upsampler(config, ScaleSchedule(tiny_schedule.stages[:1]), clips, Accelerator())
-    assert open_upsampler(None, tiny_schedule, clips, Accelerator()) is None
+        open_upsampler(config, ScaleSchedule(tiny_schedule.stages[:1]), clips, Accelerator(), Path())
+    assert open_upsampler(None, tiny_schedule, clips, Accelerator(), Path()) is None
 
 
 def test_its_keys_are_those_of_the_config(tmp_path: Path) -> None:

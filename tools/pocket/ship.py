@@ -33,13 +33,15 @@ def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
 
 def ship_student(source: Path, assets: Path = ASSETS) -> None:
     """Write the student's folder, its teacher being the shipped one."""
+    record = read_student_record(source)
     scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler")
     save_student(
         assets / STUDENT,
         base_model=TEACHER,
         schedule=scheduler.schedule,
         transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
-        encoders=read_student_record(source).encoders,
+        encoders=record.encoders,
+        made_of=record.made_of,
         upsampler=scheduler.upsampler,
     )
     forget_origin(assets / STUDENT)

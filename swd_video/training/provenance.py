@@ -1,0 +1,167 @@
+"""What makes a student: written down when its run begins, compared when it goes on, kept with the student."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from swd_video.config.load import ConfigError, flatten, load_config
+from swd_video.config.schema import DistillConfig
+from swd_video.core.upsampler import LatentUpsampler
+from swd_video.data.latent_cache import LatentCache, digest_tensors, read_index
+from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
+from swd_video.models.loading import model_folder, resolve_model_path
+
+CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_of.json"
+
+# What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
+# another order (`micro_batch_size`) can round otherwise.
+_FREE_KEYS = {
+    "data.encode_batch_size",
+    "train.steps",
+    "train.micro_batch_size",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+    "train.sample_prompts",
+    "train.samples_per_prompt",
+    "train.teacher_samples",
+    "train.collapse_share",
+    "train.log_every",
+    "train.gradient_checkpointing",
+}
+
+# Where things lie, which digests and a student's `base_model` stand for.
+_PLACES = {"model", "data.manifest", "data.cache", "upsampler.file", "load.transformer_file"}
+
+# Of every run; compared where both sides know them.
+_NAMES = {
+    "teacher": "teacher (model, load.transformer_file)",
+    "vae": "VAE or text encoder (model)",
+    "clips": "clips (data.manifest)",
+    "latents": "latents (data.cache)",
+    "upsampler": "upsampler (upsampler.file)",
+}
+
+
+def digests_of_model(config: DistillConfig) -> dict[str, Any]:
+    """Digests of a teacher's files, wherever they lie; a hub name stands for the files that loading it uses.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    path, file = resolve_model_path(config.model), config.load.transformer_file
+    parts = (
+        [] if file is not None else [model_folder(path) / "transformer", model_folder(path) / "transformer_2"]
+    )
+    return {
+        "teacher": fingerprint_folders(parts, [] if file is None else [Path(file)]),
+        "vae": fingerprint_encoders(path),
+    }
+
+
+def digests_of_clips(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Digests of the clips' names and captions and of their latents; caches of older versions lack the second.
+
+    Args:
+        index: a cache's.
+    """
+    return {"clips": index["clips_digest"], "latents": index.get("digest")}
+
+
+def digest_of_upsampler(upsampler: LatentUpsampler | None) -> str | None:
+    """Of its weights."""
+    return (
+        None
+        if upsampler is None
+        else digest_tensors({name: value.cpu() for name, value in upsampler.state_dict().items()}, {})
+    )
+
+
+def settings_of(config: DistillConfig) -> dict[str, Any]:
+    """The config by dotted keys, but for where things lie."""
+    return {key: value for key, value in flatten(config).items() if key not in _PLACES}
+
+
+def known_now(config: DistillConfig) -> dict[str, Any]:
+    """What a run would be made of, as far as that is known without loading anything."""
+    known: dict[str, Any] = {}
+    with suppress(ValueError):  # of a finished run, the teacher may be gone
+        known |= digests_of_model(config)
+    with suppress(ValueError):
+        known |= digests_of_clips(read_index(config.data.cache))
+    return known
+
+
+def check_same_run(config: DistillConfig, folder: Path, config_file: str) -> None:
+    """Refuse a folder that holds the run of another config.
+
+    Raises:
+        ConfigError: naming the key that differs.
+    """
+    for other in {CONFIG_FILE, ADAPTATION_FILE} - {config_file}:
+        if (folder / other).is_file():
+            raise ConfigError(f"{folder}: holds the run of another command ({other}); choose another --out.")
+    path = folder / config_file
+    if not path.is_file():
+        return
+    before, now = flatten(load_config(path)), flatten(config)
+    for key in before.keys() | now.keys():
+        if not _is_free(key) and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
+                "Choose another --out, or delete the folder to start anew."
+            )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
+
+
+def made_of_upsampler(
+    settings: Mapping[str, Any], pairs: list[list[str]], clips: LatentCache
+) -> dict[str, Any]:
+    """All that an upsampler's weights follow from.
+
+    Args:
+        settings: its section of the config, without `file`.
+        pairs: grids to go between.
+        clips: what it is trained on.
+    """
+    return {**settings, "pairs": pairs, "vae": clips.index["encoders"], **digests_of_clips(clips.index)}
+
+
+def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first key that two records give different values; where one of them knows none it is not compared."""
+    for key, value in now.items():
+        if value is not None and there.get(key) not in (None, value):
+            return key
+    return None
+
+
+def check_record(folder: Path, now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose teacher, clips or upsampler are others by now.
+
+    Args:
+        folder: of the run; one without a record, or that does not exist, is not compared.
+        now: some keys of a record.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        key = difference(there, {key: value for key, value in now.items() if key in _NAMES})
+    except (ValueError, AttributeError):
+        raise ConfigError(
+            f"{path}: is damaged; delete it to go on without comparing what the run is made of."
+        ) from None
+    if key is not None:
+        raise ConfigError(
+            f"{folder}: holds a run with another {_NAMES[key]}: {there[key]} there, {now[key]} now. Choose another "
+            "--out, or delete the folder to start anew."
+        )
