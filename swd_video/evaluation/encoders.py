@@ -16,7 +16,7 @@ from torch import Tensor
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
-from swd_video.models.encoders import load_network, read_pixel_form
+from swd_video.models.encoders import load_encoder_network, read_pixel_form
 from swd_video.models.pixel_form import resize_pictures
 
 PACKAGED = "efficientnet"
@@ -177,7 +177,7 @@ class _Network:
     """A network of transformers, frozen, with the form in which it wants pixels."""
 
     def __init__(self, name: str, device: str | torch.device) -> None:
-        config, model = load_network(name)
+        config, model = load_encoder_network(name)
         self.model = model.to(device)
         form = read_pixel_form(name, config)
         self.name = name

@@ -1,21 +1,56 @@
-"""Looking at a model's files before they are loaded: whole, safe to read, and what they claim to be.
+"""Reading a model's files: whole, safe, what they claim to be, and every weight of them where it belongs.
 
 Weights are read from safetensors only. Pickled checkpoints run whatever code is in them when opened, so they are
-refused by name and never opened.
+refused by name and never opened. A network none of whose weights are random, and a file none of whose weights are left
+over: where that does not hold, libraries warn at most, and here it is an error of one line.
 """
 
+import inspect
 import json
-from collections.abc import Collection
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
+import diffusers
+import torch
+import transformers
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 INDEX_NAME = "model_index.json"
+CONFIG_NAME = "config.json"
+SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 WEIGHTS_SUFFIX = ".safetensors"
 # What every family has.
 _NEEDED = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+# Old files hold tables that networks now compute themselves, and text encoders the head that predicts words.
+_NOT_NEEDED = re.compile(r"(position_ids|inv_freq|num_batches_tracked)$|^lm_head\.")
+_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+_REPORTERS = ("diffusers.models.modeling_utils", "transformers.modeling_utils")
+_CURE = "give the weights of the very model that is named"
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list of such values as the default has",
+    tuple: "a list of such values as the default has",
+}
+_ERRORS = (
+    OSError,
+    ImportError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
 
 
 def read_pipeline_name(folder: Path) -> str:
@@ -42,7 +77,7 @@ def check_parts_on_disk(folder: Path, skip: Collection[str] = ()) -> None:
     Raises:
         ValueError: if a part is missing, of another class than the index says, incomplete or pickled.
     """
-    index = read_json(folder / INDEX_NAME)
+    index = read_index(folder / INDEX_NAME)
     parts = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
     for name in _NEEDED:
         if parts.get(name) is None and name not in skip:
@@ -66,7 +101,7 @@ def check_weights_file(path: Path) -> None:
     if path.suffix in PICKLED_SUFFIXES:
         raise ValueError(
             f"{path}: is a pickled checkpoint, which could run any code when opened and is not; give a "
-            f"{WEIGHTS_SUFFIX} file."
+            f"{WEIGHTS_SUFFIX} file: whoever trusts it makes one by loading it and save_pretrained."
         )
     try:
         with safe_open(path, framework="pt"):
@@ -77,27 +112,297 @@ def check_weights_file(path: Path) -> None:
         ) from error
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file of weights.
+
+    Raises:
+        ValueError: as `check_weights_file`, or if it is empty or holds a value that is no number.
+    """
+    check_weights_file(path)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if not weights:
+        raise ValueError(f"{path}: holds no weights; download or copy it again.")
+    check_finite(path, weights)
+    return weights
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """Names and shapes of the tensors of one file of weights, which are not read.
+
+    Raises:
+        ValueError: as `check_weights_file`.
+    """
+    check_weights_file(path)
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def check_finite(where: str | Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that a training which diverged has left.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not torch.isfinite(weight.sum(dtype=torch.float32)):
+            raise ValueError(f"{where}: {name} holds values that are no finite numbers; train it again.")
+
+
+def check_fit(where: str | Path, got: Mapping[str, Any], expected: Mapping[str, Any], network: str) -> None:
+    """Refuse weights of which one goes nowhere, is missing or has another shape.
+
+    Args:
+        where: they come from, for the message.
+        got: tensors by name; of these and those expected only the shapes count.
+        expected: likewise.
+        network: what expects them.
+
+    Raises:
+        ValueError: naming the first such weight.
+    """
+    unknown = [name for name in got if name not in expected]
+    missing = [name for name in expected if name not in got]
+    _refuse(where, unknown, missing, network)
+    for name, weight in got.items():
+        shapes = [tuple(one.shape) for one in (weight, expected[name])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{where}: {name} has shape {shapes[0]}, in {network} it has {shapes[1]}; {_CURE}."
+            )
+
+
+def load_networks(
+    folder: Path, dtype: torch.dtype, pipeline_class: Any, skip: Collection[str] = ()
+) -> dict[str, Any]:
+    """The networks of a pipeline's folder, by their names there; see `load_network`.
+
+    Args:
+        folder: with an index.
+        dtype: of their weights.
+        pipeline_class: takes them.
+        skip: names of those that will not come from the folder.
+
+    Raises:
+        ValueError: as `load_network`, and as `check_parts_on_disk`.
+    """
+    check_parts_on_disk(folder, skip)
+    networks: dict[str, Any] = {}
+    taken = inspect.signature(pipeline_class.__init__).parameters
+    for name, entry in read_index(folder / INDEX_NAME).items():
+        if isinstance(entry, list) and name in taken and name not in skip:
+            network_class = getattr(_LIBRARIES.get(str(entry[0])), str(entry[1]), None)
+            if isinstance(network_class, type) and issubclass(network_class, nn.Module):
+                networks[name] = load_network(network_class, folder / name, dtype)
+    return networks
+
+
+def load_network(
+    network_class: Any, folder: str | Path, dtype: torch.dtype, *, trunk: bool = False, **options: Any
+) -> Any:
+    """A network of diffusers or transformers, each weight from its files.
+
+    Args:
+        network_class: with a `from_pretrained`.
+        folder: of its config and weights, or a hub name.
+        dtype: of its weights.
+        trunk: only its tokens are wanted: heads that the files have besides are left, and it may lack a pooler.
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        ValueError: if it cannot be loaded, a weight is missing or of another shape, or one is left over.
+    """
+    if Path(folder).is_dir():
+        find_weights(Path(folder))
+    with errors_in_one_line(folder), _without_reports():
+        network, report = network_class.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    unknown = [] if trunk else [name for name in report["unexpected_keys"] if not _NOT_NEEDED.search(name)]
+    missing = [name for name in report["missing_keys"] if not (trunk and "pooler." in name)]
+    _refuse(folder, sorted(unknown), sorted(missing), type(network).__name__)
+    return network
+
+
+@contextmanager
+def errors_in_one_line(subject: object) -> Iterator[None]:
+    """Turn what diffusers, transformers and the hub's client raise into a `ValueError` of one line."""
+    try:
+        yield
+    except _ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Nobody sees a stacktrace, and weights of another form are not to be forced into a network.
+        reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?| If you want to instead overwrite .*", "", reason)
+        raise ValueError(f"{subject} cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """What they would warn of in tables is refused in one line."""
+    loggers = [logging.getLogger(name) for name in _REPORTERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _refuse(where: str | Path, unknown: Sequence[str], missing: Sequence[str], network: str) -> None:
+    if unknown:
+        first = f"{len(unknown)} weights have no place in {network}, the first is {unknown[0]}"
+    elif missing:
+        first = f"lacks {len(missing)} weights of {network}, the first is {missing[0]}"
+    else:
+        return
+    raise ValueError(f"{where}: {first}; {_CURE}.")
+
+
 def _check_part(folder: Path, class_name: str) -> None:
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: is missing, {INDEX_NAME} expects a {class_name} there; load or copy the whole model."
         )
-    config = folder / "config.json"
+    config = folder / CONFIG_NAME
     if not config.is_file():
+        scheduler = folder / SCHEDULER_CONFIG_NAME
+        if scheduler.is_file() and hasattr(diffusers, class_name):
+            said = read_json(scheduler)
+            name = said.get("_class_name", class_name)
+            require(isinstance(name, str), scheduler, "_class_name", name, class_name)
+            check_kinds(scheduler, getattr(diffusers, class_name), said)
         return  # a scheduler or a tokenizer: no weights
     found = read_json(config).get("_class_name", class_name)
     if found != class_name:
         raise ValueError(
-            f"{folder}: holds a {found}, {INDEX_NAME} expects a {class_name}; this is a checkpoint of another family."
+            f"{config}: holds a {found}, and {INDEX_NAME} expects a {class_name} (_class_name); these are weights of "
+            "another family."
         )
-    weights = sorted(folder.glob(f"*{WEIGHTS_SUFFIX}"))
+    if hasattr(diffusers, class_name):
+        read_config(folder)
+    find_weights(folder)
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """The files of a network's weights in its folder, each looked at as by `check_weights_file`.
+
+    Raises:
+        ValueError: if there are none, or one is broken.
+    """
+    weights = sorted(folder.glob(f"*{WEIGHTS_SUFFIX}")) if folder.is_dir() else []
     if not weights:
-        pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
+        pickled = sorted(path for path in folder.glob("*") if path.suffix in PICKLED_SUFFIXES)
         if pickled:
             check_weights_file(pickled[0])
         raise ValueError(f"{folder}: holds no {WEIGHTS_SUFFIX} file; load or copy the whole model.")
     for path in weights:
         check_weights_file(path)
+    return weights
+
+
+def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The class and the configuration of a network of diffusers, with values of the kinds that it takes.
+
+    Raises:
+        ValueError: naming the key, if the file is missing or broken, there is no such class, or a value is of another
+            kind than the class's own default.
+    """
+    path = folder / CONFIG_NAME
+    config = read_json(path)
+    name = config.get("_class_name")
+    network_class = getattr(diffusers, name, None) if isinstance(name, str) else None
+    require(network_class is not None, path, "_class_name", name, "a network of diffusers")
+    check_kinds(path, network_class, config)
+    return network_class, config
+
+
+def check_kinds(path: Path, owner: Any, values: Mapping[str, Any]) -> None:
+    """Refuse values in a model's JSON that are not of the kind that their owner takes, by its defaults and annotations.
+
+    Args:
+        path: of the file.
+        owner: a class whose constructor takes them.
+        values: by key.
+
+    Raises:
+        ValueError: naming the first such key.
+    """
+    for key, parameter in inspect.signature(owner.__init__).parameters.items():
+        value, default = values.get(key), parameter.default
+        kinds = [kind for kind in get_args(parameter.annotation) if kind is not NoneType] or [
+            parameter.annotation
+        ]
+        if default is not None and default is not inspect.Parameter.empty:
+            kinds = [type(default)]
+        if value is not None and all(kind in _KINDS for kind in kinds):
+            example = default[0] if isinstance(default, list | tuple) and default else None
+            alike = any(_is_a(kind, value) for kind in kinds)
+            alike = alike and (example is None or all(_is_a(type(example), one) for one in value))
+            require(alike, path, key, value, " or ".join(_KINDS[kind] for kind in kinds))
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """As JSON has it: lists for tuples, whole numbers for any."""
+    if isinstance(value, bool):
+        return kind is bool
+    alike: dict[Any, Any] = {float: (int, float), tuple: list}
+    return isinstance(value, alike.get(kind, kind))
+
+
+def empty_network(folder: Path) -> Any:
+    """A network of diffusers as its configuration says, with names and shapes but no weights.
+
+    Raises:
+        ValueError: if the configuration is broken.
+    """
+    network_class, config = read_config(folder)
+    with errors_in_one_line(folder / CONFIG_NAME), torch.device("meta"):
+        return network_class.from_config(config)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What a pipeline's `model_index.json` says.
+
+    Raises:
+        ValueError: if it is missing or broken, or does not say of which class a part is.
+    """
+    index = read_json(path)
+    for name in _NEEDED:
+        if name not in index:
+            raise ValueError(
+                f"{path}: lists no {name}, expected all of {', '.join(_NEEDED)}; load or copy the whole model."
+            )
+    for key, entry in index.items():
+        if isinstance(entry, list) or key in (*_NEEDED, "transformer_2"):
+            pair = (
+                isinstance(entry, list)
+                and len(entry) == 2
+                and all(isinstance(e, (str, type(None))) for e in entry)
+            )
+            require(pair, path, key, entry, "a library and a class")
+    return index
+
+
+def require(holds: bool, path: Path, key: str, value: object, expected: str) -> None:
+    """Refuse a value in a model's JSON.
+
+    Args:
+        holds: whether it is what is expected.
+        path: of the file.
+        key: in the file.
+        value: of the key.
+        expected: in words.
+
+    Raises:
+        ValueError: in one line, if it is not.
+    """
+    if not holds:
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        raise ValueError(f"{path}: {key}: got {shown}, expected {expected}.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

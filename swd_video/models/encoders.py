@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
 from swd_video.core.grid import PixelSize
+from swd_video.models.checkpoints import errors_in_one_line, load_network
 from swd_video.models.features import capture_blocks
 from swd_video.models.loading import HUB_NAME
 from swd_video.models.pixel_form import PixelForm, recomputed_by_clip
@@ -107,7 +108,7 @@ class TransformersEncoder(PixelEncoder):
         self, name: str, frames: int | None = None, device: torch.device | str | None = None
     ) -> None:
         self.name = name
-        config, model = load_network(name)
+        config, model = load_encoder_network(name)
         kind = str(config.model_type)
         self._anatomy = self._known_anatomy(kind, config)
         self._model = model.to(device or "cpu")
@@ -200,7 +201,7 @@ class TransNetEncoder(PixelEncoder):
         return [rearrange(outputs[block], "b c f h w -> b f h w c") for block in blocks]
 
 
-def load_network(name: str) -> tuple[Any, Any]:
+def load_encoder_network(name: str) -> tuple[Any, Any]:
     """The config and the network of a video or image encoder of transformers, frozen, in float32, on the CPU.
 
     Args:
@@ -215,13 +216,11 @@ def load_network(name: str) -> tuple[Any, Any]:
             "encoder of transformers."
         )
     try:
-        config: Any = AutoConfig.from_pretrained(name)
-        model: Any = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"encoder {name!r}: cannot be loaded ({reason}); give a video or image encoder of transformers."
-        ) from error
+        with errors_in_one_line(f"encoder {name!r}"):
+            config: Any = AutoConfig.from_pretrained(name)
+        model: Any = load_network(AutoModel, name, torch.float32, trunk=True, config=config)
+    except ValueError as error:
+        raise ValueError(f"{error} Give a video or image encoder of transformers.") from error
     # Of networks that see and read, the half that sees.
     model = getattr(model, "vision_model", model).requires_grad_(False).eval()
     return getattr(config, "vision_config", config), model

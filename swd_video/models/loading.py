@@ -6,31 +6,39 @@ A model is an ordinary diffusers pipeline folder. What such a folder has no plac
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
-from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 import swd_video
 from swd_video.core.grid import PixelSize
+from swd_video.files import write_json
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import (
+    CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_SUFFIX,
-    check_parts_on_disk,
+    check_fit,
+    check_kinds,
     check_weights_file,
+    empty_network,
+    errors_in_one_line,
+    load_networks,
+    read_index,
     read_json,
     read_pipeline_name,
+    read_shapes,
+    require,
 )
 from swd_video.models.registry import adapter_for, pipeline_class_for
 
@@ -132,10 +140,14 @@ def read_model_index(name_or_path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such model, or the file is broken.
     """
+    return read_index(_file_of(name_or_path, INDEX_NAME))
+
+
+def _file_of(name_or_path: str | Path, file: str) -> Path:
     path = resolve_model_path(name_or_path)
     if Path(path).is_dir():
-        return read_json(Path(path) / INDEX_NAME)
-    return read_json(_download(path, lambda: hf_hub_download(path, INDEX_NAME)))
+        return Path(path) / file
+    return _download(path, lambda: hf_hub_download(path, file))
 
 
 def model_folder(name_or_path: str | Path) -> Path:
@@ -155,7 +167,7 @@ def model_folder(name_or_path: str | Path) -> Path:
 
 def _download(name: str, fetch: Callable[[], str | Path]) -> Path:
     _find_on_hub(name)
-    with _errors_in_one_line(f"model {name!r}"):
+    with errors_in_one_line(f"model {name!r}"):
         return Path(fetch())
 
 
@@ -187,21 +199,19 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
     if not path.is_file():
         published = _published_folder(folder)
         return VideoSpec() if published is None else _read_size(published)
+    fields = read_json(path)
+    unknown = sorted(set(fields) - {"fps", "training_size", "text_length"})
+    require(not unknown, path, "keys", unknown, "only fps, training_size and text_length")
+    fps, size, text_length = (fields.get(key) for key in ("fps", "training_size", "text_length"))
+    number = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
+    require(fps is None or number, path, "fps", fps, "a number of frames per second")
+    whole = isinstance(text_length, int) and not isinstance(text_length, bool) and text_length > 0
+    require(text_length is None or whole, path, "text_length", text_length, "a number of tokens")
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(fields) - {"fps", "training_size", "text_length"})
-        if unknown:
-            raise ValueError(
-                f"got {', '.join(map(str, unknown))}, expected only fps, training_size and text_length."
-            )
-        fps, size, text_length = (fields.get(key) for key in ("fps", "training_size", "text_length"))
-        return VideoSpec(
-            fps=None if fps is None else float(fps),
-            training_size=None if size is None else PixelSize.parse(size),
-            text_length=None if text_length is None else int(text_length),
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        training_size = None if size is None else PixelSize.parse(str(size))
+    except ValueError as error:
+        raise ValueError(f"{path}: training_size: {error}") from None
+    return VideoSpec(None if fps is None else float(fps), training_size, text_length)
 
 
 def _read_size(published: Path) -> VideoSpec:
@@ -236,10 +246,7 @@ def write_video_spec(folder: str | Path, spec: VideoSpec) -> None:
         fields["training_size"] = str(spec.training_size)
     if spec.text_length is not None:
         fields["text_length"] = spec.text_length
-    path = Path(folder) / VIDEO_SPEC_NAME
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_json(Path(folder) / VIDEO_SPEC_NAME, fields)
 
 
 def load_teacher(
@@ -278,9 +285,10 @@ def load_teacher(
     replaced = {} if transformer is None else {"transformer": transformer}
     if options.transformer_file is not None:
         replaced = {"transformer": _load_transformer_file(Path(options.transformer_file), folder, dtype)}
-    check_parts_on_disk(folder, skip=replaced)
-    with _errors_in_one_line(f"model {str(name_or_path)!r}"):
-        pipe = pipeline_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, **replaced)
+    check_kinds(folder / INDEX_NAME, pipeline_class, read_index(folder / INDEX_NAME))
+    networks = load_networks(folder, dtype, pipeline_class, skip=replaced)
+    with errors_in_one_line(f"model {str(name_or_path)!r}"):
+        pipe = pipeline_class.from_pretrained(folder, dtype=dtype, **networks, **replaced)
     return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
 
 
@@ -372,40 +380,48 @@ def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
 def _load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> ModelMixin:
     """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration."""
     check_weights_file(path)
-    index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+    index = read_index(folder / INDEX_NAME)
     if index.get("transformer_2", [None, None])[1] is not None:
         raise ValueError(
             f"{path}: replaces one transformer, but {folder} has two; load it without transformer_file."
         )
-    name = index["transformer"][1]
-    transformer_class = getattr(diffusers, name)
-    if not hasattr(transformer_class, "from_single_file"):
+    empty = empty_transformer(folder)
+    name = type(empty).__name__
+    if name not in SINGLE_FILE_LOADABLE_CLASSES:
         raise ValueError(
             f"{path}: diffusers reads no single-file checkpoints of {name}; give a pipeline folder."
         )
-    with _errors_in_one_line(f"{path}: is no checkpoint of the {name} in {folder}"):
-        transformer: ModelMixin = transformer_class.from_single_file(
+    subject = f"{path}: as a checkpoint of the {name} in {folder}, it"
+    with errors_in_one_line(subject):
+        translated = _translated(path, empty)
+    check_fit(path, translated, empty.state_dict(), f"{name} in {folder}")
+    with errors_in_one_line(subject):
+        transformer: ModelMixin = type(empty).from_single_file(
             str(path), config=str(folder), subfolder="transformer", dtype=dtype, local_files_only=True
-        )
-    missing = [key for key, weight in transformer.named_parameters() if weight.is_meta]
-    if missing:
-        raise ValueError(
-            f"{path}: is no checkpoint of the {name} in {folder}: it lacks {missing[0]} and {len(missing) - 1} more; "
-            "give a file of the same family and size."
         )
     return transformer
 
 
-@contextmanager
-def _errors_in_one_line(subject: str) -> Iterator[None]:
-    """Turn what diffusers, transformers and the hub's client raise into a `ValueError` of one line."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        # Nobody sees a stacktrace, and weights of another form are not to be forced into a network.
-        reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?| If you want to instead overwrite .*", "", reason)
-        raise ValueError(f"{subject} cannot be loaded: {reason}") from error
+def empty_transformer(name_or_path: str | Path) -> Any:
+    """The transformer of a pipeline as its configuration says, with names and shapes but no weights.
+
+    Args:
+        name_or_path: see `resolve_model_path`.
+
+    Raises:
+        ValueError: if there is no such model, or the configuration is broken.
+    """
+    return empty_network(_file_of(name_or_path, f"transformer/{CONFIG_NAME}").parent)
+
+
+def _translated(path: Path, transformer: Any) -> dict[str, Tensor]:
+    """A single file's weights, as names and shapes, as diffusers translates them to those of the transformer."""
+    names, own = read_shapes(path), transformer.state_dict().keys()
+    if len(names.keys() & own) > len(own) / 2:
+        return names  # of diffusers already
+    translate = SINGLE_FILE_LOADABLE_CLASSES[type(transformer).__name__]["checkpoint_mapping_fn"]
+    translated: dict[str, Tensor] = translate(config=transformer.config, checkpoint=names)
+    return translated
 
 
 def _is_model_folder(path: Path) -> bool:

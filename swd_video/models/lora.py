@@ -3,17 +3,23 @@
 One copy of the weights serves as student, as critic (each with its own additions on) and as teacher (all off).
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from swd_video.models.checkpoints import check_fit, read_weights
+
 _STATE_DICT_PREFIX = "transformer."
+_KEY = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<half>[AB])\.weight")
 STUDENT, CRITIC = "default", "critic"
 """Names of additions; peft's own name for the only ones keeps the student's keys as every tool knows them."""
 
@@ -106,6 +112,39 @@ def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
     """The student's additions under the keys that diffusers' `load_lora_weights` reads: `transformer.` and peft's."""
     state = get_peft_model_state_dict(transformer, adapter_name=STUDENT)
     return {f"{_STATE_DICT_PREFIX}{name}": tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def check_lora(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
+    """The additions in a file, each of which belongs to a linear layer of this transformer.
+
+    Args:
+        path: of a student's LoRA file, under the keys of `lora_state_dict`.
+        transformer: without additions of its own; only names and shapes count.
+
+    Raises:
+        ValueError: if the file is broken, a key is another tool's, an addition is half there or fits another
+            network.
+    """
+    tensors = read_weights(path)
+    linear = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    network = type(transformer).__name__
+    expected: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        named = _KEY.fullmatch(key)
+        if named is None or named["layer"] not in linear:
+            raise ValueError(
+                f"{path}: the key {key!r} is that of no linear layer of the {network}; expected "
+                f"{_STATE_DICT_PREFIX}LAYER.lora_A.weight and lora_B, such as diffusers' save_lora_weights writes for "
+                "this very model."
+            )
+        layer = linear[named["layer"]]
+        rank = tensor.shape[0 if named["half"] == "A" else -1]
+        shapes = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+        for half, shape in shapes.items():
+            name = f"{_STATE_DICT_PREFIX}{named['layer']}.lora_{half}.weight"
+            expected.setdefault(name, torch.empty(shape, device="meta"))
+    check_fit(path, tensors, expected, f"a LoRA of {network}")
+    return tensors
 
 
 def _lora_layers(transformer: nn.Module) -> list[Any]:

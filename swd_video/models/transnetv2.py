@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+from swd_video.models.checkpoints import check_fit, read_weights
 
 TRUNK_CHANNELS = (64, 128, 256)
 """Channels after each stack."""
@@ -116,11 +116,9 @@ def load_trunk(weights: str | Path) -> TransNetTrunk:
     with torch.device("meta"):  # no random first weights
         trunk = TransNetTrunk()
     try:
-        trunk.load_state_dict(load_file(weights), assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{weights}: no weights of TransNetV2's trunk ({reason}); make the file with "
-            "`python -m tools.transnetv2 --out FILE`"
-        ) from error
+        state = read_weights(Path(weights))
+        check_fit(weights, state, trunk.state_dict(), "TransNetV2's trunk")
+    except ValueError as error:
+        raise ValueError(f"{error} Make the file with `python -m tools.transnetv2 --out FILE`.") from error
+    trunk.load_state_dict(state, assign=True)
     return trunk.requires_grad_(False).eval()

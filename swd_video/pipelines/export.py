@@ -9,7 +9,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
@@ -18,23 +17,28 @@ from torch import Tensor
 
 import swd_video
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.files import whole_folder
+from swd_video.files import whole_folder, write_json, write_text
+from swd_video.models.checkpoints import INDEX_NAME, errors_in_one_line, load_network, require
 from swd_video.models.loading import (
     HUB_NAME,
     STUDENT_FILE_NAME,
     VIDEO_SPEC_NAME,
+    empty_transformer,
     model_folder,
     read_model_index,
     read_video_spec,
     resolve_model_path,
     shipped_models,
 )
+from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
 from swd_video.models.wan import wan_fps
 from swd_video.pipelines.loading import (
     LORA_FILE_NAME,
     StudentRecord,
     base_model_path,
+    check_transformer,
+    load_scheduler,
     read_student_record,
     recorded_base,
     write_student_record,
@@ -119,7 +123,7 @@ def export_student(
         source=repo or _UNPUBLISHED,
         base_model=base,
         license=license or _base_license(folder, record),
-        schedule=ScaleWiseFlowMatchScheduler.from_pretrained(folder / _SCHEDULER).schedule,
+        schedule=load_scheduler(folder).schedule,
         fps=spec.fps or wan_fps(expand_timesteps),
         text_length=spec.text_length,
         stock=not expand_timesteps,
@@ -132,7 +136,7 @@ def export_student(
         else:
             _write_merged(folder, record, draft)
         forget_origin(draft)
-        (draft / CARD_NAME).write_text(write_card(facts), encoding="utf-8")
+        write_text(draft / CARD_NAME, write_card(facts))
     files = sorted(path for path in out.rglob("*") if path.is_file())
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
     return Export(out, form, base, facts.license, sizes)
@@ -214,7 +218,7 @@ def forget_origin(folder: Path) -> None:
     for path in folder.rglob("*.json"):
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict) and value.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            write_json(path, value)
 
 
 def _student_folder(student: str | Path) -> Path:
@@ -268,8 +272,8 @@ def _base_license(folder: Path, record: StudentRecord) -> str | None:
 
 
 def _write_lora(student: Path, draft: Path, base_model: str) -> None:
-    tensors = _read_lora(student / LORA_FILE_NAME)
-    schedule = ScaleWiseFlowMatchScheduler.from_pretrained(student / _SCHEDULER).schedule
+    tensors = _read_lora(student, base_model_path(student))
+    schedule = load_scheduler(student).schedule
     metadata = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps(_adapter_metadata(tensors), sort_keys=True),
@@ -283,14 +287,16 @@ def _write_lora(student: Path, draft: Path, base_model: str) -> None:
     )
 
 
-def _read_lora(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: {error}; the student's folder is damaged.") from error
-    foreign = [name for name in tensors if not name.startswith(f"{_TRANSFORMER}.")]
-    if foreign:
-        raise ValueError(f"{path}: got the key {foreign[0]!r}, expected only keys of {_TRANSFORMER!r}.")
+def _read_lora(student: Path, base: str) -> dict[str, Tensor]:
+    """The student's additions, which fit its base model, and are added as they are."""
+    path = student / LORA_FILE_NAME
+    tensors = check_lora(path, empty_transformer(base))
+    with errors_in_one_line(path), safe_open(path, framework="pt") as file:
+        said = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        alpha, rank = (said.get(f"{_TRANSFORMER}.{key}") for key in ("lora_alpha", "r"))
+    require(
+        alpha == rank, path, "lora_alpha", alpha, f"the rank, {rank}: a student's additions have strength 1"
+    )
     return tensors
 
 
@@ -327,15 +333,16 @@ def _write_merged(student: Path, record: StudentRecord, draft: Path) -> None:
         shutil.copyfile(base / VIDEO_SPEC_NAME, draft / VIDEO_SPEC_NAME)
     shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
     if record.kind == "full":
+        check_transformer(student, path)
         shutil.copytree(student / _TRANSFORMER, draft / _TRANSFORMER)
     else:
-        _fuse(base, _read_lora(student / LORA_FILE_NAME), draft / _TRANSFORMER)
-    (draft / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _fuse(base, _read_lora(student, path), draft / _TRANSFORMER)
+    write_json(draft / INDEX_NAME, index)
 
 
 def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
     """In float32, so that nothing of the additions is lost."""
-    transformer = AutoModel.from_pretrained(str(base), subfolder=_TRANSFORMER, dtype=torch.float32)
+    transformer = load_network(type(empty_transformer(base)), base / _TRANSFORMER, torch.float32)
     transformer.load_lora_adapter(tensors, metadata=_adapter_metadata(tensors))
     transformer.fuse_lora()
     transformer.unload_lora()

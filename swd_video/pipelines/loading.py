@@ -12,7 +12,6 @@ A student folder holds what distillation changed, and the name of the rest:
 Which family a student is of says its base model.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +20,26 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoModel, ModelMixin, WanPipeline
+from diffusers import ModelMixin, WanPipeline
 from torch import Tensor
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
-from swd_video.files import whole_folder
-from swd_video.models.checkpoints import INDEX_NAME
+from swd_video.files import whole_folder, write_json
+from swd_video.models.checkpoints import (
+    INDEX_NAME,
+    SCHEDULER_CONFIG_NAME,
+    check_finite,
+    check_fit,
+    check_kinds,
+    empty_network,
+    errors_in_one_line,
+    find_weights,
+    load_network,
+    read_json,
+    read_shapes,
+    require,
+)
 from swd_video.models.loading import (
     DEFAULT_OPTIONS,
     STUDENT_FILE_NAME,
@@ -41,6 +53,7 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
+from swd_video.models.lora import check_lora
 from swd_video.models.wan import wan_fps
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.pipelines.stages import POSITIONS
@@ -51,6 +64,7 @@ LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _FORMAT = 1
 _KINDS = ("full", "lora")
 _KEY_PREFIX = "transformer."
+_TRANSFORMER = "transformer"
 
 
 @dataclass(frozen=True)
@@ -228,7 +242,7 @@ def write_student_record(folder: Path, record: StudentRecord) -> None:
         fields["transformer_file"] = record.transformer_file
     if record.made_of is not None:
         fields["made_of"] = dict(record.made_of)
-    (folder / STUDENT_FILE_NAME).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / STUDENT_FILE_NAME, fields)
 
 
 def read_student_record(folder: str | Path) -> StudentRecord:
@@ -238,33 +252,47 @@ def read_student_record(folder: str | Path) -> StudentRecord:
         ValueError: if it is not what this version writes.
     """
     path = Path(folder) / STUDENT_FILE_NAME
-    try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
-        got = fields.get("format") if isinstance(fields, dict) else fields
-        raise ValueError(f"{path}: got format {got!r}, expected {_FORMAT}; use the version that wrote it.")
-    if fields.get("kind") not in _KINDS:
-        raise ValueError(f"{path}: got kind {fields.get('kind')!r}, expected one of {', '.join(_KINDS)}.")
-    if not isinstance(fields.get("base_model"), str):
-        raise ValueError(f"{path}: got base_model {fields.get('base_model')!r}, expected a model's name.")
+    fields = read_json(path)
+    require(
+        fields.get("format") == _FORMAT,
+        path,
+        "format",
+        fields.get("format"),
+        f"{_FORMAT}, as this version writes",
+    )
+    kind, base, file = (fields.get(key) for key in ("kind", "base_model", "transformer_file"))
+    require(kind in _KINDS, path, "kind", kind, " or ".join(_KINDS))
+    require(isinstance(base, str) and base != "", path, "base_model", base, "a model's name")
     positions = fields.get("positions", "native")
-    if positions not in POSITIONS:
-        raise ValueError(f"{path}: got positions {positions!r}, expected one of {', '.join(POSITIONS)}.")
-    try:
-        encoders = None if "encoders" not in fields else tuple(EncoderRecord(**e) for e in fields["encoders"])
-    except TypeError as error:
-        raise ValueError(
-            f"{path}: got encoders {fields['encoders']!r}, expected names and fingerprints."
-        ) from error
-    file = fields.get("transformer_file")
-    if file is not None and (not isinstance(file, str) or fields["kind"] != "lora"):
-        raise ValueError(f"{path}: got transformer_file {file!r}, expected a path, and kind lora.")
+    require(positions in POSITIONS, path, "positions", positions, " or ".join(POSITIONS))
+    require(
+        file is None or (isinstance(file, str) and kind == "lora"),
+        path,
+        "transformer_file",
+        file,
+        "a path, for a LoRA",
+    )
     made_of = fields.get("made_of")
-    if made_of is not None and not isinstance(made_of, dict):
-        raise ValueError(f"{path}: got made_of {made_of!r}, expected digests and settings by name.")
-    return StudentRecord(fields["base_model"], fields["kind"], positions, encoders, file, made_of)
+    require(made_of is None or isinstance(made_of, dict), path, "made_of", made_of, "digests and settings by name")
+    encoders = _read_encoders(path, fields.get("encoders"))
+    return StudentRecord(str(base), str(kind), positions, encoders, file, made_of)
+
+
+def _read_encoders(path: Path, listed: Any) -> tuple[EncoderRecord, ...] | None:
+    if listed is None:
+        return None
+    expected = "a list of names and fingerprints"
+    require(isinstance(listed, list), path, "encoders", listed, expected)
+    for entry in listed:
+        known = isinstance(entry, dict) and entry.keys() <= {"name", "fingerprint"} and "name" in entry
+        require(
+            known and all(isinstance(text, str) for text in entry.values()),
+            path,
+            "encoders",
+            listed,
+            expected,
+        )
+    return tuple(EncoderRecord(**entry) for entry in listed)
 
 
 def used_transformer_file(folder: str | Path, asked: str | Path | None) -> Path | None:
@@ -341,22 +369,59 @@ def _load_pipeline_folder(path: str, name: str | Path, dtype: torch.dtype, file:
 def _load_student(folder: Path, dtype: torch.dtype, file: LoadOptions) -> _Loaded:
     record = read_student_record(folder)
     base = base_model_path(folder)
+    scheduler = load_scheduler(folder)
     transformer = None
     if record.kind == "full":
-        transformer = AutoModel.from_pretrained(str(folder / "transformer"), dtype=dtype)
-        found, expected = type(transformer).__name__, read_model_index(base)["transformer"][1]
-        if found != expected:
-            raise ValueError(
-                f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
-                f"{STUDENT_FILE_NAME}."
-            )
+        transformer = load_network(check_transformer(folder, base), folder / _TRANSFORMER, dtype)
+        check_finite(folder / _TRANSFORMER, transformer.state_dict())
     pipe = load_teacher(base, dtype=dtype, transformer=transformer, options=file)
     if record.kind == "lora":
-        pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
-    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(folder / "scheduler")
+        check_lora(folder / LORA_FILE_NAME, pipe.transformer)
+        with errors_in_one_line(folder / LORA_FILE_NAME):
+            pipe.load_lora_weights(str(folder), weight_name=LORA_FILE_NAME)
+            pipe.fuse_lora()
+            pipe.unload_lora_weights()
     return _Loaded(pipe, scheduler, read_video_spec(base), record.positions)
+
+
+def check_transformer(folder: Path, base: str) -> Any:
+    """The class of a student's own transformer, whose files are looked at but not read.
+
+    Args:
+        folder: of the student.
+        base: its base model, as `resolve_model_path` gives it.
+
+    Raises:
+        ValueError: if it is of another class than the base model's, broken, or its weights are not those of its
+            configuration.
+    """
+    path = folder / _TRANSFORMER
+    empty = empty_network(path)
+    found, expected = type(empty).__name__, read_model_index(base)[_TRANSFORMER][1]
+    if found != expected:
+        raise ValueError(
+            f"student {folder}: is a {found}, its base model {base} has a {expected}; name its own base model in "
+            f"{STUDENT_FILE_NAME}."
+        )
+    shapes = {name: shape for file in find_weights(path) for name, shape in read_shapes(file).items()}
+    check_fit(path, shapes, empty.state_dict(), found)
+    return type(empty)
+
+
+def load_scheduler(folder: Path) -> ScaleWiseFlowMatchScheduler:
+    """The scheduler of a student's folder.
+
+    Raises:
+        ValueError: if it is missing or broken, or another class's.
+    """
+    path = folder / "scheduler" / SCHEDULER_CONFIG_NAME
+    config, expected = read_json(path), ScaleWiseFlowMatchScheduler.__name__
+    require(config.get("_class_name") == expected, path, "_class_name", config.get("_class_name"), expected)
+    require(isinstance(config.get("stages"), list), path, "stages", config.get("stages"), "a list of stages")
+    check_kinds(path, ScaleWiseFlowMatchScheduler, config)
+    with errors_in_one_line(path):
+        scheduler: ScaleWiseFlowMatchScheduler = ScaleWiseFlowMatchScheduler.from_pretrained(path.parent)
+    return scheduler
 
 
 def recorded_base(base_model: str | Path, folder: Path) -> str:

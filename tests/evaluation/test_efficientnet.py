@@ -31,7 +31,12 @@ def test_network_is_frozen_and_has_the_papers_size() -> None:
 def test_wrong_or_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = tmp_path / "wrong.pth"
     torch.save({"_conv_stem.weight": EfficientNetLite0().conv_stem.weight.detach()}, wrong)
-    with pytest.raises(ValueError, match=r"wrong\.pth: not EfficientNet-Lite0 weights"):
+    with pytest.raises(ValueError, match=r"wrong\.pth: lacks 295 weights of EfficientNet-Lite0"):
+        load_efficientnet(wrong)
+    wrong.write_bytes(wrong.read_bytes()[:100])
+    with pytest.raises(
+        ValueError, match=r"wrong\.pth: cannot be read as weights \(.*; install the package again"
+    ):
         load_efficientnet(wrong)
     assert find_weights().is_file()
     monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package_of_weights")

@@ -1,11 +1,12 @@
 """Encoders of pixels: tokens on their grids, gradients, and what they refuse."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     Dinov2Config,
@@ -134,10 +135,26 @@ def test_networks_whose_tokens_have_no_known_place_are_refused(folders: Path, tm
         TransformersEncoder(str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
         TransformersEncoder(str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match=r"no weights of TransNetV2's trunk .* make the file with"):
+    with pytest.raises(ValueError, match=r"have no place in TransNetV2's trunk, .* Make the file with"):
         TransNetEncoder(folders / "videomae" / "model.safetensors")
-    with pytest.raises(ValueError, match="no weights of TransNetV2's trunk"):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors: does not exist; .* Make the file with"):
         TransNetEncoder(tmp_path / "nothing.safetensors")
+
+
+def test_encoders_without_their_weights_are_refused(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "videomae", tmp_path / "own")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "classifier.weight": torch.ones(2, 3)}, folder / "model.safetensors")
+    TransformersEncoder(str(folder))  # heads that other tasks left are as usual
+    name = next(name for name in weights if "encoder.layer.1." in name)
+    save_file({key: weight for key, weight in weights.items() if key != name}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"own: lacks 1 weights of VideoMAEModel, the first is {name}"):
+        TransformersEncoder(str(folder))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin: is a pickled checkpoint, .* save_pretrained\."
+    ):
+        TransformersEncoder(str(folder))
 
 
 def test_published_weights_are_the_trunks_under_other_names() -> None:

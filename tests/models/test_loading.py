@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import swd_video.models.loading as loading
 from swd_video.core.grid import PixelSize
+from swd_video.models.checkpoints import errors_in_one_line
 from swd_video.models.loading import (
     ARCHITECTURES,
     LoadOptions,
@@ -82,10 +83,11 @@ def test_the_size_of_published_models_is_known(own_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"fsp": 12}', "got fsp, expected only fps, training_size and text_length"),
+        ('{"fsp": 12}', "keys: got ['fsp'], expected only fps, training_size and text_length"),
         ('{"training_size": "9x48"}', "'9x48' is not a size"),
-        ('{"fps": [12]}', "float"),
-        ("[1]", "got 1, expected only"),
+        ('{"fps": [12]}', "fps: got [12], expected a number of frames per second"),
+        ('{"text_length": 7.5}', "text_length: got 7.5, expected a number of tokens"),
+        ("[1]", "got list, expected an object"),
         ("{", "Expecting property name"),
     ],
 )
@@ -277,5 +279,5 @@ def test_a_hub_name_that_nobody_knows_is_asked_for_once(
 def test_errors_do_not_send_people_to_a_stacktrace() -> None:
     text = "The model is not cached. Please check out the root cause in the stacktrace above."
     expected = pytest.raises(ValueError, match=r"^model x cannot be loaded: The model is not cached\.$")
-    with expected, loading._errors_in_one_line("model x"):
+    with expected, errors_in_one_line("model x"):
         raise ValueError(text)

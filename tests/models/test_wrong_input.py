@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
@@ -172,6 +172,31 @@ def weights_of_another_size(bench: Bench) -> None:
     load_model(bench.folder)
 
 
+def edit_weights(path: Path, **changes: torch.Tensor | None) -> None:
+    weights = {**load_file(path), **changes}
+    save_file({name: weight for name, weight in weights.items() if weight is not None}, path)
+
+
+def transformer_that_lacks_a_weight(bench: Bench) -> None:
+    edit_weights(bench.weights(), **{"blocks.1.attn1.to_q.weight": None})
+    load_model(bench.folder)
+
+
+def vae_with_weights_too_many(bench: Bench) -> None:
+    edit_weights(bench.weights("vae"), **{"lora.up": torch.ones(1)})
+    load_model(bench.folder)
+
+
+def text_encoder_that_lacks_a_weight(bench: Bench) -> None:
+    edit_weights(bench.weights("text_encoder"), **{"encoder.final_layer_norm.weight": None})
+    load_model(bench.folder)
+
+
+def text_encoder_of_another_size(bench: Bench) -> None:
+    edit_weights(bench.weights("text_encoder"), **{"encoder.final_layer_norm.weight": torch.ones(3)})
+    load_model(bench.folder)
+
+
 def pickled_weights(bench: Bench) -> None:
     bench.weights().unlink()
     set_trap(bench, bench.folder / "transformer" / "diffusion_pytorch_model.bin")
@@ -238,6 +263,24 @@ def truncated_file(bench: Bench) -> None:
     with_file(bench, path)
 
 
+def file_that_lacks_a_weight(bench: Bench) -> None:
+    path = Path(shutil.copy(bench.weights(), bench.tmp_path / "model.safetensors"))
+    edit_weights(path, **{"proj_out.bias": None})
+    with_file(bench, path)
+
+
+def file_of_scaled_weights(bench: Bench) -> None:
+    path = Path(shutil.copy(bench.weights(), bench.tmp_path / "model.safetensors"))
+    edit_weights(path, **{"blocks.0.attn1.to_q.scale_weight": torch.ones(1)})
+    with_file(bench, path)
+
+
+def file_of_another_size(bench: Bench) -> None:
+    path = Path(shutil.copy(bench.weights(), bench.tmp_path / "model.safetensors"))
+    edit_weights(path, **{"proj_out.bias": torch.ones(99)})
+    with_file(bench, path)
+
+
 def file_of_another_family(bench: Bench) -> None:
     path = bench.tmp_path / "model.safetensors"
     transformer = LTXVideoTransformer3DModel(
@@ -295,6 +338,15 @@ CASES = {
     vae_of_another_family: "holds a AutoencoderKLHunyuanVideo, .* expects a AutoencoderKLWan",
     truncated_weights: "is no whole safetensors file .*; download or copy it again",
     weights_of_another_size: "cannot be loaded",
+    transformer_that_lacks_a_weight: (
+        r"own/transformer: lacks 1 weights of WanTransformer3DModel, the first is blocks\.1\.attn1\.to_q\.weight; give"
+    ),
+    vae_with_weights_too_many: "own/vae: 1 weights have no place in AutoencoderKLWan, the first is lora.up; give the",
+    text_encoder_that_lacks_a_weight: "own/text_encoder: lacks 1 weights of UMT5EncoderModel, the first is encoder.fin",
+    text_encoder_of_another_size: "own/text_encoder cannot be loaded",
+    file_that_lacks_a_weight: "model.safetensors: lacks 1 weights of WanTransformer3DModel in .*, the first is proj",
+    file_of_scaled_weights: "1 weights have no place in WanTransformer3DModel in .*, the first is .*scale_weight; give",
+    file_of_another_size: r"proj_out.bias has shape \(99,\), in WanTransformer3DModel in .* it has \(",
     pickled_weights: "is a pickled checkpoint, which could run any code when opened and is not",
     pickle_named_safetensors: "is no whole safetensors file",
     no_weights: "holds no .safetensors file",
@@ -308,12 +360,12 @@ CASES = {
     pickled_file: "is a pickled checkpoint, which could run any code when opened and is not",
     pickled_file_named_safetensors: "is no whole safetensors file",
     truncated_file: "is no whole safetensors file",
-    file_of_another_family: "is no checkpoint of the WanTransformer3DModel",
+    file_of_another_family: "[0-9]+ weights have no place in WanTransformer3DModel in .*, the first is",
     file_for_a_family_without_single_files: "reads no single-file checkpoints of CogVideoXTransformer3DModel",
     file_for_one_of_two_experts: "replaces one transformer, but .* has two",
     offload_without_an_accelerator: "got 'model' for device cpu, expected an accelerator",
     attention_that_does_not_run: "'flash' does not run on cpu for this model",
-    broken_video_spec: "video_spec.json: could not convert",
+    broken_video_spec: "video_spec.json: fps: got 'fast', expected a number",
 }
 
 

@@ -359,7 +359,7 @@ def test_what_is_no_export_is_left_alone(lora_student: Path, tiny_wan_folder: Pa
 def test_a_damaged_lora_file_is_named_and_leaves_nothing(lora_student: Path, tmp_path: Path) -> None:
     path = lora_student / LORA_FILE_NAME
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{LORA_FILE_NAME}.*damaged"):
+    with pytest.raises(ValueError, match=f"{LORA_FILE_NAME}: is no whole safetensors file"):
         export_student(lora_student, tmp_path / "lora")
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 

@@ -209,25 +209,6 @@ def test_other_folders_are_not_overwritten(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"format": 2, "base_model": "x", "kind": "full"}, "got format 2, expected 1"),
-        ({"format": 1, "base_model": "x", "kind": "half"}, "got kind 'half', expected one of full, lora"),
-        (
-            {"format": 1, "base_model": "x", "kind": "full", "positions": "odd"},
-            "got positions 'odd', expected one of native, rescaled",
-        ),
-        ({"format": 1, "kind": "full"}, "got base_model None, expected a model's name"),
-        ([], r"got format \[\], expected 1"),
-    ],
-)
-def test_a_broken_record_is_named(tmp_path: Path, record: object, message: str) -> None:
-    (tmp_path / "student.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=message):
-        load_pipeline(tmp_path)
-
-
 def test_a_teacher_is_no_student(tiny_wan_folder: Path) -> None:
     with pytest.raises(ValueError, match="got a WanPipeline, expected a scale-wise student"):
         load_pipeline(tiny_wan_folder)

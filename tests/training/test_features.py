@@ -192,7 +192,7 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
         ({"encoder": {"kind": "transformers", "name": "no/where/at/all"}}, r"loss\.mmd\.encoder: .* no such folder"),
         (
             {"encoder": {"kind": "transnetv2", "weights": "nowhere"}},
-            r"loss\.mmd\.encoder: nowhere: no weights of TransNetV2's trunk",
+            r"loss\.mmd\.encoder: nowhere: does not exist; .* Make the file with",
         ),
         ({"encoder": "VIDEOMAE", "block": 2}, r"loss\.mmd\.block: 2 does not exist; the .*videomae has blocks 0 to 1"),
         (
