@@ -273,7 +273,9 @@ def read_student_record(folder: str | Path) -> StudentRecord:
         "a path, for a LoRA",
     )
     made_of = fields.get("made_of")
-    require(made_of is None or isinstance(made_of, dict), path, "made_of", made_of, "digests and settings by name")
+    require(
+        made_of is None or isinstance(made_of, dict), path, "made_of", made_of, "digests and settings by name"
+    )
     encoders = _read_encoders(path, fields.get("encoders"))
     return StudentRecord(str(base), str(kind), positions, encoders, file, made_of)
 
