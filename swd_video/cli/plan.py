@@ -129,7 +129,7 @@ def read_request(config: "DistillConfig") -> "Request":
     from swd_video.planning.training_cost import LoraShape
     from swd_video.planning.training_memory import TrainingSetup
 
-    train, architecture = config.train, load_architecture(config.model)
+    train, architecture = config.train, load_architecture(_counted_model(config))
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
     targets = architecture.model.lora_targets if lora.targets is None else lora.targets
     return Request(
@@ -154,6 +154,17 @@ def read_request(config: "DistillConfig") -> "Request":
         extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),
         keep_checkpoints=train.keep_checkpoints,
     )
+
+
+def _counted_model(config: "DistillConfig") -> str:
+    """The model itself; where it is a folder that is not there yet, the one of its shape that the config names."""
+    if config.architecture is None or Path(config.model).is_dir():
+        return config.model
+    print(
+        f"note: model {config.model} is not there; counted as {config.architecture}, which `architecture` names.",
+        file=sys.stderr,
+    )
+    return config.architecture
 
 
 def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "LossShape":

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def load_config_as(
     """Read a YAML config, the files it extends, and overrides on top.
 
     `extends: other.yaml` (relative to the file that says so) takes the other file's values first:
-    mappings are merged key by key, everything else, lists included, is replaced.
+    mappings are merged key by key, everything else, lists included, is replaced. Another `kind` than below,
+    in a file or an override, leaves out the keys that only the former kind has, and says so on stderr.
 
     Args:
         schema: what the file describes, for example `DistillConfig`.
@@ -49,9 +51,10 @@ def load_config_as(
     Raises:
         ConfigError: naming file, line and key, or the override, and what was expected there.
     """
-    source = _read(Path(path), seen=())
-    for key, text in (overrides or {}).items():
-        _override(source, key, text)
+    source = _read(Path(path), (), schema)
+    # Kinds first, whatever the order of the words: keys given beside a kind belong to it.
+    for key, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith(".kind")):
+        _override(source, key, text, schema)
     try:
         return schema.model_validate(source.values)
     except ValidationError as error:
@@ -99,7 +102,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return flat
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> _Source:
+def _read(path: Path, seen: tuple[Path, ...], schema: type[BaseModel]) -> _Source:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(map(str, seen))}; break the circle")
     values, origins = _read_yaml(path)
@@ -113,8 +116,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> _Source:
     parent_path = path.parent / parent
     if not parent_path.is_file():
         raise ConfigError(f"{origins[('extends',)]}: extends: no file {parent_path}")
-    base = _read(parent_path, (*seen, path.resolve()))
-    return _Source(_merge(base.values, values), base.origins | origins)
+    base = _read(parent_path, (*seen, path.resolve()), schema)
+    merged = _merge(base.values, values, [schema], (), origins | base.origins)
+    return _Source(merged, base.origins | origins)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
@@ -157,25 +161,58 @@ def _note_origins(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPat
             _note_origins(value_node, key, path, origins)
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def _merge(
+    base: dict[str, Any],
+    top: dict[str, Any],
+    sections: Sequence[type[BaseModel]],
+    at: KeyPath,
+    origins: Mapping[KeyPath, str],
+) -> dict[str, Any]:
+    merged = _of_kind(base, top.get("kind"), sections, at, origins)
     for key, value in top.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value, _below(sections, key), (*at, key), origins)
+        merged[key] = value
     return merged
 
 
-def _override(source: _Source, key: str, text: str) -> None:
+def _of_kind(
+    values: dict[str, Any],
+    kind: Any,
+    sections: Sequence[type[BaseModel]],
+    at: KeyPath,
+    origins: Mapping[KeyPath, str],
+) -> dict[str, Any]:
+    """A copy of the values without the keys that another kind of section has no use for."""
+    chosen = [section for section in sections if kind is not None and _kind(section) == kind]
+    if not chosen or values.get("kind", kind) == kind:
+        return dict(values)
+    known = {key for section in sections for key in section.model_fields}
+    foreign = [key for key in values if key in known and key not in chosen[0].model_fields]
+    if foreign:
+        names = ", ".join(f"{_dotted((*at, key))} ({origins.get((*at, key), 'default')})" for key in foreign)
+        print(
+            f"note: {_dotted((*at, 'kind'))} is {kind} now: left out {names}, which {values['kind']} has.",
+            file=sys.stderr,
+        )
+    return {key: value for key, value in values.items() if key not in foreign}
+
+
+def _override(source: _Source, key: str, text: str, schema: type[BaseModel]) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
     parts = key.split(".")
-    here = source.values
+    here, sections = source.values, [schema]
     for depth, part in enumerate(parts[:-1]):
         inner = here.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--{key}: {'.'.join(parts[: depth + 1])} has no keys below it")
+        sections = _below(sections, part)
+        if parts[depth + 1 :] == ["kind"]:
+            inner = _of_kind(inner, value, sections, tuple(parts[: depth + 1]), source.origins)
         here[part] = here = dict(inner)
     here[parts[-1]] = value
     at = tuple(parts)
@@ -194,6 +231,10 @@ def _explain(error: ValidationError, source: _Source, path: Path, schema: type[B
         reason = f"unknown key{_suggestion(at, source.values, schema)}"
     elif problem["type"] == "union_tag_not_found":
         prefix, reason = f"{prefix}.kind", "missing; add it"
+    elif problem["type"] == "union_tag_invalid":
+        key = f"{key}.kind"
+        prefix = f"{_origin(source, (*at, 'kind'), path)}: {key}"
+        reason = f"got {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
     elif problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
         if key == "schedule" or not key:  # These messages name their keys themselves.
@@ -226,24 +267,41 @@ def _origin(source: _Source, at: KeyPath, path: Path) -> str:
 
 
 def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) -> str:
-    known = sorted(_known_keys(at[:-1], values, schema))
+    every_kind, sections = _sections_at(at[:-1], values, schema)
+    owners = sorted({str(_kind(section)) for section in every_kind if at[-1] in section.model_fields})
+    if owners:
+        return (
+            f" of kind {_kind(sections[0])}: it belongs to {' and '.join(owners)}; leave it out, or set kind"
+        )
+    known = sorted({key for section in sections for key in section.model_fields})
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}"
 
 
-def _known_keys(at: KeyPath, values: Any, schema: type[BaseModel]) -> set[str]:
-    sections: list[type[BaseModel]] = [schema]
+def _sections_at(
+    at: KeyPath, values: Any, schema: type[BaseModel]
+) -> tuple[list[type[BaseModel]], list[type[BaseModel]]]:
+    """What a place of the config may hold: sections of every kind, and those of the kind that it says."""
+    sections = every_kind = [schema]
     here = values
     for part in at:
         here = here[part]
         if isinstance(part, str):
-            found = [_sections_in(section.model_fields[part].annotation) for section in sections]
-            sections = [inner for group in found for inner in group]
+            every_kind = _below(sections, part)
         kind = here.get("kind") if isinstance(here, dict) else None
-        sections = [s for s in sections if kind is None or s.model_fields["kind"].default == kind]
-    return {key for section in sections for key in section.model_fields}
+        sections = [section for section in every_kind if kind is None or _kind(section) == kind]
+    return every_kind, sections
+
+
+def _below(sections: Sequence[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+    return [inner for field in fields for inner in _sections_in(field.annotation)]
+
+
+def _kind(section: type[BaseModel]) -> Any:
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:

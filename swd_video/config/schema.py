@@ -111,6 +111,8 @@ class DistillConfig(Section):
 
     model: str = "pocket-wan"
     """The teacher: a shipped name or a diffusers folder."""
+    architecture: str | None = None
+    """A model of the same shape, which `swd-video plan` counts where `model` is a folder that is not made yet."""
     seed: int = Field(default=0, ge=0)
     """Every draw of the run follows from it."""
     data: DataConfig

@@ -18,6 +18,7 @@ CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_o
 # What may change between a start and a restart: it moves no weight of any step both would take, except that sums in
 # another order (`micro_batch_size`) can round otherwise.
 _FREE_KEYS = {
+    "architecture",
     "data.encode_batch_size",
     "train.steps",
     "train.micro_batch_size",

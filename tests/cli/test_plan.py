@@ -1,6 +1,7 @@
 """`swd-video plan`: costs of shipped configs, and wrong input in one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import yaml
 
 from swd_video.cli.main import main
+from swd_video.cli.plan import read_request
+from swd_video.config.load import load_config
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 
@@ -89,6 +92,36 @@ def test_the_first_config_holds_all_settings_that_swd_published() -> None:
     pixels = ["21x160x272", "41x240x416", "61x320x560", "81x480x832"]
     grids = config.scale_schedule().grids
     assert [str(Compression().pixel_size(grid)) for grid in grids] == pixels
+
+
+def _distillations() -> list[Path]:
+    """Every config that says what to train, itself or through what it extends."""
+    texts = {path: path.read_text() for path in sorted((ROOT / "configs").rglob("*.yaml"))}
+    return [path for path, text in texts.items() if re.search(r"^(schedule|extends):", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", _distillations(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_config_needs_weights_to_be_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Counting is tested on a few; here the question is whether it can begin.
+    config = load_config(path)
+    request = read_request(config)
+    assert request.schedule.tokens(request.architecture.spec.compression)
+    note = capsys.readouterr().err
+    assert note == (
+        f"note: model {config.model} is not there; counted as pocket-wan, which `architecture` names.\n"
+        if config.model.startswith("out/")
+        else ""
+    )
+
+
+def test_a_teacher_that_is_there_is_planned_itself(tiny_config: Path, tiny_wan_folder: Path) -> None:
+    kept = load_config(tiny_config, {"architecture": "pocket-wan"})
+    assert read_request(kept).architecture.name == str(tiny_wan_folder)
+    absent = {"model": "out/no/such"}
+    with pytest.raises(ValueError, match=r"model 'out/no/such': does not exist"):
+        read_request(load_config(tiny_config, absent))
+    counted = read_request(load_config(tiny_config, absent | {"architecture": str(tiny_wan_folder)}))
+    assert counted.architecture.num_parameters == read_request(kept).architecture.num_parameters
 
 
 def test_words_for_people_say_what_fits_and_what_would(

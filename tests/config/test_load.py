@@ -125,8 +125,48 @@ def test_unknown_key_far_from_all_lists_what_is_known(base: Path) -> None:
     )
 
 
-def test_a_lora_key_in_full_training_is_unknown(base: Path) -> None:
-    assert "train.rank: unknown key" in _error(_edited(base, "  steps: 10\n", "  rank: 10\n"))
+def test_a_key_of_another_kind_is_said_to_be(base: Path) -> None:
+    message = _error(_edited(base, "  steps: 10\n", "  rank: 10\n"))
+    assert message.endswith(
+        "train.rank: unknown key of kind full: it belongs to lora; leave it out, or set kind"
+    )
+    message = _error(base, {"train.kind": "fulll"})
+    assert message == "train.kind: got 'fulll', expected one of 'full', 'lora'"
+
+
+@pytest.mark.parametrize(
+    ("section", "kinds", "own"),
+    [
+        ("train", ("full", "lora"), "rank: 8"),
+        ("train.optimizer", ("adamw", "muon"), "momentum: 0.5"),
+        ("loss.mmd.encoder", ("teacher", "transformers"), "name: some"),
+    ],
+)
+def test_another_kind_leaves_out_what_only_the_former_has(
+    base: Path, section: str, kinds: tuple[str, str], own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nested(values: str) -> str:
+        *outer, last = section.split(".")
+        return "".join(f"{part}: {{" for part in outer) + f"{last}: {{{values}}}" + "}" * len(outer)
+
+    first, second = kinds
+    key = own.split(":")[0]
+    child, grandchild = base.with_name("child.yaml"), base.with_name("grandchild.yaml")
+    text = BASE if section == "train" else BASE.replace("lr: 2e-4", "lr: 2e-4\n  optimizer: {kind: adamw}")
+    base.write_text(text)
+    child.write_text(f"extends: base.yaml\n{nested(f'kind: {second}, {own}')}\n")
+    written = getattr(load_config(child), section.split(".")[0])
+    assert flatten(load_config(child))[f"{section}.{key}"] is not None, written
+    assert not capsys.readouterr().err
+    # Through a flag, through a file, and the other way round in any order of the words.
+    with_flag = load_config(child, {f"{section}.kind": first})
+    note = f"note: {section}.kind is {first} now: left out {section}.{key} ({child}:2), which {second} has.\n"
+    assert capsys.readouterr().err == note
+    grandchild.write_text(f"extends: child.yaml\n{nested(f'kind: {first}')}\n")
+    assert load_config(grandchild) == with_flag == load_config(base, {f"{section}.kind": first})
+    assert capsys.readouterr().err == note
+    words = {f"{section}.{key}": own.split(": ")[1], f"{section}.kind": second}
+    assert load_config(base, words) == load_config(child)
 
 
 def test_missing_key_is_named(base: Path) -> None:

@@ -67,6 +67,7 @@ COLUMNS = (
 )
 # Where a run writes and how often it tells change nothing in what comes out.
 _NO_MATTER = (
+    "architecture",
     "data.cache",
     "data.manifest",
     "data.extra_grids",
