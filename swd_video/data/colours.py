@@ -11,6 +11,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from swd_video.data.containers import VideoError
 
+UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow raises for pictures that it cannot read."""
+
 # By the numbers of ISO/IEC 23091-2, which FFmpeg shares.
 _BT709_MATRIX = 1
 _BT601_MATRIX = 6

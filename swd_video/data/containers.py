@@ -218,8 +218,10 @@ def _measure_ogg(file: BinaryIO, size: int) -> int | None:
     offset, last = 0, False
     while offset < size:
         head = _at(file, offset, 27 + 255)
-        if head[:4] != b"OggS" or len(head) < 27 + head[26]:
-            return -offset if head[:4] != b"OggS"[: len(head)] else size + 1
+        if not b"OggS".startswith(head[:4]):
+            return -offset
+        if len(head) < 27 or len(head) < 27 + head[26]:
+            return size + 1
         last = bool(head[5] & 4)
         offset += 27 + head[26] + sum(head[27 : 27 + head[26]])
     return offset if last or offset > size else size + 1

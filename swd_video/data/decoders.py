@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from swd_video.data.colours import frame_to_rgb, picture_to_rgb, refuse_colours
+from swd_video.data.colours import UNREADABLE, frame_to_rgb, picture_to_rgb, refuse_colours
 from swd_video.data.containers import DAMAGE_ADVICE, VideoError, open_container
 from swd_video.data.probe import VideoSource
 
@@ -221,6 +221,6 @@ def decode_with_pillow(
             for index in indices:
                 image.seek(index)
                 pictures.append(picture_to_rgb(image))
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise VideoError(source.path, f"decoding fails: {error}") from error
     return np.stack(pictures)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from swd_video.data.colours import (
+    UNREADABLE,
     colour_matrix,
     has_alpha,
     has_wide_gamut,
@@ -184,8 +185,10 @@ def _probe_pictures(path: Path, name: str) -> VideoSource:
         if not features.check("avif"):
             raise VideoError(path, "is AVIF, which this Pillow cannot read. Install one that can.")
         with open_container(path) as container:
-            context = container.streams.video[0].codec_context
-            refuse_colours(path, context.color_trc, context.color_primaries)
+            stream = container.streams.best("video")
+            context = None if stream is None else stream.codec_context
+            if isinstance(context, av.VideoCodecContext):
+                refuse_colours(path, context.color_trc, context.color_primaries)
     try:
         with Image.open(path) as image:
             for index in range(getattr(image, "n_frames", 1)):
@@ -193,7 +196,7 @@ def _probe_pictures(path: Path, name: str) -> VideoSource:
                 image.load()
                 milliseconds.append(float(image.info.get("duration") or 0))
             height, width = picture_to_rgb(image).shape[:2]
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise VideoError(path, f"cannot be read as {name}: {describe(error)}") from error
     if len(milliseconds) > 1 and min(milliseconds) <= 0:
         milliseconds = [duration if duration > 0 else 100.0 for duration in milliseconds]
@@ -210,12 +213,16 @@ def _probe_container(path: Path) -> VideoSource:
         # The cover of a song is a video stream, too.
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise VideoError(path, "has no video stream.")
+        if stream.codec_context is None:
+            raise VideoError(path, "has a codec that this FFmpeg does not know. Re-encode it.")
         assert isinstance(stream, av.VideoStream)
         # Read now: a stream of a closed container points nowhere.
         stream_index, num_streams = stream.index, len(container.streams.video)
         format_name, codec = container.format.name, stream.codec_context.codec.canonical_name
-        promised = stream.frames if format_name in _COUNTED_FORMATS else 0
         rate, time_base = stream.average_rate, stream.time_base or Fraction(1, 1000)
+        promised = stream.frames if format_name in _COUNTED_FORMATS else 0
+        if format_name == "mxf" and rate:
+            promised = int((stream.duration or 0) * time_base * rate)
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
         alpha_decoder = _ALPHA_DECODERS.get(codec) if stream.metadata.get("alpha_mode") == "1" else None
         first = next(iter(container.decode(stream)), None)

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
-from swd_video.data.colours import picture_to_rgb
+from swd_video.data.colours import UNREADABLE, picture_to_rgb
 
 
 def open_picture(path: Path, size: PixelSize) -> Image.Image:
@@ -36,7 +36,7 @@ def open_picture(path: Path, size: PixelSize) -> Image.Image:
             picture = Image.fromarray(picture_to_rgb(file))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         raise ValueError(f"{path}: cannot be read as a picture. Save it as PNG or JPEG.") from None
     if picture.width < size.width or picture.height < size.height:
         raise ValueError(
