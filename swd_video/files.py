@@ -49,23 +49,24 @@ class FolderInUseError(OSError):
 
 
 @contextmanager
-def alone_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Path]:
     """Keep other runs out of a folder while the block runs; a process that dies lets go by itself.
 
     What killed runs left unfinished in it is deleted first.
 
     Args:
         folder: where; it and its parents are made, and go again if the block leaves them empty.
+        what: the flag or key that names it.
 
     Raises:
         FolderInUseError: if another run is in such a block, be it in this process.
-        OSError: if nothing can be written there.
+        ValueError: as `check_writable`.
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder, what)
         try:
             lock.acquire()
         except Timeout:

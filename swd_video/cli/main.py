@@ -5,15 +5,19 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 import swd_video
 from swd_video.cli.environment import prepare_process
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Plus the number of the signal that ended the command."""
 
 TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
 """Set to 1 to see where a one-line error was raised."""
@@ -104,15 +108,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(COMMANDS[name], rest)
 
 
+class _Terminated(KeyboardInterrupt):
+    """A signal to end, which then takes the same way out as Ctrl-C; its argument is the signal's number."""
+
+
+@contextmanager
+def _signals_clean_up() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (a terminal that is closed) unwind the command instead of cutting it off."""
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker that was forked off
+            os._exit(EXIT_SIGNAL + number)
+        raise _Terminated(number)
+
+    names = ("SIGTERM", "SIGHUP")  # the second is not on Windows
+    numbers = [number for name in names if (number := getattr(signal, name, None))]
+    taken = []
+    try:
+        for number in numbers:
+            if signal.getsignal(number) == signal.SIG_DFL:  # else somebody has other wishes, `nohup` for one
+                signal.signal(number, end)
+                taken.append(number)
+    except ValueError:
+        pass  # not in the main thread, which alone gets signals
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _run(command: Command, arguments: list[str]) -> int:
     prepare_process()
     # Where its kernels do not load it says so at each import; `doctor` tells what does not run.
     logging.getLogger("xformers").setLevel(logging.ERROR)
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
     try:
-        return int(importlib.import_module(command.module).run(arguments))
-    except KeyboardInterrupt:
-        return _report("interrupted. Run the same command again to go on.", EXIT_INTERRUPTED)
+        with _signals_clean_up():
+            return int(importlib.import_module(command.module).run(arguments))
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        return _report(f"{what}. Run the same command again to go on.", EXIT_SIGNAL + number)
     except ModuleNotFoundError as error:
         if debug or (error.name or "").startswith("swd_video"):
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from swd_video.config.schema import FitConfig
+from swd_video.files import alone_in
 from swd_video.studio.script import load_script
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def run(argv: list[str]) -> int:
     )
     script = load_script(arguments.script)  # before torch is imported: mistakes should show at once
     out: Path = arguments.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: is a file, expected a folder. Choose another name.")
+    with alone_in(out):
+        pass  # loading takes long: that nothing can be written there should show before
 
     device, dtype = _choose(arguments.device, arguments.dtype)
     from swd_video.models.loading import LoadOptions

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from swd_video.core.grid import Compression, PixelSize
 from swd_video.models.fingerprint import hash_file
+from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import open_picture
 from swd_video.studio.script import Script, Shot, Take
@@ -28,6 +29,8 @@ class Clip:
         stages: Noise level and size in pixels of every stage.
         metadata: Text stored in the video file.
         content_hash: Hash of all this, the model's weights and `RENDER_VERSION`.
+        prompt: What the model is given: the shot's, unknown words in a form that it knows where there is one.
+        unknown_words: Words of it that the model does not know, with the known ones nearest to each.
     """
 
     take: Take
@@ -36,6 +39,8 @@ class Clip:
     stages: tuple[tuple[float, PixelSize], ...]
     metadata: Mapping[str, str]
     content_hash: str
+    prompt: str
+    unknown_words: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -52,11 +57,11 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
     """Work out every clip of a script for a model.
 
     Raises:
-        ScriptError: A shot asks for a length that the model cannot make, says more than it reads, or starts from a
-            picture that cannot be used.
+        ScriptError: A shot asks for a length that the model cannot make, says more than it reads or nothing that it
+            knows, or starts from a picture that cannot be used.
     """
     native = model.compression.pixel_size(model.schedule.target)
-    _check_prompts(script, model)
+    prompts = _read_prompts(script, model)
     pictures = _hash_pictures(script, model, native)
     clips = []
     for take in script.takes():
@@ -81,14 +86,50 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
         }
         if take.shot.picture is not None:
             fields["picture"] = pictures[take.shot.picture]
-        clips.append(Clip(take, size, model.fps, stages, metadata, hash_content(fields)))
+        prompt, unknown = prompts[take.shot.prompt]
+        if prompt != take.shot.prompt:
+            fields["read_as"] = prompt
+        content_hash = hash_content(fields)
+        clips.append(Clip(take, size, model.fps, stages, metadata, content_hash, prompt, unknown))
     return clips
 
 
-def _check_prompts(script: Script, model: ModelFacts) -> None:
-    """Refuse prompts whose end the text encoder would never see."""
+def prompt_warnings(script: Script, clips: Sequence[Clip]) -> list[str]:
+    """What the model does not read as it is written, a line for each prompt."""
+    first = {clip.take.shot.id: clip for clip in reversed(clips)}
+    lines = []
     for index, shot in enumerate(script.shots):
-        count = model.count_tokens(shot.prompt)
+        clip, told = first[shot.id], []
+        if clip.unknown_words:
+            words = describe_unknown(clip.unknown_words)
+            told.append(f"unknown to {clip.metadata['model']}, which shows nothing of them: {words}.")
+        if clip.prompt != shot.prompt:
+            told.append(f"read as {clip.prompt!r}.")
+        if told:
+            lines.append(str(script.error(shot.prompt_line, f"shots[{index}].prompt", " ".join(told))))
+    return lines
+
+
+def _read_prompts(script: Script, model: ModelFacts) -> dict[str, tuple[str, dict[str, list[str]]]]:
+    """Every prompt as the model is given it, with the words that it does not know.
+
+    Prompts whose end the text encoder would never see are refused, and those of which it would see nothing.
+    """
+    readings: dict[str, tuple[str, dict[str, list[str]]]] = {}
+    for index, shot in enumerate(script.shots):
+        if shot.prompt in readings:
+            continue
+        prompt = with_known_words(model.tokenizer, shot.prompt)
+        unknown = unknown_words(model.tokenizer, prompt)
+        if knows_nothing(model.tokenizer, prompt):
+            words = f": {describe_unknown(unknown)}" if unknown else ""
+            raise script.error(
+                shot.prompt_line,
+                f"shots[{index}].prompt",
+                f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
+            )
+        readings[shot.prompt] = prompt, unknown
+        count = model.count_tokens(prompt)
         if count > model.text_length:
             raise script.error(
                 shot.prompt_line,
@@ -96,6 +137,7 @@ def _check_prompts(script: Script, model: ModelFacts) -> None:
                 f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. "
                 "Shorten it.",
             )
+    return readings
 
 
 def _hash_pictures(script: Script, model: ModelFacts, native: PixelSize) -> dict[Path, str]:

@@ -1,14 +1,18 @@
-"""Contact sheets: one picture that shows every take of a script, frame by frame."""
+"""Contact sheets: pictures that show every take of a script, frame by frame."""
 
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from swd_video.data.video import read_video
+from swd_video.files import whole_file
+from swd_video.studio.lettering import Colour, draw_text
+
+ROWS_ON_A_SHEET = 100
 
 _FRAMES_IN_ROW = 6
 _LONG_SIDE_PX = 208
@@ -17,8 +21,7 @@ _GAP_PX = 8
 _MIN_WIDTH_PX = 720
 _BACKGROUND, _INK, _FAINT, _ALARM = (250, 250, 248), (20, 20, 20), (110, 110, 110), (176, 32, 32)
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_Block = tuple[str, _Font, tuple[int, int, int]]
+_Block = tuple[str, int, Colour]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class SheetRow:
         details: What goes beside the name in small print, for example length and seed.
         prompt: What the clip should show.
         video: The clip; None where there is none.
-        problem: Why there is none; empty where there is one.
+        problem: Why there is none, or what is wrong with it.
     """
 
     heading: str
@@ -40,40 +43,49 @@ class SheetRow:
     problem: str = ""
 
 
-def draw_contact_sheet(path: Path, title: str, subtitle: str, rows: Sequence[SheetRow]) -> None:
+def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[SheetRow]) -> list[Path]:
     """Draw every take as a row: name and prompt, and evenly spaced frames below, first and last included.
 
-    Frames are read back from the finished files, so the sheet shows what was written.
+    Frames are read back from the finished files, so the sheets show what was written.
 
     Args:
-        path: The PNG to write; it appears when it is whole.
+        path: The PNG to write, for example `sheet.png`. Rows beyond the first hundred are on `sheet_2.png`,
+            `sheet_3.png` and so on; sheets of an earlier, longer script are deleted.
         title: Headline.
         subtitle: One line below it, for example the model.
         rows: The takes, from top to bottom.
 
+    Returns:
+        The sheets, each of which appeared when it was whole.
+
     Raises:
         VideoError: If a clip cannot be read back.
+        OSError: If a sheet cannot be written.
     """
+    starts = range(0, max(1, len(rows)), ROWS_ON_A_SHEET)
+    sheets = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(starts) + 1))]
+    for number, (sheet, start) in enumerate(zip(sheets, starts, strict=True), 1):
+        page = f"   page {number} of {len(sheets)}" if len(sheets) > 1 else ""
+        picture = _draw(title, subtitle + page, rows[start : start + ROWS_ON_A_SHEET])
+        with whole_file(sheet) as draft:
+            picture.save(draft, format="PNG")
+    numbered = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        if numbered.fullmatch(other.name) and other not in sheets:
+            other.unlink()
+    return sheets
+
+
+def _draw(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Image.Image:
     strips = [_strip(row.video) if row.video else None for row in rows]
     inner = max([_MIN_WIDTH_PX, *(strip.width for strip in strips if strip)])
-    parts: list[list[_Block] | Image.Image | int] = [
-        [(title, ImageFont.load_default(30), _INK), (subtitle, ImageFont.load_default(16), _FAINT)]
-    ]
+    parts: list[list[_Block] | Image.Image | int] = [[(title, 30, _INK), (subtitle, 16, _FAINT)]]
     for row, strip in zip(rows, strips, strict=True):
-        text: list[_Block] = [
-            (f"{row.heading}   {row.details}", ImageFont.load_default(16), _FAINT),
-            (row.prompt, ImageFont.load_default(21), _INK),
-        ]
+        text: list[_Block] = [(f"{row.heading}   {row.details}", 16, _FAINT), (row.prompt, 21, _INK)]
         if row.problem:
-            text.append((row.problem, ImageFont.load_default(16), _ALARM))
+            text.append((row.problem, 16, _ALARM))
         parts += [3 * _GAP_PX, text, *([strip] if strip else [])]
-    sheet = _stack(parts, inner)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        sheet.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return _stack(parts, inner)
 
 
 def _strip(video: Path) -> Image.Image:
@@ -95,7 +107,10 @@ def _stack(parts: Sequence[list[_Block] | Image.Image | int], inner: int) -> Ima
     """Lay text, pictures and empty pixels out from top to bottom."""
     drawn: list[Image.Image | int] = []
     for part in parts:
-        drawn += [_text(block, inner) for block in part] if isinstance(part, list) else [part]
+        if isinstance(part, list):
+            drawn += [draw_text(text, size, colour, _BACKGROUND, inner) for text, size, colour in part]
+        else:
+            drawn.append(part)
     height = sum(part if isinstance(part, int) else part.height + _GAP_PX for part in drawn)
     sheet = Image.new("RGB", (inner + 2 * _MARGIN_PX, height + 2 * _MARGIN_PX), _BACKGROUND)
     top = _MARGIN_PX
@@ -106,31 +121,3 @@ def _stack(parts: Sequence[list[_Block] | Image.Image | int], inner: int) -> Ima
         sheet.paste(part, (_MARGIN_PX, top))
         top += part.height + _GAP_PX
     return sheet
-
-
-def _text(block: _Block, inner: int) -> Image.Image:
-    text, font, colour = block
-    lines = _wrap(text, font, inner)
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    bottom = draw.multiline_textbbox((0, 0), "\n".join(lines), font=font, spacing=4)[3]
-    # Room for descenders on the last line, whether it has any or not, so that rows line up.
-    picture = Image.new("RGB", (inner, int(bottom) + 4), _BACKGROUND)
-    ImageDraw.Draw(picture).multiline_text((0, 0), "\n".join(lines), fill=colour, font=font, spacing=4)
-    return picture
-
-
-def _wrap(text: str, font: _Font, width: int) -> list[str]:
-    """Break text between words so that every line fits; a word wider than the sheet is cut."""
-    lines = [""]
-    for word in text.split(" "):
-        candidate = f"{lines[-1]} {word}" if lines[-1] else word
-        if font.getlength(candidate) <= width:
-            lines[-1] = candidate
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -27,6 +28,7 @@ class ModelFacts:
         schedule: Its stages at its native size.
         text_length: Tokens of a prompt that it reads.
         count_tokens: Tells how many tokens a prompt has.
+        tokenizer: Tells which words it knows.
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
         options: How it is fitted into memory and run, where that is not the default; some move pixels a little.
@@ -40,6 +42,7 @@ class ModelFacts:
     schedule: ScaleSchedule
     text_length: int
     count_tokens: Callable[[str], int]
+    tokenizer: Any
     device: str
     dtype: str
     options: tuple[str, ...] = ()
@@ -74,6 +77,7 @@ def load_model_for_rendering(
         schedule=pipe.scheduler.schedule,
         text_length=pipe.model.max_tokens,
         count_tokens=pipe.model.count_tokens,
+        tokenizer=pipe.model.pipe.tokenizer,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
         takes_pictures=pipe.model.takes_first_frame,

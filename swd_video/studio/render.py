@@ -5,10 +5,11 @@ that the clip depends on and the hashes of the clip's files, so a second run can
 Nothing but `render.json` holds times, so an interrupted and resumed run ends with the same files.
 """
 
+import errno
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from swd_video.data.video import write_preview, write_video
+from swd_video.files import alone_in, write_json
 from swd_video.models.fingerprint import hash_file
 from swd_video.pipelines.scalewise import ScaleWisePipeline
-from swd_video.studio.clips import Clip, plan_clips
-from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
+from swd_video.studio.clips import Clip, plan_clips, prompt_warnings
+from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import read_picture
 from swd_video.studio.script import Script
@@ -31,6 +33,12 @@ SHEET_NAME = "contact_sheet.png"
 REPORT_NAME = "render.json"
 PREVIEW_LONG_SIDE_PX = 320
 """Previews of larger clips are scaled down to this."""
+
+_REPORT_SECONDS = 10.0
+"""Between two times that `render.json` is written; its length grows with the shots, so for many it is rarer."""
+
+_OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+"""Errors that the next clip would meet as well."""
 
 Status = Literal["pending", "rendered", "skipped", "failed"]
 
@@ -71,22 +79,27 @@ class ClipResult:
                 stage | {"seconds": seconds} for stage, seconds in zip(_stages(clip), times, strict=True)
             ],
         }
+        if clip.prompt != clip.take.shot.prompt:
+            entry["read_as"] = clip.prompt
+        if clip.unknown_words:
+            entry["unknown_words"] = clip.unknown_words
         return entry | ({"error": self.error} if self.error else {})
 
 
 @dataclass(frozen=True)
 class RenderReport:
-    """The outcome of a run: a result for every clip, and the wall time of it all."""
+    """The outcome of a run: a result for every clip, the wall time of it all, and what was warned of."""
 
     results: Sequence[ClipResult]
     seconds: float
+    warnings: Sequence[str] = ()
 
     def count(self, status: Status) -> int:
         """How many clips have this status."""
         return sum(result.status == status for result in self.results)
 
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        """Plain values: `{"shots": [...], "seconds": ...}`.
+        """Plain values: `{"shots": [...], "seconds": ..., "warnings": [...]}`.
 
         Args:
             folder: Turns every `file` into an absolute path; without it, names are relative to `render.json`.
@@ -94,7 +107,7 @@ class RenderReport:
         shots = [result.as_dict() for result in self.results]
         if folder is not None:
             shots = [shot | {"file": shot["file"] and str(folder.resolve() / shot["file"])} for shot in shots]
-        return {"shots": shots, "seconds": round(self.seconds, 3)}
+        return {"shots": shots, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
 
 
 def render_script(
@@ -116,29 +129,52 @@ def render_script(
 
     Raises:
         ScriptError: A shot asks for what the model cannot make; nothing has been written then.
-        OSError: The folder cannot be written to.
+        FolderInUseError: Another run is writing there.
+        OSError: The folder cannot be written to; what is finished is kept.
     """
     started = time.perf_counter()
     clips = plan_clips(script, model)
-    out.mkdir(parents=True, exist_ok=True)
-    known_times = _read_times(out / REPORT_NAME)
-    results = [ClipResult(clip, stage_seconds=_times_of(clip, known_times)) for clip in clips]
+    warnings = [*script.warnings, *prompt_warnings(script, clips)]
+    for line in warnings:
+        say(f"warning: {line}")
 
-    def report() -> RenderReport:
-        current = RenderReport(results, time.perf_counter() - started)
-        _write_json(out / REPORT_NAME, _describe_run(script, model, current))
+    def report(results: Sequence[ClipResult]) -> RenderReport:
+        current = RenderReport(results, time.perf_counter() - started, warnings)
+        write_json(out / REPORT_NAME, _describe_run(script, model, current))
         return current
 
-    for index, result in enumerate(results):
-        label = f"[{index + 1}/{len(results)}] {result.clip.name}"
-        begun = time.perf_counter()
-        _render_if_needed(result, pipe, model, out)
-        say(_progress_line(label, result, time.perf_counter() - begun))
-        report()
-    draw_contact_sheet(
-        out / SHEET_NAME, script.title, model.name, [_sheet_row(result, out) for result in results]
-    )
-    return report()
+    with alone_in(out):
+        return report(_render_clips(script, clips, pipe, model, out, say, report))
+
+
+def _render_clips(
+    script: Script,
+    clips: Sequence[Clip],
+    pipe: ScaleWisePipeline,
+    model: ModelFacts,
+    out: Path,
+    say: Callable[[str], None],
+    report: Callable[[Sequence[ClipResult]], object],
+) -> list[ClipResult]:
+    known_times = _read_times(out / REPORT_NAME)
+    results = [ClipResult(clip, stage_seconds=_times_of(clip, known_times)) for clip in clips]
+    due = 0.0
+    try:
+        for index, result in enumerate(results):
+            label = f"[{index + 1}/{len(results)}] {result.clip.name}"
+            begun = time.perf_counter()
+            _render_if_needed(result, pipe, model, out)
+            say(_progress_line(label, result, time.perf_counter() - begun))
+            if (now := time.perf_counter()) >= due:
+                report(results)
+                due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
+        rows = [_sheet_row(result, out) for result in results]
+        draw_contact_sheets(out / SHEET_NAME, script.title, model.name, rows)
+    except BaseException:
+        with suppress(OSError):  # what stopped the run says more
+            report(results)
+        raise
+    return results
 
 
 def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path) -> None:
@@ -150,8 +186,18 @@ def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelF
         _write_clip(result.clip, frames, model, out)
         result.status = "rendered"
     except Exception as error:  # whatever goes wrong with one shot, the others are still wanted
+        if _is_of_the_folder(error):
+            raise OSError(
+                f"{error} What is finished is kept: mend it and run the same command again."
+            ) from error
         result.status, result.stage_seconds = "failed", []
         result.error = " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _is_of_the_folder(error: BaseException | None) -> bool:
+    while error is not None and getattr(error, "errno", None) not in _OF_THE_FOLDER:
+        error = error.__cause__
+    return error is not None
 
 
 def _generate(
@@ -160,7 +206,7 @@ def _generate(
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
     shot = clip.take.shot
     output: Any = pipe(
-        shot.prompt,
+        clip.prompt,
         pictures=None if shot.picture is None else read_picture(shot.picture, clip.size),
         frames=clip.size.frames,
         height=clip.size.height,
@@ -197,10 +243,11 @@ def _write_clip(
         "seconds": round(clip.seconds, 6),
         "stages": _stages(clip),
         "content_hash": clip.content_hash,
+        **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),
         **({} if shot.picture is None else {"picture": shot.picture.name}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
-    _write_json(_sidecar(clip, out), sidecar)
+    write_json(_sidecar(clip, out), sidecar)
 
 
 def _is_finished(clip: Clip, out: Path) -> bool:
@@ -238,7 +285,8 @@ def _sheet_row(result: ClipResult, out: Path) -> SheetRow:
         details=f"{clip.seconds:.3g} s   seed {clip.take.seed}",
         prompt=clip.take.shot.prompt,
         video=None if result.status == "failed" else out / f"{clip.name}.mp4",
-        problem=result.error,
+        problem=result.error
+        or (f"unknown words: {', '.join(clip.unknown_words)}" if clip.unknown_words else ""),
     )
 
 
@@ -296,12 +344,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,14 +3,17 @@
 import importlib
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
 
 import swd_video
-from swd_video.cli.main import COMMANDS, main
+from swd_video.cli.main import COMMANDS, Command, main
 
 
 def run_python(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -112,3 +115,27 @@ def test_commands_do_not_pass_on_what_xformers_says_of_itself(
     main(["render", str(tmp_path / "absent.yaml"), "--out", str(tmp_path / "out")])
     logging.getLogger("xformers").warning("WARNING[XFORMERS]: xFormers can't load C++/CUDA extensions.")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_signals_to_end_let_a_command_clean_up(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number, cleaned = getattr(signal, name), []
+
+    def run(arguments: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            cleaned.append(name)
+        return 0
+
+    module = types.ModuleType("slow")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "slow", module)
+    monkeypatch.setitem(COMMANDS, "slow", Command("slow", "sleeps"))
+    before = signal.getsignal(number)
+    assert main(["slow"]) == code
+    assert cleaned == [name] and signal.getsignal(number) == before
+    assert "Run the same command again to go on." in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_wrong_input_is_exit_code_2(script: Path, tmp_path: Path, capsys: pytest
     assert main(["render", str(script), "--out", str(script)]) == 2
     assert (
         capsys.readouterr().err
-        == f"error: --out {script}: is a file, expected a folder. Choose another name.\n"
+        == f"error: --out {script}: cannot be written to: it is no folder. Choose another folder.\n"
     )
 
     out = tmp_path / "out"

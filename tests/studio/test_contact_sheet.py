@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from swd_video.data.video import VideoError, write_video
-from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheet
+from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
+from swd_video.studio.lettering import draw_text
+from swd_video.studio.script import load_script
+
+CASES = Path(__file__).parents[1] / "cases"
 
 BACKGROUND = (250, 250, 248)
 
@@ -26,7 +30,7 @@ def runs_of_pictures(sheet: np.ndarray) -> list[tuple[int, int]]:
 
 
 def draw(path: Path, rows: list[SheetRow], title: str = "Title") -> np.ndarray:
-    draw_contact_sheet(path, title, "model", rows)
+    draw_contact_sheets(path, title, "model", rows)
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -70,3 +74,33 @@ def test_a_clip_that_cannot_be_read_leaves_no_half_sheet(tmp_path: Path) -> None
     with pytest.raises(VideoError):
         draw(tmp_path / "sheet.png", [SheetRow("a", "", "prompt", tmp_path / "bad.mp4")])
     assert [path.name for path in tmp_path.iterdir()] == ["bad.mp4"]
+
+
+def test_a_sheet_has_at_most_a_hundred_rows(tmp_path: Path) -> None:
+    rows = [SheetRow(f"shot-{number}", "", "a prompt", None) for number in range(201)]
+    sheets = draw_contact_sheets(tmp_path / "sheet.png", "Title", "model", rows)
+    assert [sheet.name for sheet in sheets] == ["sheet.png", "sheet_2.png", "sheet_3.png"]
+    first, second, third = (Image.open(sheet).height for sheet in sheets)
+    assert first == second > 20 * third
+    (tmp_path / "sheet_mine.png").touch()
+    draw_contact_sheets(tmp_path / "sheet.png", "Title", "model", rows[:100])
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "sheet_mine.png"}
+
+
+def test_letters_that_no_font_has_are_written_out() -> None:
+    def drawn(text: str) -> bytes:
+        return draw_text(text, 20, (0, 0, 0), BACKGROUND, 400).tobytes()
+
+    # Not assigned, so no machine has a font for them.
+    assert drawn("a \u0378\u0379 b") == drawn("a [U+0378 U+0379] b")
+    assert drawn("a \u0378 \u0379") == drawn("a [U+0378] [U+0379]")
+    for text in load_script(CASES / "scripts_cjk.yaml").shots[0].prompt.split(", "):
+        assert drawn(text) != drawn("".join(" " if letter == " " else "\uffff" for letter in text)), "boxes"
+
+
+def test_a_picture_of_text_is_as_wide_as_asked_and_grows_downwards() -> None:
+    one, many, wide = (
+        draw_text(text, 20, (0, 0, 0), BACKGROUND, 300) for text in ("a", "many " * 30, "m" * 90)
+    )
+    assert one.width == many.width == wide.width == 300
+    assert many.height >= 4 * one.height and wide.height >= 4 * one.height

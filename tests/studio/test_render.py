@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from swd_video.data.video import probe_video, read_video, read_video_metadata
+from swd_video.files import FolderInUseError, alone_in
+from swd_video.models.loading import resolve_model_path
+from swd_video.studio import render as studio_render
 from swd_video.studio.clips import plan_clips
+from swd_video.studio.model import ModelFacts
 from swd_video.studio.render import RenderReport, render_script
 from swd_video.studio.script import ScriptError, derive_seed, parse_script
 
@@ -81,7 +87,8 @@ def test_a_clip_shows_what_the_pipeline_makes_of_its_seed(
 def test_the_report_has_exactly_the_promised_keys(finished: tuple[Path, RenderReport]) -> None:
     out, report = finished
     described = report.as_dict(out)
-    assert set(described) == {"shots", "seconds"}
+    assert set(described) == {"shots", "seconds", "warnings"}
+    assert described["warnings"] == []
     tiger, fish, fish2 = described["shots"]
     assert set(tiger) == {
         "id", "take", "prompt", "seed", "file", "frames", "width", "height", "fps", "seconds", "status", "stages",
@@ -263,3 +270,87 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_files(
     assert "rendered" in statuses(report)
     assert {path.name for path in out.iterdir()} == FILES
     assert contents(out) == contents(finished[0])
+
+
+def test_unknown_words_are_told_and_known_forms_are_read(tmp_path: Path, loaded: Any) -> None:
+    pipe, model = loaded
+    tokenizer = AutoTokenizer.from_pretrained(Path(resolve_model_path("pocket-wan")) / "tokenizer")
+    model = ModelFacts(**{**vars(model), "tokenizer": tokenizer})
+    text = """\
+shots:
+  - {id: fox, prompt: a fox running through a forest}
+  - {id: quoted, prompt: "\u201ca tiger\u2019s\u201d moving left", takes: 2}
+  - {id: known, prompt: a tiger moving left}
+"""
+    lines: list[str] = []
+    report = render_script(parse_script(text, "film.yaml"), pipe, model, tmp_path, say=lines.append)
+    warnings = [
+        f"film.yaml:2: shots[0].prompt: unknown to {model.name}, which shows nothing of them: 'fox', 'through'.",
+        "film.yaml:3: shots[1].prompt: read as 'a tiger moving left'.",
+    ]
+    assert lines[:2] == [f"warning: {line}" for line in warnings]
+    written = json.loads((tmp_path / "render.json").read_text())
+    assert written["warnings"] == report.as_dict()["warnings"] == warnings
+    fox, quoted, again, known = written["shots"]
+    assert fox["unknown_words"] == {"fox": [], "through": []} and "read_as" not in fox
+    assert quoted["read_as"] == again["read_as"] == "a tiger moving left" and "unknown_words" not in quoted
+    assert not {"read_as", "unknown_words"} & set(known)
+    assert json.loads((tmp_path / "quoted.json").read_text())["read_as"] == "a tiger moving left"
+
+    # What is known throughout is what it was before words were looked at.
+    plain = parse_script("shots: [{id: known, prompt: a tiger moving left}]", "film.yaml")
+    assert plan_clips(plain, model) == plan_clips(plain, loaded[1])
+    with pytest.raises(
+        ScriptError, match=r"film.yaml:1: shots\[0\].prompt: .* knows not one word of it: 'tigers' \(near"
+    ):
+        plan_clips(parse_script("- tigers!", "film.yaml"), model)
+    with pytest.raises(ScriptError, match=r"knows not one word of it\. Write"):
+        plan_clips(parse_script("- ...", "film.yaml"), model)
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, loaded: Any) -> None:
+    with alone_in(tmp_path), pytest.raises(FolderInUseError, match="another run is writing there"):
+        render(tmp_path, loaded)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_the_run_at_once_and_names_the_file(
+    tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio_render, "_REPORT_SECONDS", 1e6)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    lines: list[str] = []
+
+    def fill_the_disk(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match=r"fish-take2\..*: cannot be written: .*What is finished is kept"):
+            render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(lines) == 2
+    finished = {name for name in FILES if not name.startswith(("fish-take2", "contact"))}
+    assert {path.name for path in tmp_path.iterdir()} == finished
+    assert statuses(render(tmp_path, loaded)) == ["skipped", "skipped", "rendered"]
+
+
+def test_the_report_is_written_rarely_and_whenever_the_run_ends(
+    tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio_render, "_REPORT_SECONDS", 1e6)
+    path, seen = tmp_path / "render.json", []
+
+    def finished() -> int:
+        return sum(shot["status"] != "pending" for shot in json.loads(path.read_text())["shots"])
+
+    def look(line: str) -> None:
+        seen.append(finished() if path.exists() else 0)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=look)
+    assert seen == [0, 1, 1] and finished() == 3

@@ -264,3 +264,12 @@ def test_the_demo_script_is_valid() -> None:
     assert {spec.motion for spec in told} == set(MOTIONS), "it shows off the whole world"
     assert {spec.background for spec in told} == set(BACKGROUNDS)
     assert len({spec.subject for spec in told}) == len(told)
+
+
+def test_characters_that_are_none() -> None:
+    cases = Path(__file__).parents[1] / "cases"
+    assert load_script(cases / "surrogates.yaml").shots[0].prompt == "a tiger \N{GRINNING FACE} moving left"
+    with pytest.raises(
+        ScriptError, match=r"nul.yaml:3: shots\[0\].prompt: holds a control character, U\+0000"
+    ):
+        load_script(cases / "nul.yaml")
