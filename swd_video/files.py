@@ -114,7 +114,7 @@ def _in_use(folder: Path) -> str:
     return f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
 
 
-def _share_lock(folder: Path) -> int:
+def _share_lock(folder: Path) -> int | None:
     assert fcntl is not None
     for _ in range(_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,15 @@ def _share_lock(folder: Path) -> int:
         except BlockingIOError:
             os.close(handle)
             break
+        except OSError:
+            # Some file systems of clusters have no such locks. There `alone_in` leaves its own number in the file.
+            held = os.fstat(handle).st_size > 0
+            os.close(handle)
+            if held:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(folder / LOCK_NAME)
+            return None
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)  # its holder left meanwhile, and took the name away

@@ -1,5 +1,8 @@
 """Files and folders that are there whole or not at all, whatever happens to their writers."""
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -211,3 +214,17 @@ def test_runs_that_share_a_folder_keep_others_out(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), together_in(out):
         pass
     assert not (tmp_path / "planted").exists()
+
+
+def test_parts_run_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    out = tmp_path / "out"
+    with together_in(out), together_in(out):
+        assert names(out) == []
+    with pytest.warns(UserWarning, match="SoftFileLock"), alone_in(out):
+        with pytest.raises(FolderInUseError), together_in(out):
+            pass
+        assert names(out) == [LOCK_NAME]

@@ -317,7 +317,7 @@ from swd_video.models.loading import load_model
 manifest, model, out = sys.argv[1:4]
 grids = [LatentSize.parse(text) for text in sys.argv[4:]]
 encode_manifest(
-    read_manifest(manifest), load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=2
+    read_manifest(manifest), load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
 )
 """
 
@@ -325,9 +325,7 @@ encode_manifest(
 def test_killed_and_started_again_ends_with_the_same_bytes(
     model: VideoModel, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
 ) -> None:
-    manifest = videos / "many.jsonl"
-    lines = (videos / "clips.jsonl").read_text().splitlines()
-    manifest.write_text("\n".join(lines * 3) + "\n")
+    manifest = videos / "clips.jsonl"
     grids = [str(grid) for grid in tiny_schedule.distinct_grids]
     killed = tmp_path / "killed"
     arguments = [sys.executable, "-c", _ENCODE, str(manifest), str(tiny_wan_folder), str(killed), *grids]
@@ -338,17 +336,17 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "the run came to its end before it could be killed"
-    assert 2 <= len(list(killed.glob("latents-*"))) < 12
+    assert 2 <= len(list(killed.glob("latents-*"))) < 8
     with pytest.raises(CacheError, match="not finished"):
         LatentCache(killed)
     # What a kill in the middle of a write leaves behind.
-    (killed / ".latents-00011.safetensors.0123456789abcdef.draft").write_bytes(b"half")
+    (killed / ".latents-00007.safetensors.0123456789abcdef.draft").write_bytes(b"half")
 
     clips = read_manifest(manifest)
-    settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 2}
+    settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 1}
     resumed = encode_manifest(clips, model, tiny_schedule.distinct_grids, killed, **settings)
     whole = encode_manifest(clips, model, tiny_schedule.distinct_grids, tmp_path / "whole", **settings)
-    assert resumed.reused >= 4
+    assert resumed.reused >= 2
     assert (resumed.samples, resumed.skipped) == (whole.samples, whole.skipped)
     assert contents(killed) == contents(tmp_path / "whole")
 

@@ -1,0 +1,41 @@
+"""Training clips: made where they are missing, and only those."""
+
+import json
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from swd_video.config.load import ConfigError
+from swd_video.config.schema import DataConfig
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.loading import load_model
+from swd_video.training.open_clips import open_clips
+
+EMOJI = Path(__file__).parents[1] / "data" / "files"
+
+
+def test_a_cache_that_lost_a_file_is_made_whole_before_training(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"path": str(EMOJI / name), "caption": "x" * 60} for name in ("tea.webp", "none.webp")]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = DataConfig(manifest=str(tmp_path / "clips.jsonl"), cache=str(tmp_path / "cache"))
+    model, accelerator = load_model(tiny_wan_folder), Accelerator(cpu=True)
+
+    def open_again(data: DataConfig) -> int:
+        return len(open_clips(data, str(tiny_wan_folder), tiny_schedule, model, accelerator))
+
+    assert open_again(data) == 1
+    error = capsys.readouterr().err
+    assert "1 caption has more tokens than the 48 the model reads" in error
+    assert "1 of 2 clips are skipped: 1 x No such file or directory. " in error
+    lost = tmp_path / "cache" / "latents-00000.safetensors"
+    before = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(
+        ConfigError, match="Run the command that made the cache again: it makes what is missing"
+    ):
+        open_again(data.model_copy(update={"manifest": None}))
+    assert open_again(data) == 1 and lost.read_bytes() == before
+    assert "missing or damaged, so encoded again: latents-00000.safetensors" in capsys.readouterr().err
