@@ -1,9 +1,10 @@
 """`swd-video spectrum LATENTS`: which grids the noise allows, and a schedule for a budget."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,11 @@ class Arguments:
     """Folder made by `swd-video encode`, whose largest grid is measured, or a safetensors file of latents."""
     sigmas: tuple[float, ...] = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
     """Noise levels to print grids for."""
+    from_shift: float | None = None
+    """Shift of the model that --sigmas are of: they are converted to the measured model's, as 3 for Wan's."""
+    shift: float | None = None
+    """Shift of the measured model's noise schedule, from which the schedule is sought; by default what its scheduler
+    says for clips of this size, and 1 where none is known."""
     stages: int = 4
     """Stages of the schedule to find."""
     budget: float = 1.25
@@ -50,7 +56,7 @@ class Arguments:
     plot: Path | None = None
     """PNG to draw the spectra and the noise levels into."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
-    """Print one JSON object on stdout: clips, size, power, lowest_sigmas, grids, schedule, checked."""
+    """Print one JSON object on stdout: clips, size, shift, power, lowest_sigmas, grids, schedule, checked."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class _Cost:
     counted: str
     patch: "Patch"
     guess: str | None = None
+    shift: float | None = None
 
 
 def run(argv: list[str]) -> int:
@@ -83,11 +90,14 @@ def run(argv: list[str]) -> int:
     asked = _read_schedule(arguments.config) if arguments.config else None
     source = open_latents(arguments.latents, arguments.key)
     cost = _find_cost(arguments.model, source)
+    shift = arguments.shift or cost.shift
+    if arguments.from_shift is not None:
+        arguments = replace(arguments, sigmas=_converted(arguments.sigmas, arguments.from_shift, shift))
     try:
         spectrum = measure_spectrum(source.batches())
     except ValueError as error:
         raise ValueError(f"{arguments.latents}: {error}") from None
-    found = _examine(arguments, spectrum, source, cost, asked)
+    found = _examine(arguments, spectrum, source, cost, asked, shift or 1.0)
     if arguments.plot is not None:
         from swd_video.cli.spectrum_plot import draw_spectrum
 
@@ -103,11 +113,25 @@ def _check(arguments: Arguments) -> None:
     for sigma in arguments.sigmas:
         if not 0 <= sigma <= 1:
             raise ValueError(f"--sigmas: got {sigma:g}, expected noise levels from 0 to 1.")
+    for flag, value in (("--shift", arguments.shift), ("--from-shift", arguments.from_shift)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{flag}: got {value:g}, expected a number above 0, such as Wan's 3.")
     if not arguments.budget > 0:
         raise ValueError(f"--budget: got {arguments.budget:g}, expected evaluations at full size, above 0.")
     plot = arguments.plot
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise ValueError(f"--plot {plot}: expected a name that ends in .png, in a folder that exists.")
+
+
+def _converted(sigmas: Sequence[float], from_shift: float, shift: float | None) -> tuple[float, ...]:
+    from swd_video.core.flow import convert_sigma
+
+    if shift is None:
+        raise ValueError(
+            "--from-shift: got levels to convert, and the measured model's own shift is not known. Give it with "
+            "--shift, or name the model with --model."
+        )
+    return tuple(round(convert_sigma(sigma, from_shift, shift), 3) for sigma in sigmas)
 
 
 def _read_schedule(config: Path) -> "ScaleSchedule":
@@ -122,7 +146,7 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
     reason = "no model is known; name one with --model"
     if name is not None:
         try:
-            return _transformer_cost(name)
+            return _transformer_cost(name, source.size)
         except ValueError as error:
             if model is not None:
                 raise ValueError(f"--model: {error}") from None
@@ -135,17 +159,20 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
 _GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
 
 
-def _transformer_cost(name: str) -> _Cost:
+def _transformer_cost(name: str, size: "LatentSize") -> _Cost:
     """Counted by passing shapes through the model's own transformer, whatever its family."""
+    from swd_video.models.shift import noise_shift
     from swd_video.planning.architecture import load_architecture
     from swd_video.planning.sampling_cost import TransformerCounter
 
     architecture = load_architecture(name)
     counter = TransformerCounter(architecture)
+    tokens = architecture.spec.compression.tokens(size)
     return _Cost(
         lambda grid: float(counter.evaluation(grid).forward),
         f"FLOPs of the transformer of {name}",
         architecture.spec.compression.patch,
+        shift=noise_shift(architecture.model.pipe.scheduler, tokens),
     )
 
 
@@ -155,14 +182,16 @@ def _examine(
     source: "LatentSource",
     cost: _Cost,
     asked: "ScaleSchedule | None",
+    shift: float,
 ) -> dict[str, Any]:
+    from swd_video.core.flow import convert_sigma
     from swd_video.core.spectral_schedule import check_handovers, schedule_within_budget
     from swd_video.core.spectrum import AXES
 
     full = cost.function(spectrum.size)
     averaging = arguments.averaging
     best = schedule_within_budget(
-        spectrum, arguments.stages, arguments.budget * full, cost.function, cost.patch, averaging
+        spectrum, arguments.stages, arguments.budget * full, cost.function, cost.patch, averaging, shift
     )
     grids = {sigma: spectrum.smallest_grid(sigma, cost.patch, averaging) for sigma in arguments.sigmas}
     found: dict[str, Any] = {
@@ -171,11 +200,17 @@ def _examine(
         "channels": source.channels,
         "size": str(spectrum.size),
         "averaging": averaging,
+        "shift": shift,
         "power": {axis: spectrum.along(axis).tolist() for axis in AXES}
         | {"radial": spectrum.radial().tolist()},
         "lowest_sigmas": {axis: spectrum.lowest_sigmas(axis, averaging).tolist() for axis in AXES},
         "grids": [
-            {"sigma": sigma, **_axes(grid), "lost_over_noise": spectrum.lost_over_noise(grid, sigma)}
+            {
+                "sigma": sigma,
+                "steps_left": convert_sigma(sigma, shift, 1.0),
+                **_axes(grid),
+                "lost_over_noise": spectrum.lost_over_noise(grid, sigma),
+            }
             for sigma, grid in grids.items()
         ],
         "schedule": {
@@ -220,11 +255,15 @@ def _describe(arguments: Arguments, found: dict[str, Any]) -> str:
         "",
         f"smallest grid whose lost frequencies are all below the noise (averaging: {found['averaging']}):",
     ]
-    lines.append("sigma  frames  height  width  lost power / noise")
+    lines.append("sigma  steps left  frames  height  width  lost power / noise")
     lines += [
-        f"{row['sigma']:5.3f}  {row['frames']:6}  {row['height']:6}  {row['width']:5}  {row['lost_over_noise']:18.3f}"
+        f"{row['sigma']:5.3f}  {row['steps_left']:10.0%}  {row['frames']:6}  {row['height']:6}  {row['width']:5}  "
+        f"{row['lost_over_noise']:18.3f}"
         for row in found["grids"]
     ]
+    lines.append(
+        f"steps left: the share of the model's sampling steps from there on, at its shift of {found['shift']:.3g}"
+    )
     lines += ["", "lowest sigma at which a size is enough:"]
     lines += [f"{axis:<6}  {_sizes(lowest)}" for axis, lowest in found["lowest_sigmas"].items()]
     if "checked" in found:
@@ -234,6 +273,9 @@ def _describe(arguments: Arguments, found: dict[str, Any]) -> str:
     best = found["schedule"]
     lines += ["", f"# {len(best['stages'])} stages for {best['cost']:.3f} evaluations at full size, of"]
     lines += [f"# {best['budget']:g} allowed; counted: {best['counted']}"]
+    lines += [
+        f"# noise levels are even steps at shift {best['shift']:.3g}; the model's own is {found['shift']:.3g}"
+    ]
     lines += ["schedule:", *map(_stage_line, best["stages"])]
     return "\n".join(lines)
 

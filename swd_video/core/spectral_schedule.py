@@ -34,7 +34,7 @@ class BudgetedSchedule:
 
     Attributes:
         schedule: noise levels and grids.
-        shift: the shift that gave the noise levels; 1 is even steps.
+        shift: the shift that gave the noise levels, the model's own or more; 1 is even steps.
         cost: of all stages, in the unit of the cost function.
     """
 
@@ -101,13 +101,15 @@ def schedule_within_budget(
     cost: CostFunction,
     patch: Patch = (1, 2, 2),
     averaging: Averaging = "none",
+    shift: float | int = 1.0,
 ) -> BudgetedSchedule:
     """The schedule of N stages that spreads its noise levels as evenly as a budget allows.
 
     Noise levels are N even steps, 1, (N - 1) / N, ..., 1 / N, moved towards 1 by `shift_sigma`. The more they are
     shifted, the more the noise hides, the smaller the grids may be and the less they cost, but the more is left for
-    the last stage to settle in one step. So the shift is the smallest, from 1 on, that meets the budget. Each grid is
-    the smallest that the spectrum allows at the next stage's noise level; the last is that of the latents.
+    the last stage to settle in one step. So the shift is the smallest, from the model's own on, that meets the budget:
+    at its own, every stage stands for as many of the model's sampling steps. Each grid is the smallest that the
+    spectrum allows at the next stage's noise level; the last is that of the latents.
 
     Args:
         spectrum: spectra of latents on the target grid.
@@ -116,6 +118,7 @@ def schedule_within_budget(
         cost: of one evaluation on a grid.
         patch: latents in one transformer token along frames, height and width.
         averaging: see `Averaging`.
+        shift: of the model's noise schedule; 1 for one whose steps are even.
 
     Raises:
         ValueError: if no shift meets the budget, or `num_stages` is out of range.
@@ -123,19 +126,25 @@ def schedule_within_budget(
     most = int(1 / _MIN_GAP)
     if not 1 <= num_stages <= most:
         raise ValueError(f"stages: got {num_stages}, expected 1 to {most}.")
+    largest = _largest_shift(num_stages)
+    if num_stages > 1 and shift > largest:
+        raise ValueError(
+            f"stages: the first two of {num_stages} are closer than {_MIN_GAP:g} in noise at shift {shift:g}. Take "
+            "fewer stages."
+        )
 
-    def with_shift(shift: float) -> BudgetedSchedule:
+    def with_shift(moved: float) -> BudgetedSchedule:
         steps = [(num_stages - index) / num_stages for index in range(num_stages)]
-        sigmas = [round(shift_sigma(step, shift), _DECIMALS) for step in steps]
+        sigmas = [round(shift_sigma(step, moved), _DECIMALS) for step in steps]
         grids = [spectrum.smallest_grid(sigma, patch, averaging) for sigma in sigmas[1:]]
         stages = map(Stage, sigmas, [*grids, spectrum.size])
         schedule = ScaleSchedule(tuple(stages))
-        return BudgetedSchedule(schedule, shift, sum(map(cost, schedule.grids)))
+        return BudgetedSchedule(schedule, moved, sum(map(cost, schedule.grids)))
 
-    even = with_shift(1.0)
+    even = with_shift(float(shift))
     if even.cost <= budget:
         return even
-    low, best = 1.0, with_shift(_largest_shift(num_stages))
+    low, best = float(shift), with_shift(max(float(shift), largest))
     if best.cost > budget:
         full = cost(spectrum.size)
         raise ValueError(

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from swd_video.cli.main import main
+from swd_video.core.flow import convert_sigma
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import CacheHeader
@@ -143,20 +144,26 @@ def test_a_config_s_schedule_is_held_against_the_spectra(
 
 
 @pytest.mark.parametrize(
-    ("model", "patch"),
+    ("model", "patch", "shift", "level"),
     [
-        ("Lightricks/LTX-Video", (1, 1, 1)),
-        ("hunyuanvideo-community/HunyuanVideo", (1, 2, 2)),
-        ("zai-org/CogVideoX-2b", (1, 2, 2)),
-        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", (1, 2, 2)),
+        # 320 tokens: exp(0.95 + (320 - 1024) / 3072 * 1.1)
+        ("Lightricks/LTX-Video", (1, 1, 1), 2.0095, 0.503),
+        ("hunyuanvideo-community/HunyuanVideo", (1, 2, 2), 7.0, 0.779),
+        ("zai-org/CogVideoX-2b", (1, 2, 2), 3.82, 0.658),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", (1, 2, 2), 5.0, 0.716),
     ],
 )
 def test_every_family_gives_costs_and_patch(
-    model: str, patch: tuple[int, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    patch: tuple[int, int, int],
+    shift: float,
+    level: float,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Latents without detail: the smallest grid is one patch, so stages but the last are as cheap as can be."""
     save_file({"latents": smooth(4)}, tmp_path / "l.safetensors")
-    words = ["--model", model, "--sigmas", "0.5", "--stages", "2", "--budget", "2"]
+    words = ["--model", model, "--sigmas", "0.602", "--from-shift", "3", "--stages", "2", "--budget", "2"]
     found = json_of(capsys, tmp_path / "l.safetensors", *words)
     counter = TransformerCounter(load_architecture(model))
     small, full = (counter.evaluation(LatentSize(**stage)).forward for stage in _grids(found))
@@ -164,6 +171,11 @@ def test_every_family_gives_costs_and_patch(
     assert found["schedule"]["counted"] == f"FLOPs of the transformer of {model}"
     assert found["schedule"]["patch"] == "x".join(map(str, patch))
     (row,) = found["grids"]
+    # Wan's level at the model's own shift: as many of its steps are left.
+    assert found["shift"] == pytest.approx(shift, rel=1e-3) and row["sigma"] == pytest.approx(level)
+    assert row["steps_left"] == pytest.approx(convert_sigma(0.602, 3.0, 1.0), abs=2e-3)
+    assert found["schedule"]["shift"] == found["shift"]  # even steps of the model's own meet the budget
+    assert found["schedule"]["stages"][1]["sigma"] == round(convert_sigma(0.5, 1.0, found["shift"]), 3)
     # The lowest frequency along height needs two rows, nothing needs two columns.
     assert (row["height"], row["width"]) == (2, patch[2])
 
@@ -225,6 +237,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.
 
     assert "--sigmas: got 1.5" in error_of(good, "--sigmas", "1.5")
     assert "stages: got 0" in error_of(good, "--stages", "0")
+    assert "--shift: got 0, expected a number above 0" in error_of(good, "--shift", "0")
+    assert "--from-shift: got inf" in error_of(good, "--from-shift", "inf")
+    assert "own shift is not known. Give it with --shift" in error_of(good, "--from-shift", "3")
+    assert "stages: the first two of 20 are closer" in error_of(good, "--stages", "20", "--shift", "60")
     assert "--budget: got 0" in error_of(good, "--budget", "0")
     assert "cost at least" in error_of(good, "--budget", "0.5")
     assert "expected a name that ends in .png" in error_of(good, "--plot", tmp_path / "plot.pdf")

@@ -55,6 +55,19 @@ def test_an_ample_budget_gives_even_steps() -> None:
     assert list(found.schedule.grids) == expected
 
 
+def test_an_ample_budget_gives_even_steps_of_the_models_own_schedule() -> None:
+    spectrum = power_law(LatentSize(5, 12, 12), 300, 3)
+    found = schedule_within_budget(spectrum, 4, math.inf, tokens, shift=3)
+    assert found.shift == 3 and found.schedule.sigmas == (
+        1,
+        0.9,
+        0.75,
+        0.5,
+    )  # SwD's for Wan are 0.896, 0.737 and 0.602
+    tight = schedule_within_budget(spectrum, 4, 1.2 * tokens(spectrum.size), tokens, shift=3)
+    assert tight.shift >= 3 and tight.cost <= 1.2 * tokens(spectrum.size)
+
+
 def test_a_tight_budget_shifts_no_more_than_it_must() -> None:
     spectrum = power_law(LatentSize(5, 12, 12), 300, 3)
     ample = schedule_within_budget(spectrum, 4, math.inf, tokens)
