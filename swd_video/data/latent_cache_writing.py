@@ -29,6 +29,7 @@ from swd_video.data.latent_cache import (
     read_index,
     read_shard_header,
 )
+from swd_video.data.plain_text import on_one_line
 from swd_video.files import whole_file, write_json, write_text
 
 
@@ -81,6 +82,9 @@ class LatentCacheWriter:
     ) -> None:
         """Write one shard of captions."""
         assert len(captions) == len(self.prompt_shards[shard]) == len(prompt_embeds)
+        for caption, rows in zip(captions, prompt_embeds, strict=True):
+            if problem := not_finite(rows, self.header.dtype):
+                raise CacheError(f"prompt embeds of {on_one_line(caption)!r}: {problem}")
         tensors = {"prompt_embeds": self._narrow(prompt_embeds, "prompt embeds")}
         self._write(_prompts_name(shard), tensors, {"captions": list(captions)})
 

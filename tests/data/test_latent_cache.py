@@ -250,7 +250,9 @@ def test_work_grows_with_the_shards(tmp_path: Path) -> None:
 
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     writer = LatentCacheWriter(tmp_path, replace(HEADER, num_clips=1, num_captions=1))
-    with pytest.raises(CacheError, match="prompt embeds: infinite or nan in float16; use dtype bfloat16"):
+    with pytest.raises(
+        CacheError, match="prompt embeds of 'x': infinite or nan in float16; use dtype bfloat16"
+    ):
         writer.write_prompts(0, ["x"], torch.full((1, 6, 16), 1e5))
     latents = {grid: latents_of(0, grid)[None] for grid in (SMALL, LARGE)}
     latents[LARGE][0, 0, 0, 0, 0] = float("nan")
