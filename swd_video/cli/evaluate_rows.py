@@ -123,6 +123,13 @@ def build_evaluation(config: EvaluateConfig, title: str, device: str) -> Evaluat
         seed=config.seed,
         batch_size=config.batch_size,
         cost=None if config.cost is None else CostTask(config.cost.rounds, config.cost.batch_size),
+        margins=config.margins.model_dump(),
+        pairs=[
+            (row.key, theirs)
+            for theirs in config.against or (config.reference,)
+            for row in config.rows
+            if row.key != theirs
+        ],
         about={
             "title": f"Evaluation: {title}",
             "num_prompts": len(prompts),

@@ -83,7 +83,8 @@ class MetricsConfig(Section):
     optical_flow: Literal["dis", "farneback"] = "dis"
     """How motion is measured."""
     real_clips: RealClips | None = None
-    """What the distances are measured to; null measures them to the reference row's clips."""
+    """What the distances are measured to, and, if they hold several of each prompt, diversity and spread as well; null
+    takes the reference row's clips."""
 
 
 class CostConfig(Section):
@@ -93,6 +94,27 @@ class CostConfig(Section):
     """Timed runs of each row."""
     batch_size: int = Field(default=8, ge=1)
     """Clips in one timed run; one alone of a small model would mostly time Python."""
+
+
+class MarginsConfig(Section):
+    """Differences that do not matter, chosen before anything is measured; "equal" means that one lies inside."""
+
+    adherence: float = Field(default=0.05, gt=0)
+    """In the share of clips read right, each attribute apart."""
+    kernel: float = Field(default=0.1, gt=0)
+    """Of the kernel distance, as a share of the reference row's."""
+    diversity: float = Field(default=0.05, gt=0)
+    """In the share of diversity."""
+    spread: float = Field(default=0.05, gt=0)
+    """In the share of the spread of pixels."""
+    flow: float = Field(default=0.05, gt=0)
+    """In the share of motion."""
+    sharpness: float = Field(default=0.05, gt=0)
+    """In the share of sharpness."""
+    flicker: float = Field(default=0.005, gt=0)
+    """In steadiness."""
+    consistency: float = Field(default=0.01, gt=0)
+    """In subject consistency."""
 
 
 class PageConfig(Section):
@@ -126,7 +148,10 @@ class EvaluateConfig(Section):
     ] = Field(min_length=1)
     """What is compared."""
     reference: str
-    """Key of the row whose diversity and motion the others' are shares of."""
+    """Key of the row whose motion and sharpness the others' are shares of."""
+    against: tuple[str, ...] = ()
+    """Keys of rows that all others are held against, by paired differences; none takes the reference."""
+    margins: MarginsConfig = MarginsConfig()
     metrics: MetricsConfig = MetricsConfig()
     cost: CostConfig | None = CostConfig()
     """null measures no cost."""
@@ -152,6 +177,7 @@ class EvaluateConfig(Section):
         for key in keys:
             if keys.count(key) > 1:
                 raise ValueError(f"rows: key {key!r} is there {keys.count(key)} times; give each row its own")
-        if self.reference not in keys:
-            raise ValueError(f"reference: no row {self.reference!r}; the rows are {', '.join(keys)}")
+        for name, wanted in (("reference", self.reference), *(("against", key) for key in self.against)):
+            if wanted not in keys:
+                raise ValueError(f"{name}: no row {wanted!r}; the rows are {', '.join(keys)}")
         return self

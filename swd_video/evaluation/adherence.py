@@ -1,7 +1,6 @@
 """Adherence: a small video classifier, trained on real clips alone, reads the attributes of a prompt back."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.interval import Estimate, bootstrap_share
+from swd_video.files import whole_file, write_json
 
 WEIGHTS_NAME = "judge.safetensors"
 CONFIG_NAME = "judge.json"
@@ -148,12 +148,9 @@ class AttributeJudge(nn.Module):
             "width": self.width,
             "about": about,
         }
-        weights = folder / (WEIGHTS_NAME + ".tmp")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, weights)
-        os.replace(weights, folder / WEIGHTS_NAME)
-        text = folder / (CONFIG_NAME + ".tmp")
-        text.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(text, folder / CONFIG_NAME)
+        with whole_file(folder / WEIGHTS_NAME) as draft:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, draft)
+        write_json(folder / CONFIG_NAME, config)
 
     @classmethod
     def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "AttributeJudge":

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from swd_video.evaluation.rows import Request, Row
+from swd_video.files import whole_file
 
 # Far apart, so that the clips of runs with neighbouring seeds share no noise.
 _SEED_STEP = 1_000_003
@@ -79,8 +80,6 @@ def make_clips(
 
 
 def store_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write compressed arrays under a temporary name, then move them in place."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
+    """Write compressed arrays whole."""
+    with whole_file(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    temporary.replace(path)

@@ -1,11 +1,12 @@
 """What the figures of an evaluation are called, which way they are better, and what they mean."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from swd_video.evaluation.evaluate import Results
+from swd_video.evaluation.difference import Difference, Direction
 from swd_video.evaluation.report import Column, markdown_table
+from swd_video.evaluation.results import Results
 
 _ADHERENCE = "adherence_"
 
@@ -15,11 +16,11 @@ class Metric(Column):
     """A column, and how to read it.
 
     Attributes:
-        better: Which way is better; "reference" means near the reference row's.
+        better: Which way is better; "reference" means near 1, what it is a share of.
         meaning: One or two sentences for somebody who sees it for the first time.
     """
 
-    better: Literal["higher", "lower", "reference"] = "higher"
+    better: Direction = "higher"
     meaning: str = ""
 
     @property
@@ -30,27 +31,34 @@ class Metric(Column):
 
 _METRICS = (
     Metric(
+        "kernel",
+        "kernel distance",
+        1,
+        better="lower",
+        meaning="How far the clips as a whole lie from {distances_to} in what {encoder} sees (KID's kernel). Without "
+        "bias by the number of clips: of two sets of one kind it is 0 on average, and below 0 as often as above.",
+    ),
+    Metric(
         "frechet",
         "Frechet distance",
         1,
         better="lower",
-        meaning="How far the clips as a whole lie from {distances_to}, in mean and spread of what {encoder} sees. "
-        "Real clips do not reach 0 either: read it beside their row, the floor.",
-    ),
-    Metric(
-        "kernel",
-        "kernel distance x 1000",
-        0,
-        better="lower",
-        meaning="The same question asked with a polynomial kernel (KID), without a bias by the number of clips: around "
-        "0 for two sets of one kind.",
+        meaning="The same question asked of mean and covariance. It is biased by the number of clips, which its floor "
+        "shows, and can rank rows wrongly, so that rows are not compared by it.",
     ),
     Metric(
         "diversity",
         "diversity, share",
         better="reference",
-        meaning="How much the samples of one prompt differ from each other, as a share of {reference}'s. Below 1, the "
-        "model makes more of the same.",
+        meaning="How much the samples of one prompt differ in what {encoder} sees, as a share of {spread_of}. "
+        "Artefacts that come and go count too, so more than 1 is no merit.",
+    ),
+    Metric(
+        "spread",
+        "spread of pixels, share",
+        better="reference",
+        meaning="How much the samples of one prompt differ in plain pixels, reduced to 16 along the shorter side, as a "
+        "share of {spread_of}. Below 1, the model makes more of the same.",
     ),
     Metric(
         "flow",
@@ -104,35 +112,83 @@ def metrics_of(results: Results) -> list[Metric]:
     """The metrics that some row has, in the order of the table."""
     there = {name for row in results.rows for name in row.figures}
     adherence = sorted(name for name in there if name.startswith(_ADHERENCE))
-    words = {key: str(results.about.get(key)) for key in ("distances_to", "encoder", "frame_encoder")} | {
-        "reference": next(row.title for row in results.rows if row.key == results.reference)
-    }
+    keys = ("distances_to", "spread_of", "encoder", "frame_encoder")
+    words = {key: str(results.about.get(key)) for key in keys}
+    words["reference"] = results.row(results.reference).title
     read = [
         Metric(
             name,
-            f"{attribute} right",
+            f"{name.removeprefix(_ADHERENCE)} right",
             better="higher",
-            meaning=f"Share of clips in which a judge, trained on real clips alone, reads the {attribute} that the "
-            "prompt asked for.",
+            meaning="Share of clips in which a judge, trained on real clips alone, reads the "
+            f"{name.removeprefix(_ADHERENCE)} that the prompt asked for.",
         )
         for name in adherence
-        for attribute in [name.removeprefix(_ADHERENCE)]
     ]
-    return [_filled(metric, words) for metric in (*read, *_METRICS) if metric.key in there]
+    return [
+        replace(metric, meaning=metric.meaning.format(**words))
+        for metric in (*read, *_METRICS)
+        if metric.key in there
+    ]
 
 
-def _filled(metric: Metric, words: Mapping[str, str]) -> Metric:
-    return Metric(
-        metric.key,
-        metric.title,
-        metric.digits,
-        metric.interval,
-        better=metric.better,
-        meaning=metric.meaning.format(**words),
-    )
+def results_table(results: Results, metrics: Sequence[Metric] | None = None) -> str:
+    """The figures as a Markdown table, the floor of the distances as its last row."""
+    columns = [Column(m.key, m.heading, m.digits, m.interval) for m in metrics or metrics_of(results)]
+    rows = [(row.title, row.figures) for row in results.rows]
+    if results.floor:
+        rows.append((f"floor: two halves of {results.about['distances_to']}", dict(results.floor)))
+    return markdown_table(columns, rows)
 
 
-def results_table(results: Results) -> str:
-    """The figures as a Markdown table."""
-    columns = [Column(m.key, m.heading, m.digits, m.interval) for m in metrics_of(results)]
-    return markdown_table(columns, [(row.title, row.figures) for row in results.rows])
+def comparison_table(results: Results) -> str:
+    """A Markdown table of every pair: the difference of each figure with its interval, and what it says."""
+    metrics = compared_metrics(results)
+    columns = [Column(m.key, f"{m.title} (margin {results.margin(m.key):.{m.digits}f})") for m in metrics]
+    rows = [
+        (
+            f"{results.row(ours).title} against {results.row(theirs).title}",
+            {
+                m.key: format_difference(results.compare(ours, theirs, m.key, m.better), m.digits)
+                for m in metrics
+            },
+        )
+        for ours, theirs in results.pairs
+    ]
+    return markdown_table(columns, rows)
+
+
+def compared_metrics(results: Results) -> list[Metric]:
+    """The metrics that have a margin."""
+    return [metric for metric in metrics_of(results) if results.margin(metric.key) is not None]
+
+
+def format_difference(found: Difference | None, digits: int) -> str:
+    """`+0.03 [0.01, 0.05] better`, or a dash where rows cannot be compared."""
+    if found is None:
+        return "–"
+    return f"{found.value:+.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}] {found.verdict}"
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """What `evaluation.json` holds."""
+    comparisons = [
+        {
+            "row": ours,
+            "against": theirs,
+            "differences": {
+                m.key: found
+                for m in compared_metrics(results)
+                if (found := results.compare(ours, theirs, m.key, m.better)) is not None
+            },
+        }
+        for ours, theirs in results.pairs
+    ]
+    return {
+        "about": dict(results.about),
+        "reference": results.reference,
+        "rows": {row.key: {"title": row.title, **row.figures} for row in results.rows},
+        "floor": results.floor,
+        "margins": dict(results.margins),
+        "comparisons": comparisons,
+    }

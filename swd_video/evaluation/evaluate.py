@@ -12,10 +12,20 @@ import numpy as np
 import torch
 
 from swd_video.evaluation.clip_store import StoredClips, make_clips
+from swd_video.evaluation.columns import as_json
 from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json, machine_name
 from swd_video.evaluation.report import write_json
+from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row
-from swd_video.evaluation.scores import Judges, Scores, labels_from_captions, row_figures, score_clips
+from swd_video.evaluation.scores import (
+    Judges,
+    Scores,
+    distance_floor,
+    is_spread_over,
+    labels_from_captions,
+    row_figures,
+    score_clips,
+)
 
 RESULT_NAME = "evaluation.json"
 
@@ -49,12 +59,14 @@ class Evaluation:
 
     Attributes:
         tasks: Rows in the order of the table.
-        reference: Key of the row whose diversity and motion count as 1.
+        reference: Key of the row whose motion and sharpness count as 1.
         real: Real clips that distances are measured to; None measures them to the reference row's.
         judges: What measures clips.
         seed: Of the noise.
         batch_size: Clips made at once.
         cost: None measures no cost.
+        margins: See `Results`.
+        pairs: See `Results`.
         about: What the results say of how they were made.
     """
 
@@ -65,40 +77,9 @@ class Evaluation:
     seed: int
     batch_size: int
     cost: CostTask | None
+    margins: Mapping[str, float] = field(default_factory=dict)
+    pairs: Sequence[tuple[str, str]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Results:
-    """What an evaluation found.
-
-    Attributes:
-        rows: Key, title, figures and clips of every row.
-        reference: Key of the row whose diversity and motion count as 1.
-        about: How it was made.
-    """
-
-    rows: Sequence["RowResult"]
-    reference: str
-    about: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `evaluation.json` holds."""
-        return {
-            "about": dict(self.about),
-            "reference": self.reference,
-            "rows": {row.key: {"title": row.title, **row.figures} for row in self.rows},
-        }
-
-
-@dataclass(frozen=True)
-class RowResult:
-    """One row's figures and clips."""
-
-    key: str
-    title: str
-    figures: Figures
-    clips: StoredClips
 
 
 def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
@@ -129,16 +110,14 @@ def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
         clips, scores = rows[key]
         # The distance of a set to itself says nothing.
         reference = real if real is not None else None if key == evaluation.reference else baseline
-        features = None if reference is None else reference.features
-        figures: Figures = {
-            **row_figures(scores, baseline, features, labels[key]),
-            **costs.get(key, {}),
-        }
+        figures: Figures = {**row_figures(scores, baseline, reference, labels[key]), **costs.get(key, {})}
         results.append(RowResult(key, task.row.title, figures, clips))
+    title = next(task.row.title for task in evaluation.tasks if task.row.key == evaluation.reference)
     about = {
         **evaluation.about,
         "clips": {row.key: len(row.clips.captions) for row in results},
         "distances_to": "real clips" if real is not None else f"the clips of {evaluation.reference}",
+        "spread_of": "real clips" if real is not None and is_spread_over(real, baseline) else title,
         "real_clips": None if real is None else len(real.captions),
         "encoder": evaluation.judges.encoder.name,
         "frame_encoder": evaluation.judges.frame_encoder.name,
@@ -147,8 +126,9 @@ def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
         "torch": torch.__version__,
         "machine": machine_name(),
     }
-    found = Results(results, evaluation.reference, about)
-    write_json(out / RESULT_NAME, found.as_dict())
+    floor = {} if real is None else distance_floor(real)
+    found = Results(results, evaluation.reference, about, floor, evaluation.margins, evaluation.pairs)
+    write_json(out / RESULT_NAME, as_json(found))
     return found
 
 

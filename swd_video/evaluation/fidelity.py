@@ -47,10 +47,14 @@ def kernel_distance(
 ) -> float:
     """Unbiased squared MMD, kernel `(x . y / d + 1)^3`: zero on average for two sets of one distribution.
 
+    So of two such sets it comes out below zero about as often as above.
     Source: Binkowski et al., *Demystifying MMD GANs* (arXiv 1801.01401), Eq. 4 and section 4 (KID).
     """
     _check_sets(features, reference)
-    return _KernelMmd(features, reference)(np.ones(len(features)))
+    kernel = _KernelMmd(
+        features, reference, np.arange(len(features)), len(features) + np.arange(len(reference))
+    )
+    return kernel(np.ones(len(features)))
 
 
 def frechet_estimate(
@@ -77,34 +81,77 @@ def kernel_estimate(
     features: Float[np.ndarray, "samples features"],
     reference: Float[np.ndarray, "references reference_features"],
     groups: Int[np.ndarray, " samples"] | None = None,
+    reference_groups: Int[np.ndarray, " references"] | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Kernel distance with a normal bootstrap interval over prompts; the reference is held fixed."""
+    """Kernel distance with a normal bootstrap interval over prompts.
+
+    Two clips of one prompt are more alike than two of the distribution, so such pairs never count, within a set or
+    across; then the distance is unbiased however often either set holds a prompt. Where the reference holds a row's
+    prompts, it is resampled with them, else it is held fixed.
+
+    Args:
+        features: Features of the clips to judge.
+        reference: Features of real clips.
+        groups: Prompt of every sample; with fewer than two prompts each clip stands for itself.
+        reference_groups: Prompt of every reference in the same numbering.
+        resamples: Number of bootstrap draws.
+        seed: Seed of the draws.
+    """
     _check_sets(features, reference)
-    return bootstrap_statistic(
-        _KernelMmd(features, reference), len(features), groups, resamples=resamples, seed=seed
-    )
+    several = all(g is not None and len(np.unique(g)) > 1 for g in (groups, reference_groups))
+    if groups is None or reference_groups is None or not several:
+        groups, reference_groups = np.arange(len(features)), len(features) + np.arange(len(reference))
+    kernel = _KernelMmd(features, reference, groups, reference_groups)
+    return bootstrap_statistic(kernel, len(features), groups, resamples=resamples, seed=seed)
 
 
 class _KernelMmd:
-    """Unbiased MMD^2 as a function of sample weights; pairs of one sample with itself never count."""
+    """Unbiased MMD^2 as a function of sample weights; pairs that share a group never count.
 
-    def __init__(self, features: np.ndarray, reference: np.ndarray) -> None:
-        x, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-        width = x.shape[1]
-        self.within = (x @ x.T / width + 1.0) ** 3
-        np.fill_diagonal(self.within, 0.0)
-        self.across = ((x @ y.T / width + 1.0) ** 3).mean(axis=1)
-        reference_kernel = (y @ y.T / width + 1.0) ** 3
-        m = len(y)
-        self.reference = (reference_kernel.sum() - np.trace(reference_kernel)) / (m * (m - 1))
+    Sums over all pairs are kept by pairs of groups, since resampling draws whole groups.
+    """
+
+    def __init__(
+        self, features: np.ndarray, reference: np.ndarray, groups: np.ndarray, reference_groups: np.ndarray
+    ) -> None:
+        names, self._first, self._sizes = np.unique(groups, return_index=True, return_counts=True)
+        others, self._other_sizes = np.unique(reference_groups, return_counts=True)
+        same = names[:, None] == others[None, :]
+        # For each group of the reference that of the samples which it shares, -1 where there is none.
+        self._partner = np.where(same.any(axis=0), same.argmax(axis=0), -1)
+        self._same = same.astype(np.float64)
+        x = np.asarray(features, dtype=np.float64)[np.argsort(groups, kind="stable")]
+        y = np.asarray(reference, dtype=np.float64)[np.argsort(reference_groups, kind="stable")]
+        self._within = _sums_of_kernel(x, x, self._sizes, self._sizes)
+        self._reference = _sums_of_kernel(y, y, self._other_sizes, self._other_sizes)
+        self._across = _sums_of_kernel(x, y, self._sizes, self._other_sizes) * (1.0 - self._same)
+        for sums in (self._within, self._reference):
+            np.fill_diagonal(sums, 0.0)
 
     def __call__(self, weights: Float[np.ndarray, " samples"]) -> float:
-        pairs = weights.sum() ** 2 - (weights**2).sum()
-        within = weights @ self.within @ weights / pairs
-        return float(within + self.reference - 2.0 * (weights @ self.across) / weights.sum())
+        w = weights[self._first]
+        v = np.where(self._partner < 0, 1.0, w[self._partner])
+        ours, theirs = w * self._sizes, v * self._other_sizes
+        within = _mean_of_pairs(w @ self._within @ w, ours.sum() ** 2 - (ours**2).sum())
+        reference = _mean_of_pairs(v @ self._reference @ v, theirs.sum() ** 2 - (theirs**2).sum())
+        across = _mean_of_pairs(
+            w @ self._across @ v, ours.sum() * theirs.sum() - float(ours @ self._same @ theirs)
+        )
+        return within + reference - 2.0 * across
+
+
+def _sums_of_kernel(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The kernel summed over the pairs of every two groups; samples lie sorted by group."""
+    kernel = (x @ y.T / x.shape[1] + 1.0) ** 3
+    starts, other_starts = (np.cumsum(counts) - counts for counts in (sizes, others))
+    return np.asarray(np.add.reduceat(np.add.reduceat(kernel, starts, axis=0), other_starts, axis=1))
+
+
+def _mean_of_pairs(total: float, pairs: float) -> float:
+    return float(total) / pairs if pairs > 0 else float("nan")
 
 
 def _check_sets(features: np.ndarray, reference: np.ndarray) -> None:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 CONFIDENCE = 0.95
+NORMAL = 1.959964
+"""What 95 % of a normal distribution lie within, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -19,20 +21,26 @@ class Estimate:
         low: Lower end of the interval.
         high: Upper end of the interval.
         count: How many samples it was computed from.
+        draws: The figure in each bootstrap resample. Two figures over the same groups are resampled alike, so that
+            their difference has draws too; None where it was read from a file.
+        groups: How many independent groups (prompts) were resampled.
+        resolution: Half the width that no interval of a difference falls below; see `bootstrap_share`.
     """
 
     value: float
     low: float
     high: float
     count: int
-
-    def overlaps(self, other: "Estimate") -> bool:
-        """Whether the two intervals share a point, in which case the figures are called equal."""
-        return self.low <= other.high and other.low <= self.high
+    draws: Float[np.ndarray, " resamples"] | None = field(default=None, compare=False, repr=False)
+    groups: int = field(default=0, compare=False)
+    resolution: float = field(default=0.0, compare=False)
 
     def scaled(self, factor: float) -> "Estimate":
         """The same figure in another unit (`factor` > 0)."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.count)
+        draws = None if self.draws is None else self.draws * factor
+        value, low, high = (number * factor for number in (self.value, self.low, self.high))
+        resolution = self.resolution * factor
+        return replace(self, value=value, low=low, high=high, draws=draws, resolution=resolution)
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain numbers for JSON."""
@@ -81,8 +89,8 @@ def bootstrap_mean(
     """Mean with a percentile bootstrap interval of 95 %."""
     values = np.asarray(values, dtype=np.float64)
     weights = bootstrap_weights(groups, len(values), resamples=resamples, seed=seed)
-    low, high = _percentiles(weights @ values / weights.sum(axis=1))
-    return Estimate(float(values.mean()), low, high, len(values))
+    draws = weights @ values / weights.sum(axis=1)
+    return _from_draws(float(values.mean()), draws, len(values), _count_groups(groups, len(values)))
 
 
 def bootstrap_share(
@@ -95,16 +103,17 @@ def bootstrap_share(
     """Share of hits with a bootstrap interval.
 
     Where every sample or none is a hit all resamples agree and the bootstrap would claim certainty; the
-    open end is then the exact binomial bound `(alpha / 2) ** (1 / groups)`.
+    open end is then the exact binomial bound `(alpha / 2) ** (1 / groups)`. The same bound says how rarely two rows
+    that agree on every sample might still differ, so it is the resolution of their difference.
     Source: Clopper and Pearson, 1934 (zero-failure case).
     """
     estimate = bootstrap_mean(np.asarray(hits, dtype=np.float64), groups, resamples=resamples, seed=seed)
-    independent = int(group_indices(groups, len(hits)).max()) + 1
-    bound = float(((1.0 - CONFIDENCE) / 2.0) ** (1.0 / independent))
+    bound = float(((1.0 - CONFIDENCE) / 2.0) ** (1.0 / estimate.groups))
+    estimate = replace(estimate, resolution=1.0 - bound)
     if estimate.value == 1.0:
-        return Estimate(1.0, bound, 1.0, estimate.count)
+        return replace(estimate, low=bound)
     if estimate.value == 0.0:
-        return Estimate(0.0, 0.0, 1.0 - bound, estimate.count)
+        return replace(estimate, high=1.0 - bound)
     return estimate
 
 
@@ -132,10 +141,8 @@ def bootstrap_ratio(
         raise ValueError(
             f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
         )
-    below = weights @ bottom
-    usable = below > 0
-    low, high = _percentiles((weights @ top)[usable] / below[usable])
-    return Estimate(float(top.mean() / bottom.mean()), low, high, len(top))
+    draws = _quotients(weights @ top, weights @ bottom)
+    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
 
 
 def bootstrap_ratio_unpaired(
@@ -164,9 +171,8 @@ def bootstrap_ratio_unpaired(
             (bottom, bootstrap_weights(denominator_groups, len(bottom), resamples=resamples, seed=seed + 1)),
         )
     )
-    usable = below > 0
-    low, high = _percentiles(above[usable] / below[usable])
-    return Estimate(float(top.mean() / bottom.mean()), low, high, len(top))
+    draws = _quotients(above, below)
+    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
 
 
 def bootstrap_statistic(
@@ -190,12 +196,24 @@ def bootstrap_statistic(
         seed: Seed of the draws.
     """
     value = statistic(np.ones(samples))
-    draws = [statistic(w) for w in bootstrap_weights(groups, samples, resamples=resamples, seed=seed)]
-    reach = 1.959964 * float(np.std(draws, ddof=1)) if len(draws) > 1 else math.inf
-    return Estimate(value, value - reach, value + reach, samples)
+    weights = bootstrap_weights(groups, samples, resamples=resamples, seed=seed)
+    draws = np.array([statistic(w) for w in weights])
+    # Not defined where all draws fall on one prompt, as they may with two.
+    reach = NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
+    return Estimate(
+        value, value - reach, value + reach, samples, draws=draws, groups=_count_groups(groups, samples)
+    )
 
 
-def _percentiles(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+def _from_draws(value: float, draws: np.ndarray, count: int, groups: int) -> Estimate:
     tail = 50.0 * (1.0 - CONFIDENCE)
-    low, high = np.percentile(draws, [tail, 100.0 - tail])
-    return float(low), float(high)
+    low, high = np.nanpercentile(draws, [tail, 100.0 - tail])
+    return Estimate(value, float(low), float(high), count, draws=draws, groups=groups)
+
+
+def _quotients(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def _count_groups(groups: np.ndarray | None, samples: int) -> int:
+    return int(group_indices(groups, samples).max()) + 1

@@ -16,10 +16,11 @@ from jaxtyping import UInt8
 from torch.nn import functional
 
 from swd_video.data.video import write_preview, write_video
-from swd_video.evaluation.columns import Metric, metrics_of
-from swd_video.evaluation.evaluate import Results, RowResult
+from swd_video.evaluation.columns import Metric, compared_metrics, metrics_of
 from swd_video.evaluation.interval import Estimate
-from swd_video.evaluation.report import format_figure, write_text
+from swd_video.evaluation.report import format_figure
+from swd_video.evaluation.results import Results, RowResult
+from swd_video.files import write_text
 
 PAGE_NAME = "index.html"
 _TEMPLATE = "page.html.jinja"
@@ -94,8 +95,13 @@ def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, 
         }
         for row in results.rows
     ]
+    floor = [format_figure(results.floor.get(m.key), m.digits, interval=m.interval) for m in metrics]
     text = environment.get_template(_TEMPLATE).render(
         about=results.about,
+        floor=floor if results.floor else None,
+        compared=compared_metrics(results),
+        margins={m.key: f"{results.margin(m.key):.{m.digits}f}" for m in compared_metrics(results)},
+        comparisons=_comparisons(results),
         record=json.dumps(dict(results.about), indent=2, ensure_ascii=False),
         metrics=metrics,
         rows=rows,
@@ -113,6 +119,25 @@ def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, 
         ],
     )
     write_text(path, text)
+
+
+def _comparisons(results: Results) -> list[dict[str, Any]]:
+    """A table for each row that others are held against; its cells are the figure, its interval and the verdict."""
+    tables = []
+    for theirs in dict.fromkeys(theirs for _, theirs in results.pairs):
+        rows = []
+        for ours in (ours for ours, other in results.pairs if other == theirs):
+            cells = []
+            for m in compared_metrics(results):
+                found = results.compare(ours, theirs, m.key, m.better)
+                ends = "" if found is None else f"[{found.low:.{m.digits}f}, {found.high:.{m.digits}f}]"
+                value = "–" if found is None else f"{found.value:+.{m.digits}f}"
+                cells.append(
+                    {"value": value, "ends": ends, "verdict": "" if found is None else found.verdict}
+                )
+            rows.append({"title": results.row(ours).title, "cells": cells})
+        tables.append({"title": results.row(theirs).title, "rows": rows})
+    return tables
 
 
 def choose_shown(results: Results, count: int) -> list[str]:

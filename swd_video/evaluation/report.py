@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swd_video.evaluation.difference import Difference
 from swd_video.evaluation.interval import Estimate
+from swd_video.files import write_text
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,9 @@ def markdown_table(
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write JSON under a temporary name, then move it in place; dataclasses become objects, NaN null."""
+    """Write JSON whole; estimates and differences become objects, NaN null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text under a temporary name, then move it in place."""
-    # Of this process alone: several may be writing the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def check_markers(path: Path, name: str) -> None:
@@ -103,8 +96,8 @@ def _split(path: Path, name: str) -> tuple[str, str]:
 
 
 def _plain(data: object) -> Any:
-    if is_dataclass(data) and not isinstance(data, type):
-        return _plain(asdict(data))
+    if isinstance(data, Estimate | Difference):
+        return _plain(data.as_dict())
     if isinstance(data, Mapping):
         return {str(key): _plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

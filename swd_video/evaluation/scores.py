@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -12,7 +13,7 @@ from jaxtyping import Int
 from swd_video.evaluation.adherence import AttributeJudge, adherence
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
 from swd_video.evaluation.consistency import subject_consistency
-from swd_video.evaluation.diversity import diversity_share, prompt_diversity
+from swd_video.evaluation.diversity import diversity_share, prompt_diversity, thumbnail
 from swd_video.evaluation.encoders import FrameFeatures, VideoFeatures, pool_frames
 from swd_video.evaluation.fidelity import frechet_estimate, kernel_estimate
 from swd_video.evaluation.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_ratio_unpaired
@@ -30,6 +31,7 @@ class Scores:
     Attributes:
         captions: What the clip was asked to show.
         features: Of the encoder.
+        thumbnails: See `thumbnail`.
         flow: Mean length of the optical flow, in pixels a frame.
         sharpness: See `sharpness`.
         flicker: See `flicker_score`.
@@ -39,6 +41,7 @@ class Scores:
 
     captions: tuple[str, ...]
     features: np.ndarray
+    thumbnails: np.ndarray
     flow: np.ndarray
     sharpness: np.ndarray
     flicker: np.ndarray
@@ -81,6 +84,7 @@ class Judges:
         read = {} if self.judge is None else self.judge.predict(frames)
         return {
             "features": pool_frames(per_frame) if shared else self.encoder(frames),
+            "thumbnails": np.stack([thumbnail(clip) for clip in frames]),
             "consistency": subject_consistency(per_frame),
             "flow": np.array([flow_magnitude(clip, self.flow) for clip in frames]),
             "sharpness": np.array([sharpness(clip) for clip in frames]),
@@ -107,40 +111,58 @@ def score_clips(clips: StoredClips, judges: Judges) -> Scores:
 
 
 def row_figures(
-    scores: Scores, baseline: Scores, reference: np.ndarray | None, labels: Mapping[str, np.ndarray]
+    scores: Scores, baseline: Scores, reference: Scores | None, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Estimate]:
     """The quality figures of one row; intervals resample prompts.
 
-    Clips and reference hold every prompt about equally often, so that two clips of one row share a prompt a
-    little more rarely than a clip and a reference do: the kernel distance of real clips lies just below zero.
-
     Args:
         scores: Of the row.
-        baseline: Of the row whose diversity, motion and sharpness count as 1.
-        reference: Features that distances are measured to; None measures none.
+        baseline: Of the row whose motion and sharpness count as 1.
+        reference: Of the clips that distances are measured to, real ones mostly; None measures none. Where they hold
+            several samples of each of the baseline's prompts, their diversity and spread count as 1, else the
+            baseline's.
         labels: The classes that the row's captions ask for, by attribute; empty without a judge.
     """
     prompts = scores.prompts
     read = adherence({name: scores.predictions[name] for name in labels}, labels, prompts) if labels else {}
     figures = {f"adherence_{name}": share for name, share in read.items()}
     if reference is not None:
-        figures["frechet"] = frechet_estimate(scores.features, reference, prompts)
-        figures["kernel"] = kernel_estimate(scores.features, reference, prompts).scaled(1000.0)
+        figures |= distances(scores, reference)
     figures["flow"] = _share("flow", scores, baseline)
     figures["flow_px"] = bootstrap_mean(scores.flow, prompts)
     figures["sharpness"] = _share("sharpness", scores, baseline)
     figures["flicker"] = bootstrap_mean(scores.flicker, prompts)
     figures["consistency"] = bootstrap_mean(scores.consistency, prompts)
-    spread, theirs = _spread(scores), _spread(baseline)
-    if spread.keys() & theirs.keys():
-        numbers = {caption: number for number, caption in enumerate(sorted(spread.keys() | theirs.keys()))}
-        figures["diversity"] = diversity_share(
-            {numbers[caption]: value for caption, value in spread.items()},
-            {numbers[caption]: value for caption, value in theirs.items()},
-        )
-    if spread:
-        figures["diversity_distance"] = bootstrap_mean(np.array(list(spread.values())))
+    compared = reference if reference is not None and is_spread_over(reference, baseline) else baseline
+    for name, field in (("diversity", "features"), ("spread", "thumbnails")):
+        figures |= _diversity(name, field, scores, compared)
     return figures
+
+
+def distances(scores: Scores, reference: Scores) -> dict[str, Estimate]:
+    """How far a row's features lie from others' as a whole."""
+    numbers = _numbers(scores, reference)
+    ours, theirs = (np.array([numbers[c] for c in s.captions]) for s in (scores, reference))
+    return {
+        "kernel": kernel_estimate(scores.features, reference.features, ours, theirs),
+        "frechet": frechet_estimate(scores.features, reference.features, ours),
+    }
+
+
+def distance_floor(reference: Scores) -> dict[str, Estimate]:
+    """Distances of one half of the reference clips to the other: what clips of no fault at all would have.
+
+    A prompt's clips are dealt to the halves in turn. With half the clips the Frechet distance is larger than with all.
+    """
+    order = np.argsort(reference.prompts, kind="stable")
+    first, second = (_taken(reference, order[start::2]) for start in (0, 1))
+    return distances(first, second)
+
+
+def is_spread_over(reference: Scores, baseline: Scores) -> bool:
+    """Whether the reference has two samples or more of every prompt of the baseline's."""
+    counts = Counter(reference.captions)
+    return all(counts[caption] > 1 for caption in set(baseline.captions))
 
 
 def labels_from_captions(
@@ -169,12 +191,34 @@ def _class_in(caption: str, attribute: str, names: Sequence[str]) -> int:
     return list(names).index(widest[0])
 
 
-def _spread(scores: Scores) -> dict[str, float]:
-    names = np.unique(scores.captions)
-    return {
-        str(names[number]): value
-        for number, value in prompt_diversity(scores.features, scores.prompts).items()
+def _taken(scores: Scores, indices: np.ndarray) -> Scores:
+    arrays = {
+        field.name: getattr(scores, field.name)[indices]
+        for field in fields(Scores)
+        if field.name not in ("captions", "predictions")
     }
+    captions = tuple(scores.captions[index] for index in indices)
+    return Scores(captions, predictions={k: v[indices] for k, v in scores.predictions.items()}, **arrays)
+
+
+def _numbers(*rows: Scores) -> dict[str, int]:
+    """A number for each caption of these rows, in the captions' order whatever the rows."""
+    return {caption: n for n, caption in enumerate(sorted({c for row in rows for c in row.captions}))}
+
+
+def _diversity(name: str, field: str, scores: Scores, compared: Scores) -> dict[str, Estimate]:
+    """How far samples of a prompt lie apart, as it is and as a share of other clips'."""
+    numbers = _numbers(scores, compared)
+    spread, theirs = (
+        prompt_diversity(getattr(row, field), np.array([numbers[c] for c in row.captions]))
+        for row in (scores, compared)
+    )
+    figures = {}
+    if spread.keys() & theirs.keys():
+        figures[name] = diversity_share(spread, theirs)
+    if spread:
+        figures[f"{name}_distance"] = bootstrap_mean(np.array(list(spread.values())))
+    return figures
 
 
 def _share(name: str, scores: Scores, baseline: Scores) -> Estimate:

@@ -20,6 +20,7 @@ from swd_video.data.shards import Shard
 from swd_video.data.video import write_video
 from swd_video.evaluation.report import write_json
 from swd_video.evaluation.rows import PromptRequest, Row
+from swd_video.files import remove_leftovers
 
 RECORD_NAME = "vbench.json"
 VIDEOS_FOLDER = "videos"
@@ -161,8 +162,8 @@ def write_bench(
         left = (time.monotonic() - began) / done * (len(missing) - done)
         print(f"{done} of {len(missing)} batches, about {left:.0f} s left", file=sys.stderr)
     if all((videos / clip.path).is_file() for clip in clips):
-        for leftover in videos.rglob(".*.tmp"):
-            leftover.unlink()
+        for folder in {(videos / clip.path).parent for clip in clips}:
+            remove_leftovers(folder)
     return made
 
 

@@ -49,6 +49,7 @@ def values(
     return {
         "prompts": PROMPTS,
         "reference": "teacher",
+        "margins": {"flow": 0.03},
         "rows": [
             {"kind": "real", "key": "real", "clips": {**real, "count": 4}},
             {"kind": "real", "key": "codec", "clips": {**real, "count": 4}, "through_vae_of": teacher},
@@ -77,8 +78,14 @@ def test_rows_are_made_judged_timed_and_shown_once(
     found = json.loads(capsys.readouterr().out)
     rows = found["rows"]
     assert list(rows) == ["real", "codec", "teacher", "student"]
-    assert rows["teacher"]["diversity"]["value"] == rows["teacher"]["flow"]["value"] == 1.0
-    assert set(rows["student"]) >= {"adherence_colour", "adherence_speed", "frechet", "kernel", "consistency"}
+    assert rows["teacher"]["flow"]["value"] == 1.0 and found["about"]["spread_of"] == "real clips"
+    names = {"adherence_colour", "adherence_speed", "frechet", "kernel", "diversity", "spread", "consistency"}
+    assert set(rows["student"]) >= names
+    assert found["floor"]["kernel"]["value"] < rows["student"]["kernel"]["value"]
+    student = found["comparisons"][-1]
+    assert (student["row"], student["against"]) == ("student", "teacher") and len(found["comparisons"]) == 3
+    assert set(student["differences"]) == names - {"frechet"} | {"flow", "sharpness", "flicker"}
+    assert student["differences"]["flow"]["margin"] == 0.03
     assert rows["real"]["frechet"]["value"] < rows["student"]["frechet"]["value"]
     for name, figure in rows["student"].items():
         if isinstance(figure, dict):
@@ -87,12 +94,12 @@ def test_rows_are_made_judged_timed_and_shown_once(
     assert rows["student"]["transformer_tflops"] < rows["teacher"]["transformer_tflops"]
     assert "total_seconds" not in rows["real"]
     assert found["about"]["unrecorded"] == ["student"]
-    assert (out / "table.md").read_text().count("\n| ") == 4
+    assert (out / "table.md").read_text().count("\n| ") == (4 + 1) + (1 + 3)
 
     page = Path(found["page"]).read_text()
     assert page.count("data:video/mp4;base64,") == 2 * 4
     assert "ours &lt;3 stages&gt;" in page and "ours <3" not in page
-    assert page.count("<svg") == page.count("</svg>") == 12
+    assert page.count("<svg") == page.count("</svg>") == 13
     outside = re.findall(r"(?:src|href)=\"(?!data:)[^\"]*|https?://[^\s\"<]*|url\(|@import", page)
     assert outside == []
 

@@ -93,7 +93,7 @@ def test_stopped_and_divided_it_ends_with_the_same_clips(
     assert read_video_metadata(videos / "a red bird-1.mp4")["seed"] == seeds["a red bird-1.mp4"]
 
     os.remove(videos / "a red bird-1.mp4")
-    (videos / ".a red bird-1.mp4.tmp").write_bytes(b"half")
+    (videos / ".a red bird-1.mp4.0123456789abcdef.draft").write_bytes(b"half")
     command("whole")
     assert command("parts", "--shard", "2/2")["missing"] == 2
     assert command("parts", "--shard", "1/2")["missing"] == 0

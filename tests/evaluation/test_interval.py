@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from swd_video.evaluation.interval import (
-    Estimate,
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_share,
@@ -58,11 +57,11 @@ def test_statistic_interval_agrees_with_the_mean_interval() -> None:
     assert normal.high == pytest.approx(percentile.high, abs=0.02)
 
 
-def test_overlap_and_scaling() -> None:
-    a, b, c = Estimate(1.0, 0.9, 1.1, 5), Estimate(1.15, 1.1, 1.2, 5), Estimate(1.3, 1.21, 1.4, 5)
-    assert a.overlaps(b) and b.overlaps(a)
-    assert not a.overlaps(c) and not c.overlaps(b)
-    assert b.scaled(10.0) == Estimate(11.5, 11.0, 12.0, 5)
+def test_scaling_changes_the_unit_of_everything() -> None:
+    estimate = bootstrap_mean(np.arange(5.0))
+    scaled = estimate.scaled(10.0)
+    assert (scaled.value, scaled.high) == (10 * estimate.value, 10 * estimate.high)
+    assert scaled.draws is not None and scaled.draws.max() == 10 * estimate.draws.max()
 
 
 def test_empty_and_mismatched_samples_are_refused() -> None:

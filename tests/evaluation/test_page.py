@@ -1,5 +1,7 @@
 import base64
+import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +9,18 @@ import pytest
 
 from swd_video.data.video import read_video
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
-from swd_video.evaluation.columns import metrics_of
-from swd_video.evaluation.evaluate import Results, RowResult
-from swd_video.evaluation.interval import Estimate
+from swd_video.evaluation.columns import as_json, comparison_table, metrics_of
+from swd_video.evaluation.interval import Estimate, bootstrap_mean
 from swd_video.evaluation.page import choose_shown, clip_address, plot_metric, ticks_between, write_page
+from swd_video.evaluation.results import Results, RowResult
 
 
 def row(key: str, captions: tuple[str, ...], frechet: Estimate | None, folder: Path) -> RowResult:
     frames = np.random.default_rng(0).integers(0, 256, size=(len(captions), 4, 40, 30, 3), dtype=np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     store_arrays(folder / f"{key}.npz", {"frames": frames})
-    figures = {"flow": Estimate(1.0, 0.5, 1.5, 4)} | ({} if frechet is None else {"frechet": frechet})
+    flow = bootstrap_mean(np.arange(4.0) + len(key) + (key == "b") * np.array([0.1, 0.1, 0.12, 0.1]))
+    figures = {"flow": flow} | ({} if frechet is None else {"frechet": frechet})
     clips = StoredClips(folder, (folder / f"{key}.npz",), len(captions), captions, 8.0)
     return RowResult(key, f"row {key}", figures, clips)
 
@@ -37,10 +40,13 @@ def results(tmp_path: Path) -> Results:
         "size": "4x40x30",
         "unrecorded": [],
         "distances_to": "real clips",
+        "spread_of": "real clips",
         "encoder": "net",
         "frame_encoder": "net",
     }
-    return Results(rows, "a", about)
+    pairs = [("b", "a"), ("c", "a")]
+    floor = {"frechet": Estimate(3.0, 2.0, 4.0, 4)}
+    return Results(rows, "a", about, floor, {"flow": 0.05, "kernel": 0.1}, pairs)
 
 
 def test_a_plot_places_figures_in_proportion(results: Results) -> None:
@@ -73,6 +79,25 @@ def test_clips_are_inside_the_page_and_missing_ones_are_said(results: Results, t
     path.write_bytes(base64.b64decode(content))
     frames, fps = read_video(path)
     assert frames.shape == (4, 20, 16, 3) and fps == 8.0
+
+
+def test_differences_stand_beside_the_figures_with_what_they_say(results: Results, tmp_path: Path) -> None:
+    same_prompts = [replace(row, clips=results.rows[0].clips) for row in results.rows]
+    for rows, verdicts in ((same_prompts, ["better", "equal"]), (results.rows, ["", "equal"])):
+        results = replace(results, rows=rows)
+        write_page(tmp_path / "index.html", results, num_prompts=0, samples=1, max_height_px=20)
+        page = (tmp_path / "index.html").read_text()
+        assert page.count("Against row a") == 1 and "margin 0.05" in page
+        table = page.split("Against row a")[1].split("</table>")[0]
+        assert re.findall(r"<em[^>]*>([^<]*)</em>", table) == [
+            "more" if v == "better" else v for v in verdicts
+        ]
+        assert "floor: two halves of real clips" in page and "3.0<small>[2.0, 4.0]" in page
+    found = as_json(results)["comparisons"]
+    assert found[0]["differences"] == {} and found[1]["differences"]["flow"].verdict == "equal"
+    lines = comparison_table(results).splitlines()
+    assert lines[0] == "| | motion, share (margin 0.05) |" and lines[2] == "| row b against row a | – |"
+    assert lines[3] == "| row c against row a | +0.00 [0.00, 0.00] equal |"
 
 
 def test_odd_sizes_become_pictures() -> None:

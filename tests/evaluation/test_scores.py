@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from swd_video.evaluation.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
-from swd_video.evaluation.scores import Scores, labels_from_captions, row_figures
+from swd_video.evaluation.scores import Scores, distance_floor, distances, labels_from_captions, row_figures
 
 CLASSES = {"subject": ("sun", "blue heart", "heart"), "place": ("at sunset", "under a blue sky")}
 
@@ -29,6 +29,7 @@ def scores(captions: tuple[str, ...], flow: list[float], spread: float) -> Score
     return Scores(
         captions,
         features,
+        thumbnails=2 * features,
         flow=lengths,
         sharpness=lengths**2,
         flicker=ones,
@@ -44,13 +45,35 @@ def test_shares_are_of_the_reference() -> None:
     assert figures["flow"].value == figures["flow"].low == figures["flow"].high == 0.5
     assert figures["sharpness"].value == figures["sharpness"].low == figures["sharpness"].high == 0.25
     assert figures["diversity"].value == pytest.approx(0.5)
-    assert "frechet" not in figures
+    assert figures["spread"].value == pytest.approx(0.5) and figures["spread_distance"].value > 0
+    assert "frechet" not in figures and "kernel" not in figures
     shuffled = scores(("b", "a", "a", "b"), [2, 1, 1, 2], 0.5)
     assert row_figures(shuffled, reference, None, {})["flow"] == Estimate(0.5, 0.5, 0.5, 2)
     other = scores(("c", "c", "d", "d"), [1, 1, 2, 2], 0.5)
-    figures = row_figures(other, reference, reference.features, {})
+    figures = row_figures(other, reference, reference, {})
     assert figures["flow"].value == 0.5 and figures["flow"].low < 0.5 < figures["flow"].high
     assert "diversity" not in figures and "diversity_distance" in figures and "frechet" in figures
+
+
+def test_diversity_is_a_share_of_real_clips_where_they_have_samples_of_each_prompt() -> None:
+    captions = ("a", "a", "b", "b")
+    teacher, student = scores(captions, [1, 1, 1, 1], 2.0), scores(captions, [1, 1, 1, 1], 1.0)
+    real = scores((*captions, "c"), [1, 1, 1, 1, 1], 4.0)
+    assert row_figures(student, teacher, real, {})["spread"].value == pytest.approx(0.25)
+    assert row_figures(teacher, teacher, real, {})["diversity"].value == pytest.approx(0.5)
+    once = scores(("a", "a", "b", "c"), [1, 1, 1, 1], 4.0)
+    assert row_figures(student, teacher, once, {})["spread"].value == pytest.approx(0.5)
+
+
+def test_the_floor_compares_clips_of_one_kind() -> None:
+    captions = tuple(f"prompt {n // 4}" for n in range(80))
+    clips = scores(captions, [1.0] * 80, 1.0)
+    floor = distance_floor(clips)
+    assert floor["kernel"].low < 0 < floor["kernel"].high and floor["frechet"].value > 0
+    assert floor["kernel"].count == 40
+    shifted = scores(captions, [1.0] * 80, 1.0)
+    shifted.features[:] += 1.0
+    assert distances(shifted, clips)["kernel"].low > floor["kernel"].high
 
 
 def test_an_unpaired_ratio_is_wider_and_covers() -> None:

@@ -1,5 +1,6 @@
 """The corpus is the same whoever composes it, and its held-out combinations stay out."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from tools.pocket.corpus import (
     compose_clip,
     corpus_specs,
     frame_rate,
-    is_held_out,
     parse_caption,
+    split_of,
     write_prompts,
 )
 
@@ -39,10 +40,20 @@ def centre_of_change(frames: np.ndarray, backdrop: np.ndarray) -> tuple[float, f
 
 
 def test_splits_share_no_combination() -> None:
-    train, held_out = set(combinations("train")), set(combinations("heldout"))
-    assert not train & held_out
-    assert len(train | held_out) == 32 * 6 * 6
-    assert 100 < len(held_out) < 190
+    train, choose, final = (set(combinations(split)) for split in ("train", "choose", "final"))
+    assert not train & choose and not train & final and not choose & final
+    assert len(train | choose | final) == 32 * 6 * 6
+    assert set(combinations("heldout")) == choose | final
+    assert (len(choose), len(final)) == (43, 82)
+    assert all(split_of(*words) == "final" for words in final)
+    with pytest.raises(ValueError, match="one of train, heldout, choose, final"):
+        combinations("test")
+
+
+def test_the_clips_that_networks_learned_from_stay_as_they_are() -> None:
+    """Weights that are shipped were trained on these, in this order."""
+    text = "".join(f"{spec.caption} {spec.seed}\n" for spec in corpus_specs("train", seed=0, count=4032))
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("947170ae70503d6d")
 
 
 def test_every_combination_comes_equally_often() -> None:
@@ -89,11 +100,9 @@ def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
         compose_clip(ClipSpec("tiger", "moving left", "at night", 0))
 
 
-def test_the_prompts_that_the_shipped_evaluation_uses_are_the_held_out_ones(tmp_path: Path) -> None:
-    write_prompts(tmp_path / "prompts.txt", "heldout")
-    shipped = Path(__file__).parents[2] / "configs" / "pocket" / "heldout_prompts.txt"
+def test_the_prompts_of_the_shipped_evaluation_are_those_to_choose_on(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.txt", "choose")
+    shipped = Path(__file__).parents[2] / "configs" / "pocket" / "choose_prompts.txt"
     assert shipped.read_text() == (tmp_path / "prompts.txt").read_text()
     captions = read_prompts(tmp_path / "prompts.txt")
-    assert all(is_held_out(c.subject, c.motion, c.background) for c in map(parse_caption, captions))
-    write_prompts(tmp_path / "prompts.txt", "train")
-    assert not set(read_prompts(tmp_path / "prompts.txt")) & set(captions)
+    assert {split_of(c.subject, c.motion, c.background) for c in map(parse_caption, captions)} == {"choose"}

@@ -13,7 +13,8 @@ from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.interval import Estimate
 from swd_video.models.loading import VideoSpec, write_video_spec
 from tools.pocket.judge import CLASSES
-from tools.pocket.study import MARKER, StudyConfig, all_runs, load_config_as, main, over_seeds
+from tools.pocket.study import MARKER, all_runs, load_config_as, main
+from tools.pocket.study_tables import StudyConfig, over_seeds
 
 STUDIES = {"configs/study/study.yaml": "docs/study.json", "configs/larger/study.yaml": "docs/larger.json"}
 
@@ -77,6 +78,7 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     table = (tmp_path / "study.md").read_text()
     assert "| teacher, 50 (`t50`) |" in table and "| student (`s`): not run yet |" in table
 
+    assert known["t50-0"]["split"] == "choose" and "differences" not in known["t50-0"]
     known["t50-0"]["figures"]["flow"]["value"] = 7.0
     newer = {"digest": "0", "figures": {"flow": 1.0}}  # of a study with more rows
     (tmp_path / "study.json").write_text(json.dumps(known | {"new-0": newer}))
@@ -100,11 +102,33 @@ def test_what_is_known_of_a_teacher_that_is_not_here_stays(
     known = {"s-0": {"digest": "0", "figures": {"flow": 0.25}}}
     (tmp_path / "study.json").write_text(json.dumps(known))
     assert main([*study, "--rows", "s"]) == 0
+    assert "| student (`s`) † |" in (tmp_path / "study.md").read_text()
     assert "0.25" in (tmp_path / "study.md").read_text()
 
     (tmp_path / "study.json").unlink()
     assert main([*study, "--rows", "s"]) == 1
     assert f"there is no model {tmp_path}/gone/teacher yet" in capfd.readouterr().err
+
+
+def test_what_needs_no_training_is_judged_again_and_compared_with_the_first_row(
+    study: list[str], tmp_path: Path
+) -> None:
+    rows = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    rows["groups"][0]["rows"][1] = {"name": "t2", "title": "teacher, 2", "teacher_steps": 2}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(rows))
+    assert main(study) == 0
+    known = json.loads((tmp_path / "study.json").read_text())
+    found = known["t2-0"]
+    assert found["against"] == "t50-0" and set(found["differences"]) >= {"kernel", "flow", "spread"}
+    flow = found["figures"]["flow"]["value"] - known["t50-0"]["figures"]["flow"]["value"]
+    assert found["differences"]["flow"]["value"] == pytest.approx(flow)
+    table = (tmp_path / "study.md").read_text()
+    assert "Differences from the first row:" in table and "†:" in table and "† |" not in table
+
+    old = {"digest": found["digest"], "figures": {"flow": 7.0}}
+    (tmp_path / "study.json").write_text(json.dumps(known | {"t2-0": old}))
+    assert main(study) == 0
+    assert json.loads((tmp_path / "study.json").read_text()) == known
 
 
 def test_a_run_that_another_command_is_at_is_left_to_it(study: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from swd_video.files import whole_file
+
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Write the `state_dict` of everything in `state`, and the number of steps done.
@@ -16,10 +18,9 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: M
         state: networks, optimizers and the like, by name.
         recipe: plain values that the weights depend on.
     """
-    temporary = folder / "checkpoint.pt.part"
     parts = {name: part.state_dict() for name, part in state.items()}
-    torch.save({"step": step, "recipe": dict(recipe), "state": parts}, temporary)
-    temporary.replace(folder / "checkpoint.pt")
+    with whole_file(folder / "checkpoint.pt") as draft:
+        torch.save({"step": step, "recipe": dict(recipe), "state": parts}, draft)
 
 
 def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ the only file that knows npm.
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageSequence
 
 from swd_video.core.grid import PixelSize
+from swd_video.files import whole_file, write_text
 
 EMOJI_FOLDER = Path(os.environ.get("SWD_POCKET_EMOJI", "out/pocket/emoji"))
 FPS = 12.0
@@ -87,7 +89,11 @@ BACKGROUNDS = (
     "on a sandy beach",
     "in the snow",
 )
+SPLITS = ("train", "heldout", "choose", "final")
+"""Of combinations: what networks may learn, what they may not, and of the latter what students are chosen on and what
+only the final table shows."""
 _HELD_OUT_ONE_IN = 8
+_CHOOSE_ONE_IN = 3
 
 
 @dataclass(frozen=True)
@@ -120,32 +126,35 @@ def parse_caption(caption: str, seed: int = 0) -> ClipSpec:
     raise ValueError(f"caption {caption!r}: expected 'a SUBJECT MOTION BACKGROUND' in the corpus's words.")
 
 
-def is_held_out(subject: str, motion: str, background: str) -> bool:
-    """Whether this combination is kept from every network: one in eight, settled by a hash of its words."""
+def split_of(subject: str, motion: str, background: str) -> str:
+    """Which part this combination belongs to, settled by a hash of its words.
+
+    Returns:
+        "train"; or, of the one in eight that is kept from every network, "choose" for one in three and "final" for the
+        others.
+    """
     digest = hashlib.sha256(f"{subject}|{motion}|{background}".encode()).digest()
-    return digest[0] % _HELD_OUT_ONE_IN == 0
+    if digest[0] % _HELD_OUT_ONE_IN:
+        return "train"
+    return "final" if digest[1] % _CHOOSE_ONE_IN else "choose"
 
 
 def combinations(split: str) -> list[tuple[str, str, str]]:
     """All (subject, motion, background) of a split, in a fixed order.
 
     Args:
-        split: "train" or "heldout".
+        split: one of `SPLITS`; "heldout" is "choose" and "final" together.
     """
-    if split not in ("train", "heldout"):
-        raise ValueError(f"split: got {split!r}, expected 'train' or 'heldout'.")
-    return [
-        (subject, motion, background)
-        for subject in SUBJECTS
-        for motion in MOTIONS
-        for background in BACKGROUNDS
-        if is_held_out(subject, motion, background) == (split == "heldout")
-    ]
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
+    wanted = ("choose", "final") if split == "heldout" else (split,)
+    every = itertools.product(SUBJECTS, MOTIONS, BACKGROUNDS)
+    return [words for words in every if split_of(*words) in wanted]
 
 
 def corpus_specs(split: str, seed: int, count: int) -> list[ClipSpec]:
     """`count` clips of a split, every combination equally often, in an order shuffled by `seed`."""
-    rng = np.random.default_rng([seed, split == "heldout"])
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
     pool = combinations(split)
     specs: list[ClipSpec] = []
     while len(specs) < count:
@@ -300,9 +309,8 @@ def fetch(folder: Path = EMOJI_FOLDER) -> None:
                     name = Path(member.name).name
                     source = files.extractfile(member) if name in wanted else None
                     if source is not None:
-                        temporary = folder / f"{name}.part"
-                        temporary.write_bytes(source.read())
-                        temporary.replace(folder / name)
+                        with whole_file(folder / name) as draft:
+                            draft.write_bytes(source.read())
     missing = sorted(name for name in wanted if not (folder / name).exists())
     if missing:
         raise FileNotFoundError(f"the packages do not hold {missing}.")
@@ -332,18 +340,14 @@ def build(
     items = list(enumerate(corpus_specs(split, seed, count)))
     with ProcessPoolExecutor(workers) as pool:
         lines = list(pool.map(partial(_write_clip, folder, size), items, chunksize=16))
-    temporary = folder / "manifest.jsonl.part"
-    temporary.write_text("\n".join(lines) + "\n")
-    temporary.replace(folder / "manifest.jsonl")
+    write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
     print(f"{len(lines)} clips in {folder}", file=sys.stderr)
 
 
 def write_prompts(path: Path, split: str) -> None:
     """Write the caption of every combination of a split, one a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text("".join(f"{ClipSpec(*words, 0).caption}\n" for words in combinations(split)))
-    temporary.replace(path)
+    write_text(path, "".join(f"{ClipSpec(*words, 0).caption}\n" for words in combinations(split)))
 
 
 def main() -> None:
@@ -353,14 +357,14 @@ def main() -> None:
     commands.add_parser("fetch", help="download the animations")
     builder = commands.add_parser("build", help="compose clips into a folder with a manifest")
     builder.add_argument("--out", type=Path, required=True)
-    builder.add_argument("--split", choices=("train", "heldout"), default="train")
+    builder.add_argument("--split", choices=SPLITS, default="train")
     builder.add_argument("--count", type=int, default=4032)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
     builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     lister = commands.add_parser("prompts", help="write the captions of a split, one a line")
     lister.add_argument("--out", type=Path, required=True)
-    lister.add_argument("--split", choices=("train", "heldout"), default="train")
+    lister.add_argument("--split", choices=SPLITS, default="train")
     arguments = parser.parse_args()
     if arguments.command == "prompts":
         write_prompts(arguments.out, arguments.split)

@@ -11,7 +11,7 @@ share stand those from frame to frame: they dip where one latent frame of a stag
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +82,7 @@ def shares_by_stage(options: HandoverOptions) -> dict[int, FlowShare]:
         raise ValueError(
             f"{options.student}: its clips are {size}, the teacher's {teacher.spec.training_size}; name its teacher."
         )
-    specs = evaluation_specs(options.seed, options.count, samples_per_prompt=2)
+    specs = evaluation_specs("choose", options.seed, options.count, samples_per_prompt=2)
     row = teacher_row(
         f"teacher-{options.steps}",
         "teacher",
@@ -143,7 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json_output:
-        print(json.dumps({stage: asdict(share) for stage, share in shares.items()}))
+        plain = {
+            stage: {"clips": share.clips.as_dict(), "frame_to_frame": share.frame_to_frame}
+            for stage, share in shares.items()
+        }
+        print(json.dumps(plain))
         return 0
     for stage, share in shares.items():
         whole = share.clips

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence, to_pixels
+from swd_video.files import whole_file
 from tools.pocket import corpus
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec, compose_clip, corpus_specs
@@ -79,10 +80,8 @@ def compose_shards(
             if not path.exists():
                 chunk = specs[start : start + _SHARD_CLIPS]
                 clips = [judge.prepare(clip[None]) for clip in pool.map(compose_clip, chunk, chunksize=8)]
-                temporary = path.with_suffix(".part")
-                with temporary.open("wb") as file:
+                with whole_file(path) as draft, draft.open("wb") as file:
                     np.save(file, torch.cat(clips).numpy())
-                temporary.replace(path)
                 print(f"{folder.name}: {start + len(chunk)} of {len(specs)} clips", file=sys.stderr)
             shards.append(np.load(path, mmap_mode="r"))
     return shards

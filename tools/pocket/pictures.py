@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
+from swd_video.files import whole_file
 from tools.pocket.corpus import CLIP_SIZE, compose_clip, corpus_specs
 
 
@@ -25,9 +26,8 @@ def composed_frames(
             clips = list(
                 pool.map(partial(compose_clip, size=size), corpus_specs(split, seed, count), chunksize=16)
             )
-        temporary = path.with_suffix(".part.npy")
-        np.save(temporary, np.stack(clips))
-        temporary.replace(path)
+        with whole_file(path) as draft, draft.open("wb") as file:
+            np.save(file, np.stack(clips))
     return np.load(path, mmap_mode="r")
 
 

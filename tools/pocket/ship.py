@@ -6,12 +6,12 @@ Either may be left out. The shipped student names the shipped teacher as its own
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
 
+from swd_video.files import whole_folder
 from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
 from swd_video.pipelines.export import forget_origin
 from swd_video.pipelines.loading import read_student_record, save_student
@@ -22,13 +22,10 @@ TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
 
 def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
     """Write the teacher's folder, whole or not at all."""
-    draft, target = assets / f".{TEACHER}.part", assets / TEACHER
-    shutil.rmtree(draft, ignore_errors=True)
-    load_teacher(source).to(torch.float16).save_pretrained(draft)
-    write_video_spec(draft, read_video_spec(source))
-    forget_origin(draft)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.replace(target)
+    with whole_folder(assets / TEACHER) as draft:
+        load_teacher(source).to(torch.float16).save_pretrained(draft)
+        write_video_spec(draft, read_video_spec(source))
+        forget_origin(draft)
 
 
 def ship_student(source: Path, assets: Path = ASSETS) -> None:

@@ -4,10 +4,11 @@ r"""The study of docs/study.md: students of equal data and iterations that diffe
     python -m tools.pocket.study --rows rbf motion   # some rows
     python -m tools.pocket.study --commands          # the command of every run, to be started by hand
 
-A row is distilled by `swd-video distill`, and its clips of held-out prompts are judged by networks that no loss used.
-Figures go to docs/study.json as soon as they are known, with a digest of all that they depend on: a run that stands
-there with the same digest is not made again. Stopped at any moment, the command goes on. Started several times side by
-side, each takes the runs that no other is at.
+A row is distilled by `swd-video distill`, and its clips of the held-out prompts that are there to choose on (split
+"choose"; the final table has others) are judged by networks that no loss used. Rows are compared with the first of
+their table by paired differences. All goes to docs/study.json as soon as it is known, with a digest of what it depends
+on: a run that stands there with the same digest is not made again. Stopped at any moment, the command goes on. Started
+several times side by side, each takes the runs that no other is at.
 """
 
 import hashlib
@@ -21,29 +22,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from filelock import FileLock, Timeout
-from pydantic import Field, PositiveInt
 
 from swd_video.cli.main import main as swd_video
 from swd_video.config.load import flatten, load_config, load_config_as
 from swd_video.config.schema import DistillConfig
-from swd_video.config.section import Section
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
-from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.cost import figures_from_json
+from swd_video.evaluation.clip_store import StoredClips, make_clips
+from swd_video.evaluation.columns import as_json
 from swd_video.evaluation.encoders import ImageNetVideoFeatures
-from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.report import (
-    Column,
     check_markers,
-    markdown_table,
     replace_between_markers,
     write_json,
 )
+from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
 from swd_video.evaluation.speed import count_tflops, with_upsampler
@@ -51,20 +47,11 @@ from swd_video.models.loading import load_model, read_video_spec, resolve_model_
 from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import attribute_labels
-from tools.pocket.rows import composed_row, evaluation_specs
+from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
+from tools.pocket.study_tables import RowConfig, StudyConfig, about, render
 
 MARKER = "study tables"
-COLUMNS = (
-    Column("adherence_subject", "subject"),
-    Column("adherence_motion", "motion"),
-    Column("adherence_background", "background"),
-    Column("frechet", "Frechet ↓", 0),
-    Column("diversity", "diversity"),
-    Column("flow", "optical flow"),
-    Column("sharpness", "sharpness"),
-    Column("consistency", "consistency", 3, interval=False),
-    Column("transformer_tflops", "TFLOPs ↓", 4),
-)
+SPLIT = "choose"
 # Where a run writes and how often it tells change nothing in what comes out.
 _NO_MATTER = (
     "architecture",
@@ -81,38 +68,6 @@ _NO_MATTER = (
 )
 # Keys that came after figures were known, at the value that those were made with.
 _SINCE = {"upsampler": None}
-
-
-class RowConfig(Section):
-    """A student, or the teacher in so many steps."""
-
-    name: str = Field(pattern=r"[a-z0-9-]+")
-    """Of its folders and for `--rows`."""
-    title: str
-    """What the table says."""
-    set: dict[str, Any] = Field(default={})
-    """Keys that differ from the group's config."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    teacher_steps: PositiveInt | None = None
-    """The teacher in so many steps instead of a student."""
-    data: str | None = None
-    """What the student's clips are, where they are not the corpus; part of the digest."""
-
-
-class GroupConfig(Section):
-    """Rows of one table."""
-
-    title: str
-    """Of the table."""
-    config: str
-    """Config of its students, beside the study's own file."""
-    rows: tuple[RowConfig, ...]
-
-
-class StudyConfig(Section):
-    """The whole study, in the order in which it is made."""
-
-    groups: tuple[GroupConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -152,6 +107,8 @@ class Run:
     row: RowConfig
     seed: int
     config_path: Path
+    first: "Run | None" = None
+    """Of the group's first row, with this seed or its first, which this run is compared with; None for itself."""
 
     @property
     def key(self) -> str:
@@ -186,9 +143,9 @@ class Bench:
         judge = AttributeJudge.load(options.judge, device=options.device)
         self.judges = Judges(features, features, judge)
         # A judge trained anew in the same way says the same, and is never the same to the last bit.
-        about = json.loads((options.judge / CONFIG_NAME).read_text(encoding="utf-8"))
-        self._judging = [features.name, self.judges.flow, about["classes"], about["about"].get("recipe")]
-        self.specs = evaluation_specs(seed=1, count=options.count, samples_per_prompt=2)
+        record = json.loads((options.judge / CONFIG_NAME).read_text(encoding="utf-8"))
+        self._judging = [features.name, self.judges.flow, record["classes"], record["about"].get("recipe")]
+        self.specs = evaluation_specs(SPLIT, seed=1, count=options.count, samples_per_prompt=2)
         self._digests: dict[str, str] = {}
 
     def digest(self, run: Run) -> str | None:
@@ -207,16 +164,34 @@ class Bench:
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @torch.no_grad()
-    def figures(self, run: Run) -> dict[str, Any]:
-        """Make the clips of a run whose student is trained, and judge them."""
-        steps, model = run.row.teacher_steps, run.config.model
-        row = self._teacher_row(steps, model) if steps else self._student_row(run)
-        scores = self._scores(row, self.specs)
-        labels = attribute_labels(self.specs)
-        figures: dict[str, Any] = dict(row_figures(scores, self._baseline, self._reference.features, labels))
+    def judge(self, run: Run) -> dict[str, Any]:
+        """Make the clips of a run whose student is trained, and judge them: figures, and differences from the first."""
+        row, result = self._result(run)
         sampler = row.sampler(self.specs[:8], seed=0)
         counted = with_upsampler(count_tflops(sampler.run, sampler.modules))
-        return figures | {"transformer_tflops": counted["transformer"] / 8}
+        found: dict[str, Any] = {
+            "figures": result.figures | {"transformer_tflops": counted["transformer"] / 8},
+            "split": SPLIT,
+        }
+        if run.first is not None and self.is_at_hand(run.first):
+            pair = (result.key, run.first.key)
+            rows = [self._result(run.first)[1], result]
+            compared = as_json(Results(rows, run.first.key, {}, margins=MARGINS, pairs=[pair]))[
+                "comparisons"
+            ][0]
+            found |= {"against": compared["against"], "differences": compared["differences"]}
+        return found
+
+    def is_at_hand(self, run: Run) -> bool:
+        """Whether its clips can be made without training."""
+        return bool(run.row.teacher_steps) or (self.options.out / run.key / "student").is_dir()
+
+    def _result(self, run: Run) -> tuple[Row, RowResult]:
+        steps, model = run.row.teacher_steps, run.config.model
+        row = self._teacher_row(steps, model) if steps else self._student_row(run)
+        clips, scores = self._scores(row, self.specs)
+        figures = row_figures(scores, self._baseline, self._reference, attribute_labels(self.specs))
+        return row, RowResult(run.key, run.row.title, dict(figures), clips)
 
     @cached_property
     def _size(self) -> PixelSize:
@@ -226,18 +201,16 @@ class Bench:
 
     @cached_property
     def _baseline(self) -> Scores:
-        return self._scores(self._teacher_row(50, self.teacher), self.specs)
+        return self._scores(self._teacher_row(50, self.teacher), self.specs)[1]
 
     @cached_property
     def _reference(self) -> Scores:
-        return self._scores(
-            composed_row(self._size), corpus.corpus_specs("heldout", 1001, self.options.reference_count)
-        )
+        specs = corpus.corpus_specs(SPLIT, 1001, self.options.reference_count)
+        return self._scores(composed_row(self._size), specs)[1]
 
-    def _scores(self, row: Row, specs: Sequence[corpus.ClipSpec]) -> Scores:
-        return score_clips(
-            make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16), self.judges
-        )
+    def _scores(self, row: Row, specs: Sequence[corpus.ClipSpec]) -> tuple[StoredClips, Scores]:
+        clips = make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16)
+        return clips, score_clips(clips, self.judges)
 
     def _teacher_row(self, steps: int, name: str) -> Row:
         model, guidance = load_model(name, device=self.options.device), self.options.guidance
@@ -262,11 +235,15 @@ class Bench:
 def all_runs(study: StudyConfig, folder: Path) -> Iterator[Run]:
     """Every run, first seeds of all rows of a group before the second ones."""
     for group in study.groups:
+        config = folder / group.config
+        firsts = {seed: Run(group.rows[0], seed, config) for seed in group.rows[0].seeds}
         seeds = max(len(row.seeds) for row in group.rows)
         for number in range(seeds):
             for row in group.rows:
                 if number < len(row.seeds):
-                    yield Run(row, row.seeds[number], folder / group.config)
+                    seed = row.seeds[number]
+                    first = firsts.get(seed, firsts[group.rows[0].seeds[0]])
+                    yield Run(row, seed, config, None if row is group.rows[0] else first)
 
 
 def make_run(run: Run, bench: Bench, out: Path) -> dict[str, Any]:
@@ -275,51 +252,16 @@ def make_run(run: Run, bench: Bench, out: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the distillation fails; it has said why.
     """
-    figures: dict[str, Any] = {}
+    minutes: dict[str, Any] = {}
     if run.row.teacher_steps is None:
         words = run.command(out)
         status = swd_video(words[1:])
         if status:
             raise ValueError(f"{run.key}: {shlex.join(words)} ended with status {status}.")
         trained = json.loads((out / run.key / "train.json").read_text(encoding="utf-8"))
-        figures["minutes"] = trained["seconds"] / 60
-    return bench.figures(run) | figures
-
-
-def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of one row: of one run as they are, of several the mean with the lowest and the highest."""
-    if len(runs) == 1:
-        return dict(runs[0])
-    together: dict[str, Any] = {}
-    for name in runs[0]:
-        values = [run[name].value if isinstance(run[name], Estimate) else run[name] for run in runs]
-        together[name] = Estimate(float(np.mean(values)), min(values), max(values), len(values))
-    return together
-
-
-def _about(options: StudyOptions) -> str:
-    return (
-        f"{options.count} clips of each run on held-out prompts, 2 samples a prompt; distances to "
-        f"{options.reference_count} real clips; diversity, optical flow and sharpness as shares of the teacher's at 50 "
-        "steps. Brackets: 95 % bootstrap intervals over prompts, or, of several seeds, the lowest and the highest. "
-        "TFLOPs of the transformer for a clip."
-    )
-
-
-def render(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], about: str) -> str:
-    """The Markdown that goes between the markers: a table for each group with a row that is known."""
-    parts = []
-    for group in study.groups:
-        rows = []
-        for row in group.rows:
-            runs = [known[f"{row.name}-{seed}"] for seed in row.seeds if f"{row.name}-{seed}" in known]
-            if runs:
-                seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-                rows.append((f"{row.title} (`{row.name}`{seeds})", over_seeds(runs)))
-            else:
-                rows.append((f"{row.title} (`{row.name}`): not run yet", {}))
-        parts.append(f"### {group.title}\n\n{markdown_table(COLUMNS, rows)}")
-    return "\n\n".join([*parts, about])
+        minutes["minutes"] = trained["seconds"] / 60
+    found = bench.judge(run)
+    return found | {"figures": found["figures"] | minutes}
 
 
 @dataclass(frozen=True)
@@ -339,26 +281,24 @@ class Record:
         return FileLock(folder / name)
 
     def known(self) -> dict[str, dict[str, Any]]:
-        """Figures of every run that is known."""
-        entries = self._entries().items()
-        return figures_from_json(
-            {
-                key: entry["figures"]
-                for key, entry in entries
-                if key in self.digests and self.digests[key] in (entry["digest"], None)
-            }
-        )
+        """What is known of every run."""
+        return {
+            key: entry
+            for key, entry in self._entries().items()
+            if key in self.digests and self.digests[key] in (entry["digest"], None)
+        }
 
-    def add(self, figures: Mapping[str, dict[str, Any]]) -> None:
-        """Write figures of further runs beside what is known, and the tables anew."""
+    def add(self, found: Mapping[str, dict[str, Any]]) -> None:
+        """Write what was found of further runs beside what is known, and the tables anew."""
         with self.lock("record"):
             # Old figures stay until there are new ones. Runs that this study lacks may be a newer one's.
             entries = self._entries()
-            entries |= {key: {"digest": self.digests[key], "figures": new} for key, new in figures.items()}
+            entries |= {key: {"digest": self.digests[key], **new} for key, new in found.items()}
             # In the study's order, whoever comes first.
             ordered = {key: entries.pop(key) for key in self.digests if key in entries}
             write_json(self.options.results, ordered | entries)
-            text = render(self.study, self.known(), _about(self.options))
+            below = about(self.options.count, self.options.reference_count)
+            text = render(self.study, self.known(), below)
             replace_between_markers(self.options.docs, MARKER, text)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
@@ -391,7 +331,9 @@ def run_study(options: StudyOptions) -> int:
             break
         try:
             with record.lock(run.key).acquire(timeout=0):
-                if run.key not in record.known():
+                entry = record.known().get(run.key)
+                # What was judged under the old rule is judged again where that needs no training.
+                if entry is None or ("split" not in entry and bench.is_at_hand(run)):
                     if record.digests[run.key] is None:
                         raise ValueError(
                             f"{run.key}: there is no model {run.config.model} yet; make it first."

@@ -3,16 +3,16 @@ r"""Make the table of docs/pocket.md: teacher, students and real clips on held-o
     python -m tools.pocket.table --judge runs/pocket/judge --out runs/pocket/table \
         --full-resolution runs/pocket/full-4 --two-step runs/pocket/full-2 --spatiotemporal pocket-wan-swd
 
-Clips are made row by row and kept in batches, scores beside them, so the command may be killed and run again.
-Nothing here judges with a network that trained a student: adherence is read by the judge of
-tools/pocket/judge.py, fidelity and diversity over ImageNet features, motion by optical flow. All rows start
-clip i from the same seed. Speed is measured at the end, one batch at a time, the rows taking turns in this one
-process.
+An evaluation as `swd-video evaluate` makes it, on the prompts of the split "final", which nothing else sees. Clips are
+kept in batches, scores and times beside them, so the command may be killed and run again. Nothing here judges with a
+network that trained a student: adherence is read by the judge of tools/pocket/judge.py, fidelity and diversity over
+ImageNet features, motion by optical flow. All rows start clip i from the same seed. Speed is measured at the end, one
+batch at a time, the rows taking turns in this one process.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,45 +22,27 @@ import tyro
 
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.adherence import AttributeJudge
-from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.cost import cost_figures, machine_name
+from swd_video.evaluation.columns import comparison_table, metrics_of, results_table
+from swd_video.evaluation.difference import Difference
 from swd_video.evaluation.encoders import PACKAGED, ImageNetVideoFeatures
+from swd_video.evaluation.evaluate import RESULT_NAME, CostTask, Evaluation, RowTask, run_evaluation
+from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
-from swd_video.evaluation.report import (
-    Column,
-    check_markers,
-    markdown_table,
-    replace_between_markers,
-    write_json,
-)
+from swd_video.evaluation.report import check_markers, replace_between_markers
+from swd_video.evaluation.results import Results
 from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
-from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
+from swd_video.evaluation.scores import Judges
 from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.pipelines.loading import load_student
 from tools.pocket import corpus
-from tools.pocket.judge import CLASSES, attribute_labels
-from tools.pocket.rows import composed_row, evaluation_specs
+from tools.pocket.judge import CLASSES
+from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
 
 MARKER = "pocket table"
-COLUMNS = (
-    Column("subject", "subject"),
-    Column("motion_read", "motion"),
-    Column("background", "background"),
-    Column("frechet", "Frechet ↓", 1),
-    Column("kernel", "kernel x 1000 ↓", 1),
-    Column("diversity", "diversity, share of teacher's"),
-    Column("flow", "optical flow, share of teacher's"),
-    Column("sharpness", "sharpness, share of teacher's"),
-    Column("flicker", "steadiness (VBench)", 3, interval=False),
-    Column("consistency", "subject consistency (VBench's formula)", 3, interval=False),
-    Column("transformer_seconds", "transformer s/clip ↓", 3),
-    Column("total_seconds", "all s/clip ↓", 3, interval=False),
-    Column("transformer_tflops", "transformer TFLOPs ↓", 4),
-)
-
-
-_ADHERENCE = ("subject", "motion_read", "background")
+_STUDENT = "spatiotemporal"
+_FULL = "full-resolution"
 _TWO_STEPS = "two-step"
+_ADHERENCE = tuple(f"adherence_{name}" for name in CLASSES)
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class TableOptions:
     judge: Path
     """Folder of the judge (tools/pocket/judge.py)."""
     out: Path
-    """Folder for clips, scores, timings and table.json."""
+    """Folder for clips, scores, times and evaluation.json."""
     teacher: str = "pocket-wan"
     full_resolution: str | None = None
     """Student with all its stages at full size."""
@@ -87,17 +69,15 @@ class TableOptions:
     guidance: float = 3.0
     teacher_steps: tuple[int, ...] = (50, 8, 4)
     """Sampling steps of the teacher's rows; the first is what shares refer to."""
-    count: int = 256
+    count: int = 246
     """Clips in each row."""
-    samples_per_prompt: int = 2
-    reference_count: int = 1024
+    samples_per_prompt: int = 3
+    reference_count: int = 246
     """Real clips, of other seeds, that the distances are measured to."""
-    codec: bool = True
-    """Also judge real clips that went through the VAE."""
     batch_size: int = 16
     dtype: Literal["fp32", "bf16"] = "fp32"
     rounds: int = 5
-    """Timed runs of each row."""
+    """Timed runs of each row; 0 times nothing, as on a machine that is not quiet."""
     timed_batch: int = 16
     """Clips in one timed run, as many as `batch_size` makes at once; one alone would mostly time Python."""
     threads: int | None = None
@@ -122,8 +102,7 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
         )
     teacher.spec.compression.latent_size(size)
     rows = [composed_row(size)]
-    if options.codec:
-        rows.append(through_vae(rows[0], "codec", "real clips through the VAE", teacher))
+    rows.append(through_vae(rows[0], "codec", "real clips through the VAE", teacher))
     for steps in options.teacher_steps:
         title = f"teacher, {steps} steps, guidance {options.guidance:g}"
         rows.append(
@@ -131,148 +110,128 @@ def build_rows(options: TableOptions) -> tuple[list[Row], PixelSize]:
                 f"teacher-{steps}", title, teacher, steps=steps, guidance_scale=options.guidance, size=size
             )
         )
-    students = [("full-resolution", "student, full resolution", options.full_resolution)]
+    judging = [JudgingNetwork("--judge", str(options.judge)), JudgingNetwork("features", PACKAGED)]
+    for key, title, folder in _students(options):
+        if not check_overlap(resolve_model_path(folder), judging):
+            print(f"{folder}: does not say which networks trained it", file=sys.stderr)
+        student = load_student(folder, dtype=dtype)
+        student.set_progress_bar_config(disable=True)
+        stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in student.scheduler.schedule)
+        rows.append(student_row(key, f"{title} ({stages})", student, size))
+    return rows, size
+
+
+def _students(options: TableOptions) -> list[tuple[str, str, str]]:
+    """Key, title and folder of each."""
+    students = [(_FULL, "student, full resolution", options.full_resolution)]
     for number, path in enumerate(options.two_step, start=1):
         students.append((f"{_TWO_STEPS}-{number}", "student, full resolution, 2 steps", path))
-    students.append(("spatiotemporal", "student, space and time", options.spatiotemporal))
+    students.append((_STUDENT, "student, space and time", options.spatiotemporal))
     for other in options.others:
         title, equals, path = other.partition("=")
         if not equals:
             raise ValueError(f"--others: got {other!r}, expected TITLE=FOLDER.")
         students.append(("".join(c if c.isalnum() else "-" for c in title.lower()), title, path))
-    judging = [JudgingNetwork("--judge", str(options.judge)), JudgingNetwork("features", PACKAGED)]
-    for key, title, folder in students:
-        if folder is not None:
-            if not check_overlap(resolve_model_path(folder), judging):
-                print(f"{folder}: does not say which networks trained it", file=sys.stderr)
-            student = load_student(folder, dtype=dtype)
-            student.set_progress_bar_config(disable=True)
-            stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in student.scheduler.schedule)
-            rows.append(student_row(key, f"{title} ({stages})", student, size))
-    return rows, size
+    return [(key, title, folder) for key, title, folder in students if folder is not None]
 
 
-def check_targets(figures: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """Hold the figures against what the pocket world must reach; only what the rows allow.
+def check_targets(results: Results) -> list[dict[str, Any]]:
+    """Hold the staged student against what the pocket world must reach; only what the rows allow.
 
-    Args:
-        figures: estimates by the key of the row and the name of the figure; diversity and flow as shares of the
-            teacher's, times in seconds.
-        baseline: key of the teacher's row that shares refer to.
+    A target on two rows is met by the interval of their difference: "no worse" if all of it is better than the margin
+    the wrong way, "ahead" if all of it is better than 0. So neither few nor many clips meet it by themselves.
 
     Returns:
-        For each target its name, the value, the target, and whether it is met.
+        For each target its name, what was found, and whether it is met.
     """
-    teacher = figures[baseline]
-    checks = [_at_least(f"teacher's {_word(name)}", teacher[name].value, 0.95) for name in _ADHERENCE]
-    student = figures.get("spatiotemporal")
-    if student is None:
+    figures = {row.key: row.figures for row in results.rows}
+    teacher = figures[results.reference]
+    checks = [
+        _at_least(f"teacher's {_word(name)}", _value(teacher[name]), 0.95)
+        for name in _ADHERENCE
+        if name in teacher
+    ]
+    if _STUDENT not in figures:
         return checks
-    checks += _check_against_teacher(student, teacher)
-    full = figures.get("full-resolution")
-    seconds = student["transformer_seconds"].value
-    if full is not None:
-        checks += _check_against_full(student, full)
-    for other, target in (("full-resolution", 2.3), (baseline, 40.0)):
-        if other in figures:
-            gain = figures[other]["transformer_seconds"].value / seconds
-            checks.append(_at_least(f"transformer time, times as fast as {other}", gain, target))
-    two_steps = [key for key in figures if key.startswith(_TWO_STEPS)]
-    for key in two_steps:
-        checks += _check_against_two_steps(key, student, figures[key])
+    for name, least in (
+        *((name, 0.95) for name in _ADHERENCE),
+        ("diversity", 0.8),
+        ("spread", 0.8),
+        ("flow", 0.9),
+    ):
+        share = _value(figures[_STUDENT][name]) / max(_value(teacher[name]), 1e-9)
+        checks.append(_at_least(f"student's {_word(name)}, share of the teacher's", share, least))
+    checks += [_no_worse(results, results.reference, name) for name in (*_ADHERENCE, "kernel")]
+    if _FULL in figures:
+        checks += [_no_worse(results, _FULL, name) for name in (*_ADHERENCE, "kernel", "flow")]
+    for key in (key for key in figures if key.startswith(_TWO_STEPS)):
+        checks += [_ahead(results, key, name) for name in ("kernel", "flow", "spread")]
+    for other, target in ((_FULL, 2.5), (results.reference, 40.0)):
+        if "transformer_seconds" in figures.get(other, {}):
+            seconds = [_value(figures[key]["transformer_seconds"]) for key in (other, _STUDENT)]
+            checks.append(
+                _at_least(f"transformer time, times as fast as {other}", seconds[0] / seconds[1], target)
+            )
     return checks
 
 
-def _check_against_teacher(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[dict[str, Any]]:
-    shares = {name: student[name].value / max(teacher[name].value, 1e-9) for name in _ADHERENCE}
-    targets = [(name, share, target) for target in (0.95, 0.97) for name, share in shares.items()]
-    targets += [("diversity", student["diversity"].value, 0.80), ("flow", student["flow"].value, 0.90)]
-    return [
-        *(_at_least(f"student's {_word(name)}, share of the teacher's", *rest) for name, *rest in targets),
-        _no_worse("frechet", student, teacher, "the teacher's"),
-    ]
+def _no_worse(results: Results, other: str, name: str) -> dict[str, Any]:
+    found = _difference(results, other, name)
+    label = f"student's {_word(name)} no worse than {other}'s by {found.margin:.3g}"
+    return {"name": label, "found": _said(found), "met": found.is_no_worse}
 
 
-def _check_against_full(student: Mapping[str, Any], full: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = (*_ADHERENCE, "frechet", "flow")
-    share = student["transformer_seconds"].value / full["transformer_seconds"].value
-    return [
-        *(_no_worse(name, student, full, "the full-resolution student's") for name in names),
-        _target(
-            "transformer time, share of the full-resolution student's, at most", share, 0.40, share <= 0.40
-        ),
-    ]
+def _ahead(results: Results, other: str, name: str) -> dict[str, Any]:
+    found = _difference(results, other, name)
+    label = f"student's {_word(name)} {'better' if found.better != 'reference' else 'more'} than {other}'s"
+    return {"name": label, "found": _said(found), "met": found.is_ahead}
 
 
-def _check_against_two_steps(
-    key: str, student: Mapping[str, Any], two_step: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Better beyond what chance explains: in a figure that single clips are judged by, in motion, in diversity."""
-    checks = []
-    for names in (("subject", "frechet"), ("flow",), ("diversity",)):
-        ahead = [
-            _word(name)
-            for name in names
-            if _is_better(name, student, two_step) and not student[name].overlaps(two_step[name])
-        ]
-        asked = " or ".join(map(_word, names))
-        label = f"student clearly better than {key}, 2 steps at full resolution, in {asked}"
-        found = f" ({' and '.join(ahead) or 'neither'})" if len(names) > 1 else ""
-        checks.append(_at_least(label + found, len(ahead), 1))
-    return checks
+def _difference(results: Results, other: str, name: str) -> Difference:
+    better = next(metric.better for metric in metrics_of(results) if metric.key == name)
+    found = results.compare(_STUDENT, other, name, better)
+    assert found is not None, f"rows of this table share prompts, and {name} has a margin"
+    return found
 
 
-def _is_better(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    lower_is_better = name == "frechet"
-    return bool((ours[name].value < theirs[name].value) == lower_is_better)
-
-
-def _no_worse(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    met = _is_better(name, ours, theirs) or ours[name].overlaps(theirs[name])
-    bound = "at most" if name == "frechet" else "at least"
-    label = f"student's {_word(name)}, {bound} {whose} or equal,"
-    return _target(label, ours[name].value, theirs[name].value, met)
+def _said(found: Difference) -> str:
+    return f"{found.value:+.3g} [{found.low:.3g}, {found.high:.3g}], {found.verdict}"
 
 
 def _at_least(name: str, value: float, target: float) -> dict[str, Any]:
-    return _target(f"{name}, at least", value, target, value >= target)
+    return {"name": f"{name}, at least {target:g}", "found": f"{value:.2f}", "met": value >= target}
 
 
-def _target(name: str, value: float, target: float, met: bool) -> dict[str, Any]:
-    return {"name": name, "value": value, "target": target, "met": bool(met)}
+def _value(figure: Estimate | float) -> float:
+    return figure.value if isinstance(figure, Estimate) else figure
 
 
 def _word(name: str) -> str:
-    return {"motion_read": "motion", "frechet": "Frechet distance", "flow": "optical flow"}.get(name, name)
+    words = {"kernel": "kernel distance", "flow": "optical flow", "spread": "spread of pixels"}
+    return words.get(name, name.removeprefix("adherence_"))
 
 
-def render(
-    rows: Sequence[Row],
-    figures: Mapping[str, Mapping[str, Any]],
-    checks: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
-) -> str:
+def render(results: Results, checks: Sequence[dict[str, Any]]) -> str:
     """The Markdown that goes between the markers."""
-    table = markdown_table(COLUMNS, [(row.title, figures[row.key]) for row in rows])
+    about = results.about
+    times = f"Seconds: medians of {about['rounds']} runs of {about['timed_batch']} clips at once, divided by "
+    times += f"{about['timed_batch']}, rows taking turns in one process, {about['threads']} CPU threads, "
     note = (
-        f"{about['count']} clips a row on held-out prompts, {about['samples_per_prompt']} samples a prompt, "
-        f"{about['size']}, {about['dtype']}; distances to {about['reference_count']} other real clips over "
-        f"{about['features']}, the real clips' own distance being the floor; 95 % bootstrap intervals over "
-        f"prompts, so figures whose intervals overlap are equal. Seconds: medians of {about['rounds']} runs of "
-        f"{about['timed_batch']} clips at once, divided by {about['timed_batch']}, "
-        f"rows taking turns in one process, {about['threads']} CPU threads, PyTorch {about['torch']}, "
-        f"{about['machine']}."
+        f"{about['count']} clips a row on the prompts of the final split, {about['samples_per_prompt']} samples a "
+        f"prompt, {about['size']}, {about['dtype']}; distances to {about['reference_count']} other real clips over "
+        f"{about['encoder']}; diversity and spread as shares of {about['spread_of']}', motion and sharpness of the "
+        f"teacher's; 95 % bootstrap intervals over prompts. {times if about['rounds'] else ''}PyTorch "
+        f"{about['torch']}, {about['machine']}."
     )
     verdicts = "\n".join(
-        f"- {check['name']} {check['target']:.2f}: {check['value']:.2f}, "
-        + ("met" if check["met"] else "**not met**")
+        f"- {check['name']}: {check['found']}; " + ("met" if check["met"] else "**not met**")
         for check in checks
     )
-    return f"{table}\n\n{note}\n\n{verdicts}"
+    return f"{results_table(results)}\n\n{note}\n\n{comparison_table(results)}\n\n{verdicts}"
 
 
 def run(options: TableOptions) -> dict[str, Any]:
-    """Make, judge, time and report; returns what table.json holds.
+    """Make, judge, time and report; returns what evaluation.json holds, and the targets.
 
     Raises:
         ValueError: If a model, the judge or the place in the document is missing.
@@ -286,64 +245,32 @@ def run(options: TableOptions) -> dict[str, Any]:
     if judge.classes != CLASSES:
         raise ValueError(f"{options.judge}: the judge knows other classes than the corpus; train it again.")
     features = ImageNetVideoFeatures()
-    judges = Judges(features, features, judge)
     rows, size = build_rows(options)
-    specs = evaluation_specs(options.seed, options.count, options.samples_per_prompt)
-    reference_specs = corpus.corpus_specs("heldout", options.seed + 1000, options.reference_count)
-
-    def scored(row: Row, which: Sequence[corpus.ClipSpec]) -> Scores:
-        clips = make_clips(
-            row, which, options.out / "clips", seed=options.seed, batch_size=options.batch_size
-        )
-        return score_clips(clips, judges)
-
-    reference = scored(rows[0], reference_specs)
-    scores = {row.key: scored(row, specs) for row in rows}
-    baseline = f"teacher-{options.teacher_steps[0]}"
-    labels = attribute_labels(specs)
-    figures: dict[str, dict[str, Any]] = {
-        key: _renamed(row_figures(value, scores[baseline], reference.features, labels))
-        for key, value in scores.items()
-    }
-    costs = cost_figures(rows, specs[: options.timed_batch], rounds=options.rounds, seed=options.seed)
-    for key, cost in costs.items():
-        figures[key].update(cost)
-    checks = check_targets(figures, baseline)
-    about = _about(options, size, features.name, weights_digest(judge))
-    result = {
-        "about": about,
-        "rows": figures,
-        "titles": {row.key: row.title for row in rows},
-        "targets": checks,
-    }
-    write_json(options.out / "table.json", result)
-    if options.docs is not None:
-        replace_between_markers(options.docs, MARKER, render(rows, figures, checks, about))
-    return result
-
-
-def _about(options: TableOptions, size: PixelSize, features: str, judge_digest: str) -> dict[str, Any]:
-    kept = asdict(options)
+    specs = evaluation_specs("final", options.seed, options.count, options.samples_per_prompt)
+    real = corpus.corpus_specs("final", options.seed + 1000, options.reference_count)
     about = {
-        name: value for name, value in kept.items() if name not in ("out", "docs", "judge", "json_output")
+        name: v for name, v in asdict(options).items() if name not in ("out", "docs", "judge", "json_output")
     }
-    return {
-        **about,
-        "size": str(size),
-        "features": features,
-        "judge_weights": judge_digest,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": machine_name(),
-    }
-
-
-def _renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Adherence by the names that the table has always had; "motion" alone would be the optical flow's."""
-    return {
-        name.replace("adherence_motion", "motion_read").removeprefix("adherence_"): value
-        for name, value in figures.items()
-    }
+    keys = [row.key for row in rows]
+    results = run_evaluation(
+        Evaluation(
+            tasks=[RowTask(row, specs) for row in rows],
+            reference=f"teacher-{options.teacher_steps[0]}",
+            real=RowTask(rows[0], real),
+            judges=Judges(features, features, judge),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            cost=CostTask(options.rounds, options.timed_batch) if options.rounds else None,
+            margins=MARGINS,
+            pairs=[(_STUDENT, other) for other in keys[1:] if _STUDENT in keys and other != _STUDENT],
+            about={**about, "size": str(size), "judge_weights": weights_digest(judge)},
+        ),
+        options.out,
+    )
+    checks = check_targets(results)
+    if options.docs is not None:
+        replace_between_markers(options.docs, MARKER, render(results, checks))
+    return {**json.loads((options.out / RESULT_NAME).read_text(encoding="utf-8")), "targets": checks}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -354,11 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json_output:
-        print((options.out / "table.json").read_text(encoding="utf-8"))
-    else:
-        print(json.dumps(result["targets"], indent=2))
-        print(f"wrote {options.out / 'table.json'}")
+    print(json.dumps(result if options.json_output else result["targets"], indent=2))
     return 0
 
 
