@@ -42,6 +42,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _RANDOM = "[0-9a-f]{16}"
+_STEM_BYTES = 220
 
 
 class FolderInUseError(OSError):
@@ -310,12 +311,17 @@ def _replace(folder: Path, draft: Path) -> None:
 
 
 def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(8)}{suffix}")
+    return target.with_name(f".{_stem(target)}.{secrets.token_hex(8)}{suffix}")
+
+
+def _stem(target: Path) -> str:
+    """As much of the target's name as leaves room for the rest: file systems take 255 bytes."""
+    return target.name.encode("utf-8", "surrogateescape")[:_STEM_BYTES].decode("utf-8", "ignore")
 
 
 def _remove(target: Path, suffix: str) -> None:
     """Delete what `_beside` made for this very target; names that only begin alike are others'."""
-    made_here = re.compile(rf"\.{re.escape(target.name)}\.{_RANDOM}{re.escape(suffix)}")
+    made_here = re.compile(rf"\.{re.escape(_stem(target))}\.{_RANDOM}{re.escape(suffix)}")
     for entry in target.parent.iterdir():
         if made_here.fullmatch(entry.name):
             _delete(entry)

@@ -228,3 +228,10 @@ def test_parts_run_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(FolderInUseError), together_in(out):
             pass
         assert names(out) == [LOCK_NAME]
+
+
+def test_the_longest_name_that_a_folder_takes(tmp_path: Path) -> None:
+    for name in ("n" * 255, "狐" * 85, "n" * 254 + "\udcff"):
+        write_text(tmp_path / name, "whole")
+        assert (tmp_path / name).read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 3

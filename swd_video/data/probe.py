@@ -177,18 +177,27 @@ def _probe_unchanged(path: str, modified_ns: int, size: int) -> VideoSource:
     return _probe_container(Path(path))
 
 
+def check_avif(path: Path) -> None:
+    """Look at what Pillow does not tell of an AVIF file.
+
+    Raises:
+        VideoError: if Pillow lacks AVIF here, or the colours are HDR's or not understood.
+    """
+    if not features.check("avif"):
+        raise VideoError(path, "is AVIF, which this Pillow cannot read. Install one that can.")
+    with open_container(path) as container:
+        stream = container.streams.best("video")
+        context = None if stream is None else stream.codec_context
+        if isinstance(context, av.VideoCodecContext):
+            refuse_colours(path, context.color_trc, context.color_primaries)
+
+
 def _probe_pictures(path: Path, name: str) -> VideoSource:
     # FFmpeg knows no animated WebP and no transparent AVIF; Pillow does, and says how long a frame lasts once it is
     # decoded.
     milliseconds = []
     if name == "AVIF":
-        if not features.check("avif"):
-            raise VideoError(path, "is AVIF, which this Pillow cannot read. Install one that can.")
-        with open_container(path) as container:
-            stream = container.streams.best("video")
-            context = None if stream is None else stream.codec_context
-            if isinstance(context, av.VideoCodecContext):
-                refuse_colours(path, context.color_trc, context.color_primaries)
+        check_avif(path)
     try:
         with Image.open(path) as image:
             for index in range(getattr(image, "n_frames", 1)):

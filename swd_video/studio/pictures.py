@@ -10,6 +10,8 @@ from torch import Tensor
 
 from swd_video.core.grid import PixelSize
 from swd_video.data.colours import UNREADABLE, picture_to_rgb
+from swd_video.data.containers import VideoError
+from swd_video.data.probe import check_avif
 
 
 def open_picture(path: Path, size: PixelSize) -> Image.Image:
@@ -30,10 +32,12 @@ def open_picture(path: Path, size: PixelSize) -> Image.Image:
             count = getattr(file, "n_frames", 1)
             # What a phone adds to a JPEG (depth, a frame of its video) is no further picture.
             if count > 1 and file.format != "MPO":
-                raise ValueError(
-                    f"{path}: holds {count} pictures, expected one. Save the one that you mean as PNG."
-                )
+                raise ValueError(f"holds {count} pictures, expected one. Save the one that you mean as PNG.")
+            if file.format == "AVIF":
+                check_avif(path)
             picture = Image.fromarray(picture_to_rgb(file))
+    except VideoError:
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except UNREADABLE:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swd_video.core.grid import PixelSize
 from swd_video.data.video import VideoError, choose_decoder, read_video
+from swd_video.studio.pictures import open_picture
 
 CASES = Path(__file__).parents[1] / "cases"
 PATCHES = [(200, 40, 40), (0, 255, 0), (40, 40, 200), (255, 255, 255)]
@@ -32,14 +34,14 @@ def write_patches(
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=12)
         stream.width, stream.height, stream.pix_fmt = size[1], size[0], pixel_format
-        stream.options = {"crf": "4", "preset": "ultrafast"}
+        stream.options = {"crf": "4", "preset": "10" if codec == "libsvtav1" else "ultrafast"}
         for name, value in {"colorspace": UNTAGGED, "color_range": 0, **tags}.items():
             setattr(stream.codec_context, name, value)
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
             format=pixel_format, dst_colorspace=matrix, dst_color_range=written_range
         )
         frame.colorspace, frame.color_range = tags.get("colorspace", UNTAGGED), tags.get("color_range", 0)
-        for time in range(2):
+        for time in range(1 if path.suffix == ".avif" else 2):
             frame.pts = time
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
@@ -113,6 +115,10 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path) -> None:
         path = write_patches(tmp_path / "a.mp4", **tags)
         with pytest.raises(VideoError, match=message):
             read_video(path)
+    path = write_patches(tmp_path / "a.avif", codec="libsvtav1", pixel_format="yuv420p10le", color_trc=HLG)
+    for read in (read_video, lambda path: open_picture(path, PixelSize(1, 96, 128))):
+        with pytest.raises(ValueError, match=r"^[^:]*a\.avif: is HDR \(transfer HLG\)"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["alpha_vp8.webm", "alpha_vp9.webm"])

@@ -98,7 +98,7 @@ def test_what_is_not_one_plain_picture_is_refused(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "blue")]
     for name in ("a.gif", "a.png", "a.webp", "a.tiff"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        with pytest.raises(ValueError, match=rf"{name}: holds 3 pictures, expected one"):
+        with pytest.raises(ValueError, match=rf"^[^:]*{name}: holds 3 pictures, expected one"):
             pixels(tmp_path / name)
     frames[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=frames[1:])
     assert np.abs(pixels(tmp_path / "phone.jpg") - (255, 0, 0)).max() < 6
