@@ -189,6 +189,8 @@ def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "Loss
         heads=_heads(config, architecture),
         heads_block=0 if loss.gan is None else max(loss.gan.block or middle),
         own_inputs=config.train.own_inputs,
+        critic_updates=1 if dmd is None else dmd.critic_updates,
+        heads_updates=1 if loss.gan is None else loss.gan.updates,
     )
 
 

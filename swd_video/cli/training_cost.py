@@ -130,8 +130,9 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
     """Medians: seconds of the whole step and of its bare passes, then processor seconds of both."""
     prepared = [
         prepare(stepper, batch)
+        for update in range(stepper.num_updates)
         for part in range(stepper.settings.division.num_stages)
-        for batch in stepper.micro_batches(step, part)
+        for batch in stepper.micro_batches(step, part, update)
     ]
     whole: list[tuple[float, float]] = []
     bare: list[tuple[float, float]] = []
@@ -162,15 +163,20 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
         seen = one.inputs
         # What a step takes from it is prepared already; its passes are part of the step all the same.
         stepper.own_previous(one.batch, seen.prompt_embeds)
-        with stepper.autocast():
+        learns = one.batch.update == 0
+        with stepper.autocast(), torch.set_grad_enabled(learns):
             predicted = roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
-            clips = ClipPair(predicted, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
-            losses = [
-                part.weight * part.objective(roles, clips, one.draws[part.name].rewound())
-                for part in stepper.objectives
-            ]
-        torch.stack(losses).sum().backward()
+        clips = ClipPair(predicted, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
+        if learns:
+            with stepper.autocast():
+                losses = [
+                    part.weight * part.objective(roles, clips, one.draws[part.name].rewound())
+                    for part in stepper.objectives
+                ]
+            torch.stack(losses).sum().backward()
         for opponent in stepper.opponents:
+            if one.batch.update >= opponent.updates:
+                continue
             with stepper.autocast():
                 loss = opponent.loss(roles, clips.detached(), one.draws[opponent.name].rewound())
             loss.backward()

@@ -196,6 +196,9 @@ class DmdConfig(Section):
     """Ends of the names of the linear layers that get one; null is the family's attention and MLP."""
     critic_lr: float = Field(default=1e-4, gt=0)
     """Learning rate of the critic."""
+    critic_updates: int = Field(default=1, ge=1)
+    """Times that the critic learns for each step of the student: on the step's clips, then each time on clips of other
+    prompts that the student makes anew. 5 in the published code of DMD2 (10 for Stable Diffusion 1.5) and of SwD."""
 
     @model_validator(mode="after")
     def _check_range(self) -> "DmdConfig":
@@ -227,6 +230,10 @@ class GanConfig(Section):
     """Transformer block, from 0, that gets a head, or a list of them; null is the middle one."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the heads."""
+    objective: Literal["hinge", "softplus"] = "hinge"
+    """`softplus` is the non-saturating logistic loss of DMD2's and SwD's published code."""
+    updates: int = Field(default=1, ge=1)
+    """As `loss.dmd.critic_updates`, for the heads; in that code they learn along with the critic."""
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
     """Lowest noise level at which clips are judged."""
     sigma_max: float = Field(default=0.6, gt=0, le=1)

@@ -3,8 +3,9 @@
 The student runs forward and backward. For each comparison of features the frozen teacher runs up to the deepest
 compared block, once on the target without gradients and once on the prediction, with gradients back to its input.
 Distribution matching asks teacher and critic for clips, without gradients, and then trains the critic. A discriminator
-sees the teacher's features of the prediction, and then learns from those of both clips. A student that starts from
-what it made itself runs the stages before.
+sees the teacher's features of the prediction, and then learns from those of both clips. Where they learn several times
+in a step, the student runs forward once more for each time but the first. A student that starts from what it made
+itself runs the stages before.
 """
 
 import copy
@@ -42,6 +43,8 @@ class LossShape:
             and width; none without it.
         heads_block: the deepest of the blocks that the heads sit on.
         own_inputs: share of the stages after the first that start from the student's own clips.
+        critic_updates: times that the critic learns in a step.
+        heads_updates: likewise the discriminator.
     """
 
     compared_blocks: tuple[int, ...]
@@ -50,6 +53,14 @@ class LossShape:
     heads: tuple[nn.Module, ...] = ()
     heads_block: int = 0
     own_inputs: float = 0.0
+    critic_updates: int = 1
+    heads_updates: int = 1
+
+    @property
+    def new_clips(self) -> int:
+        """Times that the student makes clips for them to learn from, beyond those that it learns from itself."""
+        critic = self.critic_updates if self.critic is not None else 1
+        return max(critic, self.heads_updates if self.heads else 1) - 1
 
 
 @dataclass(frozen=True)
@@ -202,20 +213,27 @@ class StepCounter:
             critic = shared.critic.flops(grid)
             scores = critic.forward + (1 + losses.guided) * shared.whole.flops(grid).forward
         teacher_forward = sum(flops.forward for flops in teacher)
+        own_inputs = losses.own_inputs * sum(self.student.flops(small).forward for small in before)
         return StageTraining(
             parts={
-                "own_inputs": losses.own_inputs * sum(self.student.flops(small).forward for small in before),
+                "own_inputs": own_inputs,
                 "student_forward": student.forward,
                 "student_backward": student.backward,
                 "teacher_forward": 2 * teacher_forward,
                 "teacher_backward": sum(flops.backward for flops in teacher),
                 "dmd_scores": scores,
-                "critic_training": critic.forward + critic.backward,
+                "new_clips": losses.new_clips * (student.forward + own_inputs),
+                "critic_training": losses.critic_updates * (critic.forward + critic.backward),
                 "gan": judged.forward + judged.backward + heads.forward + heads.backward,
                 # True clips and the student's.
-                "discriminator_training": 2 * (judged.forward + learning.forward + learning.backward),
+                "discriminator_training": losses.heads_updates
+                * 2
+                * (judged.forward + learning.forward + learning.backward),
             },
-            recomputed_flops=student.forward + teacher_forward + judged.forward + critic.forward,
+            recomputed_flops=student.forward
+            + teacher_forward
+            + judged.forward
+            + losses.critic_updates * critic.forward,
         )
 
     def kept(self, grid: LatentSize, *, bf16: bool) -> KeptBytes:

@@ -29,7 +29,7 @@ from swd_video.models.recomputation import recompute_blocks
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_objectives import build_objectives, pixel_encoders
-from swd_video.training.build_samples import build_samples, embed_samples
+from swd_video.training.build_samples import build_samples, embed_samples, say_cut_prompts
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.dmd import Critic
@@ -118,6 +118,8 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     upsampler = open_upsampler(config.upsampler, parts.schedule, parts.clips, accelerator, folder)
     made_of = parts.made_of | {"upsampler": digest_of_upsampler(upsampler)}
     check_record(folder, made_of)
+    if accelerator.is_main_process:
+        say_cut_prompts(model, config.train, config.loss.dmd)
     embeds = embed_samples(config.train, model)
     dmd = config.loss.dmd
     dmd_negative = None if dmd is None else model.encode_prompt([dmd.negative_prompt])

@@ -72,7 +72,8 @@ def build_objectives(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed(seed, "critic"))
             targets = roles.model.lora_targets if dmd.critic_targets is None else dmd.critic_targets
-            opponents.append(Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise))
+            critic = Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise, dmd.critic_updates)
+        opponents.append(critic)
         assert negative_embeds is not None
         objective = DmdObjective(noise, dmd.guidance_scale, negative_embeds, dmd.data_share)
         objectives.append(WeightedObjective("dmd", dmd.weight, objective))
@@ -87,6 +88,8 @@ def build_objectives(
             NoiseRange(gan.sigma_min, gan.sigma_max),
             keyed_seed(seed, "discriminator"),
             accelerator.device,
+            gan.objective,
+            gan.updates,
         )
         opponents.append(discriminator)
         objectives.append(WeightedObjective("gan", gan.weight, GanObjective(discriminator)))

@@ -1,15 +1,19 @@
 """From a config's `train` section to sample clips and what they are held against."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
+from swd_video.config.load import ConfigError
+from swd_video.config.loss import DmdConfig
 from swd_video.config.train import TrainConfig
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentCache
+from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
 from swd_video.training.roles import Roles
@@ -38,6 +42,26 @@ def embed_samples(train: TrainConfig, model: VideoModel) -> SampleEmbeds:
         model.encode_prompt(list(train.sample_prompts)),
         None if teacher is None else model.encode_prompt([teacher.negative_prompt]),
     )
+
+
+def say_cut_prompts(model: VideoModel, train: TrainConfig, dmd: DmdConfig | None) -> None:
+    """Say on stderr of which of a config's prompts the model reads only the beginning.
+
+    Raises:
+        ConfigError: if the tokenizer fails at one.
+    """
+    teacher = train.teacher_samples if train.sample_every else None
+    prompts = {"train.sample_prompts": train.sample_prompts if train.sample_every else ()}
+    for key, guidance in (("train.teacher_samples", teacher), ("loss.dmd", dmd)):
+        if guidance is not None and guidance.guidance_scale != 1:
+            prompts[f"{key}.negative_prompt"] = (guidance.negative_prompt,)
+    for key, texts in prompts.items():
+        try:
+            cut = cut_texts(model, texts)
+        except Exception as error:
+            raise ConfigError(f"{key}: the tokenizer cannot read a text: {error}") from None
+        if cut:
+            print(f"warning: {key}: {describe_cut(cut, model.max_tokens, 'prompt')}.", file=sys.stderr)
 
 
 def build_samples(

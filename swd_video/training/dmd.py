@@ -41,9 +41,15 @@ class Critic(Opponent):
     """
 
     def __init__(
-        self, roles: Roles, rank: int, targets: tuple[str, ...], lr: float, noise: NoiseRange
+        self,
+        roles: Roles,
+        rank: int,
+        targets: tuple[str, ...],
+        lr: float,
+        noise: NoiseRange,
+        updates: int = 1,
     ) -> None:
-        super().__init__("critic", roles.add_critic(rank, targets), lr)
+        super().__init__("critic", roles.add_critic(rank, targets), lr, updates)
         self._noise = noise
 
     def renew(self, roles: Roles) -> None:

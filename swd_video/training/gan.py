@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
-from swd_video.losses.gan import discriminator_loss, generator_loss
+from swd_video.losses.gan import ADVERSARIAL_LOSSES
 from swd_video.training.dmd import NoiseRange
 from swd_video.training.features import TokenGrid, token_grid
 from swd_video.training.opponents import ClipPair, Opponent
@@ -73,6 +73,8 @@ class Discriminator(Opponent):
         noise: levels at which clips are compared.
         seed: of the heads' first weights.
         device: where the heads live.
+        objective: a key of `ADVERSARIAL_LOSSES`.
+        updates: see `Opponent`.
     """
 
     def __init__(
@@ -85,12 +87,15 @@ class Discriminator(Opponent):
         noise: NoiseRange,
         seed: int,
         device: torch.device,
+        objective: str = "hinge",
+        updates: int = 1,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads = nn.ModuleList(HEADS[head](channels, hidden) for _ in blocks)
         self.heads = heads.to(device)
-        super().__init__("discriminator", dict(self.heads.named_parameters()), lr)
+        super().__init__("discriminator", dict(self.heads.named_parameters()), lr, updates)
+        self._loss, self._student_loss = ADVERSARIAL_LOSSES[objective]
         self._blocks, self._noise = blocks, noise
 
     def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
@@ -103,7 +108,7 @@ class Discriminator(Opponent):
             )
         grid = token_grid(clips.target_x0.shape[2:], roles.model.spec.compression.patch)
         losses = [
-            discriminator_loss(real, fake)
+            self._loss(real, fake)
             for real, fake in zip(self._logits(target, grid), self._logits(predicted, grid), strict=True)
         ]
         return torch.stack(losses).mean()
@@ -113,7 +118,7 @@ class Discriminator(Opponent):
         sigma, noise = self._noise.noised(clips.target_x0, draws)
         grid = token_grid(clips.target_x0.shape[2:], roles.model.spec.compression.patch)
         tokens = self._tokens(roles, clips.predicted_x0, noise, sigma, clips.prompt_embeds)
-        return torch.stack([generator_loss(logits) for logits in self._logits(tokens, grid)]).mean()
+        return torch.stack([self._student_loss(logits) for logits in self._logits(tokens, grid)]).mean()
 
     def _tokens(
         self, roles: Roles, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor

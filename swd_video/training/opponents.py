@@ -34,16 +34,19 @@ class ClipPair:
 
 
 class Opponent(ABC):
-    """A network that is trained once for every step of the student, by AdamW.
+    """A network that is trained after every step of the student, by AdamW.
 
     Attributes:
         name: for checkpoints and logs.
+        updates: how often after each step; on the step's clips first, then on clips that the student makes anew.
         parameters: what is trained, by name.
         optimizer: trains it.
     """
 
-    def __init__(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, updates: int = 1
+    ) -> None:
+        self.name, self.updates = name, updates
         self._lr = lr
         self._train(parameters)
 

@@ -64,12 +64,19 @@ class MicroBatch:
         part: of the step's batch, from 0.
         stage_index: the stage that this part trains.
         samples: numbers of the clips within the step's batch.
+        update: of the networks that learn beside the student; 0 is what the student itself learns from, too.
     """
 
     step: int
     part: int
     stage_index: int
     samples: range
+    update: int = 0
+
+    @property
+    def key(self) -> tuple[int | str, ...]:
+        """Tells its draws from those of other micro-batches with the same clips' numbers."""
+        return (self.step, *(("update", self.update) if self.update else ()))
 
 
 @dataclass(frozen=True)
@@ -178,17 +185,18 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self._parameters = self.roles.trainable_parameters()
+        self.num_updates = max((opponent.updates for opponent in self.opponents), default=1)
 
-    def stage_of(self, step: int, part: int) -> int:
+    def stage_of(self, step: int, part: int, update: int = 0) -> int:
         """Which stage a part of a step's batch trains; known before it is run."""
-        settings = self.settings
-        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, part)
+        settings, more = self.settings, ("update", update) if update else ()
+        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, part, *more)
 
-    def micro_batches(self, step: int, part: int) -> list[MicroBatch]:
+    def micro_batches(self, step: int, part: int, update: int = 0) -> list[MicroBatch]:
         """What this process has to do of a part, pass by pass."""
-        stage_index = self.stage_of(step, part)
+        stage_index = self.stage_of(step, part, update)
         samples = self.settings.division.samples(part, self.accelerator.process_index)
-        return [MicroBatch(step, part, stage_index, some) for some in samples]
+        return [MicroBatch(step, part, stage_index, some, update) for some in samples]
 
     def take_step(self, step: int) -> StepReport:
         """Run forward and backward on the whole batch and change the student once.
@@ -211,8 +219,13 @@ class Stepper:
             optimizer.zero_grad()
         self.roles.weights_changed()
         self.ema.step(self._parameters.values())
-        for opponent in self.opponents:
-            report.opponents[opponent.name] = self._train_opponent(opponent, step, seen)
+        for update in range(self.num_updates):
+            if update > 0:
+                seen = self._new_clips(step, update)
+            for opponent in self.opponents:
+                if update < opponent.updates:
+                    loss = self._train_opponent(opponent, step, seen) / opponent.updates
+                    report.opponents[opponent.name] = report.opponents.get(opponent.name, 0.0) + loss
         report.seconds = time.perf_counter() - started
         return report
 
@@ -255,7 +268,7 @@ class Stepper:
         Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
         """
         share, seed = self.settings.own_inputs, self.settings.seed
-        chosen = keyed_choice((1 - share, share), seed, "own inputs", batch.step, batch.part)
+        chosen = keyed_choice((1 - share, share), seed, "own inputs", *batch.key, batch.part)
         if batch.stage_index == 0 or not chosen:
             return None
 
@@ -283,7 +296,7 @@ class Stepper:
 
     def draws(self, purpose: str, batch: MicroBatch) -> SampleDraws:
         """The random numbers of a micro-batch's clips for a purpose: "noise", or the name of a loss."""
-        return SampleDraws(batch.samples, self.settings.seed, purpose, batch.step)
+        return SampleDraws(batch.samples, self.settings.seed, purpose, *batch.key)
 
     def _weighted(self, losses: Float[Tensor, " objectives"]) -> Float[Tensor, ""]:
         return (losses * losses.new_tensor([part.weight for part in self.objectives])).sum()
@@ -310,6 +323,13 @@ class Stepper:
         loss = self._weighted(means).item()
         report.stages.append((batches[0].stage_index, loss, time.perf_counter() - started))
         return seen
+
+    def _new_clips(self, step: int, update: int) -> list[tuple[MicroBatch, ClipPair]]:
+        """What the student makes by now of other clips and prompts, for the networks beside it to learn from."""
+        parts = range(self.settings.division.num_stages)
+        batches = [batch for part in parts for batch in self.micro_batches(step, part, update)]
+        with torch.no_grad():
+            return [(batch, self.predict(batch)) for batch in batches]
 
     def _train_opponent(
         self, opponent: Opponent, step: int, seen: Sequence[tuple[MicroBatch, ClipPair]]
@@ -345,7 +365,7 @@ class Stepper:
         """A micro-batch's clips on some grids, as they are stored."""
         size, group = self.settings.division.batch_size, self.order.group_size
         first, last = batch.samples.start // group, batch.samples.stop // group
-        start = batch.step * (size // group)
+        start = (batch.step * self.num_updates + batch.update) * (size // group)
         indices = [clip for position in range(first, last) for clip in self.order.group(start + position)]
         return self.clips.batch(indices, grids)
 

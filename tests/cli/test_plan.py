@@ -177,7 +177,14 @@ def test_losses_with_networks_of_their_own_are_counted(
 ) -> None:
     words = ("--gpu", "H100", "--num-gpus", "1", "--train.kind", "lora")
     bare = plan(capsys, str(tiny_config), *words)["training"]["lora"]
-    adversaries = ("--loss.dmd", "{critic_rank: 2}", "--loss.gan", "{head: mlp}", "--train.own_inputs", "0.5")
+    adversaries = (
+        "--loss.dmd",
+        "{critic_rank: 2, critic_updates: 5}",
+        "--loss.gan",
+        "{head: mlp}",
+        "--train.own_inputs",
+        "0.5",
+    )
     through_critic = ("--loss.mmd.encoder", "{kind: critic}", "--json")
     assert main(["plan", str(tiny_config), *words, *adversaries, *through_critic]) == 0
     captured = capsys.readouterr()
@@ -185,7 +192,7 @@ def test_losses_with_networks_of_their_own_are_counted(
         "warning: loss.mmd: what the critic's additions take in its blocks is not counted.\n" in captured.err
     )
     full = json.loads(captured.out)["training"]["lora"]
-    extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training")
+    extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training", "new_clips")
     for without, last in zip(bare["stages"], full["stages"], strict=True):
         assert all(without[f"{name}_tflops"] == 0 for name in extra)
         assert without["teacher_forward_tflops"] == last["teacher_forward_tflops"] > 0

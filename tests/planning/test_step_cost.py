@@ -54,6 +54,11 @@ def test_distribution_matching_and_its_critic(
     assert scores.backward == 0
     assert BATCH * parts["critic_training"] == learning.forward + learning.backward
     assert parts["teacher_forward"] == parts["gan"] == 0
+    often = StepCounter(
+        SharedCounters(tiny_architecture, LossShape((), CRITIC, critic_updates=5)), None
+    ).stage(GRID)
+    assert often.parts["critic_training"] == 5 * parts["critic_training"]
+    assert often.parts["new_clips"] == 4 * parts["student_forward"] and parts["new_clips"] == 0
     assert shared.critic_weights == sum(weight.numel() for weight in critic.parameters.values())
 
     def predict() -> torch.Tensor:

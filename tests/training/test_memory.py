@@ -45,8 +45,16 @@ def test_checkpointing_changes_no_loss_and_no_weight(
     build_run(again, tmp_path / "kept")
 
 
-def test_text_encoder_and_vae_step_aside(make_config: MakeConfig, tmp_path: Path) -> None:
-    run = build_run(make_config(sample_every=1, sample_prompts=["a red square"]), tmp_path / "run")
+def test_text_encoder_and_vae_step_aside_when_prompts_are_read(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"dmd": {"negative_prompt": "n" * 50, "critic_rank": 2, "scale_adapted": True}}
+    prompts = ["a red square", "a square " * 9]
+    run = build_run(make_config(parts=parts, sample_every=1, sample_prompts=prompts), tmp_path / "run")
+    told = capsys.readouterr().err
+    lost = "1 prompt has more tokens than the 48 the model reads, and its end is lost: "
+    assert f"warning: train.sample_prompts: {lost}'a square a square" in told
+    assert f"warning: loss.dmd.negative_prompt: {lost}'nnnn" in told
     pipe = run.stepper.roles.model.pipe
     assert all(weight.is_meta for weight in pipe.text_encoder.parameters())
     assert run.samples is not None

@@ -115,7 +115,9 @@ class _Stopped(Exception):
 def test_a_stopped_run_ends_with_the_same_student(
     kind: str, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(kind, parts=ADVERSARIES, batch_size=4, stages_per_step=2)
+    often = {"dmd": {**ADVERSARIES["dmd"], "critic_updates": 2}, "gan": {"objective": "softplus"}}
+    parts = ADVERSARIES if kind == "full" else often
+    config = make_config(kind, parts=parts, batch_size=4, stages_per_step=2)
     reports: list[StepReport] = []
     train(build_run(config, tmp_path / "straight"), on_step=lambda _, report: reports.append(report))
     assert "warning: loss.dmd: a teacher that was not trained on the small grids" in capsys.readouterr().err
@@ -133,6 +135,48 @@ def test_a_stopped_run_ends_with_the_same_student(
         for run in ("straight", "stopped")
     ]
     assert weights[0] == weights[1]
+
+
+def test_critic_and_discriminator_learn_as_often_as_asked(make_config: MakeConfig, tmp_path: Path) -> None:
+    often = {
+        "dmd": {**ADVERSARIES["dmd"], "critic_updates": 3},
+        "gan": {"objective": "softplus", "updates": 2},
+    }
+    stepper = build_run(make_config(parts=often, steps=3), tmp_path / "run").stepper
+    seen: dict[str, list[ClipPair]] = {}
+    for opponent in stepper.opponents:
+
+        def note(*arguments: Any, name: str = opponent.name, loss: Any = opponent.loss) -> torch.Tensor:
+            seen.setdefault(name, []).append(arguments[1])
+            return loss(*arguments)
+
+        opponent.loss = note  # type: ignore[method-assign]
+    student = {name: weight.clone() for name, weight in stepper.roles.trainable_parameters().items()}
+    report = stepper.take_step(0)
+    counts = {
+        opponent.name: opponent.optimizer.state_dict()["state"][0]["step"] for opponent in stepper.opponents
+    }
+    assert counts == {"critic": 3, "discriminator": 2}
+    assert [len(seen[name]) for name in ("critic", "discriminator")] == [3, 2]
+    # The first round is the step's own, later ones are other clips that the student makes by now, the same for both.
+    assert all(left is right for left, right in zip(seen["critic"], seen["discriminator"], strict=False))
+    first, second, third = (clips.target_x0 for clips in seen["critic"])
+    assert not any(
+        left.shape == right.shape and torch.equal(left, right)
+        for left, right in ((first, second), (second, third))
+    )
+    moved = [
+        not torch.equal(student[name], weight)
+        for name, weight in stepper.roles.trainable_parameters().items()
+    ]
+    assert any(moved) and report.opponents["critic"] > 0
+    assert not any(clips.predicted_x0.requires_grad for name in seen for clips in seen[name])
+    batches = [stepper.micro_batches(step, 0, update)[0] for step in range(2) for update in range(3)]
+    captions = [tuple(stepper.read(batch, [stepper.schedule.target]).captions) for batch in batches]
+    read = [caption for some in captions[:3] for caption in some]
+    assert sorted(read) == sorted(stepper.clips.captions)  # one epoch of six clips: each once
+    optimizer = stepper.optimizers[0].state_dict()["state"][0]
+    assert optimizer["step"] == 1
 
 
 def test_a_saved_student_has_nothing_of_the_critic(make_config: MakeConfig, tmp_path: Path) -> None:

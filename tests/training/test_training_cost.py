@@ -57,11 +57,13 @@ def test_the_command_prints_one_object(
 def test_what_the_student_samples_for_itself_counts_among_the_bare_passes(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config("lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1], parts={"dmd": {}})
+    config = make_config(
+        "lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1], parts={"dmd": {"critic_updates": 3}}
+    )
     stepper = build_run(config, tmp_path / "run").stepper
-    (batch,) = stepper.micro_batches(0, 0)
-    prepared = [prepare(stepper, batch)]
-    assert batch.stage_index == 2
+    batches = [batch for update in range(3) for batch in stepper.micro_batches(0, 0, update)]
+    prepared = [prepare(stepper, batch) for batch in batches]
+    assert [batch.stage_index for batch in batches] == [2, 2, 2]
 
     passes: list[torch.Size] = []
 
