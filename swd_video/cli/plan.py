@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from swd_video.config.schema import DistillConfig
+    from swd_video.core.grid import LatentSize
     from swd_video.planning.architecture import Architecture
     from swd_video.planning.plan import Request
     from swd_video.planning.step_cost import LossShape
@@ -123,7 +124,6 @@ def read_request(config: "DistillConfig") -> "Request":
         ValueError: if its model cannot be found.
     """
     from swd_video.config.train import LoraTrainConfig, MuonConfig
-    from swd_video.core.grid import LatentSize
     from swd_video.planning.architecture import load_architecture
     from swd_video.planning.plan import Request
     from swd_video.planning.training_cost import LoraShape
@@ -151,9 +151,21 @@ def read_request(config: "DistillConfig") -> "Request":
         losses=_read_losses(config, architecture),
         stage_weights=train.stage_weights or (1.0,) * len(config.schedule),
         steps=train.steps,
-        extra_grids=tuple(LatentSize.parse(text) for text in config.data.extra_grids),
+        extra_grids=_extra_grids(config, architecture),
         keep_checkpoints=train.keep_checkpoints,
     )
+
+
+def _extra_grids(config: "DistillConfig", architecture: "Architecture") -> "tuple[LatentSize, ...]":
+    from swd_video.core.grid import LatentSize
+
+    grids = tuple(LatentSize.parse(text) for text in config.data.extra_grids)
+    for index, grid in enumerate(grids):
+        try:
+            architecture.spec.compression.tokens(grid)
+        except ValueError as error:
+            raise ValueError(f"data.extra_grids[{index}]: {error}") from None
+    return grids
 
 
 def _counted_model(config: "DistillConfig") -> str:

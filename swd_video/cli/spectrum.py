@@ -94,6 +94,7 @@ def run(argv: list[str]) -> int:
     if arguments.from_shift is not None:
         arguments = replace(arguments, sigmas=_converted(arguments.sigmas, arguments.from_shift, shift))
     try:
+        source.size.tokens(cost.patch)
         spectrum = measure_spectrum(source.batches())
     except ValueError as error:
         raise ValueError(f"{arguments.latents}: {error}") from None
@@ -116,7 +117,7 @@ def _check(arguments: Arguments) -> None:
     for flag, value in (("--shift", arguments.shift), ("--from-shift", arguments.from_shift)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{flag}: got {value:g}, expected a number above 0, such as Wan's 3.")
-    if not arguments.budget > 0:
+    if not 0 < arguments.budget < math.inf:
         raise ValueError(f"--budget: got {arguments.budget:g}, expected evaluations at full size, above 0.")
     plot = arguments.plot
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
@@ -146,7 +147,7 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
     reason = "no model is known; name one with --model"
     if name is not None:
         try:
-            return _transformer_cost(name, source.size)
+            return _transformer_cost(name, source)
         except ValueError as error:
             if model is not None:
                 raise ValueError(f"--model: {error}") from None
@@ -159,7 +160,7 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
 _GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
 
 
-def _transformer_cost(name: str, size: "LatentSize") -> _Cost:
+def _transformer_cost(name: str, source: "LatentSource") -> _Cost:
     """Counted by passing shapes through the model's own transformer, whatever its family."""
     from swd_video.models.shift import noise_shift
     from swd_video.planning.architecture import load_architecture
@@ -167,12 +168,18 @@ def _transformer_cost(name: str, size: "LatentSize") -> _Cost:
 
     architecture = load_architecture(name)
     counter = TransformerCounter(architecture)
-    tokens = architecture.spec.compression.tokens(size)
+    spec, other = architecture.spec, None
+    if source.channels != spec.latent_channels:
+        other = (
+            f"the latents have {source.channels} channels and those of {name} {spec.latent_channels}; they are another "
+            "model's, with costs and a shift of its own"
+        )
     return _Cost(
         lambda grid: float(counter.evaluation(grid).forward),
         f"FLOPs of the transformer of {name}",
-        architecture.spec.compression.patch,
-        shift=noise_shift(architecture.model.pipe.scheduler, tokens),
+        spec.compression.patch,
+        other,
+        noise_shift(architecture.model.pipe.scheduler, spec.compression.tokens(source.size)),
     )
 
 

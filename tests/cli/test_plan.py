@@ -120,6 +120,8 @@ def test_a_teacher_that_is_there_is_planned_itself(tiny_config: Path, tiny_wan_f
     absent = {"model": "out/no/such"}
     with pytest.raises(ValueError, match=r"model 'out/no/such': does not exist"):
         read_request(load_config(tiny_config, absent))
+    with pytest.raises(ValueError, match=r"data\.extra_grids\[1\]: latent size 99x4x4: .* Nearest .* 64x4x4"):
+        read_request(load_config(tiny_config, {"data.extra_grids": "[2x4x4, 99x4x4]"}))
     counted = read_request(load_config(tiny_config, absent | {"architecture": str(tiny_wan_folder)}))
     assert counted.architecture.num_parameters == read_request(kept).architecture.num_parameters
 

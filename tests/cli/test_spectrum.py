@@ -163,8 +163,14 @@ def test_every_family_gives_costs_and_patch(
 ) -> None:
     """Latents without detail: the smallest grid is one patch, so stages but the last are as cheap as can be."""
     save_file({"latents": smooth(4)}, tmp_path / "l.safetensors")
+    channels = load_architecture(model).spec.latent_channels
     words = ["--model", model, "--sigmas", "0.602", "--from-shift", "3", "--stages", "2", "--budget", "2"]
-    found = json_of(capsys, tmp_path / "l.safetensors", *words)
+    assert main(["spectrum", str(tmp_path / "l.safetensors"), *words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith(
+        f"warning: the latents have 4 channels and those of {model} {channels}; they are another"
+    )
+    found = json.loads(out)
     counter = TransformerCounter(load_architecture(model))
     small, full = (counter.evaluation(LatentSize(**stage)).forward for stage in _grids(found))
     assert found["schedule"]["cost"] == pytest.approx((small + full) / full)
@@ -233,7 +239,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.
     broken[9, 0, 0, 0, 0] = math.nan
     assert "clip 9 (from 0) holds infinite or nan" in error_of(file_of("nan", x=broken))
     odd = file_of("odd", x=torch.ones(1, 4, 3, 3, 4))
-    assert "3x3x4 is not a whole number of 1x2x2 patches" in error_of(odd)
+    assert f"{odd}: latent size 3x3x4 is not a whole number of 1x2x2 patches" in error_of(odd)
+    assert "--budget: got inf" in error_of(good, "--budget", "inf")
 
     assert "--sigmas: got 1.5" in error_of(good, "--sigmas", "1.5")
     assert "stages: got 0" in error_of(good, "--stages", "0")
