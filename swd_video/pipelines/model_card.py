@@ -121,6 +121,8 @@ def stock_merged_code(source: str, text_length: int | None = None) -> str:
         [
             *imports,
             "",
+            "import swd_video.schedulers  # diffusers takes another package's scheduler once it is imported",
+            "",
             f"pipe = DiffusionPipeline.from_pretrained({student}, dtype=torch.bfloat16)",
             "",
             _stock_call(text_length),

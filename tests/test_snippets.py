@@ -1,0 +1,106 @@
+"""Every piece of Python in the documents and in model cards runs as it is written, in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.lora import add_lora, lora_state_dict
+from swd_video.pipelines.export import export_student
+from swd_video.pipelines.loading import load_pipeline, save_student
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+# What a snippet names, and the small thing of its kind that stands for it here, beside the folder where it runs.
+STAND_INS = {
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "../base",
+    "Lightricks/LTX-Video": "../base",
+    "path/to/this/folder": ".",
+    "out/ltx/student": "../full",
+    "configs/scripts/demo.yaml": "../script.yaml",
+    'device="cuda"': 'device="cpu"',
+}
+SCRIPT = "model: ../full\nshots:\n  - id: cat\n    prompt: a cat\n"
+
+
+def python_of(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A base model, two students of it, their exports, and a folder to run in."""
+    place = tmp_path_factory.mktemp("snippets")
+    (place / "base").symlink_to(tiny_wan_folder)
+    (place / "script.yaml").write_text(SCRIPT)
+    (place / "run" / "out").mkdir(parents=True)
+    torch.save(torch.zeros(1, 4, 3, 8, 8), place / "run" / "test_latents_wan.pth")
+    transformer = WanTransformer3DModel.from_pretrained(tiny_wan_folder, subfolder="transformer")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=generator)
+        save_student(
+            place / "full", base_model=place / "base", schedule=tiny_schedule, transformer=transformer
+        )
+        add_lora(transformer, 4, ["to_q", "ffn.net.0.proj"])
+        for name, weight in transformer.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    additions = lora_state_dict(transformer)
+    save_student(place / "lora", base_model=place / "base", schedule=tiny_schedule, lora_state_dict=additions)
+    for student, form in (("lora", "lora"), ("full", "merged")):
+        export_student(place / student, place / f"{student}-export", form=form)
+    return place
+
+
+def run(code: str, folder: Path, then: str = "") -> None:
+    for name, stand_in in STAND_INS.items():
+        code = code.replace(name, stand_in)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code + then]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+SNIPPETS = [
+    pytest.param(code, id=f"{path.stem}-{number}")
+    for path in DOCUMENTS
+    if path.name != "export.md"
+    for number, code in enumerate(python_of(path.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_documented_code_runs(code: str, place: Path) -> None:
+    run(code, place / "run")
+
+
+@pytest.mark.parametrize("student", ["lora", "full"])
+def test_code_for_exports_makes_the_student_s_clip_bit_for_bit(student: str, place: Path) -> None:
+    pipe = load_pipeline(place / student, dtype=torch.bfloat16)
+    expected = pipe("a cat in the grass", generator=torch.Generator().manual_seed(7)).frames[0]
+    folder = place / f"{student}-export"
+    own, stock = python_of((folder / "README.md").read_text(encoding="utf-8"))
+    documented = python_of((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))[student == "full"]
+    # The card names this base model where the document names a large one; beside that it is the same code.
+    assert [stock.strip()] == [documented.replace("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "../base").strip()]
+    for code in (own, documented):
+        run(code, folder, then="\nimport numpy\nnumpy.save('clip.npy', video)\n")
+        assert np.array_equal(np.load(folder / "clip.npy"), expected)
+        (folder / "clip.npy").unlink()
+
+
+def test_there_is_code_to_run() -> None:
+    assert {parameter.id for parameter in SNIPPETS} >= {"adapters-0", "adapters-1", "render-0", "spectrum-0"}
+    assert len(python_of((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))) == 2
