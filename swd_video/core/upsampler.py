@@ -148,7 +148,8 @@ class LatentUpsampler(nn.Module):
             if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
                 raise ValueError(f"{broken[0]} holds numbers that are not finite")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            # Of weights that do not fit, torch's first line says nothing.
+            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
             raise ValueError(f"{path}: cannot be read as an upsampler: {reason}") from None
         return upsampler.requires_grad_(False).eval()
 

@@ -1,19 +1,19 @@
 """Adherence: a small video classifier, trained on real clips alone, reads the attributes of a prompt back."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.interval import Estimate, bootstrap_share
 from swd_video.files import whole_file, write_json
+from swd_video.models.checkpoints import check_fit, errors_in_one_line, read_json, read_weights
 
 WEIGHTS_NAME = "judge.safetensors"
 CONFIG_NAME = "judge.json"
@@ -157,21 +157,25 @@ class AttributeJudge(nn.Module):
         """Read a judge back, frozen and in evaluation mode.
 
         Raises:
-            ValueError: If the folder holds no judge.
+            ValueError: If the folder holds no judge, or a broken one.
         """
         if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
             raise ValueError(
                 f"{folder}: no judge there, expected {CONFIG_NAME} and {WEIGHTS_NAME}. "
                 "Train one first (tools/pocket/judge.py for the pocket world)."
             )
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        judge = cls(
-            config["classes"],
-            input_frames=config["input_frames"],
-            input_size_px=config["input_size_px"],
-            width=config["width"],
-        )
-        judge.load_state_dict(load_file(folder / WEIGHTS_NAME))
+        path = folder / CONFIG_NAME
+        config = read_json(path)
+        with errors_in_one_line(path):
+            judge = cls(
+                config["classes"],
+                input_frames=config["input_frames"],
+                input_size_px=config["input_size_px"],
+                width=config["width"],
+            )
+        weights = read_weights(folder / WEIGHTS_NAME)
+        check_fit(folder / WEIGHTS_NAME, weights, judge.state_dict(), "the judge")
+        judge.load_state_dict(weights)
         return judge.requires_grad_(False).eval().to(device)
 
 

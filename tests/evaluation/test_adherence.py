@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,19 @@ def test_shares_count_hits_over_prompts() -> None:
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no judge there"):
+        AttributeJudge.load(tmp_path)
+    judge = AttributeJudge({"subject": ("cat", "dog")}, width=8)
+    for key, value, message in (
+        ("classes", 3, r"judge\.json cannot be loaded: "),
+        ("width", 16, r"judge\.safetensors: .* has shape \(.*\), in the judge it has"),
+    ):
+        judge.save(tmp_path)
+        config = json.loads((tmp_path / "judge.json").read_text())
+        (tmp_path / "judge.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(ValueError, match=message):
+            AttributeJudge.load(tmp_path)
+    (tmp_path / "judge.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"judge\.safetensors: is no whole safetensors file"):
         AttributeJudge.load(tmp_path)
     with pytest.raises(ValueError, match="two or more different names"):
         AttributeJudge({"subject": ("cat", "cat")})
