@@ -1,7 +1,6 @@
 """The plot of `swd-video spectrum`: power against frequency in time and in space, and where noise hides it."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from swd_video.core.spectrum import LatentSpectrum
+from swd_video.files import whole_file
 
 _PANEL_PX = (560, 420)
 _LEFT_PX, _TOP_PX, _BOTTOM_PX, _RIGHT_PX = 72, 96, 72, 84
@@ -67,12 +67,8 @@ def draw_spectrum(path: Path, title: str, spectrum: LatentSpectrum, sigmas: Sequ
     bounds = _bounds([power for panel in panels for power in [*panel.means, *panel.strongest]])
     for index, panel in enumerate(panels):
         _draw_panel(draw, index * step + _LEFT_PX, panel, sigmas, *bounds)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        image.save(draft, format="PNG")
 
 
 def _draw_panel(

@@ -196,11 +196,16 @@ def test_the_plot_shows_both_curves_and_appears_whole(
 ) -> None:
     save_file({"latents": smooth(3, LatentSize(3, 4, 6), noise=0.2)}, tmp_path / "l.safetensors")
     plot = tmp_path / "spectrum.png"
+    (tmp_path / ".spectrum.png.tmp").symlink_to(tmp_path / "planted")
     json_of(capsys, tmp_path / "l.safetensors", "--plot", plot, "--budget", "2")
     with Image.open(plot) as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
     assert {(28, 92, 170), (140, 178, 222), (190, 88, 30)} <= colours
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.safetensors", "spectrum.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".spectrum.png.tmp",
+        "l.safetensors",
+        "spectrum.png",
+    ]
 
 
 def test_constant_latents_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
