@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     )
     found = examine(arguments.disk)
     if arguments.json_output:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
     else:
         print(describe(found))
     return 0 if found["ready"] else 1

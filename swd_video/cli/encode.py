@@ -95,7 +95,7 @@ def run(argv: list[str]) -> int:
         summary = {"out": str(out), "complete": report.is_complete, **counts}
         summary |= {"skipped": skipped, "cut_captions": report.cut_captions, "reused": report.reused}
         summary["grids"] = [str(grid) for grid in grids]
-        print(json.dumps({**summary, "seconds": round(seconds, 3)}, ensure_ascii=False))
+        print(json.dumps({**summary, "seconds": round(seconds, 3)}))
     elif not report.is_complete:
         print(f"part {arguments.shard} is encoded, other parts are to come, in {seconds:.1f} s: {out}")
     else:

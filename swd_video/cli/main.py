@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import re
@@ -141,6 +142,10 @@ def _signals_clean_up() -> Iterator[None]:
 
 def _run(command: Command, arguments: list[str]) -> int:
     prepare_process()
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a name that the terminal cannot show must not undo hours of work
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Where its kernels do not load it says so at each import; `doctor` tells what does not run.
     logging.getLogger("xformers").setLevel(logging.ERROR)
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")

@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
     report = render_script(script, pipe, model, out, say=_say)
 
     if arguments.json_output:
-        print(json.dumps(report.as_dict(out), ensure_ascii=False))
+        print(json.dumps(report.as_dict(out)))
     else:
         counts = [f"{report.count(status)} {status}" for status in ("rendered", "skipped", "failed")]
         print(f"{', '.join(counts)} in {report.seconds:.1f} s: {out / SHEET_NAME}, {out / REPORT_NAME}")

@@ -106,7 +106,7 @@ def run(argv: list[str]) -> int:
         draw_spectrum(arguments.plot, title, spectrum, arguments.sigmas)
     if cost.guess is not None:
         print(f"warning: {cost.guess}.", file=sys.stderr)
-    print(json.dumps(found, ensure_ascii=False) if arguments.json_output else _describe(arguments, found))
+    print(json.dumps(found) if arguments.json_output else _describe(arguments, found))
     return 0
 
 

@@ -92,7 +92,7 @@ def run(argv: list[str]) -> int:
         "seconds": round(time.monotonic() - started, 3),
     }
     if arguments.json_output:
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary))
     else:
         state = "complete" if report.is_complete else "other parts are missing"
         print(

@@ -31,7 +31,12 @@ PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 # Old files hold tables that networks now compute themselves, and text encoders the head that predicts words.
 _NOT_NEEDED = re.compile(r"(position_ids|inv_freq|num_batches_tracked)$|^lm_head\.")
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
-_REPORTERS = ("diffusers.models.modeling_utils", "transformers.modeling_utils")
+# The last one speaks, of what does not concern anybody here, as soon as another level is set for the second.
+_REPORTERS = (
+    "diffusers.models.modeling_utils",
+    "transformers.modeling_utils",
+    "transformers.distributed.tensor_parallel",
+)
 _CURE = "give the weights of the very model that is named"
 _KINDS = {
     bool: "true or false",

@@ -1,6 +1,7 @@
 """The entry point: help without torch, exit codes, one-line errors."""
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -139,3 +140,15 @@ def test_signals_to_end_let_a_command_clean_up(
     assert main(["slow"]) == code
     assert cleaned == [name] and signal.getsignal(number) == before
     assert "Run the same command again to go on." in capsys.readouterr().err
+
+
+def test_names_that_the_terminal_cannot_show_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("shows")
+    module.run = lambda arguments: print("caf\u00e9 \N{TIGER FACE}") or 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shows", module)
+    monkeypatch.setitem(COMMANDS, "shows", Command("shows", "shows"))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["shows"]) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == rb"caf\xe9 \U0001f42f" + b"\n"  # type: ignore[attr-defined]

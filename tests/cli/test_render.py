@@ -1,6 +1,7 @@
 """`swd-video render` from its arguments to its exit code."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,15 @@ def script(tmp_path: Path) -> Path:
 def test_json_is_the_only_thing_on_stdout(
     script: Path, student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    said: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = said.append  # type: ignore[method-assign]
+    for library in ("transformers.distributed.tensor_parallel", "transformers.modeling_utils"):
+        logging.getLogger(library).addHandler(listener)
     arguments = ["render", str(script), "--out", str(tmp_path / "out"), "--model", str(student_folder)]
     assert main([*arguments, "--device", "cpu", "--json"]) == 0
     captured = capsys.readouterr()
+    assert not said, "libraries do not talk between the lines"
     printed = json.loads(captured.out)
     assert [shot["status"] for shot in printed["shots"]] == ["rendered", "rendered"]
     assert all(Path(shot["file"]).is_file() for shot in printed["shots"])
