@@ -160,11 +160,13 @@ def _measure_matroska(file: BinaryIO, size: int) -> int | None:
     offset = 0
     ends = [size]
     while offset < size:
+        while len(ends) > 1 and offset >= ends[-1]:
+            ends.pop()
+            if len(ends) == 1:
+                return None  # what follows the segment is nobody's
         head = _at(file, offset, 12)
         identifier, id_bytes = _variable_integer(head, keep_marker=True)
         length, length_bytes = _variable_integer(head[id_bytes:]) if id_bytes else (0, 0)
-        while len(ends) > 1 and offset >= ends[-1]:
-            ends.pop()
         if not length_bytes or id_bytes > 4:
             return offset + 12 if len(head) < 12 else -offset
         offset += id_bytes + length_bytes

@@ -64,8 +64,10 @@ def test_a_cut_or_damaged_file_is_noticed(
         path.write_bytes(damaged)
         with pytest.raises(VideoError):
             probe_video(path) if gap_shows else read_video(path, decoder="pyav")
-    path.write_bytes(whole)
-    assert probe_video(path).frames == 16
+    # What a download appended is no part of a file that says where it ends.
+    tail = bytes(1000) if container in ("mp4", "mkv", "webm", "avi", "gif") else b""
+    path.write_bytes(whole + tail)
+    assert probe_video(path).frames == len(read_video(path)[0]) == 16
 
 
 def test_matroska_without_a_length_is_measured_by_its_blocks(

@@ -198,7 +198,7 @@ def test_no_bad_file_ends_an_encode(
         "empty.mp4": "is empty",
         "text.mp4": "cannot be read as video",
         "noise.mp4": "cannot be read as video",
-        "riff.mp4": "DecompressionBombError: ",
+        "riff.mp4": "cannot be read as WebP: Image size",
         "loop.mp4": "Too many levels of symbolic links",
         "n" * 300: "File name too long",
         "\ud83d\nfox\x1b.mp4": "surrogates not allowed",
