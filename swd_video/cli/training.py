@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -63,7 +64,9 @@ def run_training(
 
     Raises:
         ValueError: for wrong input, in one line.
+        FolderInUseError: if another run trains there.
     """
+    from swd_video.files import alone_in
     from swd_video.training.build import settle_precision
     from swd_video.training.finite import NonFiniteError
     from swd_video.training.loop import train
@@ -71,15 +74,16 @@ def run_training(
 
     # Started by `accelerate launch`, this is one of several processes, of which the first speaks.
     speaks = join_processes().is_main_process
-    config = settle_precision(config, out)
-    summary = finished(config, out)
-    if summary is None:
-        try:
-            summary = train(build(config, out))
-        except NonFiniteError as error:
-            if speaks:
-                print(f"error: {error}", file=sys.stderr)
-            return 1
+    with alone_in(out) if speaks else nullcontext():
+        config = settle_precision(config, out)
+        summary = finished(config, out)
+        if summary is None:
+            try:
+                summary = train(build(config, out))
+            except NonFiniteError as error:
+                if speaks:
+                    print(f"error: {error}", file=sys.stderr)
+                return 1
     if as_json and speaks:
         printed = asdict(summary)
         print(json.dumps({result: printed.pop("student"), **printed}))

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from swd_video.files import whole_folder
+from swd_video.files import remove_leftovers, whole_folder
 from swd_video.training.opponents import Opponent
 from swd_video.training.sharding import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
 
@@ -123,7 +123,7 @@ class CheckpointFolder:
             ema: their running average, in the same order.
             optimizers: as `save` was given them.
             opponents: the networks that learn beside the student.
-            speaks: false keeps quiet.
+            speaks: false keeps quiet, and leaves it to another process to delete what killed runs left unfinished.
 
         Returns:
             (finished steps, what `save` was given as progress); (0, {}) where there is no checkpoint.
@@ -131,6 +131,8 @@ class CheckpointFolder:
         Raises:
             ValueError: if the checkpoint is of another student, or there are some and none is whole.
         """
+        if speaks and self.folder.is_dir():
+            remove_leftovers(self.folder)
         damage = ""
         for folder in reversed(self.finished()):
             try:

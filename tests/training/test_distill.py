@@ -26,6 +26,7 @@ from swd_video.config.schema import DistillConfig
 from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
+from swd_video.files import alone_in
 from swd_video.pipelines.loading import load_pipeline
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.loop import train
@@ -239,6 +240,9 @@ def test_command_writes_resumes_and_reports(
     assert saved == load_config(path, {"train.steps": "2"})
 
     before = _digests(out)
+    with alone_in(out):
+        assert main(["distill", str(path), "--out", str(out), "--train.steps", "2"]) == 1
+    assert f"error: {out}: another run" in capsys.readouterr().err
     assert run_command([str(path), "--out", str(out), "--train.steps", "2"]) == 0  # nothing left to do
     assert _digests(out) == before
     assert finished_summary(load_config(path), out) is None
