@@ -34,7 +34,7 @@ from swd_video.evaluation.rows import (
 )
 from swd_video.evaluation.scores import Judges
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import load_model, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.pipelines.loading import load_student
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 
@@ -52,22 +52,23 @@ class ModelPool:
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         self._dtype = dtype
         self._device = device
-        self._teachers: dict[str, VideoModel] = {}
+        self._teachers: dict[tuple[str, float | None], VideoModel] = {}
         self._students: dict[str, ScaleWisePipeline] = {}
         self._parts: dict[tuple[type, str], nn.Module] = {}
 
-    def teacher(self, name: str) -> VideoModel:
+    def teacher(self, name: str, embedded_guidance: float | None = None) -> VideoModel:
         """A model behind the interface that all families share.
 
         Raises:
-            ValueError: There is no such model.
+            ValueError: There is no such model, or it is told no guidance.
         """
-        if name not in self._teachers:
-            model: Any = load_model(name, dtype=self._dtype, device=self._device)
+        if (name, embedded_guidance) not in self._teachers:
+            options = LoadOptions(embedded_guidance=embedded_guidance)
+            model: Any = load_model(name, dtype=self._dtype, device=self._device, options=options)
             for part in _SHARED_PARTS:
                 self._known(getattr(model.pipe, part))
-            self._teachers[name] = model
-        return self._teachers[name]
+            self._teachers[name, embedded_guidance] = model
+        return self._teachers[name, embedded_guidance]
 
     def student(self, name: str) -> ScaleWisePipeline:
         """A student's pipeline.
@@ -202,7 +203,7 @@ def _size_and_fps(config: EvaluateConfig, pool: ModelPool) -> tuple[PixelSize, f
             sizes.append(pipe.compression.pixel_size(pipe.scheduler.schedule.target))
             rates[row.key] = pipe.fps
         elif isinstance(row, TeacherRowConfig):
-            spec = pool.teacher(row.model).spec
+            spec = pool.teacher(row.model, row.embedded_guidance).spec
             sizes.extend([] if spec.training_size is None else [spec.training_size])
             rates[row.key] = spec.fps
     if not rates:
@@ -217,13 +218,15 @@ def _size_and_fps(config: EvaluateConfig, pool: ModelPool) -> tuple[PixelSize, f
 
 def _sampled_row(row: TeacherRowConfig | StudentRowConfig, size: PixelSize, pool: ModelPool) -> Row:
     if isinstance(row, TeacherRowConfig):
-        title = row.title or f"teacher, {row.steps} steps, guidance {row.guidance_scale:g}"
+        teacher = pool.teacher(row.model, row.embedded_guidance)
+        guidance = teacher.spec.guidance_scale if row.guidance_scale is None else row.guidance_scale
         return teacher_row(
             row.key,
-            title,
-            pool.teacher(row.model),
+            row.title or f"teacher, {row.steps} steps, guidance {guidance:g}",
+            teacher,
             steps=row.steps,
-            guidance_scale=row.guidance_scale,
+            guidance_scale=guidance,
+            guidance_scale_2=row.guidance_scale_2,
             size=size,
             negative_prompt=row.negative_prompt,
             shift=row.shift,

@@ -197,7 +197,7 @@ def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "Loss
     return LossShape(
         compared_blocks=tuple(compared.values()),
         critic=critic,
-        guided=dmd is not None and dmd.guidance_scale != 1,
+        guided=dmd is not None and (dmd.guidance_scale or architecture.spec.guidance_scale) != 1,
         heads=_heads(config, architecture),
         heads_block=0 if loss.gan is None else max(loss.gan.block or middle),
         own_inputs=config.train.own_inputs,

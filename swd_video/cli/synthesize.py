@@ -104,16 +104,23 @@ def run(argv: list[str]) -> int:
 def _recipe(config: "SynthesizeConfig") -> "Recipe":
     from swd_video.data.prompts import choose_prompts, clean_prompt
     from swd_video.data.synthesize import Recipe
+    from swd_video.models.checkpoints import read_pipeline_name
     from swd_video.models.fingerprint import fingerprint_folders
     from swd_video.models.loading import model_folder
+    from swd_video.models.registry import adapter_for
 
+    folder, guidance = model_folder(config.model), config.guidance_scale
+    if guidance is None:
+        guidance = adapter_for(read_pipeline_name(folder)).guidance_scale
     return Recipe(
-        teacher=fingerprint_folders([model_folder(config.model)]),
+        teacher=fingerprint_folders([folder]),
         prompts=tuple(choose_prompts(config.prompts, config.prompts_file)),
         samples_per_prompt=config.samples_per_prompt,
         seed=config.seed,
         steps=config.steps,
-        guidance_scale=config.guidance_scale,
+        guidance_scale=guidance,
+        guidance_scale_2=config.guidance_scale_2,
+        embedded_guidance=config.embedded_guidance,
         negative_prompt=clean_prompt(config.negative_prompt, "negative_prompt:"),
         shift=config.shift,
         keep_latents=config.keep_latents,
@@ -131,12 +138,17 @@ def _synthesize(arguments: Arguments, config: "SynthesizeConfig", recipe: "Recip
     from swd_video.data.shards import Shard
     from swd_video.data.synthesize import synthesize
     from swd_video.models.fingerprint import fingerprint_encoders
-    from swd_video.models.loading import load_model, resolve_model_path
+    from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+    from swd_video.models.teacher_sampling import chosen_guidance
 
     shard = Shard.parse(arguments.shard)
     model = load_model(
-        config.model, dtype=getattr(torch, config.dtype), device=choose_device(arguments.device)
+        config.model,
+        dtype=getattr(torch, config.dtype),
+        device=choose_device(arguments.device),
+        options=LoadOptions(embedded_guidance=config.embedded_guidance),
     )
+    chosen_guidance(model.spec, recipe.guidance_scale, recipe.negative_prompt)
     with tqdm(unit="clip", desc="synthesize", file=sys.stderr, disable=None) as bar:
 
         def show(done: int, to_do: int) -> None:

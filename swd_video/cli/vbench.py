@@ -39,8 +39,10 @@ class Arguments:
     """Clips of each prompt, instead of the suite's numbers."""
     steps: int = 50
     """Sampling steps of a teacher."""
-    guidance_scale: float = 5.0
-    """Guidance of a teacher; 1 is off."""
+    guidance_scale: float | None = None
+    """Guidance of a teacher; 1 is off, default what its pipeline does."""
+    embedded_guidance: float | None = None
+    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); default its pipeline's."""
     negative_prompt: str = ""
     """What a teacher's guidance leads away from."""
     size: str | None = None
@@ -102,7 +104,7 @@ def _row(arguments: Arguments) -> "Row":
     from swd_video.cli.devices import choose_device
     from swd_video.core.grid import PixelSize
     from swd_video.evaluation.rows import student_row, teacher_row
-    from swd_video.models.loading import load_model
+    from swd_video.models.loading import LoadOptions, load_model
     from swd_video.pipelines.loading import is_student, load_student
 
     device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
@@ -111,7 +113,8 @@ def _row(arguments: Arguments) -> "Row":
         pipe.set_progress_bar_config(disable=True)
         own_size = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
         return student_row("student", arguments.model, pipe, own_size)
-    model = load_model(arguments.model, device=device, dtype=dtype)
+    options = LoadOptions(embedded_guidance=arguments.embedded_guidance)
+    model = load_model(arguments.model, device=device, dtype=dtype, options=options)
     size = model.spec.training_size if arguments.size is None else PixelSize.parse(arguments.size)
     if size is None:
         raise ValueError(

@@ -54,8 +54,12 @@ class TeacherRowConfig(_RowConfig):
     """A shipped name, a diffusers folder or a hub name."""
     steps: int = Field(default=50, ge=1)
     """Sampling steps; with guidance each runs the transformer twice."""
-    guidance_scale: float = Field(default=5.0, ge=1)
-    """`uncond + w (cond - uncond)`, so that 1 is off."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
+    guidance_scale_2: float | None = Field(default=None, ge=1)
+    """Of the second transformer of Wan 2.2 A14B; null is the same."""
+    embedded_guidance: float | None = Field(default=None, ge=0)
+    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     shift: float | None = Field(default=None, gt=0)

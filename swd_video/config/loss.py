@@ -177,8 +177,8 @@ class DmdConfig(Section):
 
     weight: float = Field(default=1.0, gt=0)
     """Factor in the loss."""
-    guidance_scale: float = Field(default=5.0, ge=1)
-    """Of the teacher whose distribution is matched; 1 is no guidance."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """Of the teacher whose distribution is matched; 1 is no guidance, null what the teacher's own pipeline does."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     sigma_min: float = Field(default=0.02, gt=0, lt=1)

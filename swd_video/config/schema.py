@@ -53,6 +53,12 @@ class FitConfig(Section):
     """Keep the transformer's weights in float8 and widen each layer while it runs."""
     transformer_file: str | None = None
     """Checkpoint in a single file, ending in .safetensors, to use as the transformer instead of the model's own."""
+    embedded_guidance: float | None = Field(default=None, ge=0)
+    """The guidance scale that a transformer distilled for guidance is told (HunyuanVideo); null is 6."""
+    decode_timestep: float | None = Field(default=None, ge=0, le=1)
+    """Noise level that the decoder of LTX-Video 0.9.1 and later is told; null is 0.05."""
+    decode_noise: float | None = Field(default=None, ge=0, le=1)
+    """Share of noise that it gets; null is 0.025."""
 
 
 class LoadConfig(FitConfig):

@@ -32,8 +32,8 @@ class TeacherSamplesConfig(Section):
 
     steps: int = Field(default=50, ge=1)
     """Sampling steps; with guidance each runs the transformer twice."""
-    guidance_scale: float = Field(default=5.0, ge=1)
-    """`uncond + w (cond - uncond)`, so that 1 is off."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     shift: float | None = Field(default=None, gt=0)

@@ -39,6 +39,8 @@ class Recipe:
         seed: the noise of a clip follows from it, its prompt and the number of the sample.
         steps: sampling steps.
         guidance_scale: 1 is off.
+        guidance_scale_2: of the second transformer of Wan 2.2 A14B; None is the same.
+        embedded_guidance: what the teacher was loaded with; None is its pipeline's.
         negative_prompt: what guidance leads away from.
         shift: see `sample_teacher`.
         keep_latents: store the teacher's own latents on the last grid.
@@ -52,6 +54,8 @@ class Recipe:
     seed: int = 0
     steps: int = 50
     guidance_scale: float | int = 5.0
+    guidance_scale_2: float | int | None = None
+    embedded_guidance: float | int | None = None
     negative_prompt: str = ""
     shift: float | None = None
     keep_latents: bool = True
@@ -65,7 +69,10 @@ class Recipe:
 
     def digest(self) -> str:
         """SHA-256 of all this."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        # Without what is left out, so that caches from before there was such a key stay finished.
+        later = ("guidance_scale_2", "embedded_guidance")
+        fields = {key: value for key, value in asdict(self).items() if key not in later or value is not None}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -223,6 +230,7 @@ def _sample(
         model.spec.compression.pixel_size(grids[-1]),
         steps=recipe.steps,
         guidance_scale=recipe.guidance_scale,
+        guidance_scale_2=recipe.guidance_scale_2,
         negative_prompt=recipe.negative_prompt,
         shift=recipe.shift,
         generator=[keyed_generator(recipe.seed, "synthesize", prompt, sample) for prompt, sample in clips],

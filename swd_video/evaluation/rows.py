@@ -17,7 +17,7 @@ from swd_video.data.clips import clip_pixels
 from swd_video.data.manifest import Clip, read_manifest
 from swd_video.evaluation.speed import Sampler
 from swd_video.models.base import VideoModel
-from swd_video.models.teacher_sampling import sample_teacher
+from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.pipelines.scalewise import ScaleWisePipeline
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
@@ -81,24 +81,31 @@ def teacher_row(
     model: VideoModel,
     *,
     steps: int,
-    guidance_scale: float | int,
+    guidance_scale: float | int | None,
     size: PixelSize,
     negative_prompt: str = "",
     shift: float | None = None,
+    guidance_scale_2: float | None = None,
 ) -> Row:
-    """A teacher in many steps, with classifier-free guidance."""
+    """A teacher in many steps, with classifier-free guidance; what its pipeline does where that is None.
+
+    Raises:
+        ValueError: if the size is not legal, or there is a negative prompt but no guidance.
+    """
     model.spec.compression.latent_size(size)
-    settings = {
+    settings: dict[str, Any] = {
         "steps": steps,
-        "guidance_scale": guidance_scale,
+        "guidance_scale": chosen_guidance(model.spec, guidance_scale, negative_prompt, f"{key}: "),
         "negative_prompt": negative_prompt,
         "shift": shift,
     }
+    if guidance_scale_2 is not None:
+        settings["guidance_scale_2"] = guidance_scale_2
 
     @torch.no_grad()
     def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
         prompts = [request.caption for request in requests]
-        latents = sample_teacher(model, prompts, size, generator=_generators(seeds), **settings)  # type: ignore[arg-type]
+        latents = sample_teacher(model, prompts, size, generator=_generators(seeds), **settings)
         return to_frames(model.decode(latents))
 
     identity = {
@@ -108,6 +115,8 @@ def teacher_row(
         **_identity(model, model.pipe.scheduler),
         "text_length": model.spec.text_length,
     }
+    if model.spec.embedded_guidance is not None:
+        identity["embedded_guidance"] = model.spec.embedded_guidance
     return Row(key, title, make, identity, _modules(model), model.spec.fps)
 
 

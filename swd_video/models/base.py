@@ -91,6 +91,7 @@ class VideoModel(ABC):
         stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
         block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
         guidance_scale: default of the family's pipeline.
+        settings: what of `LoadOptions` the constructor takes.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
         spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
@@ -108,6 +109,7 @@ class VideoModel(ABC):
     stock_samples: ClassVar[bool] = False
     block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)
     guidance_scale: ClassVar[float]
+    settings: ClassVar[tuple[str, ...]] = ()
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
     full_frames: int | None = None
 

@@ -57,6 +57,7 @@ class HunyuanVideoModel(VideoModel):
     block_counts = ("num_layers", "num_single_layers")
     # `true_cfg_scale` of the pipeline, whose `guidance_scale` is the embedded one.
     guidance_scale = 1.0
+    settings = ("embedded_guidance",)
     # Not `proj_out` of the single blocks: the layer after the last block has that name, too.
     lora_targets = (
         *ATTENTION_LAYERS,

@@ -65,6 +65,9 @@ class LoadOptions:
         float8_weights: keep the transformer's weights in float8 and widen each layer while it runs. Less memory;
             velocities change a little.
         transformer_file: a single-file checkpoint, ending in .safetensors, to use as the transformer.
+        embedded_guidance: the guidance scale that a transformer distilled for guidance is told (HunyuanVideo).
+        decode_timestep: noise level that the decoder of LTX-Video 0.9.1 and later is told.
+        decode_noise: share of noise that it gets.
     """
 
     attention: Literal["auto", "native", "xformers", "flash", "sage"] = "auto"
@@ -73,6 +76,15 @@ class LoadOptions:
     vae_slicing: bool = False
     float8_weights: bool = False
     transformer_file: str | Path | None = None
+    embedded_guidance: float | int | None = None
+    decode_timestep: float | int | None = None
+    decode_noise: float | int | None = None
+
+    @property
+    def settings(self) -> dict[str, float | int]:
+        """What is set of what only some families take."""
+        named = ("embedded_guidance", "decode_timestep", "decode_noise")
+        return {name: value for name in named if (value := getattr(self, name)) is not None}
 
 
 DEFAULT_OPTIONS = LoadOptions()
@@ -304,6 +316,12 @@ def prepare_pipeline(
     Raises:
         ValueError: if an option cannot work here.
     """
+    adapter = adapter_for(type(pipe).__name__)
+    for key, value in options.settings.items():
+        if key not in adapter.settings:
+            raise ValueError(
+                f"{key}: got {value:g}, but models of family {adapter.family} take none; leave it out."
+            )
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval()
@@ -316,9 +334,8 @@ def prepare_pipeline(
         for transformer in transformers:
             transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype)
     _place(pipe, torch.device(device), options.cpu_offload)
-    mask = adapter_for(type(pipe).__name__).attention_mask
     for transformer in transformers:
-        set_attention(transformer, options.attention, device=device, dtype=dtype, mask=mask)
+        set_attention(transformer, options.attention, device=device, dtype=dtype, mask=adapter.attention_mask)
     return pipe
 
 
@@ -341,23 +358,28 @@ def load_model(
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
     """
     pipe = load_teacher(name_or_path, device=device, dtype=dtype, options=options)
-    return adapt(pipe, read_video_spec(resolve_model_path(name_or_path)), name_or_path)
+    return adapt(pipe, read_video_spec(resolve_model_path(name_or_path)), name_or_path, options)
 
 
-def adapt(pipe: Any, spec: VideoSpec, name: str | Path) -> VideoModel:
+def adapt(pipe: Any, spec: VideoSpec, name: str | Path, options: LoadOptions = DEFAULT_OPTIONS) -> VideoModel:
     """Put a loaded pipeline behind the interface that all families share.
 
     Args:
         pipe: a pipeline of a family that is supported.
         spec: what the model's folder says beyond it.
         name: of the model, for errors.
+        options: of these what only some families take.
 
     Raises:
-        ValueError: if the family's adapter does not cover this pipeline.
+        ValueError: if the family's adapter does not cover this pipeline, or this model does not take what is set.
     """
     try:
         return adapter_for(type(pipe).__name__).from_pipeline(
-            pipe, fps=spec.fps, training_size=spec.training_size, text_length=spec.text_length
+            pipe,
+            fps=spec.fps,
+            training_size=spec.training_size,
+            text_length=spec.text_length,
+            **options.settings,
         )
     except ValueError as error:
         raise ValueError(f"model {str(name)!r}: {error}") from error

@@ -57,6 +57,7 @@ class LtxModel(VideoModel):
     pipeline_names = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")
     attention_mask = "additive"
     guidance_scale = 3.0
+    settings = ("decode_timestep", "decode_noise")
 
     def __init__(
         self,

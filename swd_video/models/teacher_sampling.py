@@ -97,6 +97,11 @@ def sample_teacher_latents(
     Raises:
         ValueError: if the model's scheduler is not one that its pipeline can use.
     """
+    if guidance_scale_2 is not None and model.transformer_at(0.0) == "transformer":
+        raise ValueError(
+            f"guidance_scale_2: got {guidance_scale_2:g}, but this {model.spec.family} model has one transformer; "
+            "leave it out."
+        )
     if guidance_scale <= 1:
         negative_embeds = None
     shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
@@ -122,21 +127,36 @@ def sample_teacher_latents(
     return latents.float()
 
 
-def chosen_guidance(spec: ModelSpec, asked: float | int | None, key: str = "guidance_scale") -> float | int:
+def chosen_guidance(
+    spec: ModelSpec,
+    asked: float | int | None,
+    negative_prompt: str = "",
+    section: str = "",
+    quiet: bool = False,
+) -> float | int:
     """The guidance scale that was asked for, or what the model's pipeline does; warns on stderr of guidance twice.
 
     Args:
         spec: of the teacher.
         asked: None for the default.
-        key: what asked, for the warning.
+        negative_prompt: what guidance shall lead away from.
+        section: of the config, with its dot, for messages.
+        quiet: warn of nothing, where another process does.
+
+    Raises:
+        ValueError: if there is a negative prompt, but no guidance.
     """
-    if asked is None:
-        return spec.guidance_scale
-    if asked > 1 and spec.embedded_guidance is not None:
+    chosen = spec.guidance_scale if asked is None else asked
+    if negative_prompt and chosen <= 1:
+        raise ValueError(
+            f"{section}negative_prompt: guidance_scale {chosen:g} is no guidance, so nothing leads away from it; "
+            "raise guidance_scale or leave negative_prompt out."
+        )
+    if chosen > 1 and spec.embedded_guidance is not None and not quiet:
         print(
-            f"warning: {key}: {asked:g} comes on top of the guidance {spec.embedded_guidance:g} that this "
-            f"{spec.family} model was distilled to obey, at twice the cost; leave it out, and set embedded_guidance "
-            "instead.",
+            f"warning: {section}guidance_scale: {chosen:g} comes on top of the guidance {spec.embedded_guidance:g} "
+            f"that this {spec.family} model was distilled to obey, at twice the cost; leave it out, and set "
+            "embedded_guidance instead.",
             file=sys.stderr,
         )
-    return asked
+    return chosen

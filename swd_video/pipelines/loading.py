@@ -124,7 +124,7 @@ def load_student(
     loaded = _load(name_or_path, dtype, options)
     prepare_pipeline(loaded.pipe, device=device, dtype=dtype, options=options)
     return ScaleWisePipeline(
-        adapt(loaded.pipe, loaded.spec, name_or_path), loaded.scheduler, loaded.positions
+        adapt(loaded.pipe, loaded.spec, name_or_path, options), loaded.scheduler, loaded.positions
     )
 
 

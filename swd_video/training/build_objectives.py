@@ -20,6 +20,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.models.encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
 from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.pipelines.loading import EncoderRecord
 from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
 from swd_video.training.features import BlockFeatures, FeatureSource, PixelFeatures, Window
@@ -75,7 +76,14 @@ def build_objectives(
             critic = Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise, dmd.critic_updates)
         opponents.append(critic)
         assert negative_embeds is not None
-        objective = DmdObjective(noise, dmd.guidance_scale, negative_embeds, dmd.data_share)
+        guidance = chosen_guidance(
+            spec,
+            dmd.guidance_scale,
+            dmd.negative_prompt,
+            "loss.dmd.",
+            quiet=not accelerator.is_main_process,
+        )
+        objective = DmdObjective(noise, guidance, negative_embeds, dmd.data_share)
         objectives.append(WeightedObjective("dmd", dmd.weight, objective))
     if gan is not None:
         blocks = _known_blocks("loss.gan.block", gan.block, "teacher", spec.num_blocks)

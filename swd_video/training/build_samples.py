@@ -15,6 +15,7 @@ from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
+from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
 from swd_video.training.roles import Roles
 from swd_video.training.samples import SampleWriter
@@ -95,7 +96,21 @@ def build_samples(
         reference = real_reference(clips, schedule.target, len(prompts), count)
     else:
         assert embeds.negative is not None
-        sampling = TeacherSampling(grid=schedule.target, samples=count, seed=seed, **teacher.model_dump())
+        sampling = TeacherSampling(
+            grid=schedule.target,
+            samples=count,
+            seed=seed,
+            steps=teacher.steps,
+            guidance_scale=chosen_guidance(
+                roles.model.spec,
+                teacher.guidance_scale,
+                teacher.negative_prompt,
+                "train.teacher_samples.",
+                quiet=not keep,
+            ),
+            shift=teacher.shift,
+            negative_prompt=teacher.negative_prompt,
+        )
         path = folder / "teacher.safetensors"
         reference = teacher_reference(roles, sampling, prompts, embeds.prompts, embeds.negative, path, keep)
     return SampleWriter(roles, schedule, prompts, embeds.prompts, folder, seed, reference, count, upsample)

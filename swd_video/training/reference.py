@@ -53,7 +53,7 @@ class TeacherSampling:
     samples: int
     seed: int
     steps: int
-    guidance_scale: float
+    guidance_scale: float | int
     shift: float | None
     negative_prompt: str
 
@@ -83,6 +83,8 @@ def teacher_reference(
         keep: whether this process writes that file.
     """
     recipe = sampling.as_json(prompts)
+    if (embedded := roles.model.spec.embedded_guidance) is not None:
+        recipe += f" embedded guidance {embedded:g}"
 
     @torch.no_grad()
     def make() -> list[Tensor]:

@@ -185,3 +185,14 @@ def test_what_the_teacher_does_not_read_is_said_and_an_impossible_folder_found_f
     error = capsys.readouterr().err
     assert f"error: --out {tmp_path / 'file'}: cannot be written to: it is no folder" in error
     assert "Loading" not in error
+
+
+def test_guidance_left_out_is_the_pipeline_s(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {**values, "prompts": ["a cat"], "samples_per_prompt": 1, "steps": 1}
+    assert synthesize({**few, "guidance_scale": 5}, tmp_path / "cache") == 0
+    del few["guidance_scale"]
+    assert synthesize(few, tmp_path / "cache") == 0
+    assert f"{tmp_path / 'cache'} is finished already" in capsys.readouterr().err
+    assert synthesize({**few, "guidance_scale_2": 3}, tmp_path / "cache") == 2

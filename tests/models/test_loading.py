@@ -281,3 +281,14 @@ def test_errors_do_not_send_people_to_a_stacktrace() -> None:
     expected = pytest.raises(ValueError, match=r"^model x cannot be loaded: The model is not cached\.$")
     with expected, errors_in_one_line("model x"):
         raise ValueError(text)
+
+
+def test_a_model_is_told_the_guidance_that_options_ask_for(save_tiny: Callable[[str], Path]) -> None:
+    folder = save_tiny("hunyuan")
+    model = load_model(folder, options=LoadOptions(embedded_guidance=4))
+    assert (model.spec.embedded_guidance, load_model(folder).spec.embedded_guidance) == (4, 6)
+    told = [
+        each._transformer_inputs(each.transformer, torch.zeros(1, 4, 1, 4, 4), 0.5, torch.zeros(1, 257, 16))
+        for each in (model, load_model(folder))
+    ]
+    assert [inputs["guidance"].tolist() for inputs in told] == [[4000.0], [6000.0]]

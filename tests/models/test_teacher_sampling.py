@@ -90,7 +90,7 @@ def test_guidance_on_top_of_embedded_guidance_is_said(
     )
     assert [chosen_guidance(wan, None), chosen_guidance(wan, 3), chosen_guidance(hunyuan, None)] == [5, 3, 1]
     assert chosen_guidance(hunyuan, 1) == 1 and capsys.readouterr().err == ""
-    assert chosen_guidance(hunyuan, 5, "loss.dmd.guidance_scale") == 5
+    assert chosen_guidance(hunyuan, 5, section="loss.dmd.") == 5
     warning = capsys.readouterr().err
     assert warning.startswith("warning: loss.dmd.guidance_scale: 5 comes on top of the guidance 4")
     assert warning.count("\n") == 1

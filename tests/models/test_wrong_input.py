@@ -13,12 +13,13 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.loading import LoadOptions, load_model, load_teacher, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.sampling import sample_clips
+from swd_video.models.teacher_sampling import sample_teacher
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,19 @@ def attention_that_does_not_run(bench: Bench) -> None:
     load_model(bench.folder, options=LoadOptions(attention="flash"))
 
 
+def guidance_for_a_model_that_is_told_none(bench: Bench) -> None:
+    load_model(bench.folder, options=LoadOptions(embedded_guidance=6))
+
+
+def noise_for_a_decoder_that_takes_none(bench: Bench) -> None:
+    load_model(bench.save_tiny("ltx"), options=LoadOptions(decode_timestep=0.05))
+
+
+def guidance_for_a_second_transformer(bench: Bench) -> None:
+    size = PixelSize(9, 48, 64)
+    sample_teacher(bench.adapter("wan"), ["a cat"], size, steps=1, guidance_scale_2=3.0)
+
+
 def broken_video_spec(bench: Bench) -> None:
     (bench.folder / "video_spec.json").write_text('{"fps": "fast"}')
     load_model(bench.folder)
@@ -365,6 +379,9 @@ CASES = {
     file_for_one_of_two_experts: "replaces one transformer, but .* has two",
     offload_without_an_accelerator: "got 'model' for device cpu, expected an accelerator",
     attention_that_does_not_run: "'flash' does not run on cpu for this model",
+    guidance_for_a_model_that_is_told_none: "embedded_guidance: got 6, but models of family wan take none",
+    noise_for_a_decoder_that_takes_none: "decode_timestep: got 0.05, but this VAE decodes without noise",
+    guidance_for_a_second_transformer: "guidance_scale_2: got 3, but this wan model has one transformer",
     broken_video_spec: "video_spec.json: fps: got 'fast', expected a number",
 }
 
