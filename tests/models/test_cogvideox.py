@@ -86,3 +86,12 @@ def test_every_number_of_latent_frames_decodes_to_its_clip(model: CogVideoXModel
     with torch.no_grad():
         pixels = model.decode(_random(1, 4, frames, 4, 4))
     assert pixels.shape == (1, 3, 4 * (frames - 1) + 1, 32, 32)
+
+
+def test_positions_that_were_learned_for_one_picture_size_are_refused(
+    tiny_pipe: Callable[[str], Any],
+) -> None:
+    pipe = tiny_pipe("cogvideox")
+    pipe.transformer.register_to_config(use_learned_positional_embeddings=True)
+    with pytest.raises(ValueError, match="learned a position for every place of one picture size"):
+        CogVideoXModel.from_pipeline(pipe)
