@@ -94,6 +94,7 @@ def run(argv: list[str]) -> int:
 def _training_facts(student: Path) -> "TrainingFacts":
     """What the run's folder, around the student's, says."""
     from swd_video.config.load import flatten, load_config
+    from swd_video.models.checkpoints import read_json, require
     from swd_video.pipelines.model_card import TrainingFacts
 
     run_folder = student.absolute().parent
@@ -101,7 +102,13 @@ def _training_facts(student: Path) -> "TrainingFacts":
     summary: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     if student.is_dir() and summary_path.is_file():
-        summary = json.loads(summary_path.read_text(encoding="utf-8"))
+        summary = read_json(summary_path)
+        for key in _FIGURES:
+            number = isinstance(summary.get(key, 0), int | float)
+            require(number, summary_path, key, summary.get(key), "a number")
+        losses = summary.get("stage_losses", [])
+        numbers = isinstance(losses, list) and all(isinstance(loss, int | float | None) for loss in losses)
+        require(numbers, summary_path, "stage_losses", losses, "a list of numbers")
     if student.is_dir() and config_path.is_file():
         settings = {
             key: value

@@ -77,7 +77,13 @@ def _training_networks(student: Path) -> Iterator[tuple[str, EncoderRecord | Non
             yield where, None
             yield from ((where, encoder) for encoder in encoders)
     record = find_record(student)
-    content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))
+    try:
+        content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{record}: cannot be read ({reason}), and says what trained the student."
+        ) from error
     if isinstance(content, Mapping) and _LOSS_KEY in content:
         yield str(record), None
         for key, name in _names(content[_LOSS_KEY], _LOSS_KEY):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from swd_video.cli.main import main
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.models.lora import add_lora
 from swd_video.pipelines.export import export_student
@@ -202,12 +203,31 @@ def test_wrong_kinds_in_a_student_s_json_are_one_line(name: str, folder: Path) -
 
 def test_broken_students_are_wrong_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "script.yaml").write_text(f"model: {folder / 'full'}\nshots:\n  - id: cat\n    prompt: a cat\n")
-    (folder / "full" / "student.json").write_text(
-        '{"format": 1, "kind": ["full"], "base_model": "pocket-wan"}'
-    )
-    for command in (
-        ["render", str(folder / "script.yaml"), "--out", str(folder / "clips")],
-        ["export", str(folder / "full"), "--out", str(folder / "export")],
+    render = ["render", str(folder / "script.yaml"), "--out", str(folder / "clips")]
+    export = ["export", str(folder / "full"), "--out", str(folder / "export")]
+    for name, text, commands, message in (
+        ("train.json", '{"steps": "many"}', [export], "train.json: steps: got 'many', expected a number."),
+        (
+            "train.json",
+            '{"stage_losses": 3}',
+            [export],
+            "train.json: stage_losses: got 3, expected a list of numbers.",
+        ),
+        (
+            "full/student.json",
+            '{"format": 1, "kind": ["full"], "base_model": "pocket-wan"}',
+            [render, export],
+            "full/student.json: kind: got ['full'], expected full or lora.",
+        ),
     ):
-        assert main(command) == 2
-        assert "full/student.json: kind: got ['full'], expected full or lora." in capsys.readouterr().err
+        (folder / name).write_text(text)
+        for command in commands:
+            assert main(command) == 2
+            assert message in capsys.readouterr().err
+        (folder / name).unlink()
+    assert not (folder / "clips").exists() and not (folder / "export").exists()
+    (folder / "config.yaml").write_text("loss: [")
+    with pytest.raises(
+        ValueError, match=r"config\.yaml: cannot be read \(.*, and says what trained the student"
+    ):
+        check_overlap(folder / "full", [])
