@@ -209,9 +209,25 @@ def test_lora_loads_in_stock_diffusers_at_full_strength(
 
 
 def test_samples_do_not_disturb_training(make_config: MakeConfig, tmp_path: Path) -> None:
-    train(build_run(make_config(), tmp_path / "without"))
-    train(build_run(make_config(sample_every=1, sample_prompts=["a red square"]), tmp_path / "with"))
-    assert _digests(tmp_path / "with" / "student") == _digests(tmp_path / "without" / "student")
+    samples = {
+        "sample_every": 1,
+        "sample_prompts": ["a red square"],
+        "teacher_samples": {"steps": 2, "guidance_scale": 2.0},
+    }
+    losses: dict[str, list[float]] = {}
+    for name, more in (("without", {}), ("with", samples)):
+        run = build_run(make_config("lora", **more), tmp_path / name)
+        before = torch.random.get_rng_state()
+        train(
+            run, on_step=lambda _, report, name=name: losses.setdefault(name, []).append(report.stages[0][1])
+        )
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert losses["with"] == losses["without"] and len(losses["with"]) == 4
+    assert _digests(tmp_path / "with" / "student" / "scheduler") == _digests(
+        tmp_path / "without" / "student" / "scheduler"
+    )
+    lora = "student/pytorch_lora_weights.safetensors"
+    assert (tmp_path / "with" / lora).read_bytes() == (tmp_path / "without" / lora).read_bytes()
 
 
 def test_the_seed_decides(make_config: MakeConfig, tmp_path: Path) -> None:
