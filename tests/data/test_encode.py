@@ -178,6 +178,13 @@ def test_nothing_readable_still_makes_a_cache(
 CASES = Path(__file__).parents[1] / "cases"
 
 
+class _Strange(type(Path())):  # type: ignore[misc]
+    """Stands for what nobody has thought of."""
+
+    def __fspath__(self) -> str:
+        raise KeyError("unheard of\nin files")
+
+
 def test_no_bad_file_ends_an_encode(
     model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
 ) -> None:
@@ -211,18 +218,19 @@ def test_no_bad_file_ends_an_encode(
     told: list[SkippedClip] = []
     out = tmp_path / "cache"
     clips = read_manifest(tmp_path / "clips.jsonl")
+    clips.insert(0, Clip(_Strange("a.mp4"), "discs", written_path="a.mp4"))
     report = encode_manifest(
         clips, model, tiny_schedule.grids[:1], out, model_name="tiny", on_skip=told.append, shard_size=9
     )
-    assert (report.clips, report.samples) == (len(bad) + 5, 1) and tuple(told) == report.skipped
+    assert (report.clips, report.samples) == (len(bad) + 6, 1) and tuple(told) == report.skipped
     reasons = [clip.reason for clip in report.skipped]
-    expected = ["is a folder", "embedded null byte", "U+D83D", *bad.values(), "U+0008"]
+    expected = ["KeyError: ", "is a folder", "embedded null byte", "U+D83D", *bad.values(), "U+0008"]
     assert [known in reason for known, reason in zip(expected, reasons, strict=True)] == [True] * len(reasons)
-    assert reasons[2].startswith("line 5 of the manifest: caption holds half a character")
+    assert reasons[3].startswith("line 5 of the manifest: caption holds half a character")
     assert all(text.isprintable() for clip in report.skipped for text in (clip.path, clip.reason))
     assert [LatentCache(out)[0][key] for key in ("key", "caption")] == [f"{len(clips) - 1:08d}", "discs"]
     assert report.describe_skipped().startswith(
-        f"{len(bad) + 4} of {len(bad) + 5} clips are skipped: 3 x is a pipe,"
+        f"{len(bad) + 5} of {len(bad) + 6} clips are skipped: 3 x is a pipe,"
     )
 
 
