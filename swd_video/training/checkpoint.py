@@ -94,9 +94,12 @@ class CheckpointFolder:
                     torch.save(saved, draft / name)
                 (draft / _PROGRESS).write_text(json.dumps(state, indent=2))
         except (OSError, RuntimeError, SafetensorError) as error:
-            # Neither library says which file it had no room for.
+            # Neither library says which file it had no room for, and torch not even that there was none.
+            reason = (
+                "no more room, or no right to write" if isinstance(error, RuntimeError) else _reason(error)
+            )
             raise OSError(
-                f"{final}: the checkpoint cannot be written: {_reason(error)}. Those before it stay; make room and run "
+                f"{final}: the checkpoint cannot be written: {reason}. Those before it stay; make room and run "
                 "the same command again."
             ) from error
         kept = [path for path in self.finished() if path <= final][-self._keep :]
