@@ -33,7 +33,7 @@ _METRICS = (
     Metric(
         "kernel",
         "kernel distance",
-        1,
+        2,
         better="lower",
         meaning="How far the clips as a whole lie from {distances_to} in what {encoder} sees (KID's kernel). Without "
         "bias by the number of clips: of two sets of one kind it is 0 on average, and below 0 as often as above.",
