@@ -27,6 +27,8 @@ STAND_INS = {
     "out/ltx/student": "../full",
     "configs/scripts/demo.yaml": "../script.yaml",
     'device="cuda"': 'device="cpu"',
+    "LatentSize(4, 8, 12)": "LatentSize(2, 2, 2)",
+    "LatentSize(7, 16, 24)": "LatentSize(3, 4, 4)",
 }
 SCRIPT = "model: ../full\nshots:\n  - id: cat\n    prompt: a cat\n"
 
