@@ -30,7 +30,8 @@ def test_spec_comes_from_the_configs(model: WanModel) -> None:
     assert isinstance(model, VideoModel)
     spec = model.spec
     assert (spec.family, spec.fps, spec.training_size) == ("wan", 12.0, PixelSize(9, 48, 64))
-    assert spec.compression == Compression(temporal=4, spatial=8, patch=(1, 2, 2))
+    # Rotary tables of 64 positions: as many latent frames, and cells of two latents in space.
+    assert spec.compression == Compression(temporal=4, spatial=8, patch=(1, 2, 2), limits=(64, 128, 128))
     assert (spec.latent_channels, spec.hidden_size, spec.num_blocks) == (4, 24, 3)
     assert (spec.text_length, spec.text_dim) == (TEXT_LENGTH, 16)
     assert model.device == torch.device("cpu")
