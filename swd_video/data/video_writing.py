@@ -3,7 +3,6 @@
 Files appear under their name only when they are whole.
 """
 
-import io
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from swd_video.data.containers import VideoError, check_file, describe, open_container
 from swd_video.files import whole_file
@@ -157,18 +156,16 @@ def write_preview(
     ends = [round(1000 / unit * index / fps) * unit for index in [*new, len(frames)]]
     durations = [end - start for start, end in itertools.pairwise(ends)]
     settings: dict[str, Any] = {"quality": quality, "method": 4} if suffix == ".webp" else {}
-    first, *rest = (Image.fromarray(frames[index]) for index in new)
+    settings |= {"duration": durations, "loop": 0} if len(new) > 1 else {"duration": durations[0]}
 
     def write(temporary: Path) -> None:
-        content = io.BytesIO()
-        if rest:
-            settings.update(save_all=True, append_images=rest, loop=0)
-        duration: Any = durations if rest else durations[0]
-        first.save(content, suffix[1:], duration=duration, **settings)
-        animation = content.getvalue()
+        pictures: list[Any] = [frames[index] for index in new]
+        # Into memory: imageio takes some names for more than names.
+        animation: Any = imageio.imwrite("<bytes>", pictures, plugin="pillow", extension=suffix, **settings)
         # Encoders make a still picture, without a length, of pictures that hardly differ.
         if suffix == ".webp" and animation[30:34] != b"ANIM":
-            animation = _webp_of_one(animation, first.width, first.height, sum(durations))
+            height, width = frames.shape[1:3]
+            animation = _webp_of_one(animation, width, height, sum(durations))
         temporary.write_bytes(animation)
 
     _write_whole(path, write)
