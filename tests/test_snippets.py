@@ -13,8 +13,8 @@ from diffusers import WanTransformer3DModel
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.lora import add_lora, lora_state_dict
-from swd_video.pipelines.export import export_student
-from swd_video.pipelines.loading import load_pipeline, save_student
+from swd_video.student.export import export_student
+from swd_video.student.loading import load_pipeline, save_student
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

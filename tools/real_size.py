@@ -21,13 +21,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from swd_video.config.load import load_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.planning.architecture import Architecture, load_architecture
-from swd_video.planning.sampling_cost import TransformerCounter
+from swd_video.cost.architecture import Architecture, load_architecture
+from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.training.config import load_config
 
 _TERA = 1e12
 

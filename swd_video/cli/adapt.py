@@ -16,7 +16,7 @@ Takes the config of a distillation: its model, clips, schedule, train and adapt 
 Stopped and started again, it goes on from the last checkpoint.
 
 Any key of the config is a flag too: --train.lr 1e-5 --seed 3. The keys and their defaults are
-explained in docs/distill.md and swd_video/config/.
+explained in docs/distill.md and swd_video/training/config.py.
 """
 
 _OWN_FLAGS = ("--out", "--json", "--help")
@@ -45,7 +45,8 @@ def run(argv: list[str]) -> int:
         ValueError: for wrong input, in one line.
     """
     arguments, overrides = read_words(_Arguments, "adapt", _DESCRIPTION, argv, _OWN_FLAGS)
-    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.config import parse_overrides
+    from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(overrides))
     from swd_video.training.build import build_adaptation, finished_adaptation

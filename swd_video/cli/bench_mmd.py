@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     _check(arguments)
-    from swd_video.evaluation.mmd_cost import Case, compare_with_naive, measure_exact
+    from swd_video.cost.mmd_benchmark import Case, compare_with_naive, measure_exact
 
     case = Case(
         arguments.tokens, arguments.channels, arguments.kernel, arguments.bandwidths, arguments.device

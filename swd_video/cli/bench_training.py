@@ -44,8 +44,9 @@ def run(argv: list[str]) -> int:
     for flag in ("steps", "rounds"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag}: got {getattr(arguments, flag)}, expected at least 1.")
-    from swd_video.cli.training_cost import measure_training
-    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.config import parse_overrides
+    from swd_video.cost.training_benchmark import measure_training
+    from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(overrides))
     print(f"{arguments.steps} steps, {arguments.rounds} rounds ...", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ Several processes share a step's batch: accelerate launch --config_file configs/
 swd_video.cli.main distill CONFIG --out DIR.
 
 Any key of the config is a flag too: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
-defaults are explained in docs/distill.md and swd_video/config/; DIR/config.yaml shows all that were used.
+defaults are explained in docs/distill.md and swd_video/training/config.py; DIR/config.yaml shows all that were used.
 """
 
 _OWN_FLAGS = ("--out", "--json", "--help")
@@ -48,7 +48,8 @@ def run(argv: list[str]) -> int:
         ValueError: for wrong input, in one line.
     """
     arguments, overrides = read_words(_Arguments, "distill", _DESCRIPTION, argv, _OWN_FLAGS)
-    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.config import parse_overrides
+    from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(overrides))
     from swd_video.training.build import build_run, finished_summary

@@ -12,11 +12,11 @@ import tyro
 from swd_video.files import check_writable
 
 if TYPE_CHECKING:
-    from swd_video.config.schema import DistillConfig
     from swd_video.core.grid import LatentSize
     from swd_video.data.encode import EncodeReport
     from swd_video.data.latent_cache import SkippedClip
     from swd_video.data.manifest import Clip
+    from swd_video.training.config import DistillConfig
 
 HELP = "encode videos into a cache of latents on every grid"
 
@@ -76,9 +76,10 @@ def run(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     started = time.monotonic()
-    from swd_video.config.load import load_config, parse_overrides
+    from swd_video.config import parse_overrides
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.manifest import read_manifest
+    from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(rest))
     manifest = arguments.manifest or config.data.manifest

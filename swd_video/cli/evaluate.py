@@ -16,7 +16,7 @@ Clips are made once and measured once: running the same command again after it w
 whose student was trained with a network that is to judge it is refused.
 
 Any key of the config is a flag too: --num-prompts 4 --metrics.judge out/judge. The keys and their defaults are
-explained in docs/evaluate.md and swd_video/config/evaluation.py.
+explained in docs/evaluate.md and swd_video/evaluation/config.py.
 """
 
 
@@ -48,8 +48,8 @@ def run(argv: list[str]) -> int:
         return_unknown_args=True,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from swd_video.config.evaluation import EvaluateConfig
-    from swd_video.config.load import dump_config, load_config_as, parse_overrides
+    from swd_video.config import dump_config, load_config_as, parse_overrides
+    from swd_video.evaluation.config import EvaluateConfig
 
     config = load_config_as(EvaluateConfig, arguments.config, parse_overrides(rest))
 

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from swd_video.config.evaluation import (
+from swd_video.core.grid import PixelSize
+from swd_video.data.manifest import Clip
+from swd_video.data.prompts import choose_prompts
+from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.clip_encoders import FrameFeatures, load_encoder, load_frame_encoder
+from swd_video.evaluation.config import (
     EvaluateConfig,
     MetricsConfig,
     RealClips,
@@ -15,11 +20,6 @@ from swd_video.config.evaluation import (
     StudentRowConfig,
     TeacherRowConfig,
 )
-from swd_video.core.grid import PixelSize
-from swd_video.data.manifest import Clip
-from swd_video.data.prompts import choose_prompts
-from swd_video.evaluation.adherence import AttributeJudge
-from swd_video.evaluation.encoders import FrameFeatures, load_encoder, load_frame_encoder
 from swd_video.evaluation.evaluate import CostTask, Evaluation, RowTask
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.evaluation.rows import (
@@ -35,8 +35,8 @@ from swd_video.evaluation.rows import (
 from swd_video.evaluation.scores import Judges
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
-from swd_video.pipelines.loading import load_student
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.student.loading import load_student
+from swd_video.student.pipeline import ScaleWisePipeline
 
 _SHARED_PARTS = ("text_encoder", "vae")
 

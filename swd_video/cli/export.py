@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from swd_video.pipelines.model_card import TrainingFacts
+    from swd_video.student.card import TrainingFacts
 
 HELP = "export a student as a diffusers LoRA or pipeline folder, with a model card"
 
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
         args=argv,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from swd_video.pipelines.export import check_push, export_student, push_folder, student_base_name
+    from swd_video.student.export import check_push, export_student, push_folder, student_base_name
 
     if arguments.push is not None:
         check_push(arguments.push, student_base_name(arguments.student, arguments.base, arguments.out))
@@ -93,9 +93,10 @@ def run(argv: list[str]) -> int:
 
 def _training_facts(student: Path) -> "TrainingFacts":
     """What the run's folder, around the student's, says."""
-    from swd_video.config.load import flatten, load_config
+    from swd_video.config import flatten
     from swd_video.models.checkpoints import read_json, require
-    from swd_video.pipelines.model_card import TrainingFacts
+    from swd_video.student.card import TrainingFacts
+    from swd_video.training.config import load_config
 
     run_folder = student.absolute().parent
     summary_path, config_path = run_folder / "train.json", run_folder / "config.yaml"

@@ -16,11 +16,11 @@ from swd_video.cli.training import read_words
 if TYPE_CHECKING:
     from torch import nn
 
-    from swd_video.config.schema import DistillConfig
     from swd_video.core.grid import LatentSize
-    from swd_video.planning.architecture import Architecture
-    from swd_video.planning.plan import Request
-    from swd_video.planning.step_cost import LossShape
+    from swd_video.cost.architecture import Architecture
+    from swd_video.cost.plan import Request
+    from swd_video.cost.step_cost import LossShape
+    from swd_video.training.config import DistillConfig
 
 HELP = "count what a schedule costs to sample and to train, without weights"
 
@@ -54,7 +54,7 @@ class _Arguments:
     num_gpus: int = 8
     """Most GPUs to train on; every number up to it that can share the batch evenly is planned."""
     gpus: Path | None = None
-    """YAML file with more GPUs, in the form of swd_video/planning/gpus.yaml."""
+    """YAML file with more GPUs, in the form of swd_video/cost/gpus.yaml."""
     utilisation: float = 0.5
     """Share of its peak speed that a GPU is assumed to reach."""
     reserve: float = 0.1
@@ -79,15 +79,16 @@ def run(argv: list[str]) -> int:
 
 
 def _plan(arguments: _Arguments, overrides: list[str]) -> str:
-    from swd_video.config.encoders import LATENT_ENCODERS, CriticEncoderConfig
-    from swd_video.config.load import load_config, parse_overrides
-    from swd_video.planning.gpus import load_gpus, pick_gpus
+    from swd_video.config import parse_overrides
+    from swd_video.cost.gpus import load_gpus, pick_gpus
+    from swd_video.objectives.encoder_sections import LATENT_ENCODERS, CriticEncoderConfig
+    from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(overrides))
     gpus = pick_gpus(load_gpus(arguments.gpus), arguments.gpu)
 
-    from swd_video.planning.description import describe
-    from swd_video.planning.plan import Assumptions, make_plan
+    from swd_video.cost.description import describe
+    from swd_video.cost.plan import Assumptions, make_plan
 
     encoders = [term.encoder for term in config.loss.mmd.terms]
     if not all(isinstance(encoder, LATENT_ENCODERS) for encoder in encoders):
@@ -123,11 +124,11 @@ def read_request(config: "DistillConfig") -> "Request":
     Raises:
         ValueError: if its model cannot be found.
     """
-    from swd_video.config.train import LoraTrainConfig, MuonConfig
-    from swd_video.planning.architecture import load_architecture
-    from swd_video.planning.plan import Request
-    from swd_video.planning.training_cost import LoraShape
-    from swd_video.planning.training_memory import TrainingSetup
+    from swd_video.cost.architecture import load_architecture
+    from swd_video.cost.plan import Request
+    from swd_video.cost.training_cost import LoraShape
+    from swd_video.cost.training_memory import TrainingSetup
+    from swd_video.training.train_section import LoraTrainConfig, MuonConfig
 
     train, architecture = config.train, load_architecture(_counted_model(config))
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
@@ -180,9 +181,9 @@ def _counted_model(config: "DistillConfig") -> str:
 
 
 def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "LossShape":
-    from swd_video.config.encoders import LATENT_ENCODERS
-    from swd_video.planning.step_cost import LossShape
-    from swd_video.planning.training_cost import LoraShape
+    from swd_video.cost.step_cost import LossShape
+    from swd_video.cost.training_cost import LoraShape
+    from swd_video.objectives.encoder_sections import LATENT_ENCODERS
 
     loss, middle = config.loss, (architecture.spec.num_blocks // 2,)
     compared: dict[object, int] = {}
@@ -212,7 +213,7 @@ def _heads(config: "DistillConfig", architecture: "Architecture") -> "tuple[nn.M
         return ()
     import torch
 
-    from swd_video.training.gan import HEADS
+    from swd_video.objectives.gan import HEADS
 
     with torch.device("meta"):
         return tuple(HEADS[gan.head](architecture.spec.hidden_size, gan.hidden) for _ in gan.block or (0,))

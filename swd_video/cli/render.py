@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from swd_video.config.schema import FitConfig
 from swd_video.files import alone_in
 from swd_video.studio.script import load_script
+from swd_video.training.config import FitConfig
 
 if TYPE_CHECKING:
     import torch

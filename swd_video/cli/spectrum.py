@@ -136,7 +136,7 @@ def _converted(sigmas: Sequence[float], from_shift: float, shift: float | None) 
 
 
 def _read_schedule(config: Path) -> "ScaleSchedule":
-    from swd_video.config.load import load_config
+    from swd_video.training.config import load_config
 
     return load_config(config).scale_schedule()
 
@@ -162,9 +162,9 @@ _GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
 
 def _transformer_cost(name: str, source: "LatentSource") -> _Cost:
     """Counted by passing shapes through the model's own transformer, whatever its family."""
+    from swd_video.cost.architecture import load_architecture
+    from swd_video.cost.sampling_cost import TransformerCounter
     from swd_video.models.shift import noise_shift
-    from swd_video.planning.architecture import load_architecture
-    from swd_video.planning.sampling_cost import TransformerCounter
 
     architecture = load_architecture(name)
     counter = TransformerCounter(architecture)

@@ -12,7 +12,7 @@ import tyro
 from swd_video.files import check_writable
 
 if TYPE_CHECKING:
-    from swd_video.config.synthesis import SynthesizeConfig
+    from swd_video.data.synthesis_config import SynthesizeConfig
     from swd_video.data.synthesize import Recipe, SynthesisReport
 
 HELP = "let a teacher make the clips that a student is trained on"
@@ -24,7 +24,7 @@ Running the same command again after it was stopped goes on where it was. Severa
 --shard 1/4 to --shard 4/4, on one folder or on several machines whose folders are put together afterwards.
 
 Any key of the config is a flag too: --steps 30 --samples-per-prompt 2. The keys and their defaults are explained in
-docs/distill.md and swd_video/config/synthesis.py.
+docs/distill.md and swd_video/data/synthesis_config.py.
 """
 
 CONFIG_NAME = "synthesize.yaml"
@@ -62,9 +62,9 @@ def run(argv: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     started = time.monotonic()
-    from swd_video.config.load import load_config_as, parse_overrides
-    from swd_video.config.synthesis import SynthesizeConfig
+    from swd_video.config import load_config_as, parse_overrides
     from swd_video.data.latent_cache import INDEX_NAME
+    from swd_video.data.synthesis_config import SynthesizeConfig
     from swd_video.data.synthesize import finished_synthesis
     from swd_video.data.texts import describe_cut
 
@@ -134,7 +134,7 @@ def _synthesize(arguments: Arguments, config: "SynthesizeConfig", recipe: "Recip
     from tqdm import tqdm
 
     from swd_video.cli.devices import choose_device
-    from swd_video.config.load import dump_config
+    from swd_video.config import dump_config
     from swd_video.data.shards import Shard
     from swd_video.data.synthesize import synthesize
     from swd_video.models.fingerprint import fingerprint_encoders

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 if TYPE_CHECKING:
-    from swd_video.config.schema import DistillConfig
+    from swd_video.training.config import DistillConfig
     from swd_video.training.loop import Run, TrainSummary
 
 _Arguments = TypeVar("_Arguments")

@@ -12,8 +12,8 @@ from torch import Tensor
 from swd_video.core.grid import PixelSize
 from swd_video.core.resize import resize_pixels
 from swd_video.data.manifest import Clip
-from swd_video.data.plain_text import describe_error
 from swd_video.data.video import Decoder, VideoError, probe_video, read_video
+from swd_video.plain_text import describe_error
 
 # Frames converted to float at once: a minute of full HD in float32 would not fit in memory.
 _FRAMES_AT_ONCE = 8

@@ -35,12 +35,12 @@ from swd_video.data.latent_cache import (
 )
 from swd_video.data.latent_cache_writing import LatentCacheWriter, not_finite
 from swd_video.data.manifest import Clip, clips_digest
-from swd_video.data.plain_text import describe_error, on_one_line
 from swd_video.data.shards import Shard
 from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
 from swd_video.data.video import Decoder
 from swd_video.files import alone_in, together_in
 from swd_video.models.base import VideoModel
+from swd_video.plain_text import describe_error, on_one_line
 
 _REASONS = 3
 

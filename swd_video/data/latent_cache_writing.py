@@ -29,8 +29,8 @@ from swd_video.data.latent_cache import (
     read_index,
     read_shard_header,
 )
-from swd_video.data.plain_text import on_one_line
 from swd_video.files import whole_file, write_json, write_text
+from swd_video.plain_text import on_one_line
 
 
 class LatentCacheWriter:

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from swd_video.data.plain_text import clean_text
 from swd_video.files import read_text
+from swd_video.plain_text import clean_text
 
 
 class PromptsError(ValueError):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from swd_video.data.plain_text import on_one_line
 from swd_video.models.base import VideoModel
+from swd_video.plain_text import on_one_line
 
 _NAMED = 3
 _SHOWN_CHARACTERS = 40

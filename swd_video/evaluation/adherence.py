@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from swd_video.core.interval import Estimate, bootstrap_share
 from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.interval import Estimate, bootstrap_share
 from swd_video.files import whole_file, write_json
 from swd_video.models.checkpoints import check_fit, errors_in_one_line, read_json, read_weights
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from swd_video.evaluation.interval import Estimate
+from swd_video.core.interval import Estimate
+from swd_video.cost.speed import Timing, count_tflops, median_seconds, time_interleaved, with_upsampler
 from swd_video.evaluation.rows import Request, Row
-from swd_video.evaluation.speed import Timing, count_tflops, median_seconds, time_interleaved, with_upsampler
 
 Figures = dict[str, Estimate | float]
 

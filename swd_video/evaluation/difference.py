@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from swd_video.evaluation.interval import NORMAL, Estimate
+from swd_video.core.interval import NORMAL, Estimate
 
 Direction = Literal["higher", "lower", "reference"]
 """Which way a figure is better; "reference" means that more is no merit, only nearer to the reference."""

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from swd_video.core.interval import Estimate, bootstrap_ratio
 from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.interval import Estimate, bootstrap_ratio
 
 _THUMBNAIL_PX = 16
 _THUMBNAIL_FRAMES = 9

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from swd_video.evaluation.interval import Estimate, bootstrap_statistic
+from swd_video.core.interval import Estimate, bootstrap_statistic
 
 
 def frechet_distance_of_moments(

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from swd_video.evaluation.encoders import PACKAGED
+from swd_video.evaluation.clip_encoders import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import STUDENT_FILE_NAME
-from swd_video.pipelines.loading import EncoderRecord, read_student_record
+from swd_video.student.loading import EncoderRecord, read_student_record
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import UInt8
 from torch.nn import functional
 
+from swd_video.core.interval import Estimate
 from swd_video.data.video import write_preview, write_video
 from swd_video.evaluation.columns import Metric, compared_metrics, metrics_of
-from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.report import format_figure
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.files import write_text

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.difference import Difference
-from swd_video.evaluation.interval import Estimate
 from swd_video.files import write_text
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_store import StoredClips
 from swd_video.evaluation.cost import Figures
 from swd_video.evaluation.difference import Difference, Direction, difference
-from swd_video.evaluation.interval import Estimate
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from swd_video.core.grid import PixelSize
+from swd_video.cost.speed import Sampler
 from swd_video.data.clips import clip_pixels
 from swd_video.data.manifest import Clip, read_manifest
-from swd_video.evaluation.speed import Sampler
 from swd_video.models.base import VideoModel
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.student.pipeline import ScaleWisePipeline
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
 

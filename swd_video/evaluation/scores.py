@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Int
 
+from swd_video.core.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.adherence import AttributeJudge, adherence
+from swd_video.evaluation.clip_encoders import FrameFeatures, VideoFeatures, pool_frames
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
 from swd_video.evaluation.consistency import subject_consistency
 from swd_video.evaluation.diversity import diversity_share, prompt_diversity, thumbnail
-from swd_video.evaluation.encoders import FrameFeatures, VideoFeatures, pool_frames
 from swd_video.evaluation.fidelity import frechet_estimate, kernel_estimate
-from swd_video.evaluation.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.motion import FlowMethod, flicker_score, flow_magnitude
 from swd_video.evaluation.rows import weights_digest
 from swd_video.evaluation.sharpness import sharpness

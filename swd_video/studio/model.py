@@ -12,8 +12,8 @@ from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import DEFAULT_OPTIONS, STUDENT_FILE_NAME, LoadOptions, resolve_model_path
-from swd_video.pipelines.loading import base_model_path, load_student, used_transformer_file
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.student.loading import base_model_path, load_student, used_transformer_file
+from swd_video.student.pipeline import ScaleWisePipeline
 
 
 @dataclass(frozen=True)

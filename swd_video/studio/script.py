@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from swd_video.files import read_text
-from swd_video.studio.yaml_source import Mapping, ScriptError, Source, describe
+from swd_video.yaml_source import Mapping, ScriptError, Source, describe
 
 DEFAULT_MODEL = "pocket-wan-swd"
 """The model of a script that names none: the one that ships with the package."""

@@ -18,9 +18,9 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.files import whole_folder
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import model_folder
-from swd_video.pipelines.loading import LORA_FILE_NAME
-from swd_video.training.opponents import ClipPair
-from swd_video.training.roles import Roles
+from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.roles import Roles
+from swd_video.student.loading import LORA_FILE_NAME
 from swd_video.training.step import MicroBatch, Stepper
 
 TEACHER_FOLDER = "teacher"

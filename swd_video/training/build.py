@@ -13,10 +13,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 
-from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.loss import LossConfig
-from swd_video.config.schema import DistillConfig
-from swd_video.config.train import LoraTrainConfig, MuonConfig
+from swd_video.config import ConfigError, dump_config
 from swd_video.core.randomness import keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
@@ -24,20 +21,24 @@ from swd_video.data.latent_cache import LatentCache
 from swd_video.files import write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
+from swd_video.models.fsdp import wants_shards
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
+from swd_video.objectives.build import build_objectives, pixel_encoders
+from swd_video.objectives.dmd import Critic
+from swd_video.objectives.learners import Opponent
+from swd_video.objectives.mmd import WeightedObjective
+from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
+from swd_video.objectives.sections import LossConfig
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
-from swd_video.training.build_objectives import build_objectives, pixel_encoders
 from swd_video.training.build_samples import build_samples, embed_samples, say_cut_prompts
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
-from swd_video.training.dmd import Critic
-from swd_video.training.encoders import drop_text_encoders, keep_vae
+from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.idle_parts import drop_text_encoders, keep_vae
 from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary
-from swd_video.training.objectives import WeightedObjective
 from swd_video.training.open_clips import open_clips
-from swd_video.training.opponents import Opponent
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
 from swd_video.training.processes import join_processes
@@ -53,10 +54,9 @@ from swd_video.training.provenance import (
     known_now,
     settings_of,
 )
-from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.samples import SampleWriter
-from swd_video.training.sharding import wants_shards
 from swd_video.training.step import Stepper, StepSettings
+from swd_video.training.train_section import LoraTrainConfig, MuonConfig
 from swd_video.training.upsampler import UPSAMPLER_FILE, open_upsampler
 
 _SLOW_BF16 = 2.0

@@ -7,18 +7,18 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from swd_video.config.load import ConfigError
-from swd_video.config.loss import DmdConfig
-from swd_video.config.train import TrainConfig
+from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.models.teacher_sampling import chosen_guidance
+from swd_video.objectives.roles import Roles
+from swd_video.objectives.sections import DmdConfig
 from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
-from swd_video.training.roles import Roles
 from swd_video.training.samples import SampleWriter
+from swd_video.training.train_section import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swd_video.files import remove_leftovers, whole_folder
-from swd_video.training.opponents import Opponent
-from swd_video.training.sharding import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
+from swd_video.models.fsdp import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
+from swd_video.objectives.learners import Opponent
 
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"

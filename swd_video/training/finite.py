@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from swd_video.training.sharding import whole
+from swd_video.models.fsdp import whole
 
 _CURE = "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
 

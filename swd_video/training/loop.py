@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.files import write_json
-from swd_video.pipelines.loading import EncoderRecord, save_student
+from swd_video.student.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning

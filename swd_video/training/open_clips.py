@@ -6,8 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from swd_video.config.load import ConfigError
-from swd_video.config.schema import DataConfig
+from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
@@ -16,7 +15,8 @@ from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import resolve_model_path
-from swd_video.training.encoders import all_parts, moved_to
+from swd_video.training.config import DataConfig
+from swd_video.training.idle_parts import all_parts, moved_to
 
 _CURE = "Repair them and run `swd-video encode` on this config with --retry-skipped."
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from swd_video.config.train import MuonConfig, TrainConfig
+from swd_video.training.train_section import MuonConfig, TrainConfig
 
 
 def build_optimizers(

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swd_video.config.load import ConfigError, flatten, load_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config import ConfigError, flatten
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache, digest_tensors, read_index
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 from swd_video.models.loading import model_folder, resolve_model_path
+from swd_video.training.config import DistillConfig, load_config
 
 CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_of.json"
 

@@ -17,7 +17,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import LatentCache
 from swd_video.files import whole_file
 from swd_video.models.teacher_sampling import sample_teacher_latents
-from swd_video.training.roles import Roles
+from swd_video.objectives.roles import Roles
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
+from swd_video.objectives.roles import Roles
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
-from swd_video.training.encoders import moved_to
+from swd_video.training.idle_parts import moved_to
 from swd_video.training.reference import Reference
-from swd_video.training.roles import Roles
 
 _CONTACT_COLUMNS = 6
 MEASURES_FILE, TEACHER_FOLDER = "measures.json", "teacher"

@@ -22,13 +22,13 @@ from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentBatch, LatentCache
+from swd_video.models.fsdp import whole
+from swd_video.objectives.learners import ClipPair, Opponent
+from swd_video.objectives.mmd import WeightedObjective
+from swd_video.objectives.roles import Roles
 from swd_video.training.batch import BatchDivision
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.finite import check_gradient, check_losses
-from swd_video.training.objectives import WeightedObjective
-from swd_video.training.opponents import ClipPair, Opponent
-from swd_video.training.roles import Roles
-from swd_video.training.sharding import whole
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from swd_video.config.load import ConfigError
-from swd_video.config.schema import UpsamplerConfig
+from swd_video.config import ConfigError
 from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache
+from swd_video.training.config import UpsamplerConfig
 from swd_video.training.provenance import difference, made_of_upsampler
 
 UPSAMPLER_FILE = "upsampler.safetensors"

@@ -6,7 +6,7 @@ import pytest
 from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.pipelines.loading import save_student
+from swd_video.student.loading import save_student
 
 
 @pytest.fixture(scope="session")

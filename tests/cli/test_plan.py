@@ -10,11 +10,11 @@ import yaml
 
 from swd_video.cli.main import main
 from swd_video.cli.plan import read_request
-from swd_video.config.load import load_config
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.planning.architecture import load_architecture
-from swd_video.planning.sampling_cost import TransformerCounter
+from swd_video.cost.architecture import load_architecture
+from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 SWD = "configs/wan2.1_1.3b/swd_4stage.yaml"
@@ -79,7 +79,7 @@ def test_the_pyramid_config_has_grids_and_cost_of_the_published_table() -> None:
 
 
 def test_the_first_config_holds_all_settings_that_swd_published() -> None:
-    from swd_video.config.load import load_config
+    from swd_video.training.config import load_config
 
     config = load_config(ROOT / SWD)
     mmd, train = config.loss.mmd, config.train

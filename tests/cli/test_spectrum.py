@@ -13,10 +13,10 @@ from swd_video.cli.main import main
 from swd_video.core.flow import convert_sigma
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.cost.architecture import load_architecture
+from swd_video.cost.sampling_cost import TransformerCounter
 from swd_video.data.latent_cache import CacheHeader
 from swd_video.data.latent_cache_writing import LatentCacheWriter
-from swd_video.planning.architecture import load_architecture
-from swd_video.planning.sampling_cost import TransformerCounter
 
 SMALL, LARGE = LatentSize(2, 4, 4), LatentSize(5, 8, 8)
 CONFIG = """

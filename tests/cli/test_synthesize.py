@@ -8,13 +8,13 @@ import torch
 import yaml
 
 from swd_video.cli.main import main
-from swd_video.config.load import load_config_as
-from swd_video.config.synthesis import SynthesizeConfig
+from swd_video.config import load_config_as
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache
+from swd_video.data.synthesis_config import SynthesizeConfig
 from swd_video.models.loading import load_model
 from swd_video.models.teacher_sampling import sample_teacher
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.data.plain_text import clean_text, on_one_line
 from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
 from swd_video.models.loading import load_model
+from swd_video.plain_text import clean_text, on_one_line
 
 
 def test_texts_as_tokenizers_take_them() -> None:

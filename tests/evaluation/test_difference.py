@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from swd_video.core.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_share
 from swd_video.evaluation.difference import Difference, Direction, difference
-from swd_video.evaluation.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_share
 
 MARGIN = 0.05
 PROMPT_DEVIATION, NOISE = 0.5, 0.05

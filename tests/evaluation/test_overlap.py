@@ -7,7 +7,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.pipelines.loading import (
+from swd_video.student.loading import (
     EncoderRecord,
     StudentRecord,
     read_student_record,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from swd_video.core.interval import Estimate, bootstrap_mean
 from swd_video.data.video import read_video
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
 from swd_video.evaluation.columns import as_json, comparison_table, metrics_of
-from swd_video.evaluation.interval import Estimate, bootstrap_mean
 from swd_video.evaluation.page import choose_shown, clip_address, plot_metric, ticks_between, write_page
 from swd_video.evaluation.results import Results, RowResult
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.evaluation.interval import Estimate
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.report import (
     Column,
     check_markers,

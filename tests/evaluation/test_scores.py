@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
+from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.scores import Scores, distance_floor, distances, labels_from_captions, row_figures
 
 CLASSES = {"subject": ("sun", "blue heart", "heart"), "place": ("at sunset", "under a blue sky")}

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from swd_video.core.grid import LatentSize
+from swd_video.cost.architecture import Architecture, load_architecture
+from swd_video.cost.counting import count_flops, count_graph, count_kept
+from swd_video.cost.sampling_cost import TransformerCounter, count_decoding, count_encoding
+from swd_video.cost.step_cost import LossShape, SharedCounters, StepCounter
+from swd_video.cost.training_cost import LoraShape, TrainingCounter
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, write_video_spec
-from swd_video.planning.architecture import Architecture, load_architecture
-from swd_video.planning.counting import count_flops, count_graph, count_kept
-from swd_video.planning.sampling_cost import TransformerCounter, count_decoding, count_encoding
-from swd_video.planning.step_cost import LossShape, SharedCounters, StepCounter
-from swd_video.planning.training_cost import LoraShape, TrainingCounter
-from swd_video.training.roles import FullRoles
+from swd_video.objectives.roles import FullRoles
 
 
 @pytest.fixture

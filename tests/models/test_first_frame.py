@@ -17,7 +17,7 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import adapter_for
 from swd_video.models.sampling import sample_clips
-from swd_video.pipelines.loading import save_student
+from swd_video.student.loading import save_student
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture

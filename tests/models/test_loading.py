@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import swd_video.models.loading as loading
 from swd_video.core.grid import PixelSize
+from swd_video.cost.architecture import load_architecture
 from swd_video.models.checkpoints import errors_in_one_line
 from swd_video.models.loading import (
     ARCHITECTURES,
@@ -27,8 +28,7 @@ from swd_video.models.loading import (
     write_video_spec,
 )
 from swd_video.models.ltx import LtxModel
-from swd_video.pipelines.loading import is_student
-from swd_video.planning.architecture import load_architecture
+from swd_video.student.loading import is_student
 
 
 @pytest.fixture

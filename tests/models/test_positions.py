@@ -11,8 +11,8 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.registry import adapter_for
 from swd_video.models.wan import WanModel, wan_positions
-from swd_video.pipelines.scalewise import ScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.pipeline import ScaleWisePipeline
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.lora import active_lora
 from swd_video.models.recomputation import recompute_blocks
-from swd_video.training.roles import LoraRoles
+from swd_video.objectives.roles import LoraRoles
 
 
 class LiveBytes(TorchDispatchMode):

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from swd_video.config.schema import DistillConfig
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import probe_video, write_video
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, load_model, write_video_spec
 from swd_video.models.sampling import sample_clips
-from swd_video.pipelines.export import export_student
-from swd_video.pipelines.loading import load_pipeline, load_student, save_student
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.objectives.roles import LoraRoles
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.export import export_student
+from swd_video.student.loading import load_pipeline, load_student, save_student
+from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.render import render_script
 from swd_video.studio.script import parse_script
 from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
-from swd_video.training.roles import LoraRoles
 
 from .conftest import FAMILIES
 

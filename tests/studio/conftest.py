@@ -7,8 +7,8 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.pipelines.loading import save_student
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.student.loading import save_student
+from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
 
 SCRIPT = """\

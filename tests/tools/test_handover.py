@@ -9,7 +9,7 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
-from swd_video.pipelines.loading import load_student, save_student
+from swd_video.student.loading import load_student, save_student
 from tools.pocket.handover import finish, main
 
 SCHEDULE = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)), Stage(0.6, LatentSize(2, 4, 4))))

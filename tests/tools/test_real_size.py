@@ -6,8 +6,8 @@ import torch
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.planning.architecture import load_architecture
-from swd_video.planning.counting import count_flops
+from swd_video.cost.architecture import load_architecture
+from swd_video.cost.counting import count_flops
 from tools import real_size
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pocket" / "swd.yaml"

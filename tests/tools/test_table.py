@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_share
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.interval import Estimate, bootstrap_ratio, bootstrap_share
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, teacher_row
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model, load_teacher
-from swd_video.pipelines.loading import EncoderRecord, save_student
+from swd_video.student.loading import EncoderRecord, save_student
 from tools.pocket.corpus import split_of
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import MARGINS, composed_row, evaluation_specs

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from swd_video.models.encoders import TransformersEncoder
+from swd_video.models.pixel_encoders import TransformersEncoder
 from tools.pocket import videomae
 from tools.pocket.videomae import VideoMaeOptions, draw_mask, main, train
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 import yaml
 
-from swd_video.config.load import load_config
-from swd_video.config.schema import DistillConfig
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
+from swd_video.training.config import DistillConfig, load_config
 
 _COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 

@@ -9,17 +9,17 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.cli.adapt import run as run_command
-from swd_video.config.load import ConfigError, dump_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config import ConfigError, dump_config
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model
 from swd_video.models.wan import WanModel
+from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.roles import FullRoles
 from swd_video.training.adapt import AdaptedRoles, FlowMatching
 from swd_video.training.build import build_adaptation, finished_summary
+from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
-from swd_video.training.opponents import ClipPair
-from swd_video.training.roles import FullRoles
 from swd_video.training.step import StepReport
 
 MakeConfig = Callable[..., DistillConfig]

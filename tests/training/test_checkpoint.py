@@ -11,12 +11,12 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from swd_video.config.train import AdamWConfig, FullTrainConfig, MuonConfig
 from swd_video.core.randomness import SampleDraws
+from swd_video.objectives.learners import ClipPair, Opponent
+from swd_video.objectives.roles import Roles
 from swd_video.training.checkpoint import CheckpointFolder
-from swd_video.training.opponents import ClipPair, Opponent
 from swd_video.training.optimizers import build_optimizers
-from swd_video.training.roles import Roles
+from swd_video.training.train_section import AdamWConfig, FullTrainConfig, MuonConfig
 
 
 class _Network(nn.Module):

@@ -20,17 +20,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from swd_video.cli.distill import run as run_command
 from swd_video.cli.main import main
-from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.loss import MmdTermConfig
-from swd_video.config.schema import DistillConfig
+from swd_video.config import ConfigError, dump_config
 from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
 from swd_video.files import alone_in
-from swd_video.pipelines.loading import load_pipeline
+from swd_video.objectives.mmd import check_term
+from swd_video.objectives.sections import MmdTermConfig
+from swd_video.student.loading import load_pipeline
 from swd_video.training.build import build_run, finished_summary
+from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
-from swd_video.training.objectives import check_term
 from swd_video.training.step import StepReport
 
 MakeConfig = Callable[..., DistillConfig]
@@ -40,10 +40,10 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[3]))
-from swd_video.config.load import load_config
+from swd_video.training.config import load_config
 from swd_video.training.build import build_run
 from swd_video.training.loop import train
-from swd_video.training.objectives import check_term
+from swd_video.objectives.mmd import check_term
 
 def kill(done, report):
     if done == 3:

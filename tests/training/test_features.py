@@ -11,27 +11,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from swd_video.config.encoders import CriticEncoderConfig, TeacherEncoderConfig, TransformersEncoderConfig
-from swd_video.config.load import ConfigError, dump_config, load_config
-from swd_video.config.loss import MmdTermConfig
-from swd_video.config.schema import DistillConfig
+from swd_video.config import ConfigError, dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
+from swd_video.cost.counting import count_kept
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
-from swd_video.models.encoders import TransformersEncoder
+from swd_video.models.pixel_encoders import TransformersEncoder
 from swd_video.models.pixel_form import LatentWindow, decode_clips, draw_window, window_size
 from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.models.wan import WanModel
-from swd_video.pipelines.loading import read_student_record
-from swd_video.planning.counting import count_kept
+from swd_video.objectives.dmd import Critic, NoiseRange
+from swd_video.objectives.encoder_sections import (
+    CriticEncoderConfig,
+    TeacherEncoderConfig,
+    TransformersEncoderConfig,
+)
+from swd_video.objectives.features import BlockFeatures, Comparison, PixelFeatures, Window
+from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.mmd import MmdObjective
+from swd_video.objectives.roles import FullRoles
+from swd_video.objectives.sections import MmdTermConfig
+from swd_video.student.loading import read_student_record
 from swd_video.training.build import build_run
-from swd_video.training.dmd import Critic, NoiseRange
-from swd_video.training.encoders import moved_to
-from swd_video.training.features import BlockFeatures, Comparison, PixelFeatures, Window
+from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.idle_parts import moved_to
 from swd_video.training.loop import train
-from swd_video.training.objectives import MmdObjective
-from swd_video.training.opponents import ClipPair
-from swd_video.training.roles import FullRoles
 
 MakeConfig = Callable[..., DistillConfig]
 PATCH = (1, 2, 2)

@@ -9,11 +9,11 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import save_file
 
-from swd_video.config.load import ConfigError
-from swd_video.config.schema import DistillConfig, LoadConfig
-from swd_video.pipelines.export import export_student
+from swd_video.config import ConfigError
+from swd_video.student.export import export_student
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig, LoadConfig
 from swd_video.training.loop import Run, train
 
 MakeConfig = Callable[..., DistillConfig]

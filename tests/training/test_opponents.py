@@ -8,16 +8,16 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from swd_video.config.load import ConfigError, load_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config import ConfigError
 from swd_video.core.randomness import SampleDraws
 from swd_video.models.wan import WanModel
+from swd_video.objectives.dmd import Critic, DmdObjective, NoiseRange
+from swd_video.objectives.gan import HEADS, Discriminator, GanObjective
+from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.build import build_run
-from swd_video.training.dmd import Critic, DmdObjective, NoiseRange
-from swd_video.training.gan import HEADS, Discriminator, GanObjective
+from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
-from swd_video.training.opponents import ClipPair
-from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.step import StepReport
 
 MakeConfig = Callable[..., DistillConfig]

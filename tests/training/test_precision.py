@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from swd_video.config.schema import DistillConfig
 from swd_video.training.build import build_run, settle_precision
+from swd_video.training.config import DistillConfig
 from swd_video.training.precision import bf16_slowdown
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swd_video.config.load import dump_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config import dump_config
 from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
 
 MakeConfig = Callable[..., DistillConfig]

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from swd_video.training.sharding import load_optimizer_state, whole_on_cpu, whole_optimizer_state
+from swd_video.models.fsdp import load_optimizer_state, whole_on_cpu, whole_optimizer_state
 
 LAYERS, SIDE = 8, 1024  # 4 MiB each
 

@@ -8,21 +8,21 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from swd_video.config.encoders import TeacherEncoderConfig
-from swd_video.config.loss import MmdTermConfig
-from swd_video.config.schema import DistillConfig
 from swd_video.core.flow import add_noise
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.wan import WanModel
+from swd_video.objectives.encoder_sections import TeacherEncoderConfig
+from swd_video.objectives.features import BlockFeatures
+from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.mmd import MmdObjective
+from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
+from swd_video.objectives.sections import MmdTermConfig
 from swd_video.training.build import build_run
-from swd_video.training.features import BlockFeatures
+from swd_video.training.config import DistillConfig
 from swd_video.training.finite import NonFiniteError
-from swd_video.training.objectives import MmdObjective
-from swd_video.training.opponents import ClipPair
-from swd_video.training.roles import FullRoles, LoraRoles, Roles
 from swd_video.training.step import Stepper, training_pair
 
 MakeConfig = Callable[..., DistillConfig]

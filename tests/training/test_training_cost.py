@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from swd_video.cli.bench import run
-from swd_video.cli.training_cost import bare_passes, measure_training, prepare
-from swd_video.config.load import dump_config
-from swd_video.config.schema import DistillConfig
+from swd_video.config import dump_config
+from swd_video.cost.training_benchmark import bare_passes, measure_training, prepare
 from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig
 
 MakeConfig = Callable[..., DistillConfig]
 

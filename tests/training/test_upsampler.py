@@ -9,15 +9,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from swd_video.config.load import ConfigError, load_config
-from swd_video.config.schema import DistillConfig, UpsamplerConfig
+from swd_video.config import ConfigError
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache
-from swd_video.pipelines.export import export_student
-from swd_video.pipelines.loading import load_pipeline, load_student, read_student_record
+from swd_video.student.export import export_student
+from swd_video.student.loading import load_pipeline, load_student, read_student_record
 from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig, UpsamplerConfig, load_config
 from swd_video.training.loop import train
 from swd_video.training.upsampler import open_upsampler, relative_error, train_upsampler
 

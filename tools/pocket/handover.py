@@ -22,15 +22,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
+from swd_video.core.interval import Estimate, bootstrap_ratio
 from swd_video.core.resize import resize_pixels
 from swd_video.core.sampling import draw_noise
 from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.interval import Estimate, bootstrap_ratio
 from swd_video.evaluation.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
 from swd_video.models.loading import load_model
-from swd_video.pipelines.loading import load_student
-from swd_video.pipelines.scalewise import ScaleWisePipeline
+from swd_video.student.loading import load_student
+from swd_video.student.pipeline import ScaleWisePipeline
 from tools.pocket.pictures import to_pixels
 from tools.pocket.rows import evaluation_specs
 

@@ -13,9 +13,9 @@ from diffusers import WanTransformer3DModel
 
 from swd_video.files import whole_folder
 from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
-from swd_video.pipelines.export import forget_origin
-from swd_video.pipelines.loading import read_student_record, save_student
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.export import forget_origin
+from swd_video.student.loading import read_student_record, save_student
 
 TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
 

@@ -27,13 +27,13 @@ import tyro
 from filelock import FileLock, Timeout
 
 from swd_video.cli.main import main as swd_video
-from swd_video.config.load import flatten, load_config, load_config_as
-from swd_video.config.schema import DistillConfig
+from swd_video.config import flatten, load_config_as
 from swd_video.core.grid import PixelSize
+from swd_video.cost.speed import count_tflops, with_upsampler
 from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
+from swd_video.evaluation.clip_encoders import ImageNetVideoFeatures
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.columns import as_json
-from swd_video.evaluation.encoders import ImageNetVideoFeatures
 from swd_video.evaluation.report import (
     check_markers,
     replace_between_markers,
@@ -42,9 +42,9 @@ from swd_video.evaluation.report import (
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
-from swd_video.evaluation.speed import count_tflops, with_upsampler
 from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
-from swd_video.pipelines.loading import load_student
+from swd_video.student.loading import load_student
+from swd_video.training.config import DistillConfig, load_config
 from tools.pocket import corpus
 from tools.pocket.judge import attribute_labels
 from tools.pocket.rows import MARGINS, composed_row, evaluation_specs

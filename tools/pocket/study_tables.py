@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from swd_video.config.section import Section
+from swd_video.config import Section
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.cost import figures_from_json
-from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.report import Column, markdown_table
 
 COLUMNS = (

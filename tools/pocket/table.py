@@ -21,19 +21,19 @@ import torch
 import tyro
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.clip_encoders import PACKAGED, ImageNetVideoFeatures
 from swd_video.evaluation.columns import comparison_table, metrics_of, results_table
 from swd_video.evaluation.difference import Difference
-from swd_video.evaluation.encoders import PACKAGED, ImageNetVideoFeatures
 from swd_video.evaluation.evaluate import RESULT_NAME, CostTask, Evaluation, RowTask, run_evaluation
-from swd_video.evaluation.interval import Estimate
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.evaluation.report import check_markers, replace_between_markers
 from swd_video.evaluation.results import Results
 from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
 from swd_video.evaluation.scores import Judges
 from swd_video.models.loading import load_model, resolve_model_path
-from swd_video.pipelines.loading import load_student
+from swd_video.student.loading import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import MARGINS, composed_row, evaluation_specs

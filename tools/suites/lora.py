@@ -6,8 +6,8 @@ import torch
 from diffusers import WanPipeline
 from tests.lora import test_lora_layers_wan as upstream  # of the checkout, not ours
 
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tools.suites import tiny
 
 

@@ -12,8 +12,8 @@ from tests.pipelines.testing_utils import (  # of the checkout, not ours
     PipelineTesterMixin,
 )
 
-from swd_video.pipelines.wan_t2v import WanScaleWisePipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tools.suites import tiny
 
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.lora import add_lora, lora_state_dict
-from swd_video.pipelines.export import export_student
-from swd_video.pipelines.loading import save_student
+from swd_video.student.export import export_student
+from swd_video.student.loading import save_student
 
 TEXT_LENGTH = 16
 CHANNELS = 16

@@ -1,0 +1,316 @@
+"""YAML files to configs: `extends:`, overrides, and errors that name the file, the line and the key."""
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+KeyPath = tuple[str | int, ...]
+_SchemaT = TypeVar("_SchemaT", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a config: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message is one line for the person who wrote it."""
+
+
+@dataclass
+class _Source:
+    """Values merged so far, and where each of them was written, for error messages."""
+
+    values: dict[str, Any]
+    origins: dict[KeyPath, str]
+
+
+def load_config_as(
+    schema: type[_SchemaT], path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None
+) -> _SchemaT:
+    """Read a YAML config, the files it extends, and overrides on top.
+
+    `extends: other.yaml` (relative to the file that says so) takes the other file's values first:
+    mappings are merged key by key, everything else, lists included, is replaced. Another `kind` than below,
+    in a file or an override, leaves out the keys that only the former kind has, and says so on stderr.
+
+    Args:
+        schema: what the file describes, for example `DistillConfig`.
+        path: the YAML file.
+        overrides: dotted key to YAML text, for example `{"train.lr": "1e-4"}`; the command line gives these.
+
+    Raises:
+        ConfigError: naming file, line and key, or the override, and what was expected there.
+    """
+    source = _read(Path(path), (), schema)
+    # Kinds first, whatever the order of the words: keys given beside a kind belong to it.
+    for key, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith(".kind")):
+        _override(source, key, text, schema)
+    try:
+        return schema.model_validate(source.values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source, Path(path), schema)) from None
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Command-line words such as `--train.lr 1e-4` or `--train.lr=1e-4` to dotted keys and YAML text.
+
+    Raises:
+        ConfigError: for a word that is not a flag, or a flag without a value.
+    """
+    overrides: dict[str, str] = {}
+    words = list(arguments)
+    while words:
+        flag = words.pop(0)
+        if not flag.startswith("--") or len(flag) == 2:
+            raise ConfigError(f"{flag!r}: expected an override such as --train.lr 1e-4")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"--{key}: no value; write --{key} VALUE")
+            value = words.pop(0)
+        overrides[key.replace("-", "_")] = value
+    return overrides
+
+
+def dump_config(config: BaseModel) -> str:
+    """The whole config, defaults included, as YAML that `load_config_as` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted key to value, lists whole; for comparing two configs."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def _read(path: Path, seen: tuple[Path, ...], schema: type[BaseModel]) -> _Source:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: extends itself through {' -> '.join(map(str, seen))}; break the circle")
+    values, origins = _read_yaml(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return _Source(values, origins)
+    if not isinstance(parent, str):
+        raise ConfigError(
+            f"{origins[('extends',)]}: extends: expected the path of one YAML file, got {parent!r}"
+        )
+    parent_path = path.parent / parent
+    if not parent_path.is_file():
+        raise ConfigError(f"{origins[('extends',)]}: extends: no file {parent_path}")
+    base = _read(parent_path, (*seen, path.resolve()), schema)
+    merged = _merge(base.values, values, [schema], (), origins | base.origins)
+    return _Source(merged, base.origins | origins)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}: expected keys such as `model:` and `train:` at the top of the file")
+        origins: dict[KeyPath, str] = {}
+        _note_origins(node, (), path, origins)
+        return loader.construct_document(node), origins
+    except yaml.MarkedYAMLError as error:
+        open_quote = error.context == "while scanning a quoted scalar"
+        mark = error.context_mark if open_quote else error.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = "a quote that opens here is not closed" if open_quote else error.problem
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _note_origins(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath, str]) -> None:
+    origins.setdefault(at, f"{path}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _note_origins(item, (*at, index), path, origins)
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*at, str(key_node.value))
+            here = f"{path}:{key_node.start_mark.line + 1}"
+            if key in origins:
+                raise ConfigError(f"{here}: {_dotted(key)}: written twice, first at {origins[key]}")
+            origins[key] = here
+            _note_origins(value_node, key, path, origins)
+
+
+def _merge(
+    base: dict[str, Any],
+    top: dict[str, Any],
+    sections: Sequence[type[BaseModel]],
+    at: KeyPath,
+    origins: Mapping[KeyPath, str],
+) -> dict[str, Any]:
+    merged = _of_kind(base, top.get("kind"), sections, at, origins)
+    for key, value in top.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value, _below(sections, key), (*at, key), origins)
+        merged[key] = value
+    return merged
+
+
+def _of_kind(
+    values: dict[str, Any],
+    kind: Any,
+    sections: Sequence[type[BaseModel]],
+    at: KeyPath,
+    origins: Mapping[KeyPath, str],
+) -> dict[str, Any]:
+    """A copy of the values without the keys that another kind of section has no use for."""
+    chosen = [section for section in sections if kind is not None and _kind(section) == kind]
+    if not chosen or values.get("kind", kind) == kind:
+        return dict(values)
+    known = {key for section in sections for key in section.model_fields}
+    foreign = [key for key in values if key in known and key not in chosen[0].model_fields]
+    if foreign:
+        names = ", ".join(f"{_dotted((*at, key))} ({origins.get((*at, key), 'default')})" for key in foreign)
+        print(
+            f"note: {_dotted((*at, 'kind'))} is {kind} now: left out {names}, which {values['kind']} has.",
+            file=sys.stderr,
+        )
+    return {key: value for key, value in values.items() if key not in foreign}
+
+
+def _override(source: _Source, key: str, text: str, schema: type[BaseModel]) -> None:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
+    parts = key.split(".")
+    here, sections = source.values, [schema]
+    for depth, part in enumerate(parts[:-1]):
+        inner = here.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--{key}: {'.'.join(parts[: depth + 1])} has no keys below it")
+        sections = _below(sections, part)
+        if parts[depth + 1 :] == ["kind"]:
+            inner = _of_kind(inner, value, sections, tuple(parts[: depth + 1]), source.origins)
+        here[part] = here = dict(inner)
+    here[parts[-1]] = value
+    at = tuple(parts)
+    source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{key}"}
+
+
+def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:
+    problem = error.errors(include_url=False)[0]
+    at = _without_kinds(problem["loc"], source.values)
+    key = _dotted(at)
+    if problem["type"] == "missing":
+        return f"{_origin(source, at[:-1], path)}: {key}: missing; add it"
+    where = _origin(source, at, path)
+    prefix = f"{where}: {key}"
+    if problem["type"] == "extra_forbidden":
+        reason = f"unknown key{_suggestion(at, source.values, schema)}"
+    elif problem["type"] == "union_tag_not_found":
+        prefix, reason = f"{prefix}.kind", "missing; add it"
+    elif problem["type"] == "union_tag_invalid":
+        key = f"{key}.kind"
+        prefix = f"{_origin(source, (*at, 'kind'), path)}: {key}"
+        reason = f"got {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
+    elif problem["type"] == "value_error":
+        reason = str(problem["ctx"]["error"])
+        if key == "schedule" or not key:  # These messages name their keys themselves.
+            prefix = where
+    else:
+        reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    return f"{prefix.removeprefix(f'--{key}: ')}: {reason}"
+
+
+def _without_kinds(location: Sequence[str | int], values: Any) -> KeyPath:
+    """Drop the tags that pydantic adds to locations inside a union by `kind`."""
+    kept: list[str | int] = []
+    here = values
+    for part in location:
+        if isinstance(here, dict) and here.get("kind") == part and part not in here:
+            continue
+        kept.append(part)
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
+    return tuple(kept)
+
+
+def _origin(source: _Source, at: KeyPath, path: Path) -> str:
+    for length in range(len(at), 0, -1):
+        if at[:length] in source.origins:
+            return source.origins[at[:length]]
+    return str(path)
+
+
+def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) -> str:
+    every_kind, sections = _sections_at(at[:-1], values, schema)
+    owners = sorted({str(_kind(section)) for section in every_kind if at[-1] in section.model_fields})
+    if owners:
+        return (
+            f" of kind {_kind(sections[0])}: it belongs to {' and '.join(owners)}; leave it out, or set kind"
+        )
+    known = sorted({key for section in sections for key in section.model_fields})
+    close = difflib.get_close_matches(str(at[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _sections_at(
+    at: KeyPath, values: Any, schema: type[BaseModel]
+) -> tuple[list[type[BaseModel]], list[type[BaseModel]]]:
+    """What a place of the config may hold: sections of every kind, and those of the kind that it says."""
+    sections = every_kind = [schema]
+    here = values
+    for part in at:
+        here = here[part]
+        if isinstance(part, str):
+            every_kind = _below(sections, part)
+        kind = here.get("kind") if isinstance(here, dict) else None
+        sections = [section for section in every_kind if kind is None or _kind(section) == kind]
+    return every_kind, sections
+
+
+def _below(sections: Sequence[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+    return [inner for field in fields for inner in _sections_in(field.annotation)]
+
+
+def _kind(section: type[BaseModel]) -> Any:
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]
+
+
+def _dotted(at: KeyPath) -> str:
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,171 @@
+"""Cost: seconds by part, several samplers interleaved in one process, and counted TFLOPs."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from swd_video.core.interval import Estimate
+
+
+@dataclass
+class Timing:
+    """Wall seconds of one run.
+
+    Attributes:
+        total: Seconds of the whole call.
+        parts: Seconds inside each timed module.
+        calls: Forward passes of each timed module.
+    """
+
+    total: float
+    parts: dict[str, float]
+    calls: dict[str, int]
+
+    @property
+    def rest(self) -> float:
+        """Seconds outside every timed module."""
+        return self.total - sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Something to time: a call that makes one clip, and the modules whose share is wanted.
+
+    Attributes:
+        run: Makes one clip.
+        modules: Named modules timed apart, such as `transformer`, `text_encoder`, `vae`; none inside another.
+    """
+
+    run: Callable[[], object]
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+def time_once(sampler: Sampler) -> Timing:
+    """Time one run, with the seconds inside each named module measured by forward hooks."""
+    parts = dict.fromkeys(sampler.modules, 0.0)
+    calls = dict.fromkeys(sampler.modules, 0)
+    started: dict[str, float] = {}
+
+    def enter(name: str) -> None:
+        started[name] = _now()
+
+    def leave(name: str) -> None:
+        parts[name] += _now() - started.pop(name)
+        calls[name] += 1
+
+    with _hooked(sampler.modules, enter, leave):
+        begin = _now()
+        sampler.run()
+        total = _now() - begin
+    return Timing(total, parts, calls)
+
+
+def time_interleaved(
+    samplers: Mapping[str, Sampler],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    on_run: Callable[[str, Timing], None] | None = None,
+) -> dict[str, list[Timing]]:
+    """Time samplers side by side: every round runs each once, starting one further each time.
+
+    Interleaving spreads whatever else the machine does over all of them; the rotation spreads order effects.
+
+    Args:
+        samplers: What to time, by name.
+        rounds: Runs of each that count.
+        warmup: Runs of each, before, that do not.
+        on_run: Told after each run that counts.
+
+    Returns:
+        For each name, its `rounds` timings in order.
+    """
+    names = list(samplers)
+    timings: dict[str, list[Timing]] = {name: [] for name in names}
+    for name in names:
+        for _ in range(warmup):
+            samplers[name].run()
+    for turn in range(rounds):
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            timing = time_once(samplers[name])
+            timings[name].append(timing)
+            if on_run is not None:
+                on_run(name, timing)
+    return timings
+
+
+def with_upsampler(parts: Mapping[str, float]) -> dict[str, float]:
+    """Seconds or operations by part, where the transformer's hold those of what takes its clips from grid to grid."""
+    if "upsampler" not in parts:
+        return dict(parts)
+    return {**parts, "transformer": parts["transformer"] + parts["upsampler"]}
+
+
+def median_seconds(timings: list[Timing], part: str | None = None) -> Estimate:
+    """Median seconds of runs, of the whole call or of one part, with a bootstrap interval of the median."""
+    seconds = np.array([t.total if part is None else with_upsampler(t.parts)[part] for t in timings])
+    draws = np.median(np.random.default_rng(0).choice(seconds, size=(2000, len(seconds))), axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Estimate(float(median(seconds)), float(low), float(high), len(seconds))
+
+
+def count_tflops(run: Callable[[], object], modules: Mapping[str, nn.Module]) -> dict[str, float]:
+    """TFLOPs spent inside each named module during one call; a multiplication and an addition count as two.
+
+    PyTorch's counter has no formula for the attention kernel of the CPU and would count it as free; it gets
+    the one of the other attention kernels.
+    """
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
+    totals = dict.fromkeys(modules, 0)
+    started: dict[str, int] = {}
+
+    def enter(name: str) -> None:
+        started[name] = counter.get_total_flops()
+
+    def leave(name: str) -> None:
+        totals[name] += counter.get_total_flops() - started.pop(name)
+
+    with counter, _hooked(modules, enter, leave):
+        run()
+    return {name: flops / 1e12 for name, flops in totals.items()}
+
+
+def _attention_flops(
+    query: torch.Size,
+    key: torch.Size,
+    value: torch.Size,
+    *args: object,
+    out_shape: object = None,
+    **kwargs: object,
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+@contextmanager
+def _hooked(
+    modules: Mapping[str, nn.Module], enter: Callable[[str], None], leave: Callable[[str], None]
+) -> Iterator[None]:
+    handles = []
+    for name, module in modules.items():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+        handles.append(module.register_forward_hook(lambda *_, name=name: leave(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,240 @@
+"""Fixed networks that describe clips to the metrics. None of them may be one that a training loss used.
+
+`efficientnet` is packaged with the `evaluation` extra. Every other name is a folder, or a hub name, of a video or image
+encoder of transformers.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from swd_video.evaluation.clips import check_clips
+from swd_video.evaluation.efficientnet import load_efficientnet
+from swd_video.models.pixel_encoders import load_encoder_network, read_pixel_form
+from swd_video.models.pixel_form import resize_pictures
+
+PACKAGED = "efficientnet"
+
+# On pocket clips (64 against 64) real clips lie 140 apart in the means and 4 in the changes, clips at half speed 157
+# and 9: unweighted, slow motion would drown. Distances grow with the square of the weight, so 4 makes that 140 + 60
+# against 157 + 138.
+CHANGE_WEIGHT = 4.0
+
+
+@runtime_checkable
+class VideoFeatures(Protocol):
+    """A fixed network that describes clips; it must not be one that any training loss used."""
+
+    name: str
+
+    def __call__(
+        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
+    ) -> Float[np.ndarray, "clips features"]:
+        """Describe a batch of clips, float64."""
+
+
+class FrameFeatures(ABC):
+    """An image network: describes frames one by one, and clips by their mean and their change.
+
+    Distances over these features are *not* FVD, and mean something only beside the distance between two sets of real
+    clips (the floor).
+
+    Attributes:
+        name: what reports call the features of clips.
+        device: where it runs.
+        frames_per_forward: frames in one forward pass, which bounds memory.
+    """
+
+    name: str
+    device: torch.device
+    frames_per_forward: int
+
+    @abstractmethod
+    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
+        """Describe frames, which already lie on the device."""
+
+    @torch.inference_mode()
+    def frame_features(
+        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
+    ) -> Float[np.ndarray, "clips frames features"]:
+        """Describe every frame of some clips, float64.
+
+        Raises:
+            ValueError: If the clips are not uint8 RGB, or have a single frame.
+        """
+        check_clips(frames)
+        flat = torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1)
+        parts = [self.describe(part.to(self.device)).double() for part in flat.split(self.frames_per_forward)]
+        return torch.cat(parts).unflatten(0, frames.shape[:2]).cpu().numpy()
+
+    def __call__(
+        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
+    ) -> Float[np.ndarray, "clips features"]:
+        """Describe clips of at least two frames; see `pool_frames`.
+
+        Raises:
+            ValueError: If the clips are not uint8 RGB, or have a single frame.
+        """
+        return pool_frames(self.frame_features(frames))
+
+
+def pool_frames(
+    per_frame: Float[np.ndarray, "clips frames features"],
+) -> Float[np.ndarray, "clips both_features"]:
+    """Mean over frames, then `CHANGE_WEIGHT` times the root mean square of the change from frame to frame."""
+    change = CHANGE_WEIGHT * np.sqrt(np.square(np.diff(per_frame, axis=1)).mean(axis=1))
+    return np.concatenate([per_frame.mean(axis=1), change], axis=1)
+
+
+class ImageNetVideoFeatures(FrameFeatures):
+    """EfficientNet-Lite0: 320 features of a frame, 640 of a clip."""
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        size_px: int = 160,
+        frames_per_forward: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Load the network.
+
+        Args:
+            weights: State dict of EfficientNet-Lite0; default the `evaluation` extra's.
+            size_px: Short side that frames are resized to (the network was trained at 224).
+            frames_per_forward: Frames in one forward pass, which bounds memory.
+            device: Where to run.
+        """
+        self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
+        self.net = load_efficientnet(weights, device=device)
+        self.size_px = size_px
+        self.frames_per_forward = frames_per_forward
+        self.device = torch.device(device)
+
+    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
+        """Spatial means of the last block."""
+        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        scale = self.size_px / min(pixels.shape[-2:])
+        height, width = (max(round(n * scale), 1) for n in pixels.shape[-2:])
+        return self.net.features(resize_pictures(pixels, (height, width)))
+
+
+class TransformersImageFeatures(FrameFeatures):
+    """An image encoder of transformers, such as DINOv2 or the picture half of CLIP."""
+
+    def __init__(
+        self, network: "_Network", *, frames_per_forward: int = 32, device: str | torch.device = "cpu"
+    ) -> None:
+        """Wrap a loaded network; see `load_encoder`."""
+        self.name = f"{network.name}, mean and {CHANGE_WEIGHT:g} x change"
+        self.network = network
+        self.frames_per_forward = frames_per_forward
+        self.device = torch.device(device)
+
+    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
+        """Mean of the last layer's tokens."""
+        return self.network.tokens(self.network.pixels(frames)).mean(dim=1)
+
+
+class TransformersVideoFeatures:
+    """A video encoder of transformers, such as VideoMAE or V-JEPA 2: mean of the last layer's tokens.
+
+    A clip is read as the network was trained: so many frames, spread evenly over it from the first to the last. Frames
+    repeat where it has fewer.
+    """
+
+    def __init__(self, network: "_Network", *, device: str | torch.device = "cpu") -> None:
+        """Wrap a loaded network; see `load_encoder`."""
+        self.name = f"{network.name}, mean token of {network.num_frames} frames"
+        self.network = network
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def __call__(
+        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
+    ) -> Float[np.ndarray, "clips features"]:
+        """Describe clips, one at a time.
+
+        Raises:
+            ValueError: If the clips are not uint8 RGB, or have a single frame.
+        """
+        check_clips(frames)
+        picked = np.linspace(0, frames.shape[1] - 1, self.network.num_frames).round().astype(int)
+        described = []
+        for clip in frames:
+            shown = torch.from_numpy(np.ascontiguousarray(clip[picked])).to(self.device)
+            described.append(self.network.tokens(self.network.pixels(shown)[None]).mean(dim=1).double())
+        return torch.cat(described).cpu().numpy()
+
+
+class _Network:
+    """A network of transformers, frozen, with the form in which it wants pixels."""
+
+    def __init__(self, name: str, device: str | torch.device) -> None:
+        config, model = load_encoder_network(name)
+        self.model = model.to(device)
+        form = read_pixel_form(name, config)
+        self.name = name
+        self.num_frames = form.frames or 1
+        self.size_px = (form.height_px, form.width_px)
+        arguments = inspect.signature(self.model.forward).parameters
+        inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
+        if not inputs:
+            raise ValueError(f"encoder {name!r}: takes no pixels; give a video or image encoder.")
+        self._input = inputs[0]
+        # V-JEPA 2 would also predict what it has not been shown.
+        self._options = {"skip_predictor": True} if "skip_predictor" in arguments else {}
+        self._statistics = [
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
+        ]
+
+    def pixels(
+        self, frames: UInt8[Tensor, "frames height width 3"]
+    ) -> Float[Tensor, "frames 3 size_h size_w"]:
+        """Resize to the network's size, whatever the shape, and normalise."""
+        mean, std = self._statistics
+        unit = frames.permute(0, 3, 1, 2).float() / 255.0
+        return (resize_pictures(unit, self.size_px).clamp(0, 1) - mean) / std
+
+    def tokens(self, pixels: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch tokens features"]:
+        """Tokens, or places of a convolution, of the last layer."""
+        output = self.model(**{self._input: pixels}, **self._options).last_hidden_state
+        return output.flatten(2).transpose(1, 2) if output.ndim > 3 else output
+
+
+def load_encoder(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
+    """Load an encoder of clips.
+
+    Args:
+        name: "efficientnet", or a folder or hub name of a video or image encoder of transformers.
+        device: where to run it.
+
+    Raises:
+        ValueError: If there is no such encoder, or it cannot be loaded.
+    """
+    if name == PACKAGED:
+        return ImageNetVideoFeatures(device=device)
+    network = _Network(name, device)
+    if network.num_frames > 1:
+        return TransformersVideoFeatures(network, device=device)
+    return TransformersImageFeatures(network, device=device)
+
+
+def load_frame_encoder(name: str, *, device: str | torch.device = "cpu") -> FrameFeatures:
+    """Load an encoder of frames; see `load_encoder`.
+
+    Raises:
+        ValueError: If there is no such encoder, or it is one of videos.
+    """
+    encoder = load_encoder(name, device=device)
+    if not isinstance(encoder, FrameFeatures):
+        raise ValueError(
+            f"frame_encoder {name!r}: is a video encoder, expected one of images, such as {PACKAGED!r} or DINOv2."
+        )
+    return encoder

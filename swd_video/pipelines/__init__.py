@@ -1,1 +1,0 @@
-"""Sampling pipelines in the diffusers form, and loading distilled students into them."""

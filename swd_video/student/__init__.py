@@ -1,0 +1,1 @@
+"""Students: the pipeline that samples them, on disk, and exported for other tools."""

@@ -1,0 +1,349 @@
+"""Students for other people's tools: a LoRA file that stock diffusers loads, or a whole pipeline folder."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils import get_peft_kwargs
+from huggingface_hub import HfApi, ModelCard, get_token
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import swd_video
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.files import whole_folder, write_json, write_text
+from swd_video.models.checkpoints import INDEX_NAME, errors_in_one_line, load_network, require
+from swd_video.models.loading import (
+    HUB_NAME,
+    STUDENT_FILE_NAME,
+    VIDEO_SPEC_NAME,
+    empty_transformer,
+    model_folder,
+    read_model_index,
+    read_video_spec,
+    resolve_model_path,
+    shipped_models,
+)
+from swd_video.models.lora import check_lora
+from swd_video.models.registry import adapter_for
+from swd_video.models.wan import wan_fps
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.card import TAG, CardFacts, TrainingFacts, write_card
+from swd_video.student.loading import (
+    LORA_FILE_NAME,
+    StudentRecord,
+    base_model_path,
+    check_transformer,
+    load_scheduler,
+    read_student_record,
+    recorded_base,
+    write_student_record,
+)
+
+CARD_NAME = "README.md"
+SCHEDULE_METADATA_KEY = "swd_video"
+"""In the header of an exported LoRA file: JSON with the base model and the stages."""
+
+_TRANSFORMER = "transformer"
+_SCHEDULER = "scheduler"
+_SHIPPED_LICENSE = "apache-2.0"  # of the pocket models, as of this package
+_UNPUBLISHED = "path/to/this/folder"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        form: "lora" or "merged".
+        base_model: the teacher, as the card names it.
+        license: identifier of the licence, where it is known.
+        files: size of every file in bytes, by its path in the folder.
+    """
+
+    folder: Path
+    form: str
+    base_model: str
+    license: str | None
+    files: dict[str, int]
+
+
+def export_student(
+    student: str | Path,
+    out: Path,
+    *,
+    form: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    training: TrainingFacts | None = None,
+    repo: str | None = None,
+) -> Export:
+    """Write a student in a form that other tools read, whole or not at all; an older export is replaced.
+
+    Args:
+        student: a shipped student or a student folder.
+        out: folder of the export.
+        form: "lora", a file of the additions, or "merged", a pipeline folder; default what the student is.
+        base_model: hub name of the teacher, where the student names a folder.
+        license: identifier of the licence; default that of the base model, where its folder says so.
+        training: figures for the card.
+        repo: hub name under which the card says the export is found.
+
+    Raises:
+        ValueError: if there is no such student, it cannot have this form, or `out` holds something else.
+    """
+    folder = _student_folder(student)
+    record = read_student_record(folder)
+    if record.transformer_file is not None:
+        raise ValueError(
+            f"student {folder}: was trained on the single file {record.transformer_file}, which an export cannot name; "
+            "save the base model with that transformer as a pipeline folder, and distill from there."
+        )
+    form = form or ("lora" if record.kind == "lora" else "merged")
+    _check_form(folder, record, form)
+    _check_out(folder, out)
+    base = student_base_name(student, base_model, out)
+    spec = read_video_spec(base_model_path(folder))
+    index = read_model_index(base_model_path(folder))
+    if not adapter_for(index["_class_name"]).stock_samples:
+        raise ValueError(
+            f"student {folder}: students of a {index['_class_name']} cannot be exported yet; its folder as it is "
+            "goes to `swd-video render` and load_student."
+        )
+    expand_timesteps = index.get("expand_timesteps", False)
+    facts = CardFacts(
+        form=form,
+        source=repo or _UNPUBLISHED,
+        base_model=base,
+        license=license or _base_license(folder, record),
+        schedule=load_scheduler(folder).schedule,
+        fps=spec.fps or wan_fps(expand_timesteps),
+        text_length=spec.text_length,
+        stock=not expand_timesteps,
+        training=replace(training or TrainingFacts(), made_of=_digests(record)),
+    )
+
+    with whole_folder(out) as draft:
+        if form == "lora":
+            _write_lora(folder, draft, base)
+        else:
+            _write_merged(folder, record, draft)
+        forget_origin(draft)
+        write_text(draft / CARD_NAME, write_card(facts))
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
+    return Export(out, form, base, facts.license, sizes)
+
+
+def read_lora_schedule(path: str | Path) -> ScaleSchedule:
+    """The stages that an exported LoRA file was distilled for, from its header.
+
+    Raises:
+        ValueError: if the file is broken or no export of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(SCHEDULE_METADATA_KEY)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}; expected an exported LoRA file.") from error
+    if text is None:
+        raise ValueError(f"{path}: no stages in its metadata; expected a file of `swd-video export`.")
+    return ScaleSchedule.from_dict(json.loads(text)["stages"])
+
+
+def student_base_name(student: str | Path, base_model: str | None, out: Path) -> str:
+    """A student's teacher as a card in `out` names it: a hub name, a shipped model, or a folder relative to `out`.
+
+    Args:
+        student: a shipped student or a student folder.
+        base_model: the hub name, where one is given.
+        out: folder of the card.
+
+    Raises:
+        ValueError: if there is no such student, or `base_model` is no hub name.
+    """
+    if base_model is None:
+        folder = _student_folder(student)
+        name = read_student_record(folder).base_model
+        return recorded_base(folder / name if (folder / name).is_dir() else name, out)
+    if not HUB_NAME.fullmatch(base_model):
+        raise ValueError(
+            f"--base {base_model}: expected a hub name such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
+        )
+    return base_model
+
+
+def check_push(repo: str, base_model: str) -> None:
+    """Find out before any work whether a push can be tried at all.
+
+    Raises:
+        ValueError: if the name is not one of a repository, nobody is logged in, or the base model is a folder.
+    """
+    if not HUB_NAME.fullmatch(repo):
+        raise ValueError(f"--push {repo}: expected the name of a repository, OWNER/NAME.")
+    if not HUB_NAME.fullmatch(base_model) and base_model not in shipped_models():
+        raise ValueError(
+            f"--push {repo}: the base model is the folder {base_model}, which readers do not have; give its "
+            "hub name with --base."
+        )
+    if get_token() is None:
+        raise ValueError(f"--push {repo}: not logged in; run `hf auth login` or set HF_TOKEN.")
+
+
+def push_folder(folder: Path, repo: str) -> str:
+    """Upload an export to a hub repository, which is made where it is missing, and return its address.
+
+    Raises:
+        OSError: if the hub cannot be reached or refuses.
+    """
+    api = HfApi(library_name=TAG, library_version=swd_video.__version__)
+    try:
+        address = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a scale-wise student")
+    except Exception as error:  # the client's errors have no base class of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"--push {repo}: {reason} The export itself is complete: {folder}.") from error
+    return str(address)
+
+
+def forget_origin(folder: Path) -> None:
+    """Take out of a model's configs the folders that it was loaded from on this machine."""
+    for path in folder.rglob("*.json"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and value.pop("_name_or_path", None) is not None:
+            write_json(path, value)
+
+
+def _student_folder(student: str | Path) -> Path:
+    folder = Path(resolve_model_path(student))
+    if not (folder / STUDENT_FILE_NAME).is_file():
+        raise ValueError(
+            f"student {str(student)!r}: has no {STUDENT_FILE_NAME}; expected the student/ folder that `swd-video "
+            "distill` left, or a shipped student."
+        )
+    return folder
+
+
+def _check_form(folder: Path, record: StudentRecord, form: str) -> None:
+    if form == "lora" and record.kind != "lora":
+        raise ValueError(
+            f"--form lora: {folder} was trained with all its weights, whose change has no low rank; take "
+            "--form merged, or distil with --train.kind lora."
+        )
+    if record.positions != "native":
+        raise ValueError(
+            f"student {folder}: was trained with {record.positions} positions, which stock pipelines do not count; "
+            "sample it with swd_video, or distil with positions: native."
+        )
+
+
+def _check_out(student: Path, out: Path) -> None:
+    if out.is_file():
+        raise ValueError(f"--out {out}: is a file, expected a folder.")
+    if out.resolve() == student.resolve():
+        raise ValueError(f"--out {out}: is the student itself; choose another folder.")
+    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
+        raise ValueError(f"--out {out}: is not empty and holds no earlier export; choose another folder.")
+
+
+def _digests(record: StudentRecord) -> dict[str, str]:
+    """What the record says a student is made of, but for settings."""
+    return {key: value for key, value in (record.made_of or {}).items() if isinstance(value, str)}
+
+
+def _is_export(folder: Path) -> bool:
+    card = folder / CARD_NAME
+    return card.is_file() and TAG in (ModelCard.load(card).data.tags or [])
+
+
+def _base_license(folder: Path, record: StudentRecord) -> str | None:
+    if record.base_model in shipped_models():
+        return _SHIPPED_LICENSE
+    card = Path(base_model_path(folder)) / CARD_NAME
+    license: str | None = ModelCard.load(card).data.license if card.is_file() else None
+    return license
+
+
+def _write_lora(student: Path, draft: Path, base_model: str) -> None:
+    tensors = _read_lora(student, base_model_path(student))
+    schedule = load_scheduler(student).schedule
+    metadata = {
+        "format": "pt",
+        LORA_ADAPTER_METADATA_KEY: json.dumps(_adapter_metadata(tensors), sort_keys=True),
+        SCHEDULE_METADATA_KEY: json.dumps({"base_model": base_model, "stages": schedule.as_dict()}),
+    }
+    (draft / LORA_FILE_NAME).write_bytes(_to_safetensors(tensors, metadata))
+    shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
+    record = read_student_record(student)
+    write_student_record(
+        draft, StudentRecord(base_model, "lora", encoders=record.encoders, made_of=record.made_of)
+    )
+
+
+def _read_lora(student: Path, base: str) -> dict[str, Tensor]:
+    """The student's additions, which fit its base model, and are added as they are."""
+    path = student / LORA_FILE_NAME
+    tensors = check_lora(path, empty_transformer(base))
+    with errors_in_one_line(path), safe_open(path, framework="pt") as file:
+        said = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        alpha, rank = (said.get(f"{_TRANSFORMER}.{key}") for key in ("lora_alpha", "r"))
+    require(
+        alpha == rank, path, "lora_alpha", alpha, f"the rank, {rank}: a student's additions have strength 1"
+    )
+    return tensors
+
+
+def _adapter_metadata(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Rank, alpha and layers as diffusers reads them. Students have scale 1, so alpha is the rank."""
+    layers = {name.removeprefix(f"{_TRANSFORMER}."): tensor for name, tensor in tensors.items()}
+    ranks = {f"^{name}": tensor.shape[1] for name, tensor in layers.items() if ".lora_B" in name}
+    found = get_peft_kwargs(ranks, network_alpha_dict=None, peft_state_dict=layers)
+    found["target_modules"].sort()
+    return {f"{_TRANSFORMER}.{key}": value for key, value in found.items()}
+
+
+def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    # The library writes metadata in an order that changes from call to call; files should not.
+    data = safetensors.torch.save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _write_merged(student: Path, record: StudentRecord, draft: Path) -> None:
+    path = base_model_path(student)
+    index, base = read_model_index(path), model_folder(path)
+    scheduler = ScaleWiseFlowMatchScheduler
+    index[_SCHEDULER] = [scheduler.__module__, scheduler.__name__]
+    # Copied, not loaded and saved: a text encoder may be larger than the memory.
+    for part, entry in index.items():
+        if isinstance(entry, list) and entry[0] is not None and part not in (_TRANSFORMER, _SCHEDULER):
+            shutil.copytree(base / part, draft / part)
+    if (base / VIDEO_SPEC_NAME).is_file():
+        shutil.copyfile(base / VIDEO_SPEC_NAME, draft / VIDEO_SPEC_NAME)
+    shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
+    if record.kind == "full":
+        check_transformer(student, path)
+        shutil.copytree(student / _TRANSFORMER, draft / _TRANSFORMER)
+    else:
+        _fuse(base, _read_lora(student, path), draft / _TRANSFORMER)
+    write_json(draft / INDEX_NAME, index)
+
+
+def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
+    """In float32, so that nothing of the additions is lost."""
+    transformer = load_network(type(empty_transformer(base)), base / _TRANSFORMER, torch.float32)
+    transformer.load_lora_adapter(tensors, metadata=_adapter_metadata(tensors))
+    transformer.fuse_lora()
+    transformer.unload_lora()
+    transformer.save_pretrained(target)

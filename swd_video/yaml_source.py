@@ -1,0 +1,299 @@
+"""YAML that people write by hand, read with the line of every value; what YAML would change in silence is refused.
+
+Values are taken as they are written: to YAML 1.1 `1:30` is 90, `010` is 8 and `no` is false, which nobody means here.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swd_video.plain_text import clean_text, on_one_line
+
+MISSING = object()
+"""The default of a key that must be given."""
+
+_QUOTES = "Put the text in quotes."
+_WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_NULL = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
+# What YAML makes of plain text by itself; other tags were written.
+_PLAIN_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "null", "value")
+}
+# What PyYAML says where a text holds what is YAML to it.
+_TEXT_PROBLEMS = (
+    "mapping values are not allowed",
+    "sequence entries are not allowed",
+    "mapping keys are not allowed",
+    "cannot start any token",
+    "found undefined alias",
+    "expected alphabetic or numeric character",
+    "expected <block end>, but found '<scalar>'",
+    "expected ',' or",
+)
+
+
+class ScriptError(ValueError):
+    """A script that cannot be rendered as written; the message names file, line, key and cure."""
+
+
+class Source:
+    """The text of a YAML file as a tree of nodes.
+
+    Args:
+        text: the file's.
+        path: the file, for messages.
+
+    Raises:
+        ScriptError: if it is not YAML.
+
+    Attributes:
+        root: the top node; None if the file is empty.
+        warnings: what was dropped though it may have been meant, as `file:line: key: ...`.
+    """
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.path = path
+        self.text = text
+        self.warnings: list[str] = []
+        try:
+            self.root: yaml.Node | None = yaml.SafeLoader(text).get_single_node()
+        except yaml.MarkedYAMLError as error:
+            raise self._not_yaml(error) from None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            character = on_one_line(f"U+{error.character:04X}")
+            raise ScriptError(
+                f"{path}:{line}: not valid YAML: a character that no text may hold, {character}. Delete it."
+            ) from None
+        except (RecursionError, yaml.YAMLError, ValueError) as error:  # ValueError: an escape beyond Unicode
+            reason = (
+                "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+            )
+            raise ScriptError(f"{path}: not valid YAML: {reason}.") from None
+
+    def _not_yaml(self, error: yaml.MarkedYAMLError) -> ScriptError:
+        open_quote = error.context == "while scanning a quoted scalar" and "end of stream" in str(
+            error.problem
+        )
+        open_quote = open_quote or "document separator" in str(error.problem)
+        mark = error.context_mark if open_quote else error.problem_mark or error.context_mark
+        where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
+        problem = "a quote that opens here is not closed" if open_quote else on_one_line(str(error.problem))
+        cure = "Check indentation and quotes."
+        if any(words in problem for words in _TEXT_PROBLEMS):
+            cure = "If it is a text that holds `: `, ` #` or another sign of YAML, put it in quotes."
+        if r"'\t'" in problem:
+            cure = "Indent with blanks instead of tabs."
+        return ScriptError(f"{where}: not valid YAML: {problem}. {cure}")
+
+
+class Mapping:
+    """One YAML mapping with typed access; every error carries file, line and dotted key.
+
+    Args:
+        source: where it stands.
+        key: its dotted key, empty for the whole file.
+        node: its node; None for a mapping that is not there.
+        known: the keys that it may have; at the top keys that begin with `x-` may be added, to hold anchors.
+
+    Raises:
+        ScriptError: if it is no mapping, or has other keys or one twice.
+    """
+
+    def __init__(self, source: Source, key: str, node: yaml.Node | None, known: tuple[str, ...]) -> None:
+        self._source, self._key, self._node = source, key, node
+        self._values: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        if node is None:
+            return
+        if not isinstance(node, yaml.MappingNode):
+            keys = ", ".join(f"`{name}:`" for name in known)
+            problem = f"expected a mapping with the keys {keys}, got {describe(node)}."
+            raise self.fail(node, key or "script", problem)
+        for name_node, value_node in self._pairs(node):
+            name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else describe(name_node)
+            if not key and name.startswith("x-"):
+                continue
+            if name not in known:
+                raise self.fail(name_node, self._dotted(on_one_line(name)), _unknown_key(name, known))
+            if name in self._values:
+                line = self._values[name][0].start_mark.line + 1
+                raise self.fail(
+                    name_node, self._dotted(name), f"given twice, first on line {line}. Keep one."
+                )
+            self._values[name] = (name_node, value_node)
+        for merged in self._merged(node):
+            for name_node, value_node in merged.value:
+                name = str(name_node.value)
+                if name in known:
+                    self._values.setdefault(name, (name_node, value_node))
+
+    def error(self, name: str, problem: str) -> ScriptError:
+        """An error about the value of a key."""
+        return self.fail(self._values[name][1], self._dotted(name), problem)
+
+    def missing(self, name: str, wanted: str) -> ScriptError:
+        """An error about a key that is not there."""
+        return ScriptError(
+            f"{self._source.path}:{self.line()}: {self._dotted(name)}: missing. Add `{name}:` with {wanted}."
+        )
+
+    def line(self, name: str | None = None) -> int:
+        """Line of a key's value, or of the mapping."""
+        if name in self._values:
+            return int(self._values[name][1].start_mark.line) + 1
+        return int(self._node.start_mark.line) + 1 if self._node is not None else 1
+
+    def has(self, name: str) -> bool:
+        """Whether a key is given."""
+        return name in self._values
+
+    def node(self, name: str) -> yaml.Node | None:
+        """What a key holds."""
+        return self._values[name][1] if name in self._values else None
+
+    def text(self, name: str, default: Any = MISSING, *, prose: bool = False) -> str:
+        """A text as it is written, white space folded; numbers, dates and `yes` are texts too.
+
+        Args:
+            name: the key.
+            default: where it is not given.
+            prose: whether a `#` behind it may be meant as text.
+        """
+        node = self._scalar(name, "text", default)
+        if node is None:
+            return str(default)
+        return self.read_text(node, self._dotted(name), prose=prose)
+
+    def integer(self, name: str, default: Any = MISSING, *, minimum: int, limit: int) -> int:
+        """A whole number in plain digits, from `minimum` to below `limit`."""
+        node = self._scalar(name, "a whole number", default)
+        if node is None:
+            return int(default)
+        if not _WHOLE_NUMBER.fullmatch(node.value) or not minimum <= int(node.value) < limit:
+            expected = f"a whole number from {minimum} to {limit - 1}"
+            raise self.error(
+                name, f"expected {expected} in plain digits, got {describe(node)}. Correct or drop it."
+            )
+        return int(node.value)
+
+    def seconds(self, name: str, default: float | None) -> float | None:
+        """Seconds above 0."""
+        node = self._scalar(name, "seconds", default)
+        if node is None:
+            return default
+        value = float(node.value) if _NUMBER.fullmatch(node.value) else math.nan
+        if not 0 < value < math.inf:
+            raise self.error(
+                name,
+                f"expected seconds above 0, such as 2.5, got {describe(node)}. Drop the key to get the model's native "
+                "length.",
+            )
+        return value
+
+    def _scalar(self, name: str, wanted: str, default: Any) -> yaml.ScalarNode | None:
+        node = self.node(name)
+        if node is None:
+            if default is MISSING:
+                raise self.missing(name, wanted)
+            return None
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.error(name, f"expected {wanted}, got {describe(node)}.")
+        if node.tag not in _PLAIN_TAGS:
+            raise self.error(name, f"begins with `!`, which is a tag to YAML. {_QUOTES}")
+        if node.tag == _NULL:
+            raise self.error(
+                name, f"expected {wanted}, got {describe(node)}. Write something, or drop the key."
+            )
+        return node
+
+    def read_text(self, node: yaml.ScalarNode, key: str, *, prose: bool) -> str:
+        """What `text` makes of a node."""
+        try:
+            text = " ".join(clean_text(node.value).split())
+        except ValueError as error:
+            raise self.fail(node, key, str(error)) from None
+        if not text:
+            raise self.fail(node, key, "expected text, got an empty one. Write something, or drop the key.")
+        self._check_nothing_eaten(node, key, prose)
+        return text
+
+    def _check_nothing_eaten(self, node: yaml.ScalarNode, key: str, prose: bool) -> None:
+        """Refuse or tell what YAML takes out of a plain text: an anchor before it, a comment behind it."""
+        if node.style is not None:
+            return
+        source = self._source.text
+        anchor = re.match(r"&(\S+)", source[node.start_mark.index : node.end_mark.index])
+        if anchor and f"*{anchor[1]}" not in source:
+            raise self.fail(
+                node, key, f"begins with `&`, so that {anchor[0]!r} is an anchor to YAML. {_QUOTES}"
+            )
+        rest = source[node.end_mark.index :].split("\n", 1)[0].strip()
+        if not prose or not rest.startswith("#"):
+            return
+        shown = rest if len(rest) <= 40 else f"{rest[:37]}..."
+        if re.match(r"#+\w", rest):
+            raise self.fail(node, key, f"{shown!r} is a comment to YAML, and would be dropped. {_QUOTES}")
+        self._source.warnings.append(
+            str(
+                self.fail(
+                    node, key, f"{shown!r} is a comment to YAML. If it belongs to the text, put it in quotes."
+                )
+            )
+        )
+
+    def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        return ((name, value) for name, value in node.value if name.tag != _MERGE)
+
+    def _merged(self, node: yaml.MappingNode) -> list[yaml.MappingNode]:
+        """The mappings that `<<` brings in, directly or through others, nearest first; each once."""
+        seen: dict[
+            int, yaml.Node
+        ] = {}  # anchors can make a circle, or a tree with more branches than memory holds
+        waiting = [value for name, value in node.value if name.tag == _MERGE]
+        while waiting:
+            value = waiting.pop(0)
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
+            if isinstance(value, yaml.SequenceNode):
+                waiting = [*value.value, *waiting]
+            elif isinstance(value, yaml.MappingNode):
+                waiting = [inner for name, inner in value.value if name.tag == _MERGE] + waiting
+            else:
+                raise self.fail(
+                    value, self._dotted("<<"), f"expected a mapping (`<<: *name`), got {describe(value)}."
+                )
+        return [value for value in seen.values() if isinstance(value, yaml.MappingNode)]
+
+    def _dotted(self, name: str) -> str:
+        return f"{self._key}.{name}" if self._key else name
+
+    def fail(self, node: yaml.Node, key: str, problem: str) -> ScriptError:
+        """An error about a node."""
+        return ScriptError(f"{self._source.path}:{node.start_mark.line + 1}: {key}: {problem}")
+
+
+def describe(node: yaml.Node) -> str:
+    """What a node is, for a message."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    value = on_one_line(str(node.value))
+    return repr(value if len(value) <= 60 else f"{value[:57]}...") if value else "nothing"
+
+
+def _unknown_key(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"unknown key. Did you mean `{close[0]}`?"
+    if " " in name:
+        return f"unknown key. A text with a colon or, in braces, a comma is cut there by YAML. {_QUOTES}"
+    return f"unknown key. The keys here are {', '.join(known)}."

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from swd_video.core.interval import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_share,
+    bootstrap_statistic,
+)
+
+
+def test_mean_interval_has_the_width_of_the_normal_theory() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    estimate = bootstrap_mean(values)
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.count == 400
+    expected = 1.96 * values.std() / 20.0
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_samples_of_one_prompt_are_resampled_together() -> None:
+    per_prompt = np.random.default_rng(1).normal(size=50)
+    values = np.repeat(per_prompt, 8)
+    prompts = np.repeat(np.arange(50), 8)
+    naive = bootstrap_mean(values)
+    honest = bootstrap_mean(values, prompts)
+    assert honest.high - honest.low == pytest.approx(np.sqrt(8) * (naive.high - naive.low), rel=0.15)
+
+
+def test_a_share_of_one_is_not_certain() -> None:
+    estimate = bootstrap_share(np.ones(256, dtype=np.int64))
+    assert (estimate.value, estimate.high) == (1.0, 1.0)
+    assert estimate.low == pytest.approx(0.025 ** (1 / 256))
+    none = bootstrap_share(np.zeros(256, dtype=np.int64), np.repeat(np.arange(64), 4))
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 64))
+    mixed = bootstrap_share(np.array([1, 1, 1, 0] * 50))
+    assert mixed.low < 0.75 < mixed.high < 1.0
+
+
+def test_ratio_is_paired() -> None:
+    below = np.random.default_rng(2).uniform(1.0, 9.0, size=100)
+    estimate = bootstrap_ratio(0.5 * below, below)
+    assert estimate.value == pytest.approx(0.5)
+    assert estimate.high - estimate.low < 1e-9
+    with pytest.raises(ValueError, match="pair them"):
+        bootstrap_ratio(below, below[:-1])
+    with pytest.raises(ValueError, match="expected a positive one"):
+        bootstrap_ratio(below, np.zeros(100))
+
+
+def test_statistic_interval_agrees_with_the_mean_interval() -> None:
+    values = np.random.default_rng(3).normal(size=300)
+    normal = bootstrap_statistic(lambda w: float(w @ values / w.sum()), 300, resamples=500)
+    percentile = bootstrap_mean(values)
+    assert normal.value == pytest.approx(percentile.value)
+    assert normal.low == pytest.approx(percentile.low, abs=0.02)
+    assert normal.high == pytest.approx(percentile.high, abs=0.02)
+
+
+def test_scaling_changes_the_unit_of_everything() -> None:
+    estimate = bootstrap_mean(np.arange(5.0))
+    scaled = estimate.scaled(10.0)
+    assert (scaled.value, scaled.high) == (10 * estimate.value, 10 * estimate.high)
+    assert scaled.draws is not None and scaled.draws.max() == 10 * estimate.draws.max()
+
+
+def test_empty_and_mismatched_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        bootstrap_mean(np.zeros(0))
+    with pytest.raises(ValueError, match="one group for each"):
+        bootstrap_mean(np.zeros(3), np.zeros(2, dtype=np.int64))

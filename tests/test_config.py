@@ -1,0 +1,336 @@
+"""Configs: merging, overrides, round trips, and errors that name the file, the line and the key."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from swd_video.config import ConfigError, dump_config, flatten, parse_overrides
+from swd_video.core.grid import LatentSize
+from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.train_section import FullTrainConfig, LoraTrainConfig, MuonConfig
+
+BASE = """\
+model: some-teacher
+data:
+  cache: out/cache
+schedule:
+  - {sigma: 1.0, frames: 2, height: 4, width: 4}
+  - {sigma: 0.5, frames: 3, height: 6, width: 8}
+train:
+  kind: full
+  steps: 10
+  lr: 2e-4
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def _error(path: Path, overrides: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def _edited(base: Path, old: str, new: str) -> Path:
+    assert old in BASE
+    path = base.with_name("edited.yaml")
+    path.write_text(BASE.replace(old, new))
+    return path
+
+
+def test_reads_values_and_defaults(base: Path) -> None:
+    config = load_config(base)
+    assert config.model == "some-teacher"
+    assert isinstance(config.train, FullTrainConfig)
+    assert config.train.lr == 2e-4  # plain YAML reads 2e-4 as text
+    assert config.loss.mmd.kernel == "linear" and config.loss.mmd.sigma_max == 0.6
+    assert config.scale_schedule().target == LatentSize(3, 6, 8)
+
+
+def test_is_frozen(base: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_config(base).seed = 3  # type: ignore[misc]
+
+
+def test_the_dump_is_valid_input_and_equal(base: Path, tmp_path: Path) -> None:
+    config = load_config(
+        base, {"train.lr": "1e-5", "train.optimizer": "{kind: muon}", "train.sample_prompts": "[é]"}
+    )
+    again = tmp_path / "resolved.yaml"
+    again.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(again) == config
+
+
+def test_extends_merges_mappings_and_replaces_lists(base: Path) -> None:
+    child = base.parent / "nested" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text(
+        "extends: ../base.yaml\nschedule: [{sigma: 1, frames: 3, height: 6, width: 8}]\ntrain: {steps: 20}\n"
+    )
+    config = load_config(child)
+    assert config.train.steps == 20 and config.train.lr == 2e-4
+    assert len(config.schedule) == 1
+
+
+def test_a_child_can_turn_to_lora(base: Path) -> None:
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\ntrain: {kind: lora, rank: 8}\n")
+    config = load_config(child)
+    assert isinstance(config.train, LoraTrainConfig) and config.train.rank == 8 and config.train.steps == 10
+
+
+def test_extends_in_a_circle_is_refused(base: Path) -> None:
+    base.write_text("extends: base.yaml\n" + BASE)
+    assert "extends itself" in _error(base)
+
+
+def test_extends_of_a_missing_file_names_both(base: Path) -> None:
+    base.write_text("extends: nowhere.yaml\n" + BASE)
+    message = _error(base)
+    assert message.startswith(f"{base}:1: extends:") and "nowhere.yaml" in message
+
+
+def test_overrides_win(base: Path) -> None:
+    overrides = parse_overrides(
+        ["--train.lr", "1e-3", "--train.optimizer.kind=muon", "--data.encode-batch-size", "2"]
+    )
+    config = load_config(base, overrides)
+    assert config.train.lr == 1e-3
+    assert isinstance(config.train.optimizer, MuonConfig)
+    assert config.data.encode_batch_size == 2
+
+
+@pytest.mark.parametrize("words", [["train.lr", "1"], ["--train.lr"], ["--train.lr", "--seed", "1"], ["--"]])
+def test_malformed_overrides_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse_overrides(words)
+
+
+def test_unknown_key_names_file_line_key_and_the_likely_one(base: Path) -> None:
+    path = _edited(base, "  steps: 10\n", "  setps: 10\n")
+    assert _error(path) == f"{path}:9: train.setps: unknown key; did you mean steps?"
+
+
+def test_unknown_key_far_from_all_lists_what_is_known(base: Path) -> None:
+    assert _error(_edited(base, "  cache:", "  cache: x\n  zzz:")).endswith(
+        "data.zzz: unknown key; known here: cache, encode_batch_size, extra_grids, manifest"
+    )
+
+
+def test_a_key_of_another_kind_is_said_to_be(base: Path) -> None:
+    message = _error(_edited(base, "  steps: 10\n", "  rank: 10\n"))
+    assert message.endswith(
+        "train.rank: unknown key of kind full: it belongs to lora; leave it out, or set kind"
+    )
+    message = _error(base, {"train.kind": "fulll"})
+    assert message == "train.kind: got 'fulll', expected one of 'full', 'lora'"
+
+
+@pytest.mark.parametrize(
+    ("section", "kinds", "own"),
+    [
+        ("train", ("full", "lora"), "rank: 8"),
+        ("train.optimizer", ("adamw", "muon"), "momentum: 0.5"),
+        ("loss.mmd.encoder", ("teacher", "transformers"), "name: some"),
+    ],
+)
+def test_another_kind_leaves_out_what_only_the_former_has(
+    base: Path, section: str, kinds: tuple[str, str], own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nested(values: str) -> str:
+        *outer, last = section.split(".")
+        return "".join(f"{part}: {{" for part in outer) + f"{last}: {{{values}}}" + "}" * len(outer)
+
+    first, second = kinds
+    key = own.split(":")[0]
+    child, grandchild = base.with_name("child.yaml"), base.with_name("grandchild.yaml")
+    text = BASE if section == "train" else BASE.replace("lr: 2e-4", "lr: 2e-4\n  optimizer: {kind: adamw}")
+    base.write_text(text)
+    child.write_text(f"extends: base.yaml\n{nested(f'kind: {second}, {own}')}\n")
+    written = getattr(load_config(child), section.split(".")[0])
+    assert flatten(load_config(child))[f"{section}.{key}"] is not None, written
+    assert not capsys.readouterr().err
+    # Through a flag, through a file, and the other way round in any order of the words.
+    with_flag = load_config(child, {f"{section}.kind": first})
+    note = f"note: {section}.kind is {first} now: left out {section}.{key} ({child}:2), which {second} has.\n"
+    assert capsys.readouterr().err == note
+    grandchild.write_text(f"extends: child.yaml\n{nested(f'kind: {first}')}\n")
+    assert load_config(grandchild) == with_flag == load_config(base, {f"{section}.kind": first})
+    assert capsys.readouterr().err == note
+    words = {f"{section}.{key}": own.split(": ")[1], f"{section}.kind": second}
+    assert load_config(base, words) == load_config(child)
+
+
+def test_missing_key_is_named(base: Path) -> None:
+    message = _error(_edited(base, "data:\n  cache: out/cache\n", "data: {}\n"))
+    assert ":2: data.cache: missing" in message
+
+
+def test_missing_kind_is_named(base: Path) -> None:
+    assert "train.kind: missing" in _error(_edited(base, "  kind: full\n", ""))
+
+
+def test_wrong_value_says_what_was_got(base: Path) -> None:
+    message = _error(_edited(base, "lr: 2e-4", "lr: -1"))
+    assert ":10: train.lr:" in message and "greater than 0" in message and "got -1" in message
+
+
+def test_an_error_in_the_parent_names_the_parent(base: Path) -> None:
+    base.write_text(BASE.replace("steps: 10", "steps: none"))
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\nseed: 1\n")
+    assert _error(child).startswith(f"{base}:9: train.steps:")
+
+
+def test_an_error_in_an_override_names_the_flag(base: Path) -> None:
+    assert _error(base, {"train.lrr": "1"}).startswith("train.lrr: unknown key; did you mean lr")
+    assert "--model.name" in _error(base, {"model.name": "x"})
+
+
+def test_a_bad_schedule_names_the_stage_and_the_line(base: Path) -> None:
+    message = _error(_edited(base, "frames: 3, height: 6", "frames: 1, height: 6"))
+    assert message.startswith(f"{base.with_name('edited.yaml')}:") and "stages[1]" in message
+    assert "1 latent frames cannot follow 2" in message
+
+
+def test_a_stage_with_a_wrong_key_is_located(base: Path) -> None:
+    message = _error(_edited(base, "{sigma: 0.5,", "{sgima: 0.5,"))
+    assert "schedule[1].sigma: missing" in message
+
+
+def test_rules_across_keys(base: Path) -> None:
+    assert "stage_weights has 1 numbers for 2 stages" in _error(base, {"train.stage_weights": "[1]"})
+    assert "sample_prompts is empty" in _error(base, {"train.sample_every": "5"})
+    assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "{sigma_min: 0.5, sigma_max: 0.4}"})
+    teacher = {"train.teacher_samples": "{steps: 4}", "train.sample_prompts": "[a fox]"}
+    assert "sample_every is 0, which makes none" in _error(base, teacher)
+    assert load_config(base, {**teacher, "train.sample_every": "5"}).train.teacher_samples is not None
+    unguided = "{negative_prompt: blur, guidance_scale: 1}"
+    assert "loss.dmd: negative_prompt: guidance_scale 1 is no guidance" in _error(
+        base, {"loss.dmd": unguided}
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "clip_by_clip"),
+    [
+        ("{}", True),
+        ("{mmd: {extra_terms: [{tokens: motion}]}}", True),
+        ("{mmd: {group: 2, extra_terms: [{join: means}]}}", False),
+        ("{dmd: {}}", False),
+        ("{gan: {}}", False),
+    ],
+)
+def test_which_losses_ask_for_each_clips_own_target(base: Path, loss: str, clip_by_clip: bool) -> None:
+    assert load_config(base, {"loss": loss}).loss.compares_clip_by_clip == clip_by_clip
+
+
+@pytest.mark.parametrize(
+    "mmd, message",
+    [
+        ("{kernel: rbf, bandwidths: [1, 0]}", r"loss.mmd.bandwidths[1]: input should be greater than 0"),
+        ("{bandwidths: [2]}", "loss.mmd: bandwidths: linear has none; use kernel rbf"),
+        ("{kernel: rbf, alpha: 2}", "alpha: rbf has none; use kernel rational_quadratic"),
+        ("{kernel: pseudo_huber, estimator: unbiased}", "pseudo_huber is no MMD and has none"),
+        ("{random_features: 64}", "stand in for kernel rbf, not for linear"),
+        (
+            "{kernel: rbf, bandwidths: [1, 2, 4], random_features: 64}",
+            "shared by 3 bandwidths; give a multiple",
+        ),
+        ("{tubes: [1, 1, 2]}", "tokens is clip; set tokens to tube"),
+        ("{block: -1}", "loss.mmd.block[0]: input should be greater than or equal to 0"),
+        ("{block: [1, 2], block_weights: [1]}", "block_weights has 1 numbers for 2 listed blocks"),
+        ("{join: means}", "join: needs several clips to a prompt; set group to 2 or more"),
+        ("{group: 2}", "group 2, but no comparison joins clips; set join"),
+        ("{weight: 0}", "every weight of mmd is 0"),
+        (
+            "{extra_terms: [{kernel: rbf, bandwidth: 2}]}",
+            "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?",
+        ),
+        (
+            "{extra_terms: [{sigma_min: 0.7}]}",
+            "loss.mmd.extra_terms[0]: sigma_min 0.7 is above sigma_max 0.6",
+        ),
+        ("{group: 3, join: means}", "train.batch_size: 8 clips are not a whole number of loss.mmd.group 3"),
+    ],
+)
+def test_comparisons_that_make_no_sense_are_refused(base: Path, mmd: str, message: str) -> None:
+    error = _error(base, {"loss.mmd": mmd})
+    assert message in error
+    assert "\n" not in error
+
+
+def test_own_inputs_need_a_loss_that_compares_no_pairs(base: Path) -> None:
+    own = {"train.own_inputs": "0.5"}
+    assert "train.own_inputs: 0.5 of the clips have no pair" in _error(base, own)
+    for loss in ("{dmd: {}}", "{gan: {}}", "{mmd: {group: 2, join: means}}"):
+        assert load_config(base, own | {"loss": loss}).train.own_inputs == 0.5
+
+
+def test_further_comparisons_look_where_the_first_one_does(base: Path) -> None:
+    mmd = """{kernel: pseudo_huber, block: [1, 2], block_weights: [1, 3], sigma_max: 0.5, group: 4, extra_terms: [
+        {kernel: rbf, tokens: motion, weight: 0.5},
+        {kernel: rbf, join: means, block: 0, sigma_min: 0.1},
+        {weight: 0}]}"""
+    config = load_config(base, {"loss.mmd": mmd})
+    first, motion, diversity = config.loss.mmd.terms
+    assert first is config.loss.mmd
+    assert (motion.kernel, motion.block, motion.block_weights) == ("rbf", (1, 2), (1.0, 3.0))
+    assert (motion.sigma_min, motion.sigma_max, motion.weight) == (0.0, 0.5, 0.5)
+    assert (diversity.block, diversity.block_weights) == ((0,), None)
+    assert (diversity.sigma_min, diversity.sigma_max) == (0.1, 0.5)
+    again = base.with_name("again.yaml")
+    again.write_text(dump_config(config))
+    assert load_config(again) == config
+
+
+def test_a_key_written_twice_is_refused(base: Path) -> None:
+    path = _edited(base, "  steps: 10\n", "  steps: 10\n  steps: 20\n")
+    assert _error(path) == f"{path}:10: train.steps: written twice, first at {path}:9"
+
+
+def test_broken_yaml_and_missing_files_are_one_line(base: Path) -> None:
+    assert "not valid YAML" in _error(_edited(base, "data:", "data: ]"))
+    assert "no such config file" in _error(base.with_name("none.yaml"))
+    unclosed = _edited(base, "data:", "model: 'pocket-wan\ndata:")
+    line = unclosed.read_text()[: unclosed.read_text().index("'pocket")].count("\n") + 1
+    assert _error(unclosed) == f"{unclosed}:{line}: not valid YAML: a quote that opens here is not closed"
+    base.write_text("data: \x00")
+    assert _error(base).startswith(f"{base}: not valid YAML: ") and "\n" not in _error(base)
+    base.write_text("- a\n- b\n")
+    assert "expected keys" in _error(base)
+
+
+def test_flatten_gives_dotted_keys(base: Path) -> None:
+    flat = flatten(load_config(base))
+    assert flat["train.lr"] == 2e-4 and flat["loss.mmd.kernel"] == "linear"
+    assert isinstance(flat["schedule"], list)
+
+
+def test_every_key_of_the_schema_is_explained() -> None:
+    schema = DistillConfig.model_json_schema()
+    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "MmdConfig", "MmdTermConfig"):
+        for key, entry in schema["$defs"][section]["properties"].items():
+            plain = key in ("kind", "optimizer")
+            assert plain or entry.get("description"), f"{section}.{key} has no description"
+
+
+# Those of other commands are loaded in tests/test_repository.py.
+DISTILLATIONS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "configs" / "pocket").glob("*.yaml"))
+    if path.stem not in ("evaluate", "synthesize")
+]
+
+
+@pytest.mark.parametrize("path", DISTILLATIONS, ids=str)
+def test_shipped_configs_load(path: Path) -> None:
+    assert load_config(path).scale_schedule().sigmas[0] == 1
