@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from swd_video.extensions import find
 
 KeyPath = tuple[str | int, ...]
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
@@ -19,6 +21,29 @@ class Section(BaseModel):
     """A part of a config: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
+    """Lets a union of sections by `kind` take one more: a section from outside, see `extensions`.
+
+    `Annotated[Annotated[A | B, Field(discriminator="kind")], or_from_outside("encoders", EncoderSection)]`. A section
+    from outside has `kind: str`, so that the saved config names it.
+
+    Args:
+        group: of `extensions`.
+        base: what it has to be derived from.
+    """
+
+    def choose(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        kind = value.get("kind") if isinstance(value, dict) else None
+        section = find(group, kind) if isinstance(kind, str) else None
+        if section is None:
+            return handler(value)
+        if not (isinstance(section, type) and issubclass(section, base)):
+            raise ValueError(f"kind: {kind} is no {base.__name__}; derive it from that class")
+        return section.model_validate(value)
+
+    return WrapValidator(choose)
 
 
 class ConfigError(ValueError):

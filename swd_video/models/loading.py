@@ -43,7 +43,7 @@ from swd_video.models.checkpoints import (
 from swd_video.models.registry import adapter_for, pipeline_class_for
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
-ARCHITECTURES = Path(swd_video.__file__).parent / "planning" / "architectures"
+ARCHITECTURES = Path(swd_video.__file__).parent / "models" / "published"
 """Config files of published models, by their hub names, in the layout of a diffusers folder."""
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
