@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from swd_video.config import Section
+from swd_video.core.grid import LatentSize
+from swd_video.models.base import ModelSpec
+from swd_video.models.pixel_form import window_size
 from swd_video.objectives.encoder_sections import (
     LATENT_ENCODERS,
     CriticEncoderConfig,
@@ -12,6 +15,7 @@ from swd_video.objectives.encoder_sections import (
     TeacherEncoderConfig,
     WindowConfig,
 )
+from swd_video.objectives.passes import Pass
 
 
 def _as_tuple(value: Any) -> Any:
@@ -171,6 +175,37 @@ class MmdConfig(MmdTermConfig):
         """All comparisons that count, this one first."""
         return tuple(term for term in (self, *self.extra_terms) if term.weight > 0)
 
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
+        """What it runs for clips on a grid: each encoder on the target and on the prediction."""
+        middle = spec.num_blocks // 2
+        depths: dict[tuple[EncoderConfig, float, float], int | None] = {}
+        for term in self.terms:
+            # Terms that see the same clips share a pair of runs.
+            view = (term.encoder, term.sigma_min, term.sigma_max)
+            unnamed = middle + 1 if isinstance(term.encoder, LATENT_ENCODERS) else None
+            depth = max(term.block) + 1 if term.block else unnamed
+            depths[view] = None if depth is None else max(depth, depths.get(view) or 0)
+        window = window_size(grid, self.window.frames, self.window.crop)
+        passes: list[Pass] = []
+        if not all(isinstance(encoder, LATENT_ENCODERS) for encoder, *_ in depths):
+            passes += _seen_twice("vae_decoder", window, None, recomputed=True)
+        for (encoder, *_), depth in depths.items():
+            if isinstance(encoder, LATENT_ENCODERS):
+                passes += _seen_twice(encoder.kind, grid, depth)
+            else:
+                passes += _seen_twice(encoder, window, depth, recomputed=True)
+        return passes
+
+
+def _seen_twice(
+    network: str | Section, grid: LatentSize, depth: int | None, recomputed: bool = False
+) -> list[Pass]:
+    """The target, and the prediction with its way back; recomputed: once more on that way."""
+    return [
+        Pass(network, grid, 2.0 if recomputed else 1.0, depth=depth),
+        Pass(network, grid, gradient="input", depth=depth),
+    ]
+
 
 class DmdConfig(Section):
     """Distribution matching (arXiv 2405.14867): a critic, low-rank additions to the teacher, follows the student."""
@@ -204,6 +239,15 @@ class DmdConfig(Section):
     def _check_range(self) -> "DmdConfig":
         _check_sigmas(self.sigma_min, self.sigma_max)
         return self
+
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
+        """What it runs for clips on a grid: teacher and critic judge, then the critic learns."""
+        guided = (self.guidance_scale or spec.guidance_scale) != 1
+        return [
+            Pass("teacher", grid, 2.0 if guided else 1.0),
+            Pass("critic", grid),
+            Pass("critic", grid, self.critic_updates, gradient="weights"),
+        ]
 
     @model_validator(mode="after")
     def _check_guidance(self) -> "DmdConfig":
@@ -244,6 +288,17 @@ class GanConfig(Section):
         _check_sigmas(self.sigma_min, self.sigma_max)
         return self
 
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
+        """What it runs for clips on a grid: the heads judge the student's, then learn from those and the true ones."""
+        depth = max(self.block or (spec.num_blocks // 2,)) + 1
+        learning = 2.0 * self.updates
+        return [
+            Pass("teacher", grid, gradient="input", depth=depth),
+            Pass("heads", grid, gradient="input"),
+            Pass("teacher", grid, learning, depth=depth),
+            Pass("heads", grid, learning, gradient="weights"),
+        ]
+
 
 class LossConfig(Section):
     """What the student is trained on: the weighted sum of its parts."""
@@ -270,3 +325,17 @@ class LossConfig(Section):
     def compares_clip_by_clip(self) -> bool:
         """Whether every part asks for each clip's own target."""
         return self.dmd is None and self.gan is None and all(term.join == "none" for term in self.mmd.terms)
+
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> dict[str, list[Pass]]:
+        """What each objective runs for clips on a grid, what learns beside the student included, by its name."""
+        parts = {"mmd": self.mmd, "dmd": self.dmd, "gan": self.gan}
+        return {name: part.passes(spec, grid) for name, part in parts.items() if part is not None}
+
+    @property
+    def num_updates(self) -> int:
+        """Most times that something beside the student learns in a step; for all but the first it makes new clips."""
+        return max(
+            1,
+            self.dmd.critic_updates if self.dmd is not None else 1,
+            self.gan.updates if self.gan is not None else 1,
+        )

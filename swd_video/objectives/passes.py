@@ -1,0 +1,30 @@
+"""Which networks run, on how many clips, and how far gradients go back: what a step costs is counted from this."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from swd_video.config import Section
+from swd_video.core.grid import LatentSize
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of a network over a step's clips.
+
+    Attributes:
+        network: "student", "teacher", "critic", "vae_decoder", "upsampler", a discriminator's "heads", or the section
+            of an encoder of pixels.
+        grid: of the latents that it is given; for encoders of pixels those of the window that they are shown.
+        clips: how many clips, for each clip of the stage; may be a share.
+        gradient: "weights" trains the network; "input" leads back to the clips that it is given, and on the way to
+            weights that train, which are not changed by it.
+        depth: blocks that run. None is all of them; in an encoder of pixels, all to its middle one.
+        to: grid that an upsampler makes.
+    """
+
+    network: str | Section
+    grid: LatentSize
+    clips: float = 1.0
+    gradient: Literal["none", "input", "weights"] = "none"
+    depth: int | None = None
+    to: LatentSize | None = None
