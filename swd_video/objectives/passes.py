@@ -24,7 +24,7 @@ class Pass:
 
     network: str | Section
     grid: LatentSize
-    clips: float = 1.0
+    clips: float | int = 1
     gradient: Literal["none", "input", "weights"] = "none"
     depth: int | None = None
     to: LatentSize | None = None
