@@ -136,7 +136,7 @@ def _encode(
     from swd_video.data.shards import Shard
     from swd_video.data.texts import describe_cut
     from swd_video.models.fingerprint import fingerprint_encoders
-    from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+    from swd_video.models.loading import load_model, resolve_model_path
 
     shard = Shard.parse(arguments.shard)
     flag = "--out" if arguments.out else "data.cache"
@@ -157,9 +157,9 @@ def _encode(
             _say(describe_cut(cut["first"], cut["max_tokens"], "caption", cut["count"]))
         return finished
     check_writable(out, flag)
-    options = LoadOptions(**config.load.model_dump(exclude={"dtype"}))
     precision: torch.dtype = getattr(torch, config.load.dtype)
-    model = load_model(config.model, device=choose_device(arguments.device), dtype=precision, options=options)
+    device = choose_device(arguments.device)
+    model = load_model(config.model, device=device, dtype=precision, options=config.load)
     with _progress_bar() as bar:
 
         def show(done: int, to_do: int) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from swd_video.files import alone_in
+from swd_video.models.load_options import LoadOptions
 from swd_video.studio.script import load_script
-from swd_video.training.config import FitConfig
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     dtype: Dtype = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    load: FitConfig = field(default_factory=FitConfig)
+    load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout instead of a summary."""
@@ -60,15 +60,13 @@ def run(argv: list[str]) -> int:
         pass  # loading takes long: that nothing can be written there should show before
 
     device, dtype = _choose(arguments.device, arguments.dtype)
-    from swd_video.models.loading import LoadOptions
     from swd_video.studio.model import load_model_for_rendering
     from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render_script
 
     _quiet_loading()
     name = arguments.model or script.model
     _say(f"loading {name} on {device} in {str(dtype).removeprefix('torch.')}")
-    options = LoadOptions(**arguments.load.model_dump())
-    pipe, model = load_model_for_rendering(name, device=device, dtype=dtype, options=options)
+    pipe, model = load_model_for_rendering(name, device=device, dtype=dtype, options=arguments.load)
     pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
     report = render_script(script, pipe, model, out, say=_say)
 

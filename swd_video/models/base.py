@@ -86,7 +86,6 @@ class VideoModel(ABC):
         family: its name, for example "wan".
         parts: what a pipeline of the family must have.
         pipeline_class: diffusers' pipeline of the family.
-        pipeline_names: what the `model_index.json` of its folders may call that pipeline.
         attention_mask: the mask that the family's attention gets, which not every backend takes.
         stock_samples: whether diffusers' pipeline of the family, with our scheduler in it, samples a student too.
         block_counts: keys of the transformer's config that say how many blocks it has of each kind, in running order.
@@ -104,7 +103,6 @@ class VideoModel(ABC):
     family: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer")
     pipeline_class: ClassVar[type[DiffusionPipeline]]
-    pipeline_names: ClassVar[tuple[str, ...]]
     attention_mask: ClassVar[MaskKind] = "none"
     stock_samples: ClassVar[bool] = False
     block_counts: ClassVar[tuple[str, ...]] = ("num_layers",)

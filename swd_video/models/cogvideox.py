@@ -58,7 +58,6 @@ class CogVideoXModel(VideoModel):
 
     family = "cogvideox"
     pipeline_class = CogVideoXPipeline
-    pipeline_names = ("CogVideoXPipeline",)
     guidance_scale = 6.0
 
     def __init__(self, pipe: CogVideoXPipeline, **facts: Any) -> None:

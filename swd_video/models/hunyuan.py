@@ -52,7 +52,6 @@ class HunyuanVideoModel(VideoModel):
     family = "hunyuan"
     parts = (*VideoModel.parts, "text_encoder_2", "tokenizer_2")
     pipeline_class = HunyuanVideoPipeline
-    pipeline_names = ("HunyuanVideoPipeline",)
     attention_mask = "boolean"
     block_counts = ("num_layers", "num_single_layers")
     # `true_cfg_scale` of the pipeline, whose `guidance_scale` is the embedded one.

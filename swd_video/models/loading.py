@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -40,6 +40,7 @@ from swd_video.models.checkpoints import (
     read_shapes,
     require,
 )
+from swd_video.models.load_options import LoadOptions as LoadOptions
 from swd_video.models.registry import adapter_for, pipeline_class_for
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
@@ -50,41 +51,6 @@ STUDENT_FILE_NAME = "student.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_TIMEOUT_SECONDS = 10.0
 _TRANSFORMERS = ("transformer", "transformer_2")
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a model is fitted into memory and run: what diffusers offers, under one name.
-
-    Attributes:
-        attention: "auto" (xformers on CUDA where it really runs, else torch's own), "native", "xformers",
-            "flash" or "sage" (which computes no gradients).
-        cpu_offload: "model" keeps on the device only the network that is running, "sequential" only the layer.
-        vae_tiling: encode and decode in overlapping tiles. Less memory; pixels change a little.
-        vae_slicing: encode and decode clip by clip.
-        float8_weights: keep the transformer's weights in float8 and widen each layer while it runs. Less memory;
-            velocities change a little.
-        transformer_file: a single-file checkpoint, ending in .safetensors, to use as the transformer.
-        embedded_guidance: the guidance scale that a transformer distilled for guidance is told (HunyuanVideo).
-        decode_timestep: noise level that the decoder of LTX-Video 0.9.1 and later is told.
-        decode_noise: share of noise that it gets.
-    """
-
-    attention: Literal["auto", "native", "xformers", "flash", "sage"] = "auto"
-    cpu_offload: Literal["model", "sequential"] | None = None
-    vae_tiling: bool = False
-    vae_slicing: bool = False
-    float8_weights: bool = False
-    transformer_file: str | Path | None = None
-    embedded_guidance: float | int | None = None
-    decode_timestep: float | int | None = None
-    decode_noise: float | int | None = None
-
-    @property
-    def settings(self) -> dict[str, float | int]:
-        """What is set of what only some families take."""
-        named = ("embedded_guidance", "decode_timestep", "decode_noise")
-        return {name: value for name in named if (value := getattr(self, name)) is not None}
 
 
 DEFAULT_OPTIONS = LoadOptions()
@@ -291,7 +257,7 @@ def load_teacher(
         )
     folder = model_folder(path)
     try:
-        pipeline_class = pipeline_class_for(read_pipeline_name(folder))
+        pipeline_class = pipeline_class_for(read_pipeline_name(folder), options.adapter)
     except ValueError as error:
         raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
     replaced = {} if transformer is None else {"transformer": transformer}
@@ -316,7 +282,7 @@ def prepare_pipeline(
     Raises:
         ValueError: if an option cannot work here.
     """
-    adapter = adapter_for(type(pipe).__name__)
+    adapter = adapter_for(type(pipe).__name__, options.adapter)
     for key, value in options.settings.items():
         if key not in adapter.settings:
             raise ValueError(
@@ -374,7 +340,7 @@ def adapt(pipe: Any, spec: VideoSpec, name: str | Path, options: LoadOptions = D
         ValueError: if the family's adapter does not cover this pipeline, or this model does not take what is set.
     """
     try:
-        return adapter_for(type(pipe).__name__).from_pipeline(
+        return adapter_for(type(pipe).__name__, options.adapter).from_pipeline(
             pipe,
             fps=spec.fps,
             training_size=spec.training_size,

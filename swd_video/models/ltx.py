@@ -54,7 +54,6 @@ class LtxModel(VideoModel):
     family = "ltx"
     pipeline_class = LTXPipeline
     # All of the same parts; a picture or several to start from are an argument, not a part.
-    pipeline_names = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")
     attention_mask = "additive"
     guidance_scale = 3.0
     settings = ("decode_timestep", "decode_noise")

@@ -1,41 +1,55 @@
-"""Which adapter belongs to which pipeline: the one place that lists the families."""
+"""Which adapter belongs to which pipeline: the one place that lists the families, each imported when asked for."""
 
 from typing import Any
 
 import diffusers
 
+from swd_video.extensions import find, offered
 from swd_video.models.base import VideoModel
-from swd_video.models.cogvideox import CogVideoXModel
-from swd_video.models.hunyuan import HunyuanVideoModel
-from swd_video.models.ltx import LtxModel
-from swd_video.models.wan import WanModel
 
-ADAPTERS: tuple[type[VideoModel], ...] = (WanModel, LtxModel, HunyuanVideoModel, CogVideoXModel)
+ADAPTERS = {
+    "WanPipeline": "swd_video.models.wan:WanModel",
+    "WanScaleWisePipeline": "swd_video.models.wan:WanModel",
+    "LTXPipeline": "swd_video.models.ltx:LtxModel",
+    "LTXImageToVideoPipeline": "swd_video.models.ltx:LtxModel",
+    "LTXConditionPipeline": "swd_video.models.ltx:LtxModel",
+    "HunyuanVideoPipeline": "swd_video.models.hunyuan:HunyuanVideoModel",
+    "CogVideoXPipeline": "swd_video.models.cogvideox:CogVideoXModel",
+}
+"""By what the `model_index.json` of a folder calls its pipeline. Those of other packages are in the group "adapters" of
+`extensions`, by the same name."""
 
 
-def adapter_for(pipeline_name: str) -> type[VideoModel]:
+def adapter_for(pipeline_name: str, adapter: str | None = None) -> type[VideoModel]:
     """The adapter of a pipeline.
 
     Args:
         pipeline_name: the `_class_name` of a `model_index.json`, or a pipeline's class name.
+        adapter: one from outside of the package to take instead, see `LoadOptions`.
 
     Raises:
-        ValueError: if no adapter covers it.
+        ValueError: if no adapter covers it, or what is named is none.
     """
-    for adapter in ADAPTERS:
-        if pipeline_name in adapter.pipeline_names:
-            return adapter
-    known = ", ".join(name for adapter in ADAPTERS for name in adapter.pipeline_names)
-    raise ValueError(f"got a {pipeline_name}, expected one of {known}.")
+    found = find("adapters", adapter or ADAPTERS.get(pipeline_name, pipeline_name))
+    if isinstance(found, type) and issubclass(found, VideoModel):
+        return found
+    if adapter is not None or found is not None:
+        raise ValueError(
+            f"adapter: {adapter or found} is no VideoModel; give the module:Class of one derived from it."
+        )
+    raise ValueError(
+        f"got a {pipeline_name}, expected one of {', '.join([*ADAPTERS, *offered('adapters')])}."
+    )
 
 
-def pipeline_class_for(pipeline_name: str) -> Any:
+def pipeline_class_for(pipeline_name: str, adapter: str | None = None) -> Any:
     """Diffusers' class of a pipeline: its own where diffusers has one of that name, else the family's.
 
     Args:
         pipeline_name: the `_class_name` of a `model_index.json`.
+        adapter: as for `adapter_for`.
 
     Raises:
-        ValueError: if no adapter covers it.
+        ValueError: as `adapter_for`.
     """
-    return getattr(diffusers, pipeline_name, adapter_for(pipeline_name).pipeline_class)
+    return getattr(diffusers, pipeline_name, adapter_for(pipeline_name, adapter).pipeline_class)

@@ -35,7 +35,6 @@ class WanModel(VideoModel):
 
     family = "wan"
     pipeline_class = WanPipeline
-    pipeline_names = ("WanPipeline", "WanScaleWisePipeline")
     stock_samples = True
     guidance_scale = 5.0
     lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")

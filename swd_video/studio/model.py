@@ -1,7 +1,7 @@
 """The model of a script: loaded once, with the facts that planning and skipping need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,10 @@ def load_model_for_rendering(
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
         takes_pictures=pipe.model.takes_first_frame,
+        # The file's bytes are in the fingerprint; where it lies does not matter.
         options=tuple(
-            f"{field.name} {value}"
-            for field in fields(options)
-            # Its bytes are in the fingerprint; where it lies does not matter.
-            if field.name != "transformer_file" and (value := getattr(options, field.name)) != field.default
+            f"{key} {value}"
+            for key, value in options.model_dump(exclude_defaults=True, exclude={"transformer_file"}).items()
         ),
     )
 

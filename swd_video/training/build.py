@@ -22,7 +22,7 @@ from swd_video.files import write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.fsdp import wants_shards
-from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
+from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.build import build_objectives, pixel_encoders
 from swd_video.objectives.dmd import Critic
@@ -308,7 +308,7 @@ def _divide_batch(config: DistillConfig, num_processes: int) -> BatchDivision:
 
 def _load(config: DistillConfig) -> VideoModel:
     """The teacher in main memory, where text encoder and VAE wait until they are needed."""
-    options = LoadOptions(**config.load.model_dump(exclude={"dtype", "attention"}))
+    options = config.load.model_copy(update={"attention": "auto"})
     return load_model(config.model, dtype=getattr(torch, config.load.dtype), options=options)
 
 

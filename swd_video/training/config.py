@@ -16,6 +16,7 @@ from pydantic import (
 from swd_video.config import Section, load_config_as
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.load_options import LoadOptions
 from swd_video.objectives.sections import LossConfig
 from swd_video.training.train_section import FullTrainConfig, LoraTrainConfig
 
@@ -40,30 +41,7 @@ class DataConfig(Section):
         return grids
 
 
-class FitConfig(Section):
-    """How a model is fitted into memory and run; what diffusers offers."""
-
-    attention: Literal["auto", "native", "xformers", "flash", "sage"] = "auto"
-    """`auto` is xformers on CUDA where it really runs, else torch's own (`native`)."""
-    cpu_offload: Literal["model", "sequential"] | None = None
-    """`model` keeps on the device only the network that is running, `sequential` only the layer; null all."""
-    vae_tiling: bool = False
-    """Encode and decode in overlapping tiles: less memory; pixels change a little."""
-    vae_slicing: bool = False
-    """Encode and decode clip by clip."""
-    float8_weights: bool = False
-    """Keep the transformer's weights in float8 and widen each layer while it runs."""
-    transformer_file: str | None = None
-    """Checkpoint in a single file, ending in .safetensors, to use as the transformer instead of the model's own."""
-    embedded_guidance: float | None = Field(default=None, ge=0)
-    """The guidance scale that a transformer distilled for guidance is told (HunyuanVideo); null is 6."""
-    decode_timestep: float | None = Field(default=None, ge=0, le=1)
-    """Noise level that the decoder of LTX-Video 0.9.1 and later is told; null is 0.05."""
-    decode_noise: float | None = Field(default=None, ge=0, le=1)
-    """Share of noise that it gets; null is 0.025."""
-
-
-class LoadConfig(FitConfig):
+class LoadConfig(LoadOptions):
     """How the teacher is loaded, to encode clips and to train."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -74,7 +74,7 @@ class Run:
     settings: LoopSettings
     result: Path | None = None
     encoders: Sequence[EncoderRecord] = ()
-    transformer_file: str | None = None
+    transformer_file: str | Path | None = None
     upsampler: LatentUpsampler | None = None
     made_of: Mapping[str, Any] | None = None
     save: Callable[[bool], None] | None = None

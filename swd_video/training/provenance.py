@@ -57,7 +57,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         [] if file is not None else [model_folder(path) / "transformer", model_folder(path) / "transformer_2"]
     )
     return {
-        "teacher": fingerprint_folders(parts, [] if file is None else [Path(file)]),
+        "teacher": fingerprint_folders(parts, [] if file is None else [file]),
         "vae": fingerprint_encoders(path),
     }
 

@@ -1,0 +1,80 @@
+"""Which adapter belongs to a pipeline; adapters from outside of the package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from swd_video.models.loading import LoadOptions, load_model
+from swd_video.models.registry import ADAPTERS, adapter_for
+
+_OWN_ADAPTER = '''
+from swd_video.models.wan import WanModel
+
+
+class OwnModel(WanModel):
+    """Wan under another name."""
+
+    family = "own"
+'''
+_METADATA = "Metadata-Version: 2.1\nName: own-models\nVersion: 1\n"
+
+
+@pytest.fixture
+def own_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_models.py").write_text(_OWN_ADAPTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    return "own_models:OwnModel"
+
+
+def test_every_pipeline_of_the_table_has_its_adapter() -> None:
+    assert {adapter_for(name).family for name in ADAPTERS} == {"wan", "ltx", "hunyuan", "cogvideox"}
+
+
+def test_only_the_family_that_is_asked_for_is_imported() -> None:
+    program = (
+        "import sys; from swd_video.models.registry import adapter_for; adapter_for('LTXPipeline');"
+        "print([name for name in sys.modules if name.startswith('swd_video.models.')])"
+    )
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "'swd_video.models.ltx'" in modules
+    assert not any(family in modules for family in ("models.wan", "models.hunyuan", "models.cogvideox"))
+
+
+def test_an_adapter_from_outside_can_be_named(tiny_wan_folder: Path, own_adapter: str) -> None:
+    own = load_model(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
+    assert own.spec.family == "own"
+    assert load_model(tiny_wan_folder).spec.family == "wan"
+    latents = torch.randn(1, own.spec.latent_channels, 2, 4, 4)
+    assert own.predict_velocity(latents, 0.5, own.encode_prompt(["a"])).shape == latents.shape
+
+
+def test_an_installed_package_offers_adapters(own_adapter: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got a OwnPipeline, expected one of WanPipeline"):
+        adapter_for("OwnPipeline")
+    package = tmp_path / "own_models-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text(_METADATA)
+    (package / "entry_points.txt").write_text(f"[swd_video.adapters]\nOwnPipeline = {own_adapter}\n")
+    assert adapter_for("OwnPipeline").family == "own"
+    assert adapter_for("WanPipeline", "OwnPipeline").family == "own"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no_such_module:Model", "model .*no_such_module:Model: No module named .*expected module:Class"),
+        ("own_models", "model .*adapter: own_models is no VideoModel; give the module:Class of one"),
+        ("pathlib:Path", "model .*adapter: pathlib:Path is no VideoModel"),
+    ],
+)
+def test_what_is_no_adapter_is_refused(
+    name: str, expected: str, tiny_wan_folder: Path, own_adapter: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        load_model(tiny_wan_folder, options=LoadOptions(adapter=name))
