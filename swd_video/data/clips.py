@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.pixels import pixels_from_frames
 from swd_video.core.resize import resize_pixels
 from swd_video.data.manifest import Clip
 from swd_video.data.video import Decoder, VideoError, probe_video, read_video
@@ -46,7 +47,7 @@ def clip_pixels(
     pieces = []
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         piece = torch.from_numpy(np.ascontiguousarray(frames[start : start + _FRAMES_AT_ONCE]))
-        pixels = piece.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        pixels = pixels_from_frames(piece.permute(3, 0, 1, 2)[None])
         pieces.append(resize_pixels(pixels, PixelSize(pixels.shape[2], size.height, size.width)))
     return torch.cat(pieces, dim=2)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swd_video.core.interval import Estimate, bootstrap_share
+from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.clips import check_clips
 from swd_video.files import whole_file, write_json
 from swd_video.models.checkpoints import check_fit, errors_in_one_line, read_json, read_weights
@@ -131,7 +132,7 @@ class AttributeJudge(nn.Module):
         device = self.stem.weight.device
         labels: dict[str, list[np.ndarray]] = {name: [] for name in self.classes}
         for start in range(0, len(frames), batch_size):
-            pixels = to_pixels(self.prepare(frames[start : start + batch_size]).to(device))
+            pixels = pixels_from_frames(self.prepare(frames[start : start + batch_size]).to(device))
             for name, logits in self(pixels).items():
                 labels[name].append(logits.argmax(dim=1).cpu().numpy())
         self.train(was_training)
@@ -177,11 +178,6 @@ class AttributeJudge(nn.Module):
         check_fit(folder / WEIGHTS_NAME, weights, judge.state_dict(), "the judge")
         judge.load_state_dict(weights)
         return judge.requires_grad_(False).eval().to(device)
-
-
-def to_pixels(frames: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """8-bit values to [-1, 1]."""
-    return frames.float() / 127.5 - 1.0
 
 
 def adherence(

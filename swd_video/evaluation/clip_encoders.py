@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.clips import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
 from swd_video.models.pixel_encoders import load_encoder_network, read_pixel_form
@@ -119,7 +120,7 @@ class ImageNetVideoFeatures(FrameFeatures):
 
     def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
         """Spatial means of the last block."""
-        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = pixels_from_frames(frames.permute(0, 3, 1, 2))
         scale = self.size_px / min(pixels.shape[-2:])
         height, width = (max(round(n * scale), 1) for n in pixels.shape[-2:])
         return self.net.features(resize_pictures(pixels, (height, width)))

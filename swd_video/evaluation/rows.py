@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.pixels import frames_from_pixels, pixels_from_frames
 from swd_video.cost.speed import Sampler
 from swd_video.data.clips import clip_pixels
 from swd_video.data.manifest import Clip, read_manifest
@@ -163,7 +164,7 @@ def through_vae(row: Row, key: str, title: str, model: VideoModel) -> Row:
     @torch.no_grad()
     def make(requests: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
         frames = torch.from_numpy(row.make(requests, seeds)).to(model.device)
-        pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        pixels = pixels_from_frames(frames.permute(0, 4, 1, 2, 3))
         return to_frames(model.decode(model.encode_video(pixels)))
 
     identity = {
@@ -202,8 +203,7 @@ def to_frames(
     pixels: Float[Tensor, "batch 3 frames height width"],
 ) -> UInt8[np.ndarray, "batch frames height width 3"]:
     """Pixels in [-1, 1] to 8-bit pictures."""
-    scaled = ((pixels.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 4, 1).cpu().numpy()
+    return frames_from_pixels(pixels).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
 def weights_digest(*modules: nn.Module) -> str:

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.pixels import pixels_from_frames
 from swd_video.data.colours import UNREADABLE, picture_to_rgb
 from swd_video.data.containers import VideoError
 from swd_video.data.probe import check_avif
@@ -53,4 +54,4 @@ def open_picture(path: Path, size: PixelSize) -> Image.Image:
 def read_picture(path: Path, size: PixelSize) -> Float[Tensor, "1 3 height width"]:
     """The same as a tensor in [-1, 1]."""
     picture = torch.from_numpy(np.array(open_picture(path, size)))
-    return picture.permute(2, 0, 1).unsqueeze(0).float() / 127.5 - 1
+    return pixels_from_frames(picture.permute(2, 0, 1).unsqueeze(0))

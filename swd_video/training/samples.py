@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
@@ -134,8 +135,7 @@ class SampleWriter:
         clips = []
         with moved_to(model.device, model.vae):
             for one in latents.to(model.device).split(1):
-                pixels = model.decode(one)[0].float().clamp(-1, 1)
-                frames = ((pixels + 1) * 127.5).round().to(torch.uint8)
+                frames = frames_from_pixels(model.decode(one)[0])
                 clips.append(frames.permute(1, 2, 3, 0).cpu().numpy())
         return clips
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from swd_video.evaluation.adherence import AttributeJudge, adherence, to_pixels
+from swd_video.core.pixels import pixels_from_frames
+from swd_video.evaluation.adherence import AttributeJudge, adherence
 
 CLASSES = {
     "subject": ("square", "bar"),
@@ -40,7 +41,7 @@ def small_judge() -> AttributeJudge:
 def test_a_judge_learns_to_read_the_attributes_back(tmp_path: Path) -> None:
     judge = small_judge()
     clips, labels = clips_with_labels(256, seed=0)
-    pixels = to_pixels(judge.prepare(clips))
+    pixels = pixels_from_frames(judge.prepare(clips))
     targets = {name: torch.from_numpy(values) for name, values in labels.items()}
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     judge.train()

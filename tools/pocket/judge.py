@@ -24,7 +24,8 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence, to_pixels
+from swd_video.core.pixels import pixels_from_frames
+from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence
 from swd_video.files import whole_file
 from tools.pocket import corpus
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -143,7 +144,7 @@ def train(
     for step in range(first, options.steps):
         indices = _batch_indices(options, step, count)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        logits = judge(augment(to_pixels(read(indices)), generator))
+        logits = judge(augment(pixels_from_frames(read(indices)), generator))
         losses = [
             functional.cross_entropy(values, targets[name][indices], label_smoothing=0.05)
             for name, values in logits.items()
@@ -196,7 +197,7 @@ def run(options: JudgeOptions) -> dict[str, object]:
     with torch.inference_mode():
         for start in range(0, len(test_specs), 64):
             clips = read_clips(test_shards, np.arange(start, min(start + 64, len(test_specs))))
-            for name, logits in judge(to_pixels(clips)).items():
+            for name, logits in judge(pixels_from_frames(clips)).items():
                 predictions[name].append(logits.argmax(dim=1).numpy())
     labels = attribute_labels(test_specs)
     read_back = {name: np.concatenate(parts) for name, parts in predictions.items()}

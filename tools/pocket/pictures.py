@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.pixels import frames_from_pixels, pixels_from_frames
 from swd_video.files import whole_file
 from tools.pocket.corpus import CLIP_SIZE, compose_clip, corpus_specs
 
@@ -33,7 +34,7 @@ def composed_frames(
 
 def to_pixels(frames: np.ndarray) -> Tensor:
     """uint8 (batch, frames, height, width, 3) to float32 pixels in [-1, 1], batch channels frames height width."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return pixels_from_frames(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3))
 
 
 def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
@@ -42,6 +43,6 @@ def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
     for clip in clips:
         picked = clip[:, torch.linspace(0, clip.shape[1] - 1, columns).round().long()]
         rows.append(torch.cat(list(picked.unbind(1)), dim=-1))
-    sheet = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    sheet = frames_from_pixels(torch.cat(rows, dim=1)).permute(1, 2, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet.numpy()).save(path)
