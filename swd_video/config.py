@@ -68,7 +68,7 @@ def load_config_as(
     in a file or an override, leaves out the keys that only the former kind has, and says so on stderr.
 
     Args:
-        schema: what the file describes, for example `DistillConfig`.
+        schema: what the file describes.
         path: the YAML file.
         overrides: dotted key to YAML text, for example `{"train.lr": "1e-4"}`; the command line gives these.
 
