@@ -269,10 +269,10 @@ def test_comparisons_that_make_no_sense_are_refused(base: Path, mmd: str, messag
 
 
 def test_own_inputs_need_a_loss_that_compares_no_pairs(base: Path) -> None:
-    own = {"train.own_inputs": "0.5"}
-    assert "train.own_inputs: 0.5 of the clips have no pair" in _error(base, own)
+    own = {"train.backward_simulation": "0.5"}
+    assert "train.backward_simulation: 0.5 of the clips have no pair" in _error(base, own)
     for loss in ("{dmd: {}}", "{gan: {}}", "{mmd: {group: 2, join: means}}"):
-        assert load_config(base, own | {"loss": loss}).train.own_inputs == 0.5
+        assert load_config(base, own | {"loss": loss}).train.backward_simulation == 0.5
 
 
 def test_further_comparisons_look_where_the_first_one_does(base: Path) -> None:

@@ -201,7 +201,7 @@ def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "Loss
         guided=dmd is not None and (dmd.guidance_scale or architecture.spec.guidance_scale) != 1,
         heads=_heads(config, architecture),
         heads_block=0 if loss.gan is None else max(loss.gan.block or middle),
-        own_inputs=config.train.own_inputs,
+        own_inputs=config.train.backward_simulation,
         critic_updates=1 if dmd is None else dmd.critic_updates,
         heads_updates=1 if loss.gan is None else loss.gan.updates,
     )

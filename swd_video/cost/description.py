@@ -9,7 +9,7 @@ _PART_WORDS = {
     "gradient_buckets": "copies of them to average",
     "optimizer": "optimizer",
     "ema": "running average",
-    "opponents": "critic and discriminator, their gradients and optimizers",
+    "learners": "critic and discriminator, their gradients and optimizers",
     "activations": "activations of the student",
     "teacher_features": "activations of the teacher's features",
     "critic_activations": "activations of the critic, when it learns",

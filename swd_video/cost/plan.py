@@ -238,13 +238,13 @@ def _training_kind(
                 | _step_time(request, setup, stages, gpu, assumptions)
             )
     sizes = kinds.sizes(base)
-    trainable, opponents = sizes.trainable.total, sizes.critic + sizes.heads
+    trainable, learners = sizes.trainable.total, sizes.critic + sizes.heads
     moments = memory_parts(base, sizes)["optimizer"]
     # The student's weights and their average, and what learns beside it with its two moments.
-    kept = 2 * FLOAT32_BYTES * trainable + moments + 3 * FLOAT32_BYTES * opponents
+    kept = 2 * FLOAT32_BYTES * trainable + moments + 3 * FLOAT32_BYTES * learners
     return {
         "trainable_parameters": trainable,
-        "opponent_parameters": opponents,
+        "opponent_parameters": learners,
         "stages": [_stage_tflops(stage) for stage in stages],
         "checkpoints_gib": request.keep_checkpoints * kept / GIB,
         "gpus": rows,

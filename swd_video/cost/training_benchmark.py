@@ -104,13 +104,13 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
     `base_gib` are weights of networks without low-rank additions, `one_copy_gib` those of the teacher; on CUDA
     `peak_gib` is what tensors took at most, elsewhere what the process held at most, loading included.
     """
-    roles, device = stepper.roles, stepper.accelerator.device
+    roles, device = stepper.networks, stepper.accelerator.device
     networks = {id(network): network for network in (roles.model.transformer, roles.student)}
     weights = [weight for network in networks.values() for weight in _base_weights(network)]
     one_copy = _num_bytes(_base_weights(roles.model.transformer))
     additions = {
         "student": _num_bytes(lora_parameters(roles.student, STUDENT).values()),
-        **{opponent.name: _num_bytes(opponent.parameters.values()) for opponent in stepper.opponents},
+        **{learner.name: _num_bytes(learner.parameters.values()) for learner in stepper.learners},
     }
     if additions["student"] == 0:
         additions.pop("student")
@@ -140,8 +140,8 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
         bare.append(_time(stepper, lambda: bare_passes(stepper, prepared)))
         for optimizer in stepper.optimizers:
             optimizer.zero_grad()
-        for opponent in stepper.opponents:
-            opponent.optimizer.zero_grad()
+        for learner in stepper.learners:
+            learner.optimizer.zero_grad()
         whole.append(_time(stepper, lambda: stepper.take_step(step)))
     (whole_wall, whole_cpu), (bare_wall, bare_cpu) = (
         [median(column) for column in zip(*times[1:], strict=True)] for times in (whole, bare)
@@ -151,14 +151,14 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
 
 def prepare(stepper: Stepper, batch: MicroBatch) -> PreparedBatch:
     """Read a micro-batch's clips and make its noise."""
-    names = [part.name for part in stepper.objectives] + [opponent.name for opponent in stepper.opponents]
+    names = [part.name for part in stepper.objectives] + [learner.name for learner in stepper.learners]
     draws = {name: RecordedDraws(stepper.draws(name, batch)) for name in names}
     return PreparedBatch(batch, stepper.inputs(batch), draws)
 
 
 def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
     """Every pass of a step, forward and backward, and nothing else."""
-    roles = stepper.roles
+    roles = stepper.networks
     for one in prepared:
         seen = one.inputs
         # What a step takes from it is prepared already; its passes are part of the step all the same.
@@ -174,11 +174,11 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
                     for part in stepper.objectives
                 ]
             torch.stack(losses).sum().backward()
-        for opponent in stepper.opponents:
-            if one.batch.update >= opponent.updates:
+        for learner in stepper.learners:
+            if one.batch.update >= learner.updates:
                 continue
             with stepper.autocast():
-                loss = opponent.loss(roles, clips.detached(), one.draws[opponent.name].rewound())
+                loss = learner.loss(roles, clips.detached(), one.draws[learner.name].rewound())
             loss.backward()
 
 

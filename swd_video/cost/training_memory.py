@@ -104,7 +104,7 @@ def memory_parts(setup: TrainingSetup, sizes: TrainingSizes) -> dict[str, int]:
         "gradient_buckets": FLOAT32_BYTES * trainable if replicated else 0,
         "optimizer": FLOAT32_BYTES * _num_moments(sizes.trainable, setup.muon) // shards,
         "ema": FLOAT32_BYTES * trainable // shards,
-        "opponents": _OPPONENT_BYTES * (sizes.critic // shards + sizes.heads),
+        "learners": _OPPONENT_BYTES * (sizes.critic // shards + sizes.heads),
         **_activations(setup, sizes.kept),
     }
 

@@ -23,9 +23,9 @@ from swd_video.objectives.encoder_sections import (
 )
 from swd_video.objectives.features import BlockFeatures, FeatureSource, PixelFeatures, Window
 from swd_video.objectives.gan import Discriminator, GanObjective
-from swd_video.objectives.learners import Opponent
+from swd_video.objectives.learners import Learner
 from swd_video.objectives.mmd import MmdObjective, WeightedObjective, check_term
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import LossConfig, MmdConfig, MmdTermConfig
 from swd_video.student.loading import EncoderRecord
 
@@ -39,17 +39,17 @@ _DMD_WARNING = (
 def build_objectives(
     loss: LossConfig,
     schedule: ScaleSchedule,
-    roles: Roles,
+    networks: Networks,
     negative_embeds: Tensor | None,
     accelerator: Accelerator,
     seed: int,
-) -> tuple[list[WeightedObjective], list[Opponent]]:
+) -> tuple[list[WeightedObjective], list[Learner]]:
     """Make what a config's `loss` section asks for.
 
     Args:
         loss: the section.
         schedule: its stages.
-        roles: teacher and student; gets the critic, where there is one.
+        networks: teacher and student; gets the critic, where there is one.
         negative_embeds: embedding of `loss.dmd.negative_prompt`, where there is `loss.dmd`.
         accelerator: knows the device, and who speaks.
         seed: of the run.
@@ -61,10 +61,10 @@ def build_objectives(
         ConfigError: for an encoder that cannot be loaded, or a block or a set of tokens that one does not have.
     """
     objectives: list[WeightedObjective] = []
-    opponents: list[Opponent] = []
-    dmd, gan, spec = loss.dmd, loss.gan, roles.model.spec
+    learners: list[Learner] = []
+    dmd, gan, spec = loss.dmd, loss.gan, networks.model.spec
     if loss.mmd.terms:
-        mmd = _build_mmd(loss.mmd, schedule, roles.model, accelerator.device)
+        mmd = _build_mmd(loss.mmd, schedule, networks.model, accelerator.device)
         objectives.append(WeightedObjective("mmd", 1.0, mmd))
     if dmd is not None:
         if not dmd.scale_adapted and len(schedule.distinct_grids) > 1 and accelerator.is_main_process:
@@ -72,9 +72,9 @@ def build_objectives(
         noise = NoiseRange(dmd.sigma_min, dmd.sigma_max)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed(seed, "critic"))
-            targets = roles.model.lora_targets if dmd.critic_targets is None else dmd.critic_targets
-            critic = Critic(roles, dmd.critic_rank, targets, dmd.critic_lr, noise, dmd.critic_updates)
-        opponents.append(critic)
+            targets = networks.model.lora_targets if dmd.critic_targets is None else dmd.critic_targets
+            critic = Critic(networks, dmd.critic_rank, targets, dmd.critic_lr, noise, dmd.critic_updates)
+        learners.append(critic)
         assert negative_embeds is not None
         guidance = chosen_guidance(
             spec,
@@ -99,9 +99,9 @@ def build_objectives(
             gan.objective,
             gan.updates,
         )
-        opponents.append(discriminator)
+        learners.append(discriminator)
         objectives.append(WeightedObjective("gan", gan.weight, GanObjective(discriminator)))
-    return objectives, opponents
+    return objectives, learners
 
 
 def pixel_encoders(mmd: MmdConfig) -> tuple[EncoderRecord, ...]:

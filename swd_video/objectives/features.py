@@ -15,7 +15,7 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.models.pixel_form import decode_clips, draw_window, window_size
 from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 
 TokenGrid = tuple[int, int, int]
 Tokens = dict[int, Tensor]
@@ -43,15 +43,17 @@ class Comparison:
     """The clips of a micro-batch as they are compared: with the same noise, or cut to the same window.
 
     Args:
-        roles: teacher, critic and VAE.
+        networks: teacher, critic and VAE.
         clips: the student's and the true ones.
         draws: give noise, noise levels, and the place of a window.
         group: each so many consecutive clips get one noise level.
         window: what networks of pixels are shown.
     """
 
-    def __init__(self, roles: Roles, clips: ClipPair, draws: SampleDraws, group: int, window: Window) -> None:
-        self.roles, self.clips = roles, clips
+    def __init__(
+        self, networks: Networks, clips: ClipPair, draws: SampleDraws, group: int, window: Window
+    ) -> None:
+        self.networks, self.clips = networks, clips
         target, device = clips.target_x0, clips.predicted_x0.device
         self._noise = draws.normal_like(target)
         # The first clip of a group draws for all of it.
@@ -72,8 +74,8 @@ class Comparison:
         grid = LatentSize(*self.clips.target_x0.shape[2:])
         window = draw_window(grid, self._window.size(grid), self._draws.shared)
         with torch.no_grad():
-            target = decode_clips(self.roles.model, window.cut(self.clips.target_x0))
-        return decode_clips(self.roles.model, window.cut(self.clips.predicted_x0)), target
+            target = decode_clips(self.networks.model, window.cut(self.clips.target_x0))
+        return decode_clips(self.networks.model, window.cut(self.clips.predicted_x0)), target
 
 
 class FeatureSource(ABC):
@@ -129,10 +131,10 @@ class BlockFeatures(FeatureSource):
     ) -> tuple[Tokens, Tokens]:
         """Tokens of (student's clips, true clips), noised alike."""
         predicted, target, sigma = comparison.noised(*((0.0, 0.0) if self.clean else sigmas))
-        roles, prompt_embeds = comparison.roles, comparison.clips.prompt_embeds
+        networks, prompt_embeds = comparison.networks, comparison.clips.prompt_embeds
         with torch.no_grad():
-            of_target = roles.features(self.name, target, sigma, prompt_embeds, blocks)
-        of_predicted = roles.features(self.name, predicted, sigma, prompt_embeds, blocks)
+            of_target = networks.features(self.name, target, sigma, prompt_embeds, blocks)
+        of_predicted = networks.features(self.name, predicted, sigma, prompt_embeds, blocks)
         grid = token_grid(target.shape[2:], self.patch)
         of_predicted, of_target = (
             {block: flat.unflatten(1, grid) for block, flat in tokens.items()}

@@ -12,8 +12,8 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.losses.gan import ADVERSARIAL_LOSSES
 from swd_video.objectives.dmd import NoiseRange
 from swd_video.objectives.features import TokenGrid, token_grid
-from swd_video.objectives.learners import ClipPair, Opponent
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.learners import ClipPair, Learner
+from swd_video.objectives.networks import Networks
 
 
 class MeanHead(nn.Module):
@@ -61,7 +61,7 @@ class ConvolutionHead(nn.Module):
 HEADS: dict[str, type[MeanHead] | type[ConvolutionHead]] = {"mlp": MeanHead, "conv3d": ConvolutionHead}
 
 
-class Discriminator(Opponent):
+class Discriminator(Learner):
     """Heads on blocks of the frozen teacher, which sees true clips and the student's through the same noise.
 
     Args:
@@ -74,7 +74,7 @@ class Discriminator(Opponent):
         seed: of the heads' first weights.
         device: where the heads live.
         objective: a key of `ADVERSARIAL_LOSSES`.
-        updates: see `Opponent`.
+        updates: see `Learner`.
     """
 
     def __init__(
@@ -98,32 +98,32 @@ class Discriminator(Opponent):
         self._loss, self._student_loss = ADVERSARIAL_LOSSES[objective]
         self._blocks, self._noise = blocks, noise
 
-    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+    def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Tell true clips from the student's."""
         sigma, noise = self._noise.noised(clips.target_x0, draws)
         with torch.no_grad():
             target, predicted = (
-                self._tokens(roles, x0, noise, sigma, clips.prompt_embeds)
+                self._tokens(networks, x0, noise, sigma, clips.prompt_embeds)
                 for x0 in (clips.target_x0, clips.predicted_x0)
             )
-        grid = token_grid(clips.target_x0.shape[2:], roles.model.spec.compression.patch)
+        grid = token_grid(clips.target_x0.shape[2:], networks.model.spec.compression.patch)
         losses = [
             self._loss(real, fake)
             for real, fake in zip(self._logits(target, grid), self._logits(predicted, grid), strict=True)
         ]
         return torch.stack(losses).mean()
 
-    def deceive(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+    def deceive(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What the student is trained on; gradients reach its clips, and the heads' are thrown away."""
         sigma, noise = self._noise.noised(clips.target_x0, draws)
-        grid = token_grid(clips.target_x0.shape[2:], roles.model.spec.compression.patch)
-        tokens = self._tokens(roles, clips.predicted_x0, noise, sigma, clips.prompt_embeds)
+        grid = token_grid(clips.target_x0.shape[2:], networks.model.spec.compression.patch)
+        tokens = self._tokens(networks, clips.predicted_x0, noise, sigma, clips.prompt_embeds)
         return torch.stack([self._student_loss(logits) for logits in self._logits(tokens, grid)]).mean()
 
     def _tokens(
-        self, roles: Roles, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor
+        self, networks: Networks, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor
     ) -> list[Tensor]:
-        tokens = roles.features("teacher", add_noise(x0, noise, sigma), sigma, prompt_embeds, self._blocks)
+        tokens = networks.features("teacher", add_noise(x0, noise, sigma), sigma, prompt_embeds, self._blocks)
         return [tokens[block] for block in self._blocks]
 
     def _logits(self, tokens: list[Tensor], grid: TokenGrid) -> list[Tensor]:
@@ -142,6 +142,6 @@ class GanObjective:
 
     discriminator: Discriminator
 
-    def __call__(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+    def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips."""
-        return self.discriminator.deceive(roles, clips, draws)
+        return self.discriminator.deceive(networks, clips, draws)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.randomness import SampleDraws
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ClipPair:
         return replace(self, predicted_x0=self.predicted_x0.detach())
 
 
-class Opponent(ABC):
+class Learner(ABC):
     """A network that is trained after every step of the student, by AdamW.
 
     Attributes:
@@ -58,11 +58,11 @@ class Opponent(ABC):
         )
 
     @abstractmethod
-    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+    def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What it is trained on; gradients reach `parameters` only.
 
         Args:
-            roles: who the teacher is.
+            networks: who the teacher is.
             clips: `detached()`.
             draws: gives noise and sigmas.
         """

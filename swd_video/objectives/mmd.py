@@ -15,10 +15,10 @@ from swd_video.losses.token_sets import clip_points, frame_sets, joined_sets, mo
 from swd_video.objectives.encoder_sections import EncoderConfig
 from swd_video.objectives.features import Comparison, FeatureSource, TokenGrid, Window
 from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import MmdTermConfig
 
-Objective = Callable[[Roles, ClipPair, SampleDraws], Tensor]
+Objective = Callable[[Networks, ClipPair, SampleDraws], Tensor]
 """The mean loss of some clips, whose gradients reach the student's; `SampleDraws` gives noise and sigmas."""
 
 
@@ -57,7 +57,7 @@ class MmdObjective:
 
     def __call__(
         self,
-        roles: Roles,
+        networks: Networks,
         clips: ClipPair,
         draws: SampleDraws,
     ) -> Float[Tensor, ""]:
@@ -67,7 +67,7 @@ class MmdObjective:
         Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
         sigma.
         """
-        comparison = Comparison(roles, clips, draws, self.group, self.window)
+        comparison = Comparison(networks, clips, draws, self.group, self.window)
         loss = clips.predicted_x0.new_zeros(())
         for (encoder, sigmas), terms in self._terms_by_view(clips.paired).items():
             blocks = sorted({block for term in terms for block in term.block or ()})

@@ -1,8 +1,6 @@
 """Scale adaptation: a teacher learns, by flow matching on clips, to generate on every grid of a schedule."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,37 +9,19 @@ import torch
 from diffusers import ModelMixin
 from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.randomness import SampleDraws
 from swd_video.files import whole_folder
-from swd_video.models.base import VideoModel
 from swd_video.models.loading import model_folder
 from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.student.loading import LORA_FILE_NAME
 from swd_video.training.step import MicroBatch, Stepper
 
 TEACHER_FOLDER = "teacher"
 _TRANSFORMER = "transformer"
-
-
-class AdaptedRoles(Roles):
-    """All of the teacher's own weights train: there is one copy, and it is nobody's student."""
-
-    def __init__(self, model: VideoModel) -> None:
-        model.transformer.eval()
-        super().__init__(model, model.transformer.requires_grad_(True))
-
-    @contextmanager
-    def teacher(self) -> Iterator[nn.Module]:
-        """A context that gives the network as it is by now."""
-        yield self.student
-
-    def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """None: the network is whole."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -61,15 +41,15 @@ class FlowMatching:
     empty_prompts: float
     empty_embeds: Float[Tensor, "1 text_length text_dim"]
 
-    def __call__(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
+    def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Mean squared error of the velocity, on the true clips."""
         x0 = clips.target_x0
         noise, even = draws.normal_like(x0), draws.uniform().to(x0.device)
         sigma = self.sigma_shift * even / (1 + (self.sigma_shift - 1) * even)
         is_empty = (draws.uniform() < self.empty_prompts).to(x0.device).view(-1, 1, 1)
         prompt_embeds = torch.where(is_empty, self.empty_embeds.to(clips.prompt_embeds), clips.prompt_embeds)
-        velocity = roles.model.predict_velocity(
-            add_noise(x0, noise, sigma), sigma, prompt_embeds, transformer=roles.student_forward
+        velocity = networks.model.predict_velocity(
+            add_noise(x0, noise, sigma), sigma, prompt_embeds, transformer=networks.student_forward
         )
         return (velocity.float() - velocity_target(x0, noise)).square().mean()
 
@@ -85,19 +65,19 @@ class FlowStepper(Stepper):
         return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
 
 
-def write_teacher(folder: Path, roles: Roles, base: str, write: bool) -> None:
+def write_teacher(folder: Path, networks: Networks, base: str, write: bool) -> None:
     """Write what was trained: the teacher's diffusers folder with another transformer, or a LoRA file.
 
     The folder is whole or not there. Its other parts are copies, so that caches of clips and captions still fit.
 
     Args:
         folder: where; one that is there is replaced.
-        roles: who was trained; where weights are divided all processes call this together.
+        networks: who was trained; where weights are divided all processes call this together.
         base: folder or hub name of the teacher as it was.
         write: whether this process writes.
     """
-    additions = roles.lora_state_dict()
-    network = cast(ModelMixin, roles.whole_student()) if additions is None else None
+    additions = networks.lora_state_dict()
+    network = cast(ModelMixin, networks.whole_student()) if additions is None else None
     if not write:
         return
     with whole_folder(folder) as draft:

@@ -26,11 +26,11 @@ from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.build import build_objectives, pixel_encoders
 from swd_video.objectives.dmd import Critic
-from swd_video.objectives.learners import Opponent
+from swd_video.objectives.learners import Learner
 from swd_video.objectives.mmd import WeightedObjective
-from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import LossConfig
-from swd_video.training.adapt import TEACHER_FOLDER, AdaptedRoles, FlowMatching, FlowStepper, write_teacher
+from swd_video.training.adapt import TEACHER_FOLDER, FlowMatching, FlowStepper, write_teacher
 from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_samples import build_samples, embed_samples, say_cut_prompts
 from swd_video.training.checkpoint import CheckpointFolder
@@ -128,12 +128,14 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
     encoders = pixel_encoders(config.loss.mmd)
     if encoders:
         keep_vae(model, accelerator.device)
-    roles = _build_roles(config, model)
+    networks = _build_networks(config, model)
     stepper = _build_stepper(
         config,
         parts,
-        roles,
-        lambda: build_objectives(config.loss, parts.schedule, roles, dmd_negative, accelerator, config.seed),
+        networks,
+        lambda: build_objectives(
+            config.loss, parts.schedule, networks, dmd_negative, accelerator, config.seed
+        ),
         upsampler=upsampler,
     )
     known = _claim_folder(config, folder, accelerator, CONFIG_FILE, made_of, upsampler)
@@ -141,7 +143,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         config.train,
         parts.schedule,
         parts.clips,
-        roles,
+        networks,
         embeds,
         folder / "samples",
         config.seed,
@@ -169,15 +171,15 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
     objective = FlowMatching(adapt.sigma_shift, adapt.empty_prompts, model.encode_prompt([""]))
     drop_text_encoders(model)
     _place(config, model, parts.accelerator.device)
-    roles = _build_roles(config, model, AdaptedRoles)
+    networks = _build_networks(config, model, Networks.to_adapt)
     stepper = _build_stepper(
-        config, parts, roles, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
+        config, parts, networks, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
     )
     _claim_folder(config, folder, parts.accelerator, ADAPTATION_FILE, parts.made_of)
     base = resolve_model_path(config.model)
     run = _finish(config, folder, stepper, None)
     result = folder / TEACHER_FOLDER
-    return replace(run, result=result, save=lambda write: write_teacher(result, roles, base, write))
+    return replace(run, result=result, save=lambda write: write_teacher(result, networks, base, write))
 
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
@@ -187,7 +189,9 @@ def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | N
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
     """Without what belongs to a student: losses and groups of clips, samples, ways from stage to stage."""
-    train = config.train.model_copy(update={"sample_every": 0, "teacher_samples": None, "own_inputs": 0.0})
+    train = config.train.model_copy(
+        update={"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
+    )
     return config.model_copy(update={"loss": LossConfig(), "train": train, "upsampler": None})
 
 
@@ -339,29 +343,29 @@ def _warn_of_slow_bf16(config: DistillConfig, accelerator: Accelerator) -> None:
         )
 
 
-def _build_roles(
-    config: DistillConfig, model: VideoModel, whole: Callable[[VideoModel], Roles] = FullRoles
-) -> Roles:
+def _build_networks(
+    config: DistillConfig, model: VideoModel, whole: Callable[[VideoModel], Networks] = Networks.with_copy
+) -> Networks:
     train = config.train
     if isinstance(train, LoraTrainConfig):
         targets = model.lora_targets if train.targets is None else train.targets
         # The additions' first half starts random; the run's seed decides it, and nothing else does.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed(config.seed, "lora"))
-            roles: Roles = LoraRoles(model, train.rank, targets)
+            networks: Networks = Networks.with_lora(model, train.rank, targets)
     else:
-        roles = whole(model)
+        networks = whole(model)
     if train.gradient_checkpointing:
-        for network in {roles.student, model.transformer}:
+        for network in {networks.student, model.transformer}:
             recompute_blocks(network)
-    return roles
+    return networks
 
 
 def _build_stepper(
     config: DistillConfig,
     parts: _Parts,
-    roles: Roles,
-    build_losses: Callable[[], tuple[list[WeightedObjective], list[Opponent]]],
+    networks: Networks,
+    build_losses: Callable[[], tuple[list[WeightedObjective], list[Learner]]],
     kind: type[Stepper] = Stepper,
     upsampler: LatentUpsampler | None = None,
 ) -> Stepper:
@@ -369,16 +373,16 @@ def _build_stepper(
     shards = wants_shards()
     if not shards:
         # Before a critic comes in, whose gradients are averaged apart.
-        roles.student_forward = accelerator.prepare_model(roles.student)
-    objectives, opponents = build_losses()
+        networks.student_forward = accelerator.prepare_model(networks.student)
+    objectives, learners = build_losses()
     if shards:
-        roles.divide(accelerator.device)
-        for opponent in opponents:
-            if isinstance(opponent, Critic):
-                opponent.renew(roles)
-    parameters = roles.trainable_parameters()
+        networks.divide(accelerator.device)
+        for learner in learners:
+            if isinstance(learner, Critic):
+                learner.renew(networks)
+    parameters = networks.trainable_parameters()
     return kind(
-        roles=roles,
+        networks=networks,
         objectives=objectives,
         schedule=parts.schedule,
         clips=parts.clips,
@@ -393,10 +397,10 @@ def _build_stepper(
             lr_warmup_steps=train.lr_warmup_steps,
             max_grad_norm=train.max_grad_norm,
             bf16=train.mixed_precision == "bf16",
-            own_inputs=train.own_inputs,
+            backward_simulation=train.backward_simulation,
         ),
-        opponents=opponents,
-        upsample=upsampler or roles.model.resize_latents,
+        learners=learners,
+        upsample=upsampler or networks.model.resize_latents,
     )
 
 

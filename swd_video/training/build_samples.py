@@ -14,7 +14,7 @@ from swd_video.data.latent_cache import LatentCache
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.models.teacher_sampling import chosen_guidance
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import DmdConfig
 from swd_video.training.reference import TeacherSampling, real_reference, teacher_reference
 from swd_video.training.samples import SampleWriter
@@ -69,7 +69,7 @@ def build_samples(
     train: TrainConfig,
     schedule: ScaleSchedule,
     clips: LatentCache,
-    roles: Roles,
+    networks: Networks,
     embeds: SampleEmbeds,
     folder: Path,
     seed: int,
@@ -82,7 +82,7 @@ def build_samples(
         train: the config's section.
         schedule: the stages.
         clips: the training clips, against which samples are held where the teacher makes none.
-        roles: teacher and student.
+        networks: teacher and student.
         embeds: from `embed_samples`.
         folder: gets the samples.
         seed: of the run.
@@ -102,7 +102,7 @@ def build_samples(
             seed=seed,
             steps=teacher.steps,
             guidance_scale=chosen_guidance(
-                roles.model.spec,
+                networks.model.spec,
                 teacher.guidance_scale,
                 teacher.negative_prompt,
                 "train.teacher_samples.",
@@ -112,5 +112,7 @@ def build_samples(
             negative_prompt=teacher.negative_prompt,
         )
         path = folder / "teacher.safetensors"
-        reference = teacher_reference(roles, sampling, prompts, embeds.prompts, embeds.negative, path, keep)
-    return SampleWriter(roles, schedule, prompts, embeds.prompts, folder, seed, reference, count, upsample)
+        reference = teacher_reference(
+            networks, sampling, prompts, embeds.prompts, embeds.negative, path, keep
+        )
+    return SampleWriter(networks, schedule, prompts, embeds.prompts, folder, seed, reference, count, upsample)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from swd_video.files import remove_leftovers, whole_folder
 from swd_video.models.fsdp import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
-from swd_video.objectives.learners import Opponent
+from swd_video.objectives.learners import Learner
 
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"
@@ -56,7 +56,7 @@ class CheckpointFolder:
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
         progress: Mapping[str, Any],
-        opponents: Sequence[Opponent] = (),
+        learners: Sequence[Learner] = (),
         *,
         write: bool = True,
     ) -> Path:
@@ -70,7 +70,7 @@ class CheckpointFolder:
             ema: their running average, in the same order.
             optimizers: in the order in which `restore` will get them.
             progress: anything JSON can hold.
-            opponents: the networks that learn beside the student.
+            learners: the networks that learn beside the student.
             write: false gathers only, and keeps nothing.
 
         Raises:
@@ -80,9 +80,9 @@ class CheckpointFolder:
         average = dict(zip(parameters, ema.shadow_params, strict=True))
         tensors = {_WEIGHTS: whole_on_cpu(parameters, write), _AVERAGE: whole_on_cpu(average, write)}
         states: dict[str, Any] = {_OPTIMIZERS: [whole_optimizer_state(one, write) for one in optimizers]}
-        for opponent in opponents:
-            tensors[_weights_of(opponent)] = whole_on_cpu(opponent.parameters, write)
-            states[_optimizer_of(opponent)] = whole_optimizer_state(opponent.optimizer, write)
+        for learner in learners:
+            tensors[_weights_of(learner)] = whole_on_cpu(learner.parameters, write)
+            states[_optimizer_of(learner)] = whole_optimizer_state(learner.optimizer, write)
         if not write:
             return final
         state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
@@ -113,7 +113,7 @@ class CheckpointFolder:
         parameters: Mapping[str, nn.Parameter],
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
-        opponents: Sequence[Opponent] = (),
+        learners: Sequence[Learner] = (),
         *,
         speaks: bool = True,
     ) -> tuple[int, dict[str, Any]]:
@@ -125,7 +125,7 @@ class CheckpointFolder:
             parameters: the trainable weights by name.
             ema: their running average, in the same order.
             optimizers: as `save` was given them.
-            opponents: the networks that learn beside the student.
+            learners: the networks that learn beside the student.
             speaks: false keeps quiet, and leaves it to another process to delete what killed runs left unfinished.
 
         Returns:
@@ -139,7 +139,7 @@ class CheckpointFolder:
         damage = ""
         for folder in reversed(self.finished()):
             try:
-                moved, states, state = _read(folder, parameters, ema, optimizers, opponents)
+                moved, states, state = _read(folder, parameters, ema, optimizers, learners)
             except _OtherStudentError:
                 raise
             except _DAMAGED as error:
@@ -176,7 +176,7 @@ def _read(
     parameters: Mapping[str, nn.Parameter],
     ema: EMAModel,
     optimizers: Sequence[torch.optim.Optimizer],
-    opponents: Sequence[Opponent],
+    learners: Sequence[Learner],
 ) -> _Kept:
     """All of a checkpoint, checked: weights to be changed and what they are to be, optimizers likewise, progress."""
     state = _read_progress(folder / _PROGRESS)
@@ -194,12 +194,10 @@ def _read(
         (dict(zip(parameters, ema.shadow_params, strict=True)), average),
     ]
     states = list(zip(optimizers, saved, [_OPTIMIZERS] * len(saved), strict=True))
-    for opponent in opponents:
-        moved.append(
-            (opponent.parameters, _read_weights(folder / _weights_of(opponent), opponent.parameters))
-        )
-        name = _optimizer_of(opponent)
-        states.append((opponent.optimizer, _read_pickle(folder / name), name))
+    for learner in learners:
+        moved.append((learner.parameters, _read_weights(folder / _weights_of(learner), learner.parameters)))
+        name = _optimizer_of(learner)
+        states.append((learner.optimizer, _read_pickle(folder / name), name))
     for optimizer, kept, name in states:
         _check_optimizer(optimizer, kept, name)
     return moved, states, state
@@ -260,12 +258,12 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _weights_of(opponent: Opponent) -> str:
-    return f"{opponent.name}.safetensors"
+def _weights_of(learner: Learner) -> str:
+    return f"{learner.name}.safetensors"
 
 
-def _optimizer_of(opponent: Opponent) -> str:
-    return f"{opponent.name}_optimizer.pt"
+def _optimizer_of(learner: Learner) -> str:
+    return f"{learner.name}_optimizer.pt"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -141,11 +141,11 @@ class DistillConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_own_inputs(self) -> "DistillConfig":
-        if self.train.own_inputs and self.loss.compares_clip_by_clip:
+    def _check_backward_simulation(self) -> "DistillConfig":
+        if self.train.backward_simulation and self.loss.compares_clip_by_clip:
             raise ValueError(
-                f"train.own_inputs: {self.train.own_inputs} of the clips have no pair, and no loss here does without; "
-                "set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
+                f"train.backward_simulation: {self.train.backward_simulation} of the clips have no pair, and no loss "
+                "here does without; set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
             )
         return self
 

@@ -114,10 +114,10 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         OSError: if something cannot be written; the last checkpoint stays.
     """
     stepper, settings = run.stepper, run.settings
-    parameters = stepper.roles.trainable_parameters()
+    parameters = stepper.networks.trainable_parameters()
     is_main = stepper.accelerator.is_main_process
     done, progress = run.checkpoints.restore(
-        parameters, stepper.ema, stepper.optimizers, stepper.opponents, speaks=is_main
+        parameters, stepper.ema, stepper.optimizers, stepper.learners, speaks=is_main
     )
     if done > settings.steps:
         raise ValueError(
@@ -132,7 +132,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     def save(step: int) -> None:
         state = {"losses": losses.state, "seconds": clock.seconds}
         run.checkpoints.save(
-            step, parameters, stepper.ema, stepper.optimizers, state, stepper.opponents, write=is_main
+            step, parameters, stepper.ema, stepper.optimizers, state, stepper.learners, write=is_main
         )
 
     with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
@@ -178,7 +178,7 @@ def _due(done: int, every: int) -> bool:
 
 def _plan(run: Run) -> TimeLeft:
     stepper = run.stepper
-    patch = stepper.roles.model.spec.compression.patch
+    patch = stepper.networks.model.spec.compression.patch
     tokens = [grid.tokens(patch) for grid in stepper.schedule.grids]
     return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.division.num_stages, tokens)
 
@@ -216,7 +216,7 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
     values: dict[str, float] = {
         f"loss/stage_{index + 1}": loss for index, loss in enumerate(losses.state) if loss is not None
     }
-    values |= {f"loss/{name}": loss for name, loss in (report.losses | report.opponents).items()}
+    values |= {f"loss/{name}": loss for name, loss in (report.losses | report.learners).items()}
     values["grad_norm"] = report.grad_norm
     values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
     values["seconds_per_step"] = report.seconds
@@ -225,18 +225,18 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
 
 @contextmanager
 def _averaged_weights(run: Run) -> Iterator[None]:
-    parameters = list(run.stepper.roles.trainable_parameters().values())
+    parameters = list(run.stepper.networks.trainable_parameters().values())
     if not run.settings.average:
         yield
         return
     run.stepper.ema.store(parameters)
     run.stepper.ema.copy_to(parameters)
-    run.stepper.roles.weights_changed()
+    run.stepper.networks.weights_changed()
     try:
         yield
     finally:
         run.stepper.ema.restore(parameters)
-        run.stepper.roles.weights_changed()
+        run.stepper.networks.weights_changed()
 
 
 def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
@@ -256,7 +256,7 @@ def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
 def _log_samples(
     run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: dict[str, float]
 ) -> None:
-    accelerator, fps = run.stepper.accelerator, samples.roles.model.spec.fps
+    accelerator, fps = run.stepper.accelerator, samples.networks.model.spec.fps
     accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
@@ -264,9 +264,9 @@ def _log_samples(
 
 
 def _write_student(run: Run, write: bool) -> None:
-    roles = run.stepper.roles
-    additions = roles.lora_state_dict()
-    student = cast(ModelMixin, roles.whole_student()) if additions is None else None
+    networks = run.stepper.networks
+    additions = networks.lora_state_dict()
+    student = cast(ModelMixin, networks.whole_student()) if additions is None else None
     if write:
         save_student(
             run.folder / STUDENT_FOLDER,

@@ -17,7 +17,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import LatentCache
 from swd_video.files import whole_file
 from swd_video.models.teacher_sampling import sample_teacher_latents
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TeacherSampling:
 
 
 def teacher_reference(
-    roles: Roles,
+    networks: Networks,
     sampling: TeacherSampling,
     prompts: tuple[str, ...],
     prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
@@ -74,7 +74,7 @@ def teacher_reference(
     """The teacher's clips of the student's prompts.
 
     Args:
-        roles: who the teacher is.
+        networks: who the teacher is.
         sampling: how it samples.
         prompts: the texts.
         prompt_embeds: of the prompts.
@@ -83,7 +83,7 @@ def teacher_reference(
         keep: whether this process writes that file.
     """
     recipe = sampling.as_json(prompts)
-    if (embedded := roles.model.spec.embedded_guidance) is not None:
+    if (embedded := networks.model.spec.embedded_guidance) is not None:
         recipe += f" embedded guidance {embedded:g}"
 
     @torch.no_grad()
@@ -96,10 +96,10 @@ def teacher_reference(
                 keyed_generator(sampling.seed, "teacher sample", index, number)
                 for number in range(sampling.samples)
             ]
-            with roles.teacher():
+            with networks.teacher():
                 made.append(
                     sample_teacher_latents(
-                        roles.model,
+                        networks.model,
                         prompt_embeds[index : index + 1].expand(sampling.samples, -1, -1),
                         negative_embeds.expand(sampling.samples, -1, -1),
                         sampling.grid,

@@ -19,7 +19,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.idle_parts import moved_to
 from swd_video.training.reference import Reference
@@ -33,7 +33,7 @@ class SampleWriter:
     """Renders the same prompts from the same noise each time it is asked.
 
     Attributes:
-        roles: the student, and the model whose VAE decodes.
+        networks: the student, and the model whose VAE decodes.
         schedule: the stages.
         prompts: what to show.
         prompt_embeds: of the prompts.
@@ -45,7 +45,7 @@ class SampleWriter:
         upsample: takes clean latents from a stage's grid to the next.
     """
 
-    roles: Roles
+    networks: Networks
     schedule: ScaleSchedule
     prompts: Sequence[str]
     prompt_embeds: Float[Tensor, "prompts text_length text_dim"]
@@ -103,7 +103,9 @@ class SampleWriter:
             for index, (prompt, samples) in enumerate(zip(self.prompts, clips, strict=True)):
                 for number, frames in enumerate(samples):
                     name = f"{index:02d}-{number}.mp4" if len(samples) > 1 else f"{index:02d}.mp4"
-                    write_video(draft / name, frames, self.roles.model.spec.fps, metadata={"comment": prompt})
+                    write_video(
+                        draft / name, frames, self.networks.model.spec.fps, metadata={"comment": prompt}
+                    )
             rows = [samples[0] for samples in clips]
             if beside is not None:
                 rows = [row for own, other in zip(clips, beside, strict=True) for row in (own[0], other[0])]
@@ -111,11 +113,11 @@ class SampleWriter:
             write_json(draft / MEASURES_FILE, values)
 
     def _sample(self, index: int) -> Float[Tensor, "samples channels frames height width"]:
-        model, count = self.roles.model, self.samples_per_prompt
+        model, count = self.networks.model, self.samples_per_prompt
         prompt_embeds = self.prompt_embeds[index : index + 1].expand(count, -1, -1)
 
         def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
-            return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
+            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds)
 
         return sample_scalewise(
             predict_velocity,
@@ -131,7 +133,7 @@ class SampleWriter:
     def _decode(
         self, latents: Float[Tensor, "samples channels _ _ _"]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
-        model = self.roles.model
+        model = self.networks.model
         clips = []
         with moved_to(model.device, model.vae):
             for one in latents.to(model.device).split(1):

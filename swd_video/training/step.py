@@ -23,9 +23,9 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.models.fsdp import whole
-from swd_video.objectives.learners import ClipPair, Opponent
+from swd_video.objectives.learners import ClipPair, Learner
 from swd_video.objectives.mmd import WeightedObjective
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.networks import Networks
 from swd_video.training.batch import BatchDivision
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.finite import check_gradient, check_losses
@@ -42,8 +42,8 @@ class StepSettings:
         lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
         max_grad_norm: gradients are scaled down to this norm, if any.
         bf16: run the networks under bfloat16 autocast.
-        own_inputs: share of the stages drawn, after the first, that see what the student made itself of the stages
-            before.
+        backward_simulation: share of the stages drawn, after the first, that see what the student made itself
+            of the stages before.
     """
 
     seed: int
@@ -52,7 +52,7 @@ class StepSettings:
     lr_warmup_steps: int = 0
     max_grad_norm: float | None = None
     bf16: bool = False
-    own_inputs: float = 0.0
+    backward_simulation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,14 @@ class StepReport:
         stages: stage index, loss and seconds of every part of the batch.
         losses: mean of each objective, by name, before its weight.
         grad_norm: norm of the gradient before clipping.
-        opponents: loss of every network that learns beside the student, by name.
+        learners: loss of every network that learns beside the student, by name.
         seconds: the whole step.
     """
 
     stages: list[tuple[int, float, float]] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
-    opponents: dict[str, float] = field(default_factory=dict)
+    learners: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -158,7 +158,7 @@ class Stepper:
     """Takes optimizer steps; holds all that a step reads or changes.
 
     Attributes:
-        roles: teacher and student.
+        networks: teacher and student.
         objectives: what is trained on, the weighted sum of all.
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
@@ -167,11 +167,11 @@ class Stepper:
         ema: running average of the trainable parameters.
         accelerator: device, processes and gradient averaging.
         settings: numbers.
-        opponents: networks that learn from the student's clips after each of its steps.
+        learners: networks that learn from the student's clips after each of its steps.
         upsample: takes clean latents from a stage's grid to the next.
     """
 
-    roles: Roles
+    networks: Networks
     objectives: Sequence[WeightedObjective]
     schedule: ScaleSchedule
     clips: LatentCache
@@ -180,12 +180,12 @@ class Stepper:
     ema: EMAModel
     accelerator: Accelerator
     settings: StepSettings
-    opponents: Sequence[Opponent] = ()
+    learners: Sequence[Learner] = ()
     upsample: Upsample = resize_latents
 
     def __post_init__(self) -> None:
-        self._parameters = self.roles.trainable_parameters()
-        self.num_updates = max((opponent.updates for opponent in self.opponents), default=1)
+        self._parameters = self.networks.trainable_parameters()
+        self.num_updates = max((learner.updates for learner in self.learners), default=1)
 
     def stage_of(self, step: int, part: int, update: int = 0) -> int:
         """Which stage a part of a step's batch trains; known before it is run."""
@@ -217,15 +217,15 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.roles.weights_changed()
+        self.networks.weights_changed()
         self.ema.step(self._parameters.values())
         for update in range(self.num_updates):
             if update > 0:
                 seen = self._new_clips(step, update)
-            for opponent in self.opponents:
-                if update < opponent.updates:
-                    loss = self._train_opponent(opponent, step, seen) / opponent.updates
-                    report.opponents[opponent.name] = report.opponents.get(opponent.name, 0.0) + loss
+            for learner in self.learners:
+                if update < learner.updates:
+                    loss = self._train_learner(learner, step, seen) / learner.updates
+                    report.learners[learner.name] = report.learners.get(learner.name, 0.0) + loss
         report.seconds = time.perf_counter() - started
         return report
 
@@ -249,14 +249,14 @@ class Stepper:
         """The student's clips on a micro-batch, and the true ones."""
         seen = self.inputs(batch)
         with self.autocast():
-            predicted_x0 = self.roles.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
+            predicted_x0 = self.networks.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
         return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
 
     def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
         """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
         with self.autocast():
             losses = [
-                part.objective(self.roles, clips, self.draws(part.name, batch)) for part in self.objectives
+                part.objective(self.networks, clips, self.draws(part.name, batch)) for part in self.objectives
             ]
         return torch.stack([loss.float() for loss in losses])
 
@@ -267,20 +267,20 @@ class Stepper:
 
         Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
         """
-        share, seed = self.settings.own_inputs, self.settings.seed
+        share, seed = self.settings.backward_simulation, self.settings.seed
         chosen = keyed_choice((1 - share, share), seed, "own inputs", *batch.key, batch.part)
         if batch.stage_index == 0 or not chosen:
             return None
 
         def velocity(noisy_latents: Tensor, sigma: float, _: int) -> Tensor:
-            return self.roles.predict_velocity(noisy_latents, sigma, prompt_embeds)
+            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds)
 
         with torch.no_grad(), self.autocast():
             return sample_scalewise(
                 velocity,
                 ScaleSchedule(self.schedule.stages[: batch.stage_index]),
                 batch_size=len(prompt_embeds),
-                channels=self.roles.model.spec.latent_channels,
+                channels=self.networks.model.spec.latent_channels,
                 generator=self.draws("own noise", batch).generators,
                 device=prompt_embeds.device,
                 upsample=self.upsample,
@@ -331,27 +331,27 @@ class Stepper:
         with torch.no_grad():
             return [(batch, self.predict(batch)) for batch in batches]
 
-    def _train_opponent(
-        self, opponent: Opponent, step: int, seen: Sequence[tuple[MicroBatch, ClipPair]]
+    def _train_learner(
+        self, learner: Learner, step: int, seen: Sequence[tuple[MicroBatch, ClipPair]]
     ) -> float:
         # The student's loss may have left gradients in it.
-        opponent.optimizer.zero_grad()
+        learner.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         for batch, clips in seen:
             with self.autocast():
-                loss = opponent.loss(self.roles, clips, self.draws(opponent.name, batch)) / len(seen)
+                loss = learner.loss(self.networks, clips, self.draws(learner.name, batch)) / len(seen)
             loss.backward()
             total += loss.detach()
         value = self._over_processes(total).item()
-        check_losses(step, seen[-1][0].stage_index, {opponent.name: value})
+        check_losses(step, seen[-1][0].stage_index, {learner.name: value})
         gradients = []
-        for weight in opponent.parameters.values():
+        for weight in learner.parameters.values():
             if weight.grad is not None:
                 weight.grad = self._over_processes(weight.grad)
                 gradients.append(weight.grad)
-        check_gradient(step, opponent.name, float(whole(get_total_norm(gradients))), opponent.parameters)
-        opponent.optimizer.step()
-        opponent.optimizer.zero_grad()
+        check_gradient(step, learner.name, float(whole(get_total_norm(gradients))), learner.parameters)
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
         return value
 
     def _over_processes(self, tensor: Tensor) -> Tensor:
@@ -370,7 +370,7 @@ class Stepper:
         return self.clips.batch(indices, grids)
 
     def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:
-        return nullcontext() if is_last else self.accelerator.no_sync(self.roles.student_forward)
+        return nullcontext() if is_last else self.accelerator.no_sync(self.networks.student_forward)
 
     def _clip_gradient(self, step: int) -> float:
         limit = self.settings.max_grad_norm

@@ -67,7 +67,7 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """Keep only the tokens between transformer blocks, and compute each block again in the backward pass: the same
     student in a fraction of the memory, for about a third more work."""
-    own_inputs: float = Field(default=0.0, ge=0, le=1)
+    backward_simulation: float = Field(default=0.0, ge=0, le=1)
     """This share of the stages drawn, after the first, start from what the student made itself of the stages
     before, as in sampling, instead of from true clips (backward simulation, arXiv 2405.14867). Its clip is then
     another than the true one, so comparisons clip by clip leave these stages out."""

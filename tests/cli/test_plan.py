@@ -183,7 +183,7 @@ def test_losses_with_networks_of_their_own_are_counted(
         "{critic_rank: 2, critic_updates: 5}",
         "--loss.gan",
         "{head: mlp}",
-        "--train.own_inputs",
+        "--train.backward_simulation",
         "0.5",
     )
     through_critic = ("--loss.mmd.encoder", "{kind: critic}", "--json")
@@ -204,8 +204,8 @@ def test_losses_with_networks_of_their_own_are_counted(
     assert all(full["stages"][-1][f"{name}_tflops"] > 0 for name in extra)
     assert bare["opponent_parameters"] == 0 < full["opponent_parameters"]
     (before,), (after,) = bare["gpus"], full["gpus"]
-    assert before["memory_gib"]["opponents"] == 0
-    assert after["memory_gib"]["opponents"] == 16 * full["opponent_parameters"] / 2**30
+    assert before["memory_gib"]["learners"] == 0
+    assert after["memory_gib"]["learners"] == 16 * full["opponent_parameters"] / 2**30
     assert after["memory_gib"]["teacher_features"] > before["memory_gib"]["teacher_features"]
     assert after["step_seconds"] > before["step_seconds"]
 

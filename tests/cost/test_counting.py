@@ -23,7 +23,7 @@ from swd_video.cost.training_cost import LoraShape, PerClip
 from swd_video.cost.training_memory import TrainingSetup, TrainingSizes, memory_parts
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.models.wan import WanModel
-from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
+from swd_video.objectives.networks import Networks
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.train_section import FullTrainConfig, MuonConfig
 
@@ -41,8 +41,8 @@ def inputs(model: WanModel, grid: LatentSize, batch: int = 1) -> tuple[Tensor, T
     return latents, torch.randn(batch, spec.text_length, spec.text_dim)
 
 
-def roles_of(model: WanModel, kind: str) -> Roles:
-    return FullRoles(model) if kind == "full" else LoraRoles(model, LORA.rank, LORA.targets)
+def roles_of(model: WanModel, kind: str) -> Networks:
+    return Networks.with_copy(model) if kind == "full" else Networks.with_lora(model, LORA.rank, LORA.targets)
 
 
 def counter_of(architecture: Architecture, kind: str, block: int = 0) -> StepCounter:
@@ -57,7 +57,7 @@ def real_flops(model: WanModel, grid: LatentSize) -> int:
 
 def test_operations_are_those_of_torchs_own_counter(real_model: WanModel) -> None:
     latents, prompt_embeds = inputs(real_model, GRID, 2)
-    roles = FullRoles(real_model)
+    roles = Networks.with_copy(real_model)
     with FlopCounterMode(display=False) as forward, attention_in_parts():
         predicted = roles.predict_x0(latents, 0.5, prompt_embeds)
     with FlopCounterMode(display=False) as backward:
@@ -153,7 +153,7 @@ def test_the_pocket_students_activations_are_those_of_a_real_pass(
     pocket_model: WanModel, pocket_architecture: Architecture
 ) -> None:
     grid, batch = LatentSize(3, 8, 8), 2
-    roles = FullRoles(pocket_model)
+    roles = Networks.with_copy(pocket_model)
     latents, prompt_embeds = inputs(pocket_model, grid, batch)
     real = count_kept(lambda: roles.predict_x0(latents, 0.78, prompt_embeds), roles.student)
     kept = counter_of(pocket_architecture, "full").kept(grid, bf16=False)
@@ -172,7 +172,7 @@ def test_checkpointing_computes_nearly_the_whole_forward_pass_again(
     pocket_model: WanModel, pocket_architecture: Architecture
 ) -> None:
     grid, block = LatentSize(3, 8, 8), pocket_model.spec.num_blocks - 1
-    roles = FullRoles(pocket_model)
+    roles = Networks.with_copy(pocket_model)
     latents, prompt_embeds = inputs(pocket_model, grid)
     predicted_x0, sigma = latents.clone().requires_grad_(), torch.tensor([0.3])
     recompute_blocks(roles.student)

@@ -14,7 +14,7 @@ from swd_video.models.wan import WanModel
 from swd_video.objectives.dmd import Critic, DmdObjective, NoiseRange
 from swd_video.objectives.gan import HEADS, Discriminator
 from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.roles import FullRoles
+from swd_video.objectives.networks import Networks
 
 GRID, SMALL = LatentSize(3, 6, 8), LatentSize(2, 4, 4)
 BATCH = 2
@@ -23,12 +23,12 @@ CRITIC = LoraShape(3, ("to_q", "ffn.net.2"))
 
 
 @pytest.fixture
-def roles(tiny_wan_pipe: WanPipeline) -> FullRoles:
-    return FullRoles(WanModel.from_pipeline(tiny_wan_pipe))
+def roles(tiny_wan_pipe: WanPipeline) -> Networks:
+    return Networks.with_copy(WanModel.from_pipeline(tiny_wan_pipe))
 
 
 @pytest.fixture
-def clips(roles: FullRoles) -> ClipPair:
+def clips(roles: Networks) -> ClipPair:
     spec = roles.model.spec
     predicted, target = torch.randn(2, BATCH, spec.latent_channels, *GRID.as_tuple())
     return ClipPair(predicted.requires_grad_(), target, torch.randn(BATCH, spec.text_length, spec.text_dim))
@@ -40,7 +40,7 @@ def draws() -> SampleDraws:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_distribution_matching_and_its_critic(
-    guidance_scale: float, roles: FullRoles, clips: ClipPair, tiny_architecture: Architecture
+    guidance_scale: float, roles: Networks, clips: ClipPair, tiny_architecture: Architecture
 ) -> None:
     critic = Critic(roles, CRITIC.rank, CRITIC.targets, 1e-3, NOISE)
     objective = DmdObjective(NOISE, guidance_scale, clips.prompt_embeds[:1])
@@ -73,7 +73,7 @@ def test_distribution_matching_and_its_critic(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_discriminator(
-    head: str, roles: FullRoles, clips: ClipPair, tiny_architecture: Architecture
+    head: str, roles: Networks, clips: ClipPair, tiny_architecture: Architecture
 ) -> None:
     hidden_size, blocks = roles.model.spec.hidden_size, (0, 1)
     judge = Discriminator(head, blocks, hidden_size, 5, 1e-3, NOISE, 0, torch.device("cpu"))
@@ -94,7 +94,7 @@ def test_a_discriminator(
 
 
 def test_own_inputs_run_the_stages_before_for_their_share(
-    roles: FullRoles, clips: ClipPair, tiny_architecture: Architecture
+    roles: Networks, clips: ClipPair, tiny_architecture: Architecture
 ) -> None:
     losses = LossShape((0,), own_inputs=0.25)
     parts = StepCounter(SharedCounters(tiny_architecture, losses), None).stage(GRID, [SMALL, SMALL]).parts

@@ -43,7 +43,7 @@ def test_parts_of_full_and_of_lora_training() -> None:
         "gradient_buckets": 0,
         "optimizer": 800,
         "ema": 400,
-        "opponents": 0,
+        "learners": 0,
         "activations": 4100,
         "teacher_features": 1250,
         "critic_activations": 0,
@@ -60,13 +60,13 @@ def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward
     sizes = replace(sizes_of(SETUP), kept=kept, critic=6, heads=5)
     parts = memory_parts(SETUP, sizes)
     # A weight, its gradient and two moments.
-    assert parts["opponents"] == 4 * 4 * 11
+    assert parts["learners"] == 4 * 4 * 11
     assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (4100, 1250, 0)
     # With checkpointing the critic's pass is the larger one here.
     parts = memory_parts(replace(SETUP, checkpointing=True), sizes)
     assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (0, 0, 1200)
     # The critic's additions are divided with the teacher's weights, heads are not.
-    assert memory_parts(replace(SETUP, num_gpus=2, sharded=True), sizes)["opponents"] == 4 * 4 * (3 + 5)
+    assert memory_parts(replace(SETUP, num_gpus=2, sharded=True), sizes)["learners"] == 4 * 4 * (3 + 5)
 
 
 def test_checkpointing_keeps_less_of_both_networks() -> None:

@@ -16,7 +16,7 @@ from swd_video.cost.step_cost import LossShape, SharedCounters, StepCounter
 from swd_video.cost.training_cost import LoraShape, TrainingCounter
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, write_video_spec
-from swd_video.objectives.roles import FullRoles
+from swd_video.objectives.networks import Networks
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_training_costs_of_every_family(
 ) -> None:
     network: Any = getattr(model.pipe, model.transformer_at(0.3))
     model.transformer = network
-    roles, block = FullRoles(model), model.spec.num_blocks - 1
+    roles, block = Networks.with_copy(model), model.spec.num_blocks - 1
     latents = torch.randn(1, model.spec.latent_channels, *grid.as_tuple())
     prompt_embeds = torch.randn(1, model.spec.text_length, model.spec.text_dim)
     predicted_x0 = latents.clone().requires_grad_()

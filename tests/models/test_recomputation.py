@@ -13,7 +13,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.lora import active_lora
 from swd_video.models.recomputation import recompute_blocks
-from swd_video.objectives.roles import LoraRoles
+from swd_video.objectives.networks import Networks
 
 
 class LiveBytes(TorchDispatchMode):
@@ -34,16 +34,16 @@ class LiveBytes(TorchDispatchMode):
         return sum(size for storage, size in self._made.items() if not storage.expired())
 
 
-def roles_with_additions(model: VideoModel) -> LoraRoles:
+def roles_with_additions(model: VideoModel) -> Networks:
     model.transformer = getattr(model.pipe, model.transformer_at(0.3))
-    roles = LoraRoles(model, 2, model.lora_targets)
+    roles = Networks.with_lora(model, 2, model.lora_targets)
     with torch.no_grad():
         for index, weight in enumerate(roles.trainable_parameters().values()):
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(index)) / 4)
     return roles
 
 
-def gradients(roles: LoraRoles, grid: LatentSize) -> tuple[list[Tensor], int]:
+def gradients(roles: Networks, grid: LatentSize) -> tuple[list[Tensor], int]:
     """Of a loss through the student and then, with the additions off, through the teacher; and what was kept."""
     spec, generator = roles.model.spec, torch.Generator().manual_seed(5)
     latents = torch.randn(1, spec.latent_channels, *grid.as_tuple(), generator=generator)

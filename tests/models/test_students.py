@@ -14,7 +14,7 @@ from swd_video.data.video import probe_video, write_video
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, load_model, write_video_spec
 from swd_video.models.sampling import sample_clips
-from swd_video.objectives.roles import LoraRoles
+from swd_video.objectives.networks import Networks
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
 from swd_video.student.loading import load_pipeline, load_student, save_student
@@ -121,9 +121,9 @@ def test_a_student_is_distilled_saved_loaded_and_rendered(
     assert summary.loss is not None and np.isfinite(summary.loss)
     assert (tmp_path / "run" / "samples" / "step_00000001" / "00-0.mp4").is_file()
     pipe = _check_rendering(summary.student, schedule, tmp_path / "out")
-    loaded, trained = _velocity(pipe.model, grid), _velocity(pipe.model, grid, run.stepper.roles.student)
+    loaded, trained = _velocity(pipe.model, grid), _velocity(pipe.model, grid, run.stepper.networks.student)
     torch.testing.assert_close(loaded, trained)
-    assert (loaded - _velocity(pipe.model, grid, run.stepper.roles.model.transformer)).abs().max() > 1e-3
+    assert (loaded - _velocity(pipe.model, grid, run.stepper.networks.model.transformer)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "wan-a14b"])
@@ -131,7 +131,7 @@ def test_low_rank_additions_to_the_family_s_own_layers_are_saved_and_loaded(
     family: str, teacher: Path, model: VideoModel, grid: LatentSize, tmp_path: Path
 ) -> None:
     before = _velocity(model, grid)
-    roles = LoraRoles(model, 2, model.lora_targets)
+    roles = Networks.with_lora(model, 2, model.lora_targets)
     with torch.no_grad():
         for weight in roles.trainable_parameters().values():
             weight.copy_(0.3 * torch.randn(weight.shape, generator=_generator()))

@@ -15,8 +15,8 @@ from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_model
 from swd_video.models.wan import WanModel
 from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.roles import FullRoles
-from swd_video.training.adapt import AdaptedRoles, FlowMatching
+from swd_video.objectives.networks import Networks
+from swd_video.training.adapt import FlowMatching
 from swd_video.training.build import build_adaptation, finished_summary
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
@@ -28,7 +28,7 @@ MakeConfig = Callable[..., DistillConfig]
 def test_a_network_that_knows_the_velocity_has_no_loss(
     tiny_wan_pipe: WanPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roles = FullRoles(WanModel.from_pipeline(tiny_wan_pipe))
+    networks = Networks.with_copy(WanModel.from_pipeline(tiny_wan_pipe))
     x0 = torch.randn(64, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     texts, seen = torch.zeros(64, 48, 16), []
 
@@ -38,9 +38,9 @@ def test_a_network_that_knows_the_velocity_has_no_loss(
         seen.append((sigma, prompt_embeds[:, 0, 0]))
         return (noisy - x0) / sigma.view(-1, 1, 1, 1, 1)
 
-    monkeypatch.setattr(roles.model, "predict_velocity", oracle)
+    monkeypatch.setattr(networks.model, "predict_velocity", oracle)
     objective = FlowMatching(3.0, 0.25, torch.ones(1, 48, 16))
-    loss = objective(roles, ClipPair(x0, x0, texts), SampleDraws(range(64), 0, "flow", 0))
+    loss = objective(networks, ClipPair(x0, x0, texts), SampleDraws(range(64), 0, "flow", 0))
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     ((sigma, is_empty),) = seen
     assert sigma.min() > 0 and sigma.max() < 1 and sigma.median() > 0.6  # even draws would have 0.5
@@ -50,9 +50,7 @@ def test_a_network_that_knows_the_velocity_has_no_loss(
 def test_the_loss_falls_on_every_grid(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(lr=1e-2, batch_size=6, stages_per_step=3)
     stepper = build_adaptation(config, tmp_path / "run").stepper
-    assert (
-        isinstance(stepper.roles, AdaptedRoles) and stepper.roles.student is stepper.roles.model.transformer
-    )
+    assert stepper.networks.student is stepper.networks.model.transformer
 
     @torch.no_grad()
     def losses() -> dict[int, float]:
@@ -120,5 +118,5 @@ def test_a_lora_loads_in_stock_diffusers(
     with torch.no_grad():
         pipe.load_lora_weights(tmp_path / "run" / "teacher")
         torch.testing.assert_close(
-            pipe.transformer(**stock_inputs).sample, run.stepper.roles.student(**stock_inputs).sample
+            pipe.transformer(**stock_inputs).sample, run.stepper.networks.student(**stock_inputs).sample
         )

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from swd_video.core.randomness import SampleDraws
-from swd_video.objectives.learners import ClipPair, Opponent
-from swd_video.objectives.roles import Roles
+from swd_video.objectives.learners import ClipPair, Learner
+from swd_video.objectives.networks import Networks
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.train_section import AdamWConfig, FullTrainConfig, MuonConfig
@@ -46,19 +46,19 @@ class _Training:
             optimizer.zero_grad()
         self.ema.step(self.parameters.values())
 
-    def save(self, folder: CheckpointFolder, step: int, opponents: Sequence[Opponent] = ()) -> None:
-        folder.save(step, self.parameters, self.ema, self.optimizers, {"seconds": float(step)}, opponents)
+    def save(self, folder: CheckpointFolder, step: int, learners: Sequence[Learner] = ()) -> None:
+        folder.save(step, self.parameters, self.ema, self.optimizers, {"seconds": float(step)}, learners)
 
     def restore(
-        self, folder: CheckpointFolder, opponents: Sequence[Opponent] = ()
+        self, folder: CheckpointFolder, learners: Sequence[Learner] = ()
     ) -> tuple[int, dict[str, float]]:
-        return folder.restore(self.parameters, self.ema, self.optimizers, opponents)
+        return folder.restore(self.parameters, self.ema, self.optimizers, learners)
 
     def tensors(self) -> list[torch.Tensor]:
         return [*self.parameters.values(), *self.ema.shadow_params]
 
 
-class _Critic(Opponent):
+class _Critic(Learner):
     def __init__(self) -> None:
         super().__init__("critic", {"weight": nn.Parameter(torch.ones(5))}, 1e-2)
 
@@ -66,7 +66,7 @@ class _Critic(Opponent):
         self._squares().backward()
         self.optimizer.step()
 
-    def loss(self, roles: Roles, clips: ClipPair, draws: SampleDraws) -> torch.Tensor:
+    def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> torch.Tensor:
         return self._squares()
 
     def _squares(self) -> torch.Tensor:

@@ -120,13 +120,13 @@ def test_the_teacher_stays_and_the_student_renders(
         make_config(sample_every=2, sample_prompts=["a red square", "a blue one"]), tmp_path / "run"
     )
     teacher = {
-        name: weight.clone() for name, weight in run.stepper.roles.model.transformer.state_dict().items()
+        name: weight.clone() for name, weight in run.stepper.networks.model.transformer.state_dict().items()
     }
     summary = train(run)
     assert summary.steps == 4 and summary.loss is not None
     assert all(
         torch.equal(weight, teacher[name])
-        for name, weight in run.stepper.roles.model.transformer.state_dict().items()
+        for name, weight in run.stepper.networks.model.transformer.state_dict().items()
     )
     assert _digests(tiny_wan_folder) == before
 
@@ -203,7 +203,7 @@ def test_lora_loads_in_stock_diffusers_at_full_strength(
         base = pipe.transformer(**stock_inputs).sample
         pipe.load_lora_weights(tmp_path / "run" / "student")
         loaded = pipe.transformer(**stock_inputs).sample
-        student = run.stepper.roles.student(**stock_inputs).sample
+        student = run.stepper.networks.student(**stock_inputs).sample
     torch.testing.assert_close(loaded, student)
     assert (loaded - base).abs().max() > 1e-3
 

@@ -29,7 +29,7 @@ from swd_video.objectives.encoder_sections import (
 from swd_video.objectives.features import BlockFeatures, Comparison, PixelFeatures, Window
 from swd_video.objectives.learners import ClipPair
 from swd_video.objectives.mmd import MmdObjective
-from swd_video.objectives.roles import FullRoles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import MmdTermConfig
 from swd_video.student.loading import read_student_record
 from swd_video.training.build import build_run
@@ -57,8 +57,8 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def roles(tiny_wan_pipe: WanPipeline) -> FullRoles:
-    return FullRoles(WanModel.from_pipeline(tiny_wan_pipe))
+def networks(tiny_wan_pipe: WanPipeline) -> Networks:
+    return Networks.with_copy(WanModel.from_pipeline(tiny_wan_pipe))
 
 
 def _clips(frames: int = 3, size: int = 6) -> ClipPair:
@@ -67,41 +67,43 @@ def _clips(frames: int = 3, size: int = 6) -> ClipPair:
     return ClipPair(predicted.requires_grad_(), target, torch.randn(2, 48, 16, generator=generator))
 
 
-def _comparison(roles: FullRoles, clips: ClipPair, window: Window | None = None, seed: int = 1) -> Comparison:
-    return Comparison(roles, clips, SampleDraws(range(2), seed), 1, window or Window())
+def _comparison(
+    networks: Networks, clips: ClipPair, window: Window | None = None, seed: int = 1
+) -> Comparison:
+    return Comparison(networks, clips, SampleDraws(range(2), seed), 1, window or Window())
 
 
-def test_clean_latents_and_the_critics_blocks(roles: FullRoles) -> None:
+def test_clean_latents_and_the_critics_blocks(networks: Networks) -> None:
     clips = _clips()
     teacher, clean = (BlockFeatures("teacher", 3, PATCH, clean=clean) for clean in (False, True))
     of_critic = BlockFeatures("critic", 3, PATCH)
-    critic = Critic(roles, 2, ("to_q", "to_v"), 1e-2, NoiseRange(0.1, 0.9))
+    critic = Critic(networks, 2, ("to_q", "to_v"), 1e-2, NoiseRange(0.1, 0.9))
     found = {
-        name: source.tokens(_comparison(roles, clips), (0.3, 0.5), [1])[0][1]
+        name: source.tokens(_comparison(networks, clips), (0.3, 0.5), [1])[0][1]
         for name, source in (("teacher", teacher), ("clean", clean), ("critic", of_critic))
     }
     assert found["teacher"].shape == (2, 3, 3, 3, 24) and teacher.grid(LatentSize(3, 6, 6), 1) == (3, 3, 3)
     assert torch.equal(found["critic"], found["teacher"]), "a critic starts as the teacher"
-    seen = roles.features("teacher", clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
+    seen = networks.features("teacher", clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
     assert torch.equal(found["clean"].flatten(1, 3), seen) and not torch.equal(
         found["clean"], found["teacher"]
     )
 
-    critic.loss(roles, clips.detached(), SampleDraws(range(2), 0)).backward()
+    critic.loss(networks, clips.detached(), SampleDraws(range(2), 0)).backward()
     critic.optimizer.step()
-    learned, _ = of_critic.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
-    again, _ = teacher.tokens(_comparison(roles, clips), (0.3, 0.5), [1])
+    learned, _ = of_critic.tokens(_comparison(networks, clips), (0.3, 0.5), [1])
+    again, _ = teacher.tokens(_comparison(networks, clips), (0.3, 0.5), [1])
     assert not torch.equal(learned[1], found["critic"]) and torch.equal(again[1], found["teacher"])
     learned[1].square().sum().backward()
     assert clips.predicted_x0.grad is not None and clips.predicted_x0.grad.any()
 
 
-def test_pixels_of_one_window_of_both(roles: FullRoles, encoders: Path) -> None:
+def test_pixels_of_one_window_of_both(networks: Networks, encoders: Path) -> None:
     clips, window = _clips(), Window(2, (4, 4))
-    predicted, target = _comparison(roles, clips, window).pixels
+    predicted, target = _comparison(networks, clips, window).pixels
     assert predicted.shape == (2, 3, 5, 32, 32) and not target.requires_grad
     same = ClipPair(clips.target_x0, clips.target_x0, clips.prompt_embeds)
-    assert torch.equal(*_comparison(roles, same, window).pixels)
+    assert torch.equal(*_comparison(networks, same, window).pixels)
     places = {draw_window(LatentSize(3, 6, 6), LatentSize(2, 4, 4), _seeded(n)).start for n in range(200)}
     assert len(places) == 2 * 3 * 3, "every place is drawn"
     assert window_size(LatentSize(2, 3, 9), 5, (4, 4)) == LatentSize(2, 3, 4)
@@ -109,25 +111,25 @@ def test_pixels_of_one_window_of_both(roles: FullRoles, encoders: Path) -> None:
     assert torch.equal(cut, clips.target_x0[:, :, 1:, 2:5, :4])
 
     encoder = TransformersEncoder(str(encoders / "videomae"))
-    source = PixelFeatures(encoder, roles.model.spec.compression, window)
+    source = PixelFeatures(encoder, networks.model.spec.compression, window)
     config = TransformersEncoderConfig(name="videomae")
     terms = [MmdTermConfig(encoder=config, block=(0, 1), tokens=tokens) for tokens in ("clip", "motion")]
     objective = MmdObjective(terms, {config: source}, window=window)
-    assert objective(roles, same, SampleDraws(range(2), 1)).item() == pytest.approx(0, abs=1e-9)
-    loss = objective(roles, clips, SampleDraws(range(2), 1))
+    assert objective(networks, same, SampleDraws(range(2), 1)).item() == pytest.approx(0, abs=1e-9)
+    loss = objective(networks, clips, SampleDraws(range(2), 1))
     loss.backward()
     gradient = clips.predicted_x0.grad
     assert loss > 0 and gradient is not None and gradient.isfinite().all()
     assert 0 < (gradient != 0).float().mean() < 1, "what lies outside of the window is not moved"
-    assert not any(weight.grad is not None for weight in roles.model.vae.parameters())
+    assert not any(weight.grad is not None for weight in networks.model.vae.parameters())
 
 
 def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(roles: FullRoles) -> None:
-    model, latents = roles.model, _clips(2, 4).predicted_x0
+def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(networks: Networks) -> None:
+    model, latents = networks.model, _clips(2, 4).predicted_x0
     plain, frugal = (
         count_kept(lambda decode=decode: decode(latents), model.vae)
         for decode in (model.decode, lambda x: decode_clips(model, x))

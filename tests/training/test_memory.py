@@ -26,7 +26,7 @@ def with_load(config: DistillConfig, **load: object) -> DistillConfig:
 def three_steps(run: Run) -> tuple[list[float], dict[str, torch.Tensor]]:
     reports = [run.stepper.take_step(step) for step in range(3)]
     losses = [loss for report in reports for _, loss, _ in report.stages]
-    return losses, {name: w.detach() for name, w in run.stepper.roles.trainable_parameters().items()}
+    return losses, {name: w.detach() for name, w in run.stepper.networks.trainable_parameters().items()}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_text_encoder_and_vae_step_aside_when_prompts_are_read(
     lost = "1 prompt has more tokens than the 48 the model reads, and its end is lost: "
     assert f"warning: train.sample_prompts: {lost}'a square a square" in told
     assert f"warning: loss.dmd.negative_prompt: {lost}'nnnn" in told
-    pipe = run.stepper.roles.model.pipe
+    pipe = run.stepper.networks.model.pipe
     assert all(weight.is_meta for weight in pipe.text_encoder.parameters())
     assert run.samples is not None
     run.samples.write(1, run.samples.sample())
@@ -65,12 +65,14 @@ def test_text_encoder_and_vae_step_aside_when_prompts_are_read(
 
 def test_a_lora_trains_in_float32_on_a_teacher_in_bfloat16(make_config: MakeConfig, tmp_path: Path) -> None:
     run = build_run(with_load(make_config("lora"), dtype="bfloat16"), tmp_path / "run")
-    before = {name: weight.clone() for name, weight in run.stepper.roles.trainable_parameters().items()}
+    before = {name: weight.clone() for name, weight in run.stepper.networks.trainable_parameters().items()}
     losses, after = three_steps(run)
     assert all(loss >= 0 for loss in losses)
     assert {weight.dtype for weight in after.values()} == {torch.float32}
     assert any(not torch.equal(after[name], weight) for name, weight in before.items())
-    frozen = {weight.dtype for weight in run.stepper.roles.student.parameters() if not weight.requires_grad}
+    frozen = {
+        weight.dtype for weight in run.stepper.networks.student.parameters() if not weight.requires_grad
+    }
     assert torch.bfloat16 in frozen
 
 
@@ -101,7 +103,7 @@ def test_a_single_file_is_the_teacher_and_its_students_know_it(
     save_file(weights, file)
     config = with_load(make_config("lora", steps=1), transformer_file=str(file))
     run = build_run(config, tmp_path / "run")
-    assert torch.equal(run.stepper.roles.student.proj_out.weight, weights["proj_out.weight"])
+    assert torch.equal(run.stepper.networks.student.proj_out.weight, weights["proj_out.weight"])
     train(run)
     student = tmp_path / "run" / "student"
     pipe, facts = load_model_for_rendering(str(student))

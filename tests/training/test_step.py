@@ -18,7 +18,7 @@ from swd_video.objectives.encoder_sections import TeacherEncoderConfig
 from swd_video.objectives.features import BlockFeatures
 from swd_video.objectives.learners import ClipPair
 from swd_video.objectives.mmd import MmdObjective
-from swd_video.objectives.roles import FullRoles, LoraRoles, Roles
+from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import MmdTermConfig
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
@@ -40,9 +40,11 @@ def _losses(stepper: Stepper, step: int, part: int = 0) -> list[torch.Tensor]:
     return [stepper.loss(batch) for batch in stepper.micro_batches(step, part)]
 
 
-def _roles(kind: str, pipe: WanPipeline) -> Roles:
+def _roles(kind: str, pipe: WanPipeline) -> Networks:
     model = WanModel.from_pipeline(pipe)
-    return FullRoles(model) if kind == "full" else LoraRoles(model, 4, ("to_q", "ffn.net.2"))
+    return (
+        Networks.with_copy(model) if kind == "full" else Networks.with_lora(model, 4, ("to_q", "ffn.net.2"))
+    )
 
 
 def _objective(terms: Sequence[MmdTermConfig], group: int) -> MmdObjective:
@@ -105,34 +107,36 @@ TERMS = [
 def test_objective_moves_the_prediction_and_no_weight(
     term: dict[str, Any], kind: str, tiny_wan_pipe: WanPipeline
 ) -> None:
-    roles = _roles(kind, tiny_wan_pipe)
+    networks = _roles(kind, tiny_wan_pipe)
     target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
     predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
     objective = _objective([MmdTermConfig(block=1, **term)], 2)
 
     def loss(x0: torch.Tensor) -> torch.Tensor:
-        return objective(roles, ClipPair(x0, target, prompt_embeds), SampleDraws(range(2), 4))
+        return objective(networks, ClipPair(x0, target, prompt_embeds), SampleDraws(range(2), 4))
 
     if term.get("estimator") != "paired":
         assert loss(target).item() == pytest.approx(0.0, abs=1e-6)  # the same noise and sigma on both sides
     loss(predicted).backward()
     assert predicted.grad is not None and predicted.grad.abs().sum() > 0
-    weights = [*roles.student.parameters(), *roles.model.transformer.parameters()]
+    weights = [*networks.student.parameters(), *networks.model.transformer.parameters()]
     assert all(weight.grad is None for weight in weights)
 
 
 def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) -> None:
-    roles = _roles("full", tiny_wan_pipe)
+    networks = _roles("full", tiny_wan_pipe)
     target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
     prompt_embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
     passes = []
-    inner = roles.model.transformer.blocks[0]
+    inner = networks.model.transformer.blocks[0]
     inner.register_forward_hook(lambda *_: passes.append(1))
 
     def loss(*terms: MmdTermConfig) -> float:
         passes.clear()
         objective = _objective(terms, 2)
-        return objective(roles, ClipPair(predicted, target, prompt_embeds), SampleDraws(range(4), 4)).item()
+        return objective(
+            networks, ClipPair(predicted, target, prompt_embeds), SampleDraws(range(4), 4)
+        ).item()
 
     first = MmdTermConfig(block=1)
     second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
@@ -147,13 +151,13 @@ def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) 
 
 
 def test_clips_that_are_no_pairs_are_not_compared_one_by_one(tiny_wan_pipe: WanPipeline) -> None:
-    roles = _roles("full", tiny_wan_pipe)
+    networks = _roles("full", tiny_wan_pipe)
     target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
     embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
 
     def loss(*terms: MmdTermConfig, paired: bool) -> float:
         clips = ClipPair(predicted, target, embeds, paired)
-        return _objective(terms, 2)(roles, clips, SampleDraws(range(4), 4)).item()
+        return _objective(terms, 2)(networks, clips, SampleDraws(range(4), 4)).item()
 
     each, joined = MmdTermConfig(block=1), MmdTermConfig(block=1, join="means")
     assert loss(each, paired=True) > 0
@@ -162,17 +166,17 @@ def test_clips_that_are_no_pairs_are_not_compared_one_by_one(tiny_wan_pipe: WanP
 
 
 def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipeline) -> None:
-    roles = _roles("full", tiny_wan_pipe)
+    networks = _roles("full", tiny_wan_pipe)
     target, prompt_embeds = _randn(4, 4, 3, 4, 4), _randn(1, 48, 16, seed=2).expand(4, -1, -1)
     seen = []
 
     def watch(module: torch.nn.Module, args: tuple, kwargs: dict[str, torch.Tensor]) -> None:
         seen.append(kwargs["timestep"])
 
-    roles.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    networks.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     for group in (2, 1):
         objective = _objective([MmdTermConfig(block=1)], group)
-        objective(roles, ClipPair(target, target, prompt_embeds), SampleDraws(range(4), 4))
+        objective(networks, ClipPair(target, target, prompt_embeds), SampleDraws(range(4), 4))
     assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
     assert torch.equal(seen[0][::2], seen[0][1::2])
 
@@ -188,7 +192,7 @@ def test_a_group_has_one_prompt_and_noise_of_its_own_for_each_clip(
         latents.append(kwargs["hidden_states"])
         prompts.append(kwargs["encoder_hidden_states"])
 
-    stepper.roles.student.register_forward_pre_hook(watch, with_kwargs=True)
+    stepper.networks.student.register_forward_pre_hook(watch, with_kwargs=True)
     for step in range(4):
         _losses(stepper, step)
     for noisy, prompt in zip(latents, prompts, strict=True):
@@ -206,17 +210,19 @@ def test_the_student_starts_as_the_teacher_and_alone_is_trainable(
     noisy, prompt_embeds = _randn(1, 4, 3, 4, 4), _randn(1, 48, 16, seed=2)
     model = WanModel.from_pipeline(tiny_wan_pipe)
     expected = model.predict_velocity(noisy, 0.7, prompt_embeds)
-    roles = _roles(kind, tiny_wan_pipe)
-    assert torch.equal(roles.predict_velocity(noisy, 0.7, prompt_embeds), expected)
+    networks = _roles(kind, tiny_wan_pipe)
+    assert torch.equal(networks.predict_velocity(noisy, 0.7, prompt_embeds), expected)
     with torch.no_grad():
-        for weight in roles.trainable_parameters().values():
+        for weight in networks.trainable_parameters().values():
             weight.add_(0.1)
-    assert not torch.equal(roles.predict_velocity(noisy, 0.7, prompt_embeds), expected)
-    with roles.teacher() as teacher:
+    assert not torch.equal(networks.predict_velocity(noisy, 0.7, prompt_embeds), expected)
+    with networks.teacher() as teacher:
         assert torch.equal(model.predict_velocity(noisy, 0.7, prompt_embeds, transformer=teacher), expected)
     # Outside the context the student is a student again.
-    assert all(weight.requires_grad for weight in roles.trainable_parameters().values())
-    after = {name.replace(".base_layer.", "."): w for name, w in roles.model.transformer.state_dict().items()}
+    assert all(weight.requires_grad for weight in networks.trainable_parameters().values())
+    after = {
+        name.replace(".base_layer.", "."): w for name, w in networks.model.transformer.state_dict().items()
+    }
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
@@ -239,7 +245,7 @@ def test_a_few_steps_reduce_the_loss(kind: str, kernel: str, make_config: MakeCo
 def test_a_step_is_the_mean_over_its_stages(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(batch_size=6, stages_per_step=3, max_grad_norm=None)
     stepper = build_run(config, tmp_path / "run").stepper
-    parameters = list(stepper.roles.trainable_parameters().values())
+    parameters = list(stepper.networks.trainable_parameters().values())
     losses = torch.stack([loss for part in range(3) for loss in _losses(stepper, 0, part)])
     expected = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
     norm = torch.stack([grad.norm() for grad in expected if grad is not None]).norm().item()
@@ -274,7 +280,7 @@ def test_the_size_of_a_pass_changes_no_loss(make_config: MakeConfig, tmp_path: P
     for other in reports[1:]:
         for left, right in zip(reports[0], other, strict=True):
             assert right.losses == pytest.approx(left.losses, rel=1e-4)
-            assert right.opponents == pytest.approx(left.opponents, rel=1e-4)
+            assert right.learners == pytest.approx(left.learners, rel=1e-4)
             assert right.grad_norm == pytest.approx(left.grad_norm, rel=1e-3)
 
 
@@ -311,7 +317,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     stepper = build_run(make_config(), tmp_path / "run").stepper
-    parameters = stepper.roles.trainable_parameters()
+    parameters = stepper.networks.trainable_parameters()
     with torch.no_grad():
         parameters["proj_out.bias"].fill_(float("nan"))
     before = {name: weight.clone() for name, weight in parameters.items()}
@@ -323,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(
 
 def test_a_gradient_that_is_not_finite_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
     stepper = build_run(make_config(), tmp_path / "run").stepper
-    parameters = stepper.roles.trainable_parameters()
+    parameters = stepper.networks.trainable_parameters()
     parameters["proj_out.bias"].register_hook(lambda gradient: gradient * float("inf"))
     before = {name: weight.clone() for name, weight in parameters.items()}
     with pytest.raises(
@@ -337,7 +343,7 @@ def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     stepper = build_run(make_config(parts={"gan": {}}), tmp_path / "run").stepper
-    (discriminator,) = stepper.opponents
+    (discriminator,) = stepper.learners
     weight = next(iter(discriminator.parameters.values()))
     weight.register_hook(lambda gradient: gradient * float("nan"))
     before = weight.clone()
@@ -359,7 +365,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
         return training_pair(latents, schedule, index, *rest)
 
     monkeypatch.setattr("swd_video.training.step.training_pair", watch)
-    stepper = build_run(make_config(own_inputs=0.5, parts={"dmd": {}}), tmp_path / "run").stepper
+    stepper = build_run(make_config(backward_simulation=0.5, parts={"dmd": {}}), tmp_path / "run").stepper
     batches = [stepper.micro_batches(step, 0)[0] for step in range(24)]
     for batch in batches:
         stepper.predict(batch)
@@ -374,7 +380,7 @@ def test_its_own_inputs_are_what_sampling_gives_before(
     clips: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         sample_scalewise(
-            lambda latents, sigma, _: stepper.roles.predict_velocity(latents, sigma, embeds),
+            lambda latents, sigma, _: stepper.networks.predict_velocity(latents, sigma, embeds),
             stepper.schedule,
             batch_size=len(embeds),
             channels=4,

@@ -58,7 +58,7 @@ def test_what_the_student_samples_for_itself_counts_among_the_bare_passes(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(
-        "lora", own_inputs=1.0, stage_weights=[1e-9, 1e-9, 1], parts={"dmd": {"critic_updates": 3}}
+        "lora", backward_simulation=1.0, stage_weights=[1e-9, 1e-9, 1], parts={"dmd": {"critic_updates": 3}}
     )
     stepper = build_run(config, tmp_path / "run").stepper
     batches = [batch for update in range(3) for batch in stepper.micro_batches(0, 0, update)]
@@ -70,7 +70,7 @@ def test_what_the_student_samples_for_itself_counts_among_the_bare_passes(
     def note(network: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
         passes.append((*args, kwargs.get("hidden_states"))[0].shape)
 
-    stepper.roles.student.register_forward_pre_hook(note, with_kwargs=True)
+    stepper.networks.student.register_forward_pre_hook(note, with_kwargs=True)
     bare_passes(stepper, prepared)
     bare, passes = passes, []
     stepper.take_step(0)

@@ -1,9 +1,8 @@
-"""Who is teacher and who is student, and how the two share weights."""
+"""The networks of a training by role, and how they share weights."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -25,14 +24,17 @@ from swd_video.models.lora import (
 )
 
 
-class Roles(ABC):
-    """A teacher that never changes and a student that starts as its equal.
+class Networks:
+    """A teacher, a student that starts as its equal and, once it is added, the critic that follows the student.
 
-    Both stay in evaluation mode: dropout would make student and teacher differ for no reason.
+    All stay in evaluation mode: dropout would make student and teacher differ for no reason.
+
+    Args:
+        model: the teacher's adapter: text encoder, VAE, and how its transformer is called.
+        student: the network that trains. Where it is the teacher's own, it is the student with its low-rank additions,
+            and the teacher without.
 
     Attributes:
-        model: the teacher's adapter: text encoder, VAE, and how its transformer is called.
-        student: the network that trains.
         student_forward: what is called for a training prediction: `student`, or the wrapper around it that
             averages gradients over processes.
     """
@@ -42,17 +44,45 @@ class Roles(ABC):
         self.student = student
         self.student_forward = student
         self._student_class = type(student)
+        self._has_additions = bool(lora_parameters(student))
 
-    @abstractmethod
-    def teacher(self) -> AbstractContextManager[nn.Module]:
+    @classmethod
+    def with_copy(cls, model: VideoModel) -> "Networks":
+        """The student is a copy of all the teacher's weights."""
+        model.transformer.requires_grad_(False).eval()
+        return cls(model, copy.deepcopy(model.transformer).requires_grad_(True))
+
+    @classmethod
+    def with_lora(cls, model: VideoModel, rank: int, targets: Sequence[str]) -> "Networks":
+        """One copy of the weights: with low-rank additions the student, without them the teacher."""
+        model.transformer.eval()
+        add_lora(model.transformer, rank, targets)
+        return cls(model, model.transformer)
+
+    @classmethod
+    def to_adapt(cls, model: VideoModel) -> "Networks":
+        """All of the teacher's own weights train: there is one copy, and it is nobody's student."""
+        return cls(model, model.transformer.eval().requires_grad_(True))
+
+    @contextmanager
+    def teacher(self) -> Iterator[nn.Module]:
         """A context that gives the teacher's network; only inside it does that network act as the teacher."""
+        with active_lora(self.model.transformer, None):
+            yield self.model.transformer
 
-    @abstractmethod
     def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """The student's additions under diffusers' keys; None where the student is a whole network."""
+        """The student's additions under diffusers' keys, whole; None where the student is a whole network.
+
+        Where weights are divided all processes call it together.
+        """
+        if not self._has_additions:
+            return None
+        return {name: whole(weight) for name, weight in lora_state_dict(self.student).items()}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name, always in the same order."""
+        if self._has_additions:
+            return lora_parameters(self.student)
         return {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
 
     def divide(self, device: torch.device) -> None:
@@ -79,6 +109,8 @@ class Roles(ABC):
     def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
         """Give the teacher's weights a second set of low-rank additions, the critic's, and return them by name."""
         add_lora(self.model.transformer, rank, targets, CRITIC)
+        if self._has_additions:
+            switch_lora(self.student, STUDENT)
         return self.critic_parameters()
 
     def critic_parameters(self) -> dict[str, nn.Parameter]:
@@ -128,50 +160,3 @@ class Roles(ABC):
         with self.teacher() if whose == "teacher" else self.critic() as network:
             tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=network)
         return dict(zip(blocks, tokens, strict=True))
-
-
-class FullRoles(Roles):
-    """The student is a copy of all the teacher's weights."""
-
-    def __init__(self, model: VideoModel) -> None:
-        model.transformer.requires_grad_(False).eval()
-        super().__init__(model, copy.deepcopy(model.transformer).requires_grad_(True))
-
-    @contextmanager
-    def teacher(self) -> Iterator[nn.Module]:
-        """A context that gives the teacher's network, without a critic's additions."""
-        with active_lora(self.model.transformer, None):
-            yield self.model.transformer
-
-    def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """None: the student is a whole network."""
-        return None
-
-
-class LoraRoles(Roles):
-    """One copy of the weights: with low-rank additions the student, without them the teacher."""
-
-    def __init__(self, model: VideoModel, rank: int, targets: Sequence[str]) -> None:
-        model.transformer.eval()
-        add_lora(model.transformer, rank, targets)
-        super().__init__(model, model.transformer)
-
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The student's additions."""
-        return lora_parameters(self.student)
-
-    def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
-        """Add the critic's additions and turn the student's on again."""
-        added = super().add_critic(rank, targets)
-        switch_lora(self.student, STUDENT)
-        return added
-
-    @contextmanager
-    def teacher(self) -> Iterator[nn.Module]:
-        """A context that gives the shared network with its additions off."""
-        with active_lora(self.student, None):
-            yield self.student
-
-    def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """The additions under diffusers' keys, whole; where they are divided all processes call it together."""
-        return {name: whole(weight) for name, weight in lora_state_dict(self.student).items()}
