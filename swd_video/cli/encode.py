@@ -5,17 +5,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from swd_video.files import check_writable
 
 if TYPE_CHECKING:
-    from swd_video.core.grid import LatentSize
-    from swd_video.data.encode import EncodeReport
-    from swd_video.data.latent_cache import SkippedClip
-    from swd_video.data.manifest import Clip
+    from swd_video.data.latent_cache_filling import CacheReport
     from swd_video.training.config import DistillConfig
 
 HELP = "encode videos into a cache of latents on every grid"
@@ -78,30 +75,23 @@ def run(argv: list[str]) -> int:
     started = time.monotonic()
     from swd_video.config import parse_overrides
     from swd_video.data.latent_cache import INDEX_NAME
-    from swd_video.data.manifest import read_manifest
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(rest))
-    manifest = arguments.manifest or config.data.manifest
-    if manifest is None:
-        raise ValueError(f"{arguments.config}: data.manifest: not set, so there is nothing to encode.")
     out = Path(arguments.out or config.data.cache)
-    clips = read_manifest(manifest)
-    grids = _grids(config)
-    report = _encode(arguments, config, clips, grids, out)
-    seconds = time.monotonic() - started
+    report = _encode(arguments, config, out)
+    seconds, grids = time.monotonic() - started, report.index["grids"]
     if arguments.json_output:
         skipped = [{"path": clip.path, "reason": clip.reason} for clip in report.skipped]
         counts = {"clips": report.clips, "samples": report.samples, "captions": report.captions}
         summary = {"out": str(out), "complete": report.is_complete, **counts}
         summary |= {"skipped": skipped, "cut_captions": report.cut_captions, "reused": report.reused}
-        summary["grids"] = [str(grid) for grid in grids]
-        print(json.dumps({**summary, "seconds": round(seconds, 3)}))
+        print(json.dumps({**summary, "grids": grids, "seconds": round(seconds, 3)}))
     elif not report.is_complete:
         print(f"part {arguments.shard} is encoded, other parts are to come, in {seconds:.1f} s: {out}")
     else:
         print(
-            f"{report.samples} of {report.clips} clips on {', '.join(map(str, grids))}, {len(report.skipped)} skipped, "
+            f"{report.samples} of {report.clips} clips on {', '.join(grids)}, {len(report.skipped)} skipped, "
             f"in {seconds:.1f} s: {out}"
         )
     if report.skipped:
@@ -113,83 +103,52 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _grids(config: "DistillConfig") -> "list[LatentSize]":
-    """The grids of other schedules that the config asks for, then its own: what `distill` encodes too."""
-    from swd_video.core.grid import LatentSize
-
-    extra = [LatentSize.parse(text) for text in config.data.extra_grids]
-    return list(dict.fromkeys([*extra, *config.scale_schedule().distinct_grids]))
-
-
-def _encode(
-    arguments: Arguments,
-    config: "DistillConfig",
-    clips: "list[Clip]",
-    grids: "list[LatentSize]",
-    out: Path,
-) -> "EncodeReport":
+def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheReport":
     import torch
 
     from swd_video.cli.devices import choose_device
-    from swd_video.data.encode import encode_manifest, finished_report
+    from swd_video.core.grid import LatentSize
+    from swd_video.data.encode import encode_manifest
     from swd_video.data.latent_cache import INDEX_NAME
-    from swd_video.data.shards import Shard
-    from swd_video.data.texts import describe_cut
+    from swd_video.data.latent_cache_filling import progress_bar
+    from swd_video.data.manifest import read_manifest
+    from swd_video.data.share import Share
+    from swd_video.models.base import VideoModel
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import load_model, resolve_model_path
 
-    shard = Shard.parse(arguments.shard)
-    flag = "--out" if arguments.out else "data.cache"
+    manifest = arguments.manifest or config.data.manifest
+    if manifest is None:
+        raise ValueError(f"{arguments.config}: data.manifest: not set, so there is nothing to encode.")
+    clips, share = read_manifest(manifest), Share.parse(arguments.shard)
     if not (out / INDEX_NAME).is_file():
-        check_writable(out, flag)  # now, as a hub model may have to be downloaded
-    encoders = fingerprint_encoders(resolve_model_path(config.model))
-    same: dict[str, Any] = {
-        "model_name": config.model,
-        "encoders": encoders,
-        "dtype": arguments.dtype,
-        "verify": arguments.verify,
-    }
-    finished = finished_report(out, clips, grids, **same)
-    if finished is not None and not (arguments.retry_skipped and finished.skipped):
-        _say(f"{out} is finished already")
-        if finished.cut_captions.get("count"):
-            cut = finished.cut_captions
-            _say(describe_cut(cut["first"], cut["max_tokens"], "caption", cut["count"]))
-        return finished
-    check_writable(out, flag)
-    precision: torch.dtype = getattr(torch, config.load.dtype)
-    device = choose_device(arguments.device)
-    model = load_model(config.model, device=device, dtype=precision, options=config.load)
-    with _progress_bar() as bar:
+        # Now, as a hub model may have to be downloaded.
+        check_writable(out, "--out" if arguments.out else "data.cache")
 
-        def show(done: int, to_do: int) -> None:
-            bar.total = to_do
-            bar.update(done - bar.n)
+    def load() -> VideoModel:
+        precision: torch.dtype = getattr(torch, config.load.dtype)
+        device = choose_device(arguments.device)
+        return load_model(config.model, device=device, dtype=precision, options=config.load)
 
-        def skip(clip: "SkippedClip") -> None:
-            bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr)
-
+    extra_grids = [LatentSize.parse(text) for text in config.data.extra_grids]
+    with progress_bar("encoding") as (progress, say):
         return encode_manifest(
             clips,
-            model,
-            grids,
+            load,
+            [*extra_grids, *config.scale_schedule().distinct_grids],
             out,
-            **same,
+            model_name=config.model,
+            encoders=fingerprint_encoders(resolve_model_path(config.model)),
             batch_size=config.data.encode_batch_size,
             shard_size=arguments.shard_size,
+            dtype=arguments.dtype,
             decoder=arguments.decoder,
             retry_skipped=arguments.retry_skipped,
-            shard=shard,
-            progress=show,
-            on_skip=skip,
-            say=lambda line: bar.write(line, file=sys.stderr),
+            verify=arguments.verify,
+            share=share,
+            progress=progress,
+            say=say,
         )
-
-
-def _progress_bar() -> Any:
-    from tqdm import tqdm
-
-    return tqdm(unit="clip", desc="encoding", file=sys.stderr, disable=None)
 
 
 def _say(line: str) -> None:

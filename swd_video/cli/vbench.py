@@ -74,7 +74,7 @@ def run(argv: list[str]) -> int:
         args=argv,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from swd_video.data.shards import Shard
+    from swd_video.data.share import Share
     from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench
 
     suite = SUITES[arguments.suite]
@@ -84,11 +84,11 @@ def run(argv: list[str]) -> int:
         suite = replace(suite, samples=arguments.samples, more_samples={})
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size: got {arguments.batch_size}, expected 1 or more.")
-    shard = Shard.parse(arguments.shard)
+    share = Share.parse(arguments.shard)
     clips = plan_bench(suite, arguments.prompts, arguments.model_prompts, seed=arguments.seed)
     row = _row(arguments)
     about = {"suite": arguments.suite, "model": arguments.model, "seed": arguments.seed}
-    made = write_bench(arguments.out, clips, row, about, batch_size=arguments.batch_size, shard=shard)
+    made = write_bench(arguments.out, clips, row, about, batch_size=arguments.batch_size, share=share)
     videos = arguments.out / VIDEOS_FOLDER
     missing = sum(not (videos / clip.path).is_file() for clip in clips)
     if arguments.json_output:

@@ -53,17 +53,17 @@ class CacheError(ValueError):
     """A cache folder that cannot be read, or not be continued."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CacheHeader:
-    """What every part of a cache agrees on; caches with unequal headers cannot continue each other.
+    """What every file of a cache agrees on; caches with unequal headers cannot continue each other.
 
     Attributes:
         model: name of the model whose VAE and text encoder encoded it.
         encoders: fingerprint of these two networks; empty where it was not taken.
         clips_digest: SHA-256 of the manifest's contents.
         num_clips: clips in the manifest, unreadable ones included.
-        num_captions: distinct captions in the manifest.
-        fps: frames per second of the clips.
+        num_captions: distinct captions in the manifest; 0 as long as the model has not looked at them.
+        fps: frames per second of the clips; 0 as long as the model is not loaded.
         grids: latent grids, in schedule order.
         dtype: "float16" or "bfloat16".
     """
@@ -72,8 +72,8 @@ class CacheHeader:
     encoders: str
     clips_digest: str
     num_clips: int
-    num_captions: int
-    fps: float
+    num_captions: int = 0
+    fps: float = 0.0
     grids: tuple[LatentSize, ...]
     dtype: str = "float16"
 
@@ -246,17 +246,6 @@ def damaged_shards(
         except CacheError:
             damaged.append(path.name)
     return damaged
-
-
-def describe_damaged(names: Sequence[str], made: str) -> str:
-    """One line that names files of a cache which have to be made again.
-
-    Args:
-        names: what `damaged_shards` gave; not empty.
-        made: "encoded" or "made".
-    """
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"missing or damaged, so {made} again: {names[0]}{more}"
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:

@@ -91,8 +91,7 @@ class LatentCacheWriter:
     def write_latents(
         self,
         shard: int,
-        keys: Sequence[str],
-        captions: Sequence[str],
+        captions: Mapping[str, str],
         latents: Mapping[LatentSize, Float[Tensor, "clips channels _ _ _"]],
         skipped: Sequence[SkippedClip] = (),
     ) -> None:
@@ -100,15 +99,14 @@ class LatentCacheWriter:
 
         Args:
             shard: its number.
-            keys: name of every clip in it.
-            captions: caption of every clip in it.
+            captions: of every clip in it, by its key.
             latents: for every grid, the stacked clips; empty if all were skipped.
             skipped: clips of this stretch of the manifest that could not be encoded.
         """
-        assert len(keys) == len(captions) and len(keys) + len(skipped) == len(self.latent_shards[shard])
-        assert not keys or set(latents) == set(self.header.grids)
+        assert len(captions) + len(skipped) == len(self.latent_shards[shard])
+        assert not captions or set(latents) == set(self.header.grids)
         tensors = {grid_key(grid): self._narrow(latents[grid], f"latents on {grid}") for grid in latents}
-        samples = [{"key": key, "caption": text} for key, text in zip(keys, captions, strict=True)]
+        samples = [{"key": key, "caption": text} for key, text in captions.items()]
         self._write(
             _latents_name(shard),
             tensors,

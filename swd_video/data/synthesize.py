@@ -7,223 +7,196 @@ again, as a real clip would be, so that distillation cannot tell the two caches 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from swd_video.config import Section, dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
-from swd_video.data.encode import checked_grids, encode_on_grids, write_prompt_shards
-from swd_video.data.latent_cache import INDEX_NAME, CacheHeader, damaged_shards, describe_damaged, read_index
-from swd_video.data.latent_cache_writing import LatentCacheWriter
-from swd_video.data.shards import Shard
-from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
-from swd_video.files import alone_in, together_in
+from swd_video.data.latent_cache import CacheHeader, SkippedClip
+from swd_video.data.latent_cache_filling import CacheFiller, CacheReport, Progress, Say, encode_on_grids
+from swd_video.data.prompts import choose_prompts, clean_prompt
+from swd_video.data.share import WHOLE, Share
+from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
-from swd_video.models.teacher_sampling import sample_teacher
+from swd_video.models.checkpoints import read_pipeline_name
+from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
+from swd_video.models.loading import LoadOptions, load_model, model_folder, resolve_model_path
+from swd_video.models.registry import adapter_for
+from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
+
+CONFIG_NAME = "synthesize.yaml"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that the clips depend on.
+class SynthesizeConfig(Section):
+    """Training clips made by a teacher."""
 
-    Attributes:
-        teacher: hash of the teacher's files.
-        prompts: what to show, each once.
-        samples_per_prompt: clips of each.
-        seed: the noise of a clip follows from it, its prompt and the number of the sample.
-        steps: sampling steps.
-        guidance_scale: 1 is off.
-        guidance_scale_2: of the second transformer of Wan 2.2 A14B; None is the same.
-        embedded_guidance: what the teacher was loaded with; None is its pipeline's.
-        negative_prompt: what guidance leads away from.
-        shift: see `sample_teacher`.
-        keep_latents: store the teacher's own latents on the last grid.
-        batch_size: clips sampled at once.
-        dtype: precision of the teacher.
-    """
-
-    teacher: str
-    prompts: tuple[str, ...]
-    samples_per_prompt: int = 1
-    seed: int = 0
-    steps: int = 50
-    guidance_scale: float | int = 5.0
-    guidance_scale_2: float | int | None = None
-    embedded_guidance: float | int | None = None
+    model: str = "pocket-wan"
+    """The teacher: a shipped name, a diffusers folder or a hub name."""
+    seed: int = Field(default=0, ge=0)
+    """The noise of a clip follows from this, its prompt and the number of the sample."""
+    prompts: tuple[str, ...] = ()
+    """Prompts, or"""
+    prompts_file: str | None = None
+    """a text file of them, one a line. Relative paths start at the working directory."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Clips of each prompt."""
+    grids: tuple[str, ...] = Field(min_length=1)
+    """Latent grids as "2x6x6" to write every clip on; the last is the size that the teacher makes."""
+    steps: int = Field(default=50, ge=1)
+    """Sampling steps; with guidance each runs the transformer twice."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
+    guidance_scale_2: float | None = Field(default=None, ge=1)
+    """Of the second transformer of Wan 2.2 A14B; null is the same."""
+    embedded_guidance: float | None = Field(default=None, ge=0)
+    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
     negative_prompt: str = ""
-    shift: float | None = None
+    """What guidance leads away from."""
+    shift: float | None = Field(default=None, gt=0)
+    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
     keep_latents: bool = True
-    batch_size: int = 4
-    dtype: str = "float32"
+    """Store the teacher's own latents on the last grid; else they too are decoded and encoded again."""
+    prompts_per_file: int = Field(default=4, ge=1)
+    """Prompts in one file of the cache: what a kill loses at most, and what processes divide among them."""
+    batch_size: int = Field(default=4, ge=1)
+    """Clips sampled at once. Another number changes clips in their last bits."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the teacher."""
+    cache_dtype: Literal["float16", "bfloat16"] = "float16"
+    """Precision of what is stored."""
 
-    @cached_property
-    def clips(self) -> list[tuple[str, int]]:
-        """Prompt and number of the sample of every clip, in the order of the cache."""
-        return [(prompt, sample) for prompt in self.prompts for sample in range(self.samples_per_prompt)]
+    @field_validator("grids")
+    @classmethod
+    def _check_grids(cls, grids: tuple[str, ...]) -> tuple[str, ...]:
+        for grid in grids:
+            LatentSize.parse(grid)
+        return grids
 
-    def digest(self) -> str:
-        """SHA-256 of all this."""
-        # Without what is left out, so that caches from before there was such a key stay finished.
-        later = ("guidance_scale_2", "embedded_guidance")
-        fields = {key: value for key, value in asdict(self).items() if key not in later or value is not None}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "SynthesizeConfig":
+        if bool(self.prompts) == (self.prompts_file is not None):
+            got = "both" if self.prompts else "neither"
+            raise ValueError(f"prompts and prompts_file: got {got}, expected exactly one of them")
+        return self
 
-
-@dataclass(frozen=True)
-class SynthesisReport:
-    """What a run left.
-
-    Attributes:
-        clips: in the whole cache.
-        captions: distinct prompts.
-        made: clips that this run made.
-        is_complete: whether the cache can be read; else other parts are still to come.
-        cut_prompts: what `summarize_cut` gave of the prompts that the teacher reads only the beginning of.
-    """
-
-    clips: int
-    captions: int
-    made: int
-    is_complete: bool
-    cut_prompts: dict[str, Any] = field(default_factory=dict)
+    @property
+    def latent_grids(self) -> list[LatentSize]:
+        """The grids, parsed."""
+        return [LatentSize.parse(grid) for grid in self.grids]
 
 
 def synthesize(
-    model: VideoModel,
-    recipe: Recipe,
-    grids: Sequence[LatentSize],
+    config: SynthesizeConfig,
     folder: str | os.PathLike[str],
     *,
-    model_name: str,
-    encoders: str = "",
-    prompts_per_file: int = 4,
-    dtype: str = "float16",
-    shard: Shard | None = None,
-    notes: Mapping[str, str] | None = None,
-    progress: Callable[[int, int], object] | None = None,
-    say: Callable[[str], object] = lambda line: None,
-) -> SynthesisReport:
-    """Make the clips that are missing and write them into a latent cache.
-
-    Killed at any moment and called again, it goes on with the first file that is not whole, and the cache ends with the
-    same bytes (same machine, same number of threads). Parts may run at once on one folder, or each on a folder of its
-    own whose files are put together afterwards; whoever finds every file there completes the cache.
+    device: str = "cpu",
+    share: Share = WHOLE,
+    progress: Progress = lambda done, to_do: None,
+    say: Say = lambda line: None,
+) -> CacheReport:
+    """Make the clips that are missing and write them into a latent cache; see `CacheFiller`.
 
     Args:
-        model: the teacher.
-        recipe: what the clips depend on.
-        grids: latent grids; the last is what the teacher makes, no other may be larger.
+        config: what the clips follow from.
         folder: the cache.
-        model_name: noted in the cache.
-        encoders: what `fingerprint_encoders` gave.
-        prompts_per_file: prompts whose clips share a file.
-        dtype: "float16" or "bfloat16", of what is stored.
-        shard: the part to make; by default all.
-        notes: texts to keep in the cache, by their file's name; written before the first clip is made.
-        progress: called with (clips done, clips to do in this part) after every batch.
-        say: called with lines for people: prompts that are cut, files that are made again.
+        device: where the teacher runs; it is loaded if there is something to make.
+        share: the files to make.
+        progress: see there.
+        say: see there.
 
     Raises:
-        ValueError: if a grid is not legal for the model, or the folder holds another cache.
+        ValueError: if the model, the prompts or a grid is not usable, or the folder holds another cache.
         OSError: if the cache cannot be written, or another run is writing it.
     """
-    grids = checked_grids(grids, model)
-    shard = shard or Shard()
+    recipe = _recipe(config)
     header = CacheHeader(
-        model_name,
-        encoders,
-        recipe.digest(),
-        len(recipe.clips),
-        len(recipe.prompts),
-        model.spec.fps,
-        grids,
-        dtype,
+        model=config.model,
+        encoders=fingerprint_encoders(resolve_model_path(config.model)),
+        clips_digest=_digest(recipe),
+        num_clips=len(recipe.prompts) * recipe.samples_per_prompt,
+        grids=tuple(dict.fromkeys(config.latent_grids)),
+        dtype=config.cache_dtype,
     )
-    cut = cut_texts(model, recipe.prompts)
-    cut_negative = cut_texts(model, [recipe.negative_prompt]) if recipe.guidance_scale != 1 else {}
-    for texts, what in ((cut, "prompt"), (cut_negative, "negative prompt")):
-        if texts:
-            say(describe_cut(texts, model.max_tokens, what))
-    summary = summarize_cut(cut, model.max_tokens)
-    with (alone_in if shard.is_whole else together_in)(folder):
-        writer = LatentCacheWriter(folder, header, prompts_per_file * recipe.samples_per_prompt)
-        damaged = _damaged(folder)
-        if damaged:
-            say(describe_damaged(damaged, "made"))
-        writer.take_back(damaged)
-        for name, text in (notes or {}).items():
-            writer.write_note(name, text)
-        prompt_files = shard.of(range(len(writer.prompt_shards)))
-        write_prompt_shards(writer, model, recipe.prompts, recipe.batch_size, prompt_files)
-        made = _write_clips(writer, model, recipe, shard.of(range(len(writer.latent_shards))), progress)
-        if writer.is_whole:
-            writer.finish({"cut_captions": summary})
-        return SynthesisReport(len(recipe.clips), len(recipe.prompts), made, writer.is_whole, summary)
+    filler = CacheFiller(
+        folder,
+        header,
+        config.prompts_per_file * config.samples_per_prompt,
+        share=share,
+        texts="prompt",
+        progress=progress,
+        say=say,
+    )
+    if (report := filler.finished()) is not None:
+        return report
+    model = load_model(
+        config.model,
+        dtype=getattr(torch, config.dtype),
+        device=device,
+        options=LoadOptions(embedded_guidance=config.embedded_guidance),
+    )
+    chosen_guidance(model.spec, recipe.guidance_scale, recipe.negative_prompt)
+    if recipe.guidance_scale != 1 and (cut := cut_texts(model, [recipe.negative_prompt])):
+        say(describe_cut(cut, model.max_tokens, "negative prompt"))
+    clips = [(prompt, sample) for prompt in recipe.prompts for sample in range(recipe.samples_per_prompt)]
+    grids = filler.header.grids
 
-
-def _damaged(folder: str | os.PathLike[str]) -> list[str]:
-    index = read_index(folder)
-    return damaged_shards(folder, index) if index["complete"] else []
-
-
-def _write_clips(
-    writer: LatentCacheWriter,
-    model: VideoModel,
-    recipe: Recipe,
-    files: Sequence[int],
-    progress: Callable[[int, int], object] | None,
-) -> int:
-    """Make the clips of those files that are missing; returns how many."""
-    missing = [number for number in files if not writer.has_latents(number)]
-    to_do = sum(len(writer.latent_shards[number]) for number in missing)
-    grids, made = writer.header.grids, 0
-    for number in missing:
-        stretch = writer.latent_shards[number]
-        chosen = [recipe.clips[index] for index in stretch]
+    def make_file(
+        numbers: range, advance: Callable[[int], None]
+    ) -> tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]:
         batches = []
         # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
-        for start in range(0, len(chosen), recipe.batch_size):
-            batch = chosen[start : start + recipe.batch_size]
+        for start in range(numbers.start, numbers.stop, recipe.batch_size):
+            batch = clips[start : min(start + recipe.batch_size, numbers.stop)]
             batches.append(_sample(model, recipe, batch, grids))
-            made += len(batch)
-            if progress is not None:
-                progress(made, to_do)
+            advance(len(batch))
         latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in grids}
-        writer.write_latents(number, [f"{index:08d}" for index in stretch], [p for p, _ in chosen], latents)
-    return made
+        return {f"{number:08d}": clips[number][0] for number in numbers}, latents, []
+
+    return filler.fill(
+        model,
+        recipe.prompts,
+        cut_texts(model, recipe.prompts),
+        make_file,
+        batch_size=recipe.batch_size,
+        notes={CONFIG_NAME: dump_config(config)},
+    )
 
 
-def finished_synthesis(
-    folder: str | os.PathLike[str], recipe: Recipe, grids: Sequence[LatentSize]
-) -> SynthesisReport | None:
-    """The report of a complete cache of this recipe on these grids; None if there is none. Needs no model.
+def _recipe(config: SynthesizeConfig) -> SynthesizeConfig:
+    """The config with all that it leaves to files and to the teacher."""
+    guidance = config.guidance_scale
+    if guidance is None:
+        guidance = adapter_for(read_pipeline_name(model_folder(config.model))).guidance_scale
+    known = {
+        "prompts": tuple(choose_prompts(config.prompts, config.prompts_file)),
+        "guidance_scale": guidance,
+        "negative_prompt": clean_prompt(config.negative_prompt, "negative_prompt:"),
+    }
+    return config.model_copy(update=known)
 
-    Raises:
-        ValueError: if the folder holds something that is no cache.
-    """
-    if not (Path(folder) / INDEX_NAME).is_file():
-        return None
-    index: dict[str, Any] = read_index(folder)
-    same = index["clips_digest"] == recipe.digest() and index["grids"] == [str(grid) for grid in grids]
-    if not (same and index["complete"]) or damaged_shards(folder, index):
-        return None
-    return SynthesisReport(len(recipe.clips), len(recipe.prompts), 0, True, index.get("cut_captions", {}))
+
+def _digest(recipe: SynthesizeConfig) -> str:
+    """SHA-256 of everything that the clips follow from."""
+    elsewhere = {"model", "prompts_file", "grids", "prompts_per_file", "cache_dtype"}
+    values = recipe.model_dump(exclude=elsewhere) | {
+        "teacher": fingerprint_folders([model_folder(recipe.model)])
+    }
+    # Without what is left out, so that caches from before there was such a key stay finished.
+    later = ("guidance_scale_2", "embedded_guidance")
+    values = {key: value for key, value in values.items() if key not in later or value is not None}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
 def _sample(
-    model: VideoModel,
-    recipe: Recipe,
-    clips: Sequence[tuple[str, int]],
-    grids: tuple[LatentSize, ...],
+    model: VideoModel, recipe: SynthesizeConfig, clips: list[tuple[str, int]], grids: tuple[LatentSize, ...]
 ) -> dict[LatentSize, Tensor]:
-    """One batch of clips on every grid."""
+    """One batch of clips, by prompt and number of the sample, on every grid."""
     own = sample_teacher(
         model,
         [prompt for prompt, _ in clips],

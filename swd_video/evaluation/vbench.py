@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swd_video.core.randomness import keyed_seed
 from swd_video.data.prompts import read_prompts
-from swd_video.data.shards import Shard
+from swd_video.data.share import WHOLE, Share
 from swd_video.data.video import write_video
 from swd_video.evaluation.report import write_json
 from swd_video.evaluation.rows import PromptRequest, Row
@@ -120,7 +120,7 @@ def write_bench(
     about: Mapping[str, object],
     *,
     batch_size: int = 1,
-    shard: Shard | None = None,
+    share: Share = WHOLE,
 ) -> int:
     """Make the clips that are missing, in `folder/videos`; `folder/vbench.json` says what they are.
 
@@ -130,7 +130,7 @@ def write_bench(
         row: The model.
         about: Kept in the record.
         batch_size: Clips made at once.
-        shard: The part to make; by default all.
+        share: The clips to make; by default all.
 
     Returns:
         How many clips were made.
@@ -138,7 +138,6 @@ def write_bench(
     Raises:
         ValueError: If the folder holds clips of something else.
     """
-    shard = shard or Shard()
     videos = folder / VIDEOS_FOLDER
     record = {
         "about": dict(about),
@@ -147,7 +146,7 @@ def write_bench(
     }
     _start_record(folder / RECORD_NAME, record)
     batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
-    missing = [b for b in shard.of(batches) if not all((videos / clip.path).is_file() for clip in b)]
+    missing = [b for b in share.of(batches) if not all((videos / clip.path).is_file() for clip in b)]
     began, made = time.monotonic(), 0
     for done, batch in enumerate(missing, start=1):
         # The whole batch, even where one clip is missing: neighbours can change a clip's last bits.

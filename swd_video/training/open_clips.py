@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished
+from swd_video.data.latent_cache_filling import progress_bar
 from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
@@ -56,18 +56,17 @@ def _encode(
     assert data.manifest is not None
     manifest = read_manifest(data.manifest)
     extra = [LatentSize.parse(text) for text in data.extra_grids]
-    with tqdm(total=len(manifest), desc="encode", unit="clip", file=sys.stderr) as bar:
+    with progress_bar("encode") as (progress, say):
         report = encode_manifest(
             manifest,
-            model,
+            lambda: model,
             [*extra, *schedule.distinct_grids],
             data.cache,
             model_name=model_name,
             encoders=encoders,
             batch_size=data.encode_batch_size,
-            progress=lambda done, _: bar.update(done - bar.n),
-            on_skip=lambda clip: bar.write(f"skipped {clip.path}: {clip.reason}", file=sys.stderr),
-            say=lambda line: bar.write(line, file=sys.stderr),
+            progress=progress,
+            say=say,
         )
     if report.skipped:
         names = f"{Path(data.cache) / INDEX_NAME} names them."

@@ -186,5 +186,5 @@ def test_captions_that_are_cut_are_said_and_counted(
     assert "finished already" in capsys.readouterr().err
     assert main([*encode, "--verify"]) == 0
     captured = capsys.readouterr()
-    assert "missing or damaged, so encoded again: latents-00001.safetensors\n" in captured.err
+    assert "missing or damaged, so made again: latents-00001.safetensors\n" in captured.err
     assert json.loads(captured.out)["reused"] == 2 and lost.read_bytes() == content

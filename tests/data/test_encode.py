@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.clips import clip_pixels, crop_to_shape
-from swd_video.data.encode import EncodeReport, encode_manifest, finished_report
-from swd_video.data.latent_cache import CacheError, LatentCache, SkippedClip
+from swd_video.data.encode import encode_manifest
+from swd_video.data.latent_cache import CacheError, LatentCache
+from swd_video.data.latent_cache_filling import CacheReport
 from swd_video.data.manifest import Clip, read_manifest
-from swd_video.data.shards import Shard
+from swd_video.data.share import Share
 from swd_video.data.video import VideoError, read_video
 from swd_video.files import FolderInUseError, alone_in, together_in
 from swd_video.models.base import VideoModel
@@ -62,6 +62,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory, pictures: Draw, encode_file
     return folder
 
 
+def not_needed() -> VideoModel:
+    raise AssertionError("the model is loaded although nothing is to be encoded")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -70,27 +74,28 @@ def test_every_grid_holds_what_the_vae_sees_of_the_shrunk_clip(
     model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
 ) -> None:
     clips = read_manifest(videos / "clips.jsonl")
-    skipped: list[SkippedClip] = []
+    said: list[str] = []
     progress: list[tuple[int, int]] = []
     report = encode_manifest(
         clips,
-        model,
+        lambda: model,
         tiny_schedule.grids,
         tmp_path,
         model_name="tiny",
         batch_size=2,
         shard_size=3,
         progress=lambda done, total: progress.append((done, total)),
-        on_skip=skipped.append,
+        say=said.append,
     )
     assert (report.clips, report.samples, report.captions, report.reused) == (8, 4, 5, 0)
+    skipped = report.skipped
+    assert said == [f"skipped {clip.path}: {clip.reason}" for clip in skipped]
     assert [clip.path for clip in skipped] == ["cut.mp4", "short.mp4", "small.mp4", "none.mp4"]
     reasons = [clip.reason for clip in skipped]
     assert "is cut short" in reasons[0]
     assert "has 5 frames at 16 fps from 0 s to 0.3333 s, fewer than the 9 asked for" in reasons[1]
     assert "shows 64x32 pixels, fewer than the 64x48" in reasons[2]
     assert "No such file" in reasons[3]
-    assert report.skipped == tuple(skipped)
     assert progress == [(done, 8) for done in range(9)]
     cache = LatentCache(tmp_path)
     assert cache.index["skipped"] == [vars(clip) for clip in skipped]
@@ -139,29 +144,28 @@ def test_a_finished_cache_serves_and_another_is_refused(
 ) -> None:
     clips = read_manifest(videos / "clips.jsonl")[:1]
     grids = tiny_schedule.distinct_grids
-    assert finished_report(tmp_path, clips, grids, model_name="tiny") is None
-    first = encode_manifest(clips, model, grids, tmp_path, model_name="tiny", encoders="e")
+    first = encode_manifest(clips, lambda: model, grids, tmp_path, model_name="tiny", encoders="e")
     before = contents(tmp_path)
     for wanted in (grids, grids[-1:], tiny_schedule.grids):
-        again = encode_manifest(clips, model, wanted, tmp_path, model_name="tiny", encoders="e")
+        again = encode_manifest(clips, not_needed, wanted, tmp_path, model_name="tiny", encoders="e")
         assert (again.samples, again.reused) == (first.samples, 1)
     assert contents(tmp_path) == before
     # Another target means other crops and sizes, although its latents lie in the cache.
     with pytest.raises(CacheError, match="another grids"):
-        encode_manifest(clips, model, grids[:1], tmp_path, model_name="tiny", encoders="e")
+        encode_manifest(clips, lambda: model, grids[:1], tmp_path, model_name="tiny", encoders="e")
     with pytest.raises(CacheError, match="another encoders"):
-        encode_manifest(clips, model, grids, tmp_path, model_name="tiny", encoders="retrained")
+        encode_manifest(clips, lambda: model, grids, tmp_path, model_name="tiny", encoders="retrained")
     with pytest.raises(CacheError, match="another clips_digest"):
-        encode_manifest(clips * 2, model, grids, tmp_path, model_name="tiny", encoders="e")
+        encode_manifest(clips * 2, lambda: model, grids, tmp_path, model_name="tiny", encoders="e")
 
 
 def test_wrong_grids_are_named(model: VideoModel, videos: Path, tmp_path: Path) -> None:
     clips = read_manifest(videos / "clips.jsonl")
     with pytest.raises(ValueError, match="latent grid 3x5x8: its clips of 9x40x64"):
-        encode_manifest(clips, model, [LatentSize(3, 5, 8)], tmp_path / "a", model_name="tiny")
+        encode_manifest(clips, lambda: model, [LatentSize(3, 5, 8)], tmp_path / "a", model_name="tiny")
     grids = [LatentSize(3, 8, 4), LatentSize(3, 6, 8)]
     with pytest.raises(ValueError, match="latent grid 3x8x4 is larger than the last one, 3x6x8"):
-        encode_manifest(clips, model, grids, tmp_path / "a", model_name="tiny")
+        encode_manifest(clips, lambda: model, grids, tmp_path / "a", model_name="tiny")
     assert not (tmp_path / "a").exists()
 
 
@@ -170,7 +174,7 @@ def test_nothing_readable_still_makes_a_cache(
 ) -> None:
     clips = [Clip(tmp_path / f"{name}.mp4", name) for name in "abc"]
     out = tmp_path / "cache"
-    report = encode_manifest(clips, model, tiny_schedule.grids, out, model_name="tiny", shard_size=2)
+    report = encode_manifest(clips, lambda: model, tiny_schedule.grids, out, model_name="tiny", shard_size=2)
     assert (report.samples, len(report.skipped)) == (0, 3)
     assert len(LatentCache(out)) == 0
 
@@ -215,14 +219,15 @@ def test_no_bad_file_ends_an_encode(
     lines += [json.dumps({"path": str(videos / "wide.mp4"), "caption": "a \x08 bell"})]
     lines += [json.dumps({"path": str(videos / "wide.mp4"), "caption": "discs"})]
     (tmp_path / "clips.jsonl").write_text("\n".join(lines))
-    told: list[SkippedClip] = []
+    told: list[str] = []
     out = tmp_path / "cache"
     clips = read_manifest(tmp_path / "clips.jsonl")
     clips.insert(0, Clip(_Strange("a.mp4"), "discs", written_path="a.mp4"))
     report = encode_manifest(
-        clips, model, tiny_schedule.grids[:1], out, model_name="tiny", on_skip=told.append, shard_size=9
+        clips, lambda: model, tiny_schedule.grids[:1], out, model_name="tiny", say=told.append, shard_size=9
     )
-    assert (report.clips, report.samples) == (len(bad) + 6, 1) and tuple(told) == report.skipped
+    assert (report.clips, report.samples) == (len(bad) + 6, 1)
+    assert told == [f"skipped {clip.path}: {clip.reason}" for clip in report.skipped]
     reasons = [clip.reason for clip in report.skipped]
     expected = ["KeyError: ", "is a folder", "embedded null byte", "U+D83D", *bad.values(), "U+0008"]
     assert [known in reason for known, reason in zip(expected, reasons, strict=True)] == [True] * len(reasons)
@@ -238,7 +243,7 @@ def test_a_failure_of_the_machine_ends_it_and_is_gone_on_from(
     model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
 ) -> None:
     clips = [Clip(videos / "wide.mp4", f"discs {number}", start=number / 10) for number in range(6)]
-    arguments = (clips, model, tiny_schedule.grids[:1])
+    arguments = (clips, lambda: model, tiny_schedule.grids[:1])
     settings: dict[str, Any] = {"model_name": "tiny", "shard_size": 3, "batch_size": 1}
     for limit, allowed, clips_before, message in [
         # With three handles open already, none is left for the fourth clip's successors, which are read ahead.
@@ -264,7 +269,7 @@ def test_a_failure_of_the_machine_ends_it_and_is_gone_on_from(
         finally:
             resource.setrlimit(limit, before)
         report = encode_manifest(*arguments, out, **settings)
-        assert (report.samples, report.skipped, report.reused) == (6, (), 3)
+        assert (report.samples, report.skipped, report.reused) == (6, [], 3)
     assert contents(tmp_path / str(resource.RLIMIT_NOFILE)) == contents(out)
 
 
@@ -281,9 +286,11 @@ def test_numbers_that_do_not_fit_are_a_clips_own_unless_a_plain_clip_has_them_to
     assert loud > 1.05 * plain
     spread = model.vae.config.latents_std
 
-    def encode(factor: float) -> EncodeReport:
+    def encode(factor: float) -> CacheReport:
         model.vae.register_to_config(latents_std=[value / factor for value in spread])
-        return encode_manifest(clips, model, grids, tmp_path / f"{factor}", model_name="tiny", batch_size=1)
+        return encode_manifest(
+            clips, lambda: model, grids, tmp_path / f"{factor}", model_name="tiny", batch_size=1
+        )
 
     report = encode(65000 / plain)
     reason = "latents on 2x4x4: infinite or nan in float16; use dtype bfloat16"
@@ -298,22 +305,21 @@ def test_what_is_missing_of_a_finished_cache_is_encoded_again(
 ) -> None:
     clips, grids = read_manifest(videos / "clips.jsonl"), tiny_schedule.distinct_grids
     settings: dict[str, Any] = {"model_name": "tiny", "shard_size": 2}
-    first = encode_manifest(clips, model, grids, tmp_path, **settings)
+    first = encode_manifest(clips, lambda: model, grids, tmp_path, **settings)
     before, said = contents(tmp_path), []
     (tmp_path / "latents-00001.safetensors").unlink()
     (tmp_path / "prompts-00002.safetensors").write_bytes(b"")
-    assert finished_report(tmp_path, clips, grids, model_name="tiny") is None
     # Asked for one grid, it keeps what the cache has, and its own size of shards.
-    again = encode_manifest(clips, model, grids[-1:], tmp_path, model_name="tiny", say=said.append)
-    assert said == ["missing or damaged, so encoded again: latents-00001.safetensors and 1 more"]
-    assert again.reused == 6 and replace(again, reused=0) == first
+    again = encode_manifest(clips, lambda: model, grids[-1:], tmp_path, model_name="tiny", say=said.append)
+    assert said[:1] == ["missing or damaged, so made again: latents-00001.safetensors and 1 more"]
+    assert (again.reused, again.made) == (6, 2) and again.index == first.index
     assert contents(tmp_path) == before
     with alone_in(tmp_path), pytest.raises(FolderInUseError, match="another run is writing there"):
-        encode_manifest(clips, model, grids, tmp_path, retry_skipped=True, **settings)
+        encode_manifest(clips, lambda: model, grids, tmp_path, retry_skipped=True, **settings)
     with alone_in(tmp_path / "part"), pytest.raises(FolderInUseError):
-        encode_manifest(clips, model, grids, tmp_path / "part", shard=Shard(0, 2), **settings)
+        encode_manifest(clips, lambda: model, grids, tmp_path / "part", share=Share(0, 2), **settings)
     with together_in(tmp_path / "part"), pytest.raises(FolderInUseError):
-        encode_manifest(clips, model, grids, tmp_path / "part", **settings)
+        encode_manifest(clips, lambda: model, grids, tmp_path / "part", **settings)
 
 
 _ENCODE = """
@@ -325,7 +331,7 @@ from swd_video.models.loading import load_model
 manifest, model, out = sys.argv[1:4]
 grids = [LatentSize.parse(text) for text in sys.argv[4:]]
 encode_manifest(
-    read_manifest(manifest), load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
+    read_manifest(manifest), lambda: load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
 )
 """
 
@@ -352,8 +358,10 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
 
     clips = read_manifest(manifest)
     settings = {"model_name": "tiny", "batch_size": 2, "shard_size": 1}
-    resumed = encode_manifest(clips, model, tiny_schedule.distinct_grids, killed, **settings)
-    whole = encode_manifest(clips, model, tiny_schedule.distinct_grids, tmp_path / "whole", **settings)
+    resumed = encode_manifest(clips, lambda: model, tiny_schedule.distinct_grids, killed, **settings)
+    whole = encode_manifest(
+        clips, lambda: model, tiny_schedule.distinct_grids, tmp_path / "whole", **settings
+    )
     assert resumed.reused >= 2
     assert (resumed.samples, resumed.skipped) == (whole.samples, whole.skipped)
     assert contents(killed) == contents(tmp_path / "whole")
@@ -368,10 +376,10 @@ def test_parts_make_the_cache_that_one_run_makes(
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     second = encode_manifest(
         clips,
-        model,
+        lambda: model,
         grids,
         parts,
-        shard=Shard(1, 2),
+        share=Share(1, 2),
         progress=lambda *counts: seen.append(counts),
         **settings,
     )
@@ -379,7 +387,7 @@ def test_parts_make_the_cache_that_one_run_makes(
     with pytest.raises(CacheError, match="not finished"):
         LatentCache(parts)
     with pytest.raises(ValueError, match="encode without a shard"):
-        encode_manifest(clips, model, grids, parts, shard=Shard(0, 2), retry_skipped=True, **settings)
-    first = encode_manifest(clips, model, grids, parts, shard=Shard(0, 2), **settings)
-    assert first == encode_manifest(clips, model, grids, whole, **settings)
+        encode_manifest(clips, lambda: model, grids, parts, share=Share(0, 2), retry_skipped=True, **settings)
+    first = encode_manifest(clips, lambda: model, grids, parts, share=Share(0, 2), **settings)
+    assert first.index == encode_manifest(clips, lambda: model, grids, whole, **settings).index
     assert contents(parts) == contents(whole)

@@ -50,8 +50,7 @@ def write_shard(writer: LatentCacheWriter, shard: int) -> None:
     readable = [clip for clip in writer.latent_shards[shard] if clip != 3]
     skipped = [SkippedClip("3", "rain.mp4", "is empty.")] if 3 in writer.latent_shards[shard] else []
     latents = {g: torch.stack([latents_of(c, g) for c in readable]) for g in (SMALL, LARGE) if readable}
-    keys = [str(clip) for clip in readable]
-    writer.write_latents(shard, keys, [CAPTIONS[clip] for clip in readable], latents, skipped)
+    writer.write_latents(shard, {str(clip): CAPTIONS[clip] for clip in readable}, latents, skipped)
 
 
 def write_prompts(writer: LatentCacheWriter, shard: int) -> None:
@@ -223,7 +222,7 @@ def test_the_digest_follows_what_the_cache_holds(tmp_path: Path) -> None:
         writer = LatentCacheWriter(tmp_path / name, replace(HEADER, num_clips=1, num_captions=1))
         writer.write_prompts(0, ["a fox"], embeds_of("a fox")[None])
         writer.write_latents(
-            0, ["0"], ["a fox"], {grid: latents_of(clip, grid)[None] for grid in (SMALL, LARGE)}
+            0, {"0": "a fox"}, {grid: latents_of(clip, grid)[None] for grid in (SMALL, LARGE)}
         )
         digests.append(writer.finish()["digest"])
     assert digests[0] == digests[1] != digests[2]
@@ -257,7 +256,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     latents = {grid: latents_of(0, grid)[None] for grid in (SMALL, LARGE)}
     latents[LARGE][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(CacheError, match="latents on 3x6x8: infinite or nan in float16; the model's weights"):
-        writer.write_latents(0, ["0"], ["x"], latents)
+        writer.write_latents(0, {"0": "x"}, latents)
     assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
     with pytest.raises(CacheError, match="dtype: got 'int8'"):
         LatentCacheWriter(tmp_path, replace(HEADER, dtype="int8"))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from swd_video.data.prompts import PromptsError, choose_prompts, read_prompts
-from swd_video.data.shards import Shard
+from swd_video.data.share import Share
 
 
 def test_prompts_are_lines(tmp_path: Path) -> None:
@@ -43,12 +43,12 @@ def test_prompts_as_tokenizers_take_them(tmp_path: Path) -> None:
 
 def test_parts_are_disjoint_and_whole() -> None:
     items = list(range(11))
-    parts = [Shard.parse(f"{number}/3").of(items) for number in (1, 2, 3)]
+    parts = [Share.parse(f"{number}/3").of(items) for number in (1, 2, 3)]
     assert sorted(item for part in parts for item in part) == items
-    assert Shard.parse(None).of(items) == items
+    assert Share.parse(None).of(items) == items
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/2"])
 def test_other_parts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--shard"):
-        Shard.parse(text)
+        Share.parse(text)

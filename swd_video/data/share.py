@@ -10,12 +10,12 @@ _PATTERN = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One part of the work: every `count`-th piece, from number `index` on.
+class Share:
+    """One share of the work: every `count`-th piece, from number `index` on.
 
     Attributes:
         index: from 0.
-        count: parts in all.
+        count: shares in all.
     """
 
     index: int = 0
@@ -23,16 +23,16 @@ class Shard:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no other part."""
+        """Whether there is no other share."""
         return self.count == 1
 
     def of(self, items: Sequence[_ItemT]) -> Sequence[_ItemT]:
-        """The pieces of this part."""
+        """The pieces of this share."""
         return items[self.index :: self.count]
 
     @classmethod
-    def parse(cls, text: str | None) -> "Shard":
-        """Read "2/8", the second of eight parts; None is all of it.
+    def parse(cls, text: str | None) -> "Share":
+        """Read "2/8", the second of eight shares; None is all of it.
 
         Raises:
             ValueError: if it is anything else.
@@ -46,3 +46,6 @@ class Shard:
                 f"--shard {text}: expected I/N with I from 1 to N, such as 1/4 for the first of four."
             )
         return cls(index - 1, count)
+
+
+WHOLE = Share()

@@ -1,0 +1,299 @@
+"""Fills a latent cache: what making one from videos and having a teacher make one have in common.
+
+Killed at any moment and started again, it goes on with the first file that is not whole, and the cache ends with the
+same bytes (same machine, same number of threads). Shares of the work may run at once on one folder, or each on a folder
+of its own whose files are put together afterwards; whoever finds every file there completes the cache.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.resize import resize_pixels
+from swd_video.data.latent_cache import (
+    INDEX_NAME,
+    CacheHeader,
+    SkippedClip,
+    damaged_shards,
+    read_index,
+)
+from swd_video.data.latent_cache_writing import LatentCacheWriter
+from swd_video.data.share import WHOLE, Share
+from swd_video.data.texts import describe_cut, summarize_cut
+from swd_video.files import alone_in, check_writable, together_in
+from swd_video.models.base import VideoModel
+
+Progress = Callable[[int, int], object]
+"""Called with (clips done, clips to do in this share), those that are there already counted as done."""
+
+Say = Callable[[str], object]
+"""Called with lines for people."""
+
+MakeClips = Callable[
+    [range, Callable[[int], None]], tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]
+]
+"""From the numbers of the clips of a file, and a function to be called with how many more are done, to the captions of
+the clips by key, in order, their latents, and the clips that could not be made."""
+
+_REASONS = 3
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What a run left.
+
+    Attributes:
+        index: what `index.json` says; until the cache is complete without "samples" and "skipped".
+        reused: clips that an earlier run had done.
+        made: clips that this one did.
+    """
+
+    index: dict[str, Any]
+    reused: int
+    made: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the cache can be read; else other shares are still to come."""
+        return bool(self.index["complete"])
+
+    @property
+    def clips(self) -> int:
+        """Clips that were to be in the cache."""
+        return int(self.index["num_clips"])
+
+    @property
+    def samples(self) -> int:
+        """Clips that are in it."""
+        return int(self.index.get("samples", 0))
+
+    @property
+    def captions(self) -> int:
+        """Distinct captions."""
+        return int(self.index["num_captions"])
+
+    @property
+    def skipped(self) -> list[SkippedClip]:
+        """Clips that could not be encoded, and why."""
+        return [SkippedClip(**clip) for clip in self.index.get("skipped", ())]
+
+    @property
+    def cut_captions(self) -> dict[str, Any]:
+        """What `summarize_cut` gave of the captions that the model reads only the beginning of."""
+        return dict(self.index.get("cut_captions", {}))
+
+    def describe_skipped(self) -> str:
+        """How many clips were skipped, and the most common reasons, in one line; empty where none was."""
+        reasons = Counter(clip.reason for clip in self.skipped)
+        named = ", ".join(
+            f"{count} x {reason.rstrip('.')}" for reason, count in reasons.most_common(_REASONS)
+        )
+        rest = ", and others" if len(reasons) > _REASONS else ""
+        return f"{len(self.skipped)} of {self.clips} clips are skipped: {named}{rest}." if reasons else ""
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[tuple[Progress, Say]]:
+    """A bar of clips on stderr, where that is a terminal, and lines above it."""
+    with tqdm(unit="clip", desc=what, file=sys.stderr, disable=None) as bar:
+
+        def show(done: int, to_do: int) -> None:
+            bar.total = to_do
+            bar.update(done - bar.n)
+
+        yield show, lambda line: bar.write(line, file=sys.stderr)
+
+
+class CacheFiller:
+    """Fills a cache, or what is missing of it.
+
+    A complete cache of the same clips and target serves even if it has more grids than asked for; of one that lost
+    files or has damaged ones, these are made again, as the cache has them.
+
+    Args:
+        folder: the cache.
+        header: what is to be in it, but for what only the model knows.
+        shard_size: clips in a file.
+        share: the files to make.
+        thorough: read all files of a complete cache, to find changed bytes too, not only what is missing or cut short.
+        texts: what one of the captions is called.
+        progress: see there.
+        say: see there.
+
+    Attributes:
+        header: with the grids that a complete cache has.
+
+    Raises:
+        ValueError: if the folder holds something that is no cache.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        header: CacheHeader,
+        shard_size: int,
+        *,
+        share: Share = WHOLE,
+        thorough: bool = False,
+        texts: str = "caption",
+        progress: Progress = lambda done, to_do: None,
+        say: Say = lambda line: None,
+    ) -> None:
+        self._folder, self._share, self._texts = Path(folder), share, texts
+        self._progress, self._say = progress, say
+        self._index, self._damaged = _complete_index(self._folder, header), list[str]()
+        if self._index is not None:
+            self._damaged = damaged_shards(folder, self._index, thorough=thorough)
+            header = replace(header, grids=tuple(map(LatentSize.parse, self._index["grids"])))
+            shard_size = self._index["shard_size"]
+        self.header, self._shard_size = header, shard_size
+
+    def finished(self, *, retry_skipped: bool = False) -> CacheReport | None:
+        """The report of a complete cache of which nothing is to be made; else None. Needs no model.
+
+        Raises:
+            ValueError: if there is something to be made, and the folder cannot be written.
+        """
+        if self._index is None or self._damaged or (retry_skipped and self._index["skipped"]):
+            check_writable(self._folder, "cache")  # now, as a model is about to be loaded
+            return None
+        report = CacheReport(self._index, self._index["num_clips"], 0)
+        self._say(f"{self._folder} is finished already")
+        if (cut := report.cut_captions) and cut["count"]:
+            self._say(describe_cut(cut["first"], cut["max_tokens"], self._texts, cut["count"]))
+        return report
+
+    def fill(
+        self,
+        model: VideoModel,
+        captions: Sequence[str],
+        cut: Mapping[str, int],
+        make: MakeClips,
+        *,
+        batch_size: int,
+        retry_skipped: bool = False,
+        notes: Mapping[str, str] | None = None,
+    ) -> CacheReport:
+        """Make the files of this share that are missing, and complete the cache if no other is.
+
+        Args:
+            model: its text encoder embeds the captions.
+            captions: all distinct captions, in order.
+            cut: what `cut_texts` gave of them.
+            make: see there.
+            batch_size: captions embedded at once.
+            retry_skipped: make the files again in which an earlier run skipped a clip.
+            notes: texts to keep in the cache, by their file's name; written before the first clip is made.
+
+        Raises:
+            ValueError: if a grid is not legal for the model, or the folder holds another cache.
+            OSError: if the cache cannot be written, or another run is writing it.
+        """
+        check_grids(self.header.grids, model)
+        if cut:
+            self._say(describe_cut(cut, model.max_tokens, self._texts))
+        header = replace(self.header, fps=model.spec.fps, num_captions=len(captions))
+        with (alone_in if self._share.is_whole else together_in)(self._folder):
+            writer = LatentCacheWriter(self._folder, header, self._shard_size)
+            if self._damaged:
+                more = f" and {len(self._damaged) - 1} more" if len(self._damaged) > 1 else ""
+                self._say(f"missing or damaged, so made again: {self._damaged[0]}{more}")
+            writer.take_back([*self._damaged, *(writer.shards_with_skipped() if retry_skipped else ())])
+            for name, text in (notes or {}).items():
+                writer.write_note(name, text)
+            self._write_prompts(writer, model, captions, batch_size)
+            reused, made = self._write_clips(writer, make)
+            summary = {"cut_captions": summarize_cut(cut, model.max_tokens)}
+            index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
+            return CacheReport(index, reused, made)
+
+    def _write_prompts(
+        self, writer: LatentCacheWriter, model: VideoModel, captions: Sequence[str], batch_size: int
+    ) -> None:
+        for shard in self._share.of(range(len(writer.prompt_shards))):
+            if writer.has_prompts(shard):
+                continue
+            texts = [captions[index] for index in writer.prompt_shards[shard]]
+            with torch.no_grad():
+                batches = [
+                    model.encode_prompt(texts[start : start + batch_size]).cpu()
+                    for start in range(0, len(texts), batch_size)
+                ]
+            writer.write_prompts(shard, texts, torch.cat(batches))
+
+    def _write_clips(self, writer: LatentCacheWriter, make: MakeClips) -> tuple[int, int]:
+        """Returns how many clips of this share were there, and how many were not."""
+        shards = self._share.of(range(len(writer.latent_shards)))
+        missing = [shard for shard in shards if not writer.has_latents(shard)]
+        to_do = sum(len(writer.latent_shards[shard]) for shard in shards)
+        reused = done = to_do - sum(len(writer.latent_shards[shard]) for shard in missing)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self._progress(done, to_do)
+
+        advance(0)
+        for shard in missing:
+            writer.write_latents(shard, *make(writer.latent_shards[shard], advance))
+        return reused, to_do - reused
+
+
+def _complete_index(folder: Path, header: CacheHeader) -> dict[str, Any] | None:
+    """What a cache of these clips that calls itself complete says of itself; None if there is none."""
+    if not (folder / INDEX_NAME).is_file():
+        return None
+    index, wanted = read_index(folder), header.as_dict()
+    same = all(index[key] == wanted[key] for key in ("model", "clips_digest", "dtype"))
+    # Old caches of hub models have no fingerprint.
+    same = same and index["complete"] and index["encoders"] in ("", wanted["encoders"])
+    names = wanted["grids"]
+    return index if same and set(names) <= set(index["grids"]) and names[-1:] == index["grids"][-1:] else None
+
+
+def check_grids(grids: Sequence[LatentSize], model: VideoModel) -> None:
+    """Refuse grids that no clip can have.
+
+    Raises:
+        ValueError: if there is none, one is larger than the last, or not legal for the model.
+    """
+    if not grids:
+        raise ValueError("schedule: got no grids to encode on, expected at least one.")
+    compression, target = model.spec.compression, grids[-1]
+    for grid in grids:
+        try:
+            compression.latent_size(compression.pixel_size(grid))
+        except ValueError as error:
+            raise ValueError(f"schedule: latent grid {grid}: its clips of {error}") from None
+        if any(a > b for a, b in zip(grid.as_tuple(), target.as_tuple(), strict=True)):
+            raise ValueError(f"schedule: latent grid {grid} is larger than the last one, {target}.")
+
+
+@torch.no_grad()
+def encode_on_grids(
+    model: VideoModel, pixels: Float[Tensor, "batch 3 _ _ _"], grids: Sequence[LatentSize]
+) -> dict[LatentSize, Tensor]:
+    """Shrink clips in pixels to every grid and encode each on its own.
+
+    Args:
+        model: its VAE is used.
+        pixels: clips in [-1, 1], of the size of the largest grid.
+        grids: latent grids.
+
+    Returns:
+        Latents on the CPU, by grid.
+    """
+    sizes = {grid: model.spec.compression.pixel_size(grid) for grid in grids}
+    pixels = pixels.to(model.device)
+    return {grid: model.encode_video(resize_pixels(pixels, size)).cpu() for grid, size in sizes.items()}
