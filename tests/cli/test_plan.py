@@ -226,7 +226,7 @@ def test_losses_with_networks_of_their_own_are_counted(
         (["--loss.gan", "{block: 3}"], "loss.gan.block: 3 does not exist"),
         (
             ["--schedule", "[{sigma: 1, frames: 2, height: 3, width: 4}]"],
-            "schedule.stages[0]: latent size 2x3x4 is not a whole number of 1x2x2 patches",
+            "schedule[0]: latent size 2x3x4 is not a whole number of 1x2x2 patches",
         ),
         (["--train.kind", "lora", "--train.targets", "[to_z]"], "no linear layer of"),
     ],

@@ -62,26 +62,26 @@ def _changed(stage: int, **changes: Any) -> list[dict[str, Any]]:
     [
         (
             [*_changed(2, frames=21)[:3], {**WAN_STAGES[3], "frames": 20}],
-            "schedule.stages[3]: 20 latent frames cannot follow 21; stages must not shrink. "
+            "schedule[3]: 20 latent frames cannot follow 21; stages must not shrink. "
             "Reorder stages or drop it.",
         ),
-        (_changed(2, height=28), "schedule.stages[2]: 28 latents of height cannot follow 30"),
-        (_changed(1, width=32), "schedule.stages[1]: 32 latents of width cannot follow 34"),
-        (_changed(0, sigma=0.9), "schedule.stages[0]: got sigma 0.9, expected 1"),
-        (_changed(2, sigma=0.896), "schedule.stages[2]: sigma 0.896 cannot follow 0.896"),
-        (_changed(2, sigma=0.95), "schedule.stages[2]: sigma 0.95 cannot follow 0.896"),
-        (_changed(3, sigma=0.0), "schedule.stages[3]: got sigma 0.0, expected above 0"),
-        (_changed(3, sigma=-1), "schedule.stages[3]: got sigma -1.0, expected above 0"),
-        (_changed(3, sigma=float("nan")), "schedule.stages[3]: got sigma nan, expected above 0"),
-        (_changed(1, sigma="0.9"), "schedule.stages[1].sigma: got '0.9', expected a number"),
-        (_changed(1, frames=11.0), "schedule.stages[1].frames: got 11.0, expected a whole number"),
-        (_changed(1, frames=0), "schedule.stages[1].frames: got 0, expected a whole number"),
+        (_changed(2, height=28), "schedule[2]: 28 latents of height cannot follow 30"),
+        (_changed(1, width=32), "schedule[1]: 32 latents of width cannot follow 34"),
+        (_changed(0, sigma=0.9), "schedule[0]: got sigma 0.9, expected 1"),
+        (_changed(2, sigma=0.896), "schedule[2]: sigma 0.896 cannot follow 0.896"),
+        (_changed(2, sigma=0.95), "schedule[2]: sigma 0.95 cannot follow 0.896"),
+        (_changed(3, sigma=0.0), "schedule[3]: got sigma 0.0, expected above 0"),
+        (_changed(3, sigma=-1), "schedule[3]: got sigma -1.0, expected above 0"),
+        (_changed(3, sigma=float("nan")), "schedule[3]: got sigma nan, expected above 0"),
+        (_changed(1, sigma="0.9"), "schedule[1].sigma: got '0.9', expected a number"),
+        (_changed(1, frames=11.0), "schedule[1].frames: got 11.0, expected a whole number"),
+        (_changed(1, frames=0), "schedule[1].frames: got 0, expected a whole number"),
         (
             _changed(1, depth=3),
-            "schedule.stages[1]: got sigma, frames, height, width, depth, expected",
+            "schedule[1]: got sigma, frames, height, width, depth, expected",
         ),
-        ([{"sigma": 1.0}], "schedule.stages[0]: got sigma, expected exactly the keys"),
-        ([], "schedule.stages: got no stages"),
+        ([{"sigma": 1.0}], "schedule[0]: got sigma, expected exactly the keys"),
+        ([], "schedule: got no stages"),
     ],
 )
 def test_broken_rules_name_the_stage_and_the_cure(stages: list[dict[str, Any]], message: str) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 
 from swd_video.core.grid import PixelSize
 from swd_video.models.pixel_encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
-from swd_video.models.transnetv2 import TransNetTrunk, trunk_state_dict
+from swd_video.models.transnetv2 import TransNetTrunk
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -155,26 +155,3 @@ def test_encoders_without_their_weights_are_refused(folders: Path, tmp_path: Pat
         ValueError, match=r"pytorch_model\.bin: is a pickled checkpoint, .* save_pretrained\."
     ):
         TransformersEncoder(str(folder))
-
-
-def test_published_weights_are_the_trunks_under_other_names() -> None:
-    trunk = TransNetTrunk()
-    published = {}
-    for name, weight in trunk.state_dict().items():
-        _, stack, layer, part, *rest = name.split(".")
-        front = f"SDDCNN.{stack}.DDCNN.{('first', 'second').index(layer)}."
-        if part == "norm":
-            published[f"{front}bn.{rest[0]}"] = weight
-        else:
-            dilation = (1, 2, 4, 8)[int(rest[0])]
-            published[f"{front}Conv3D_{dilation}.layers.{('spatial', 'temporal').index(part)}.weight"] = (
-                weight
-            )
-    found = trunk_state_dict(published | {"fc1.bias": torch.zeros(1)})
-    assert found.keys() == trunk.state_dict().keys()
-    assert all(
-        found[name] is weight or torch.equal(found[name], weight)
-        for name, weight in trunk.state_dict().items()
-    )
-    with pytest.raises(ValueError, match="got no weight SDDCNN"):
-        trunk_state_dict({})
