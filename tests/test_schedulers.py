@@ -253,7 +253,7 @@ def test_a_learned_upsampler_that_is_not_there_is_missed(
 
 def test_a_broken_config_is_refused_with_the_stage() -> None:
     stages = [{"sigma": 1.0, "frames": 2, "height": 4, "width": 4}]
-    with pytest.raises(ValueError, match=r"schedule\.stages\[1\]: 1 latent frames cannot follow 2"):
+    with pytest.raises(ValueError, match=r"schedule\[1\]: 1 latent frames cannot follow 2"):
         ScaleWiseFlowMatchScheduler(stages=[*stages, {"sigma": 0.5, "frames": 1, "height": 4, "width": 4}])
 
 

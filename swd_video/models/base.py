@@ -4,7 +4,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.resize import resize_latents
 from swd_video.models.features import capture_blocks
+from swd_video.models.spec import ModelSpec as ModelSpec
 
 MaskKind = Literal["none", "additive", "boolean"]
 """How a family tells attention which tokens of a prompt are padding."""
@@ -26,38 +26,6 @@ ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 # Not typing.Self: beartype, which checks signatures in tests, refuses it outside decorated classes.
 _ModelT = TypeVar("_ModelT", bound="VideoModel")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Facts about a model that do not need its weights.
-
-    Attributes:
-        family: name of the adapter, for example "wan".
-        compression: how clips are divided into latents and tokens, and so which sizes are legal.
-        latent_channels: channels of the latents.
-        hidden_size: channels of a transformer token.
-        num_blocks: transformer blocks, in the order in which `features` counts them.
-        text_length: rows of an embedded prompt: its tokens, padding included, and in front of them the
-            pooled embedding of families that have one.
-        text_dim: channels of such a row.
-        fps: frames per second of the clips the model was trained on.
-        training_size: size of the clips the model was trained on, where known.
-        guidance_scale: of the classifier-free guidance that the model's pipeline uses unless told otherwise; 1 is off.
-        embedded_guidance: the scale that a guidance-distilled transformer is told instead; None where it is told none.
-    """
-
-    family: str
-    compression: Compression
-    latent_channels: int
-    hidden_size: int
-    num_blocks: int
-    text_length: int
-    text_dim: int
-    fps: float
-    training_size: PixelSize | None
-    guidance_scale: float
-    embedded_guidance: float | None
 
 
 class VideoModel(ABC):
@@ -97,6 +65,8 @@ class VideoModel(ABC):
         transformer: the network that predicts velocities. Methods that run it take another of the same
             architecture as `transformer=`, so that teacher and student share one adapter.
         vae: between pixels and raw latents.
+        takes_first_frame: whether the transformer takes a timestep for every token, and so a picture to start from.
+        can_rescale_positions: whether `rescale_positions` works for the model.
         full_frames: what `rescale_positions` was given last.
     """
 
@@ -109,6 +79,8 @@ class VideoModel(ABC):
     guidance_scale: ClassVar[float]
     settings: ClassVar[tuple[str, ...]] = ()
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
+    takes_first_frame: bool = False
+    can_rescale_positions: bool = False
     full_frames: int | None = None
 
     def __init__(
@@ -123,9 +95,9 @@ class VideoModel(ABC):
         self.pipe = pipe
         self.transformer: nn.Module = pipe.transformer
         _require_text_to_video(pipe, self._latent_channels())
-        _freeze(
-            *(getattr(pipe, name) for name in self.parts if name == "vae" or name.startswith("text_encoder"))
-        )
+        for name in self.parts:
+            if name == "vae" or name.startswith("text_encoder"):
+                getattr(pipe, name).requires_grad_(False).eval()
         config = pipe.transformer.config
         self.spec = ModelSpec(
             family=self.family,
@@ -158,16 +130,6 @@ class VideoModel(ABC):
             ValueError: if the pipeline is of a kind that the adapter does not cover.
         """
         return cls(pipe, **facts)
-
-    @property
-    def takes_first_frame(self) -> bool:
-        """Whether the transformer takes a timestep for every token, and so a picture to start from."""
-        return False
-
-    @property
-    def can_rescale_positions(self) -> bool:
-        """Whether `rescale_positions` works for the model."""
-        return False
 
     @property
     def text_tokens(self) -> dict[str, int]:
@@ -275,11 +237,16 @@ class VideoModel(ABC):
         self._check_latents(noisy_latents)
         shown = noisy_latents
         if first_frame is not None:
-            self._check_first_frame()
+            if not self.takes_first_frame:
+                raise ValueError(
+                    f"first_frame: this {self.spec.family} model makes clips from text alone; use LTX-Video or "
+                    "Wan 2.2 TI2V-5B to start from a picture."
+                )
             shown = torch.cat([first_frame.to(noisy_latents), noisy_latents[:, :, 1:]], dim=2)
         inputs = self._transformer_inputs(network, shown, sigma, prompt_embeds)
         if first_frame is not None:
-            inputs["timestep"] = self._without_noise_at_first(inputs["timestep"], shown)
+            patch = self.spec.compression.patch
+            inputs["timestep"] = timestep_without_noise_at_first(inputs["timestep"], shown, patch)
         with self._positions(unwrap(network)):
             output = network(**inputs, return_dict=False)[0]
         velocity = self._to_velocity(output, noisy_latents, sigma)
@@ -428,23 +395,6 @@ class VideoModel(ABC):
         """A context in which an unwrapped transformer counts frames as `rescale_positions` said."""
         return nullcontext()
 
-    def _check_first_frame(self) -> None:
-        if not self.takes_first_frame:
-            raise ValueError(
-                f"first_frame: this {self.spec.family} model makes clips from text alone; use LTX-Video or "
-                "Wan 2.2 TI2V-5B to start from a picture."
-            )
-
-    def _without_noise_at_first(
-        self, timestep: Float[Tensor, "batch *tokens"], latents: Tensor
-    ) -> Float[Tensor, "batch _"]:
-        """A timestep for every token, 0 for those of the first latent frame."""
-        grid, patch = LatentSize(*latents.shape[2:]), self.spec.compression.patch
-        tokens = grid.tokens(patch)
-        timestep = timestep.reshape(len(timestep), -1).expand(-1, tokens).clone()
-        timestep[:, : tokens * patch[0] // grid.frames] = 0
-        return timestep
-
     def _check_latents(self, noisy_latents: Tensor) -> None:
         channels = noisy_latents.shape[1]
         if channels != self.spec.latent_channels:
@@ -466,9 +416,15 @@ def sigma_per_clip(sigma: Sigma, noisy_latents: Tensor) -> Float[Tensor, " batch
     return levels.expand(noisy_latents.shape[0])
 
 
-def _freeze(*modules: nn.Module) -> None:
-    for module in modules:
-        module.requires_grad_(False).eval()
+def timestep_without_noise_at_first(
+    timestep: Float[Tensor, "batch *tokens"], latents: Tensor, patch: tuple[int, int, int]
+) -> Float[Tensor, "batch _"]:
+    """A timestep for every token, 0 for those of the first latent frame."""
+    grid = LatentSize(*latents.shape[2:])
+    tokens = grid.tokens(patch)
+    timestep = timestep.reshape(len(timestep), -1).expand(-1, tokens).clone()
+    timestep[:, : tokens * patch[0] // grid.frames] = 0
+    return timestep
 
 
 def _check_parts(pipe: Any, names: Sequence[str]) -> None:

@@ -67,12 +67,9 @@ class CogVideoXModel(VideoModel):
                 "several; use CogVideoX-2b, CogVideoX-5b or CogVideoX 1.5 for text to video."
             )
         super().__init__(pipe, **facts)
+        # 5b and 1.5, not 2b.
+        self.can_rescale_positions = bool(pipe.transformer.config.use_rotary_positional_embeddings)
         self._angles = noise_angles(pipe.scheduler)
-
-    @property
-    def can_rescale_positions(self) -> bool:
-        """True for models with rotary positions: 5b and 1.5, not 2b."""
-        return bool(self.pipe.transformer.config.use_rotary_positional_embeddings)
 
     def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
         """The model's own scheduler, seen as one of a flow; see the base class."""

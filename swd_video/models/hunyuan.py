@@ -50,6 +50,7 @@ class HunyuanVideoModel(VideoModel):
     """
 
     family = "hunyuan"
+    can_rescale_positions = True
     parts = (*VideoModel.parts, "text_encoder_2", "tokenizer_2")
     pipeline_class = HunyuanVideoPipeline
     attention_mask = "boolean"
@@ -83,11 +84,6 @@ class HunyuanVideoModel(VideoModel):
         self._asked_guidance = embedded_guidance
         super().__init__(pipe, text_length=text_length and 1 + text_length, **facts)
         self.prompt_template = dict(prompt_template)
-
-    @property
-    def can_rescale_positions(self) -> bool:
-        """True."""
-        return True
 
     @property
     def max_tokens(self) -> int:

@@ -52,6 +52,8 @@ class LtxModel(VideoModel):
     """
 
     family = "ltx"
+    takes_first_frame = True
+    can_rescale_positions = True
     pipeline_class = LTXPipeline
     # All of the same parts; a picture or several to start from are an argument, not a part.
     attention_mask = "additive"
@@ -75,16 +77,6 @@ class LtxModel(VideoModel):
                 )
         self.decode_timestep = _DECODE_TIMESTEP if decode_timestep is None else decode_timestep
         self.decode_noise = _DECODE_NOISE if decode_noise is None else decode_noise
-
-    @property
-    def takes_first_frame(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def can_rescale_positions(self) -> bool:
-        """True."""
-        return True
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:

@@ -34,6 +34,7 @@ class WanModel(VideoModel):
     """
 
     family = "wan"
+    can_rescale_positions = True
     pipeline_class = WanPipeline
     stock_samples = True
     guidance_scale = 5.0
@@ -41,18 +42,9 @@ class WanModel(VideoModel):
 
     def __init__(self, pipe: WanPipeline, **facts: Any) -> None:
         super().__init__(pipe, **facts)
+        self.takes_first_frame = bool(pipe.config.expand_timesteps)  # TI2V-5B
         if pipe.transformer_2 is not None:
             self.transformer = WanExperts(pipe.transformer, pipe.transformer_2, pipe.config.boundary_ratio)
-
-    @property
-    def takes_first_frame(self) -> bool:
-        """True for TI2V-5B."""
-        return bool(self.pipe.config.expand_timesteps)
-
-    @property
-    def can_rescale_positions(self) -> bool:
-        """True."""
-        return True
 
     def transformer_at(self, sigma: float) -> str:
         """Of A14B's two, the one whose range of noise holds the level."""

@@ -180,5 +180,5 @@ def test_clips_are_sampled_scalewise(model: VideoModel, grid: LatentSize) -> Non
 def test_a_schedule_that_does_not_fit_is_refused(tiny_pipe: Callable[[str], Any]) -> None:
     model = adapter_for("WanPipeline").from_pipeline(tiny_pipe("wan"))
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 3)), Stage(0.5, LatentSize(1, 4, 4))))
-    with pytest.raises(ValueError, match=r"schedule\.stages\[0\]: .* Nearest legal latent size: 1x2x2"):
+    with pytest.raises(ValueError, match=r"schedule\[0\]: .* Nearest legal latent size: 1x2x2"):
         sample_clips(model, schedule, ["a cat"], upsample=model.resize_latents)

@@ -380,7 +380,7 @@ def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tm
         build_run(make_config(loss={"extra_terms": extra}), tmp_path / "c")
     config = make_config()
     stages = (*config.schedule[:2], config.schedule[2].model_copy(update={"width": 9}))
-    with pytest.raises(ValueError, match=r"schedule\.stages\[2\]: .*not a whole number"):
+    with pytest.raises(ValueError, match=r"schedule\[2\]: .*not a whole number"):
         build_run(config.model_copy(update={"schedule": stages}), tmp_path / "b")
 
 
