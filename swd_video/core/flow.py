@@ -42,6 +42,12 @@ def velocity_from_x0(
     return _narrow((noisy_latents - x0) / level, noisy_latents, x0)
 
 
+def sigma_per_clip(sigma: Sigma, noisy_latents: Float[Tensor, "batch *clip"]) -> Float[Tensor, " batch"]:
+    """One float32 noise level for each clip, on the device of the latents."""
+    levels = torch.as_tensor(sigma, dtype=torch.float32, device=noisy_latents.device).reshape(-1)
+    return levels.expand(noisy_latents.shape[0])
+
+
 def velocity_target(x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """What a flow-matching model is trained to predict: `noise - x0`, the same at every sigma."""
     return noise - x0

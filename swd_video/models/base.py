@@ -410,12 +410,6 @@ def unwrap(network: nn.Module) -> Any:
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
-def sigma_per_clip(sigma: Sigma, noisy_latents: Tensor) -> Float[Tensor, " batch"]:
-    """One float32 noise level for each clip, on the device of the latents."""
-    levels = torch.as_tensor(sigma, dtype=torch.float32, device=noisy_latents.device).reshape(-1)
-    return levels.expand(noisy_latents.shape[0])
-
-
 def timestep_without_noise_at_first(
     timestep: Float[Tensor, "batch *tokens"], latents: Tensor, patch: tuple[int, int, int]
 ) -> Float[Tensor, "batch _"]:

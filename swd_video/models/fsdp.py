@@ -16,12 +16,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def wants_shards() -> bool:
+def wants_sharding() -> bool:
     """Whether the launcher was given an FSDP config, as `configs/accelerate/fsdp2.yaml`, and several processes."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().num_processes > 1
 
 
-def divide_weights(network: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
+def shard_network(network: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
     """Divide a network's weights among all processes, in place; gradients are averaged and divided alike.
 
     The parameters are other objects afterwards.
@@ -41,13 +41,13 @@ def divide_weights(network: nn.Module, blocks: Sequence[nn.Module], device: torc
     fully_shard(network, mesh=mesh).set_reshard_after_backward(False, recurse=False)
 
 
-def put_away(network: nn.Module) -> None:
+def reshard(network: nn.Module) -> None:
     """Drop what a process holds of a divided network beyond its share, which a change of the weights makes stale."""
     if isinstance(network, FSDPModule):
         network.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor of which this process may hold a share; then all processes have to call it together."""
     if not isinstance(tensor, DTensor):
         return tensor
@@ -55,14 +55,14 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def share_like(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor divided as `like` is, if that is."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def whole_on_cpu(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
     """Tensors made whole one after the other, each moved to main memory before the next is gathered.
 
     Args:
@@ -71,19 +71,19 @@ def whole_on_cpu(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, 
     """
     kept = {}
     for name, tensor in tensors.items():
-        gathered = whole(tensor.detach())
+        gathered = full_tensor(tensor.detach())
         if keep:
             kept[name] = gathered.to("cpu").contiguous()
     return kept
 
 
-def whole_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
-    """`state_dict()` with whole tensors in main memory, as `whole_on_cpu`; empty where this process keeps none."""
+def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
+    """`state_dict()` with whole tensors in main memory, as `full_tensors`; empty where this process keeps none."""
     saved: dict[str, Any] = optimizer.state_dict()
     state = {}
     for index, values in saved["state"].items():
         tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
-        state[index] = values | whole_on_cpu(tensors, keep)
+        state[index] = values | full_tensors(tensors, keep)
     return saved | {"state": state} if keep else {}
 
 
@@ -92,7 +92,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state = {
         index: {
-            key: share_like(value, weights[index])
+            key: shard_like(value, weights[index])
             if isinstance(value, Tensor) and value.shape == weights[index].shape
             else value
             for key, value in kept.items()

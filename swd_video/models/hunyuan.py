@@ -23,9 +23,9 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import (
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma
+from swd_video.core.flow import Sigma, sigma_per_clip
 from swd_video.core.grid import LatentSize
-from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
+from swd_video.models.base import ATTENTION_LAYERS, VideoModel, unwrap
 from swd_video.models.positions import rescaled_positions
 
 _FPS = 24.0

@@ -24,11 +24,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma
+from swd_video.core.flow import Sigma, sigma_per_clip
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator, keyed_seed
 from swd_video.core.sampling import draw_noise
-from swd_video.models.base import VideoModel, sigma_per_clip, unwrap
+from swd_video.models.base import VideoModel, unwrap
 from swd_video.models.positions import position_factor
 
 _FPS = 25.0

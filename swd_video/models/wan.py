@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from swd_video.core.flow import Sigma
+from swd_video.core.flow import Sigma, sigma_per_clip
 from swd_video.core.grid import Compression
-from swd_video.models.base import ATTENTION_LAYERS, VideoModel, sigma_per_clip, unwrap
+from swd_video.models.base import ATTENTION_LAYERS, VideoModel, unwrap
 from swd_video.models.positions import rescaled_positions
 
 # What Wan 2.1 and A14B were trained with, and TI2V-5B; a folder that says otherwise has a `video_spec.json`.

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.models.base import VideoModel
-from swd_video.models.fsdp import divide_weights, put_away, whole
+from swd_video.models.fsdp import full_tensor, reshard, shard_network
 from swd_video.models.lora import (
     CRITIC,
     STUDENT,
@@ -77,7 +77,7 @@ class Networks:
         """
         if not self._has_additions:
             return None
-        return {name: whole(weight) for name, weight in lora_state_dict(self.student).items()}
+        return {name: full_tensor(weight) for name, weight in lora_state_dict(self.student).items()}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name, always in the same order."""
@@ -88,18 +88,18 @@ class Networks:
     def divide(self, device: torch.device) -> None:
         """Divide the weights of all networks among the processes, after everything is added to them."""
         for network in dict.fromkeys((self.student, self.model.transformer)):
-            divide_weights(network, self.model.transformer_blocks(network), device)
+            shard_network(network, self.model.transformer_blocks(network), device)
 
     def weights_changed(self) -> None:
         """To be called after every change of the student's weights, by an optimizer or by hand."""
-        put_away(self.student)
+        reshard(self.student)
 
     def whole_student(self) -> nn.Module:
         """The student's network; a copy on the CPU where its weights are divided, made by all processes together."""
         state = self.student.state_dict()
         if not any(isinstance(weight, DTensor) for weight in state.values()):
             return self.student
-        gathered = {name: whole(weight).cpu() for name, weight in state.items()}
+        gathered = {name: full_tensor(weight).cpu() for name, weight in state.items()}
         student: Any = self.student
         with torch.device("meta"):
             copied: nn.Module = cast(Any, self._student_class).from_config(student.config)

@@ -21,7 +21,7 @@ from swd_video.data.latent_cache import LatentCache
 from swd_video.files import write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
-from swd_video.models.fsdp import wants_shards
+from swd_video.models.fsdp import wants_sharding
 from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.build import build_objectives, pixel_encoders
@@ -296,7 +296,7 @@ def _check_load(config: DistillConfig) -> None:
 
 
 def _check_shards(config: DistillConfig) -> None:
-    if wants_shards() and isinstance(config.train.optimizer, MuonConfig):
+    if wants_sharding() and isinstance(config.train.optimizer, MuonConfig):
         raise ConfigError(
             "train.optimizer.kind: muon needs whole matrices, and FSDP divides them; take adamw, or "
             "configs/accelerate/ddp.yaml."
@@ -318,7 +318,7 @@ def _load(config: DistillConfig) -> VideoModel:
 
 def _place(config: DistillConfig, model: VideoModel, device: torch.device) -> None:
     """Put the network where it trains, with the attention that the config asks for."""
-    if not wants_shards():
+    if not wants_sharding():
         model.transformer.to(device)
     dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
     attention, mask = config.load.attention, model.attention_mask
@@ -370,7 +370,7 @@ def _build_stepper(
     upsampler: LatentUpsampler | None = None,
 ) -> Stepper:
     train, accelerator = config.train, parts.accelerator
-    shards = wants_shards()
+    shards = wants_sharding()
     if not shards:
         # Before a critic comes in, whose gradients are averaged apart.
         networks.student_forward = accelerator.prepare_model(networks.student)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swd_video.files import remove_leftovers, whole_folder
-from swd_video.models.fsdp import load_optimizer_state, share_like, whole_on_cpu, whole_optimizer_state
+from swd_video.models.fsdp import full_optimizer_state, full_tensors, load_optimizer_state, shard_like
 from swd_video.objectives.learners import Learner
 
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
@@ -78,11 +78,11 @@ class CheckpointFolder:
         """
         final = self.folder / f"step_{step:08d}"
         average = dict(zip(parameters, ema.shadow_params, strict=True))
-        tensors = {_WEIGHTS: whole_on_cpu(parameters, write), _AVERAGE: whole_on_cpu(average, write)}
-        states: dict[str, Any] = {_OPTIMIZERS: [whole_optimizer_state(one, write) for one in optimizers]}
+        tensors = {_WEIGHTS: full_tensors(parameters, write), _AVERAGE: full_tensors(average, write)}
+        states: dict[str, Any] = {_OPTIMIZERS: [full_optimizer_state(one, write) for one in optimizers]}
         for learner in learners:
-            tensors[_weights_of(learner)] = whole_on_cpu(learner.parameters, write)
-            states[_optimizer_of(learner)] = whole_optimizer_state(learner.optimizer, write)
+            tensors[_weights_of(learner)] = full_tensors(learner.parameters, write)
+            states[_optimizer_of(learner)] = full_optimizer_state(learner.optimizer, write)
         if not write:
             return final
         state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
@@ -150,7 +150,7 @@ class CheckpointFolder:
             with torch.no_grad():
                 for here, there in moved:
                     for name, weight in here.items():
-                        weight.copy_(share_like(there[name], weight))
+                        weight.copy_(shard_like(there[name], weight))
             for optimizer, kept, _ in states:
                 load_optimizer_state(optimizer, kept)
             ema.optimization_step = state["ema_step"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from swd_video.models.fsdp import whole
+from swd_video.models.fsdp import full_tensor
 
 _CURE = "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
 
@@ -57,4 +57,4 @@ def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, 
 
 
 def _is_finite(gradient: Tensor) -> bool:
-    return bool(whole(gradient).isfinite().all())
+    return bool(full_tensor(gradient).isfinite().all())

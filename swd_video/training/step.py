@@ -22,7 +22,7 @@ from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentBatch, LatentCache
-from swd_video.models.fsdp import whole
+from swd_video.models.fsdp import full_tensor
 from swd_video.objectives.learners import ClipPair, Learner
 from swd_video.objectives.mmd import WeightedObjective
 from swd_video.objectives.networks import Networks
@@ -349,7 +349,7 @@ class Stepper:
             if weight.grad is not None:
                 weight.grad = self._over_processes(weight.grad)
                 gradients.append(weight.grad)
-        check_gradient(step, learner.name, float(whole(get_total_norm(gradients))), learner.parameters)
+        check_gradient(step, learner.name, float(full_tensor(get_total_norm(gradients))), learner.parameters)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
         return value
@@ -375,7 +375,7 @@ class Stepper:
     def _clip_gradient(self, step: int) -> float:
         limit = self.settings.max_grad_norm
         weights = list(self._parameters.values())
-        norm = float(whole(clip_grad_norm_(weights, math.inf if limit is None else limit)))
+        norm = float(full_tensor(clip_grad_norm_(weights, math.inf if limit is None else limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from swd_video.models.fsdp import load_optimizer_state, whole_on_cpu, whole_optimizer_state
+from swd_video.models.fsdp import load_optimizer_state, full_tensors, full_optimizer_state
 
 LAYERS, SIDE = 8, 1024  # 4 MiB each
 
@@ -45,10 +45,10 @@ mesh = init_device_mesh("cpu", (2,))
 network = build(mesh)
 optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
 step(network, optimizer)
-whole_on_cpu({"first": next(network.parameters())}, False)  # what gathering itself takes, once
+full_tensors({"first": next(network.parameters())}, False)  # what gathering itself takes, once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-weights = whole_on_cpu(dict(network.named_parameters()), rank == 0)
-state = whole_optimizer_state(optimizer, rank == 0)
+weights = full_tensors(dict(network.named_parameters()), rank == 0)
+state = full_optimizer_state(optimizer, rank == 0)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 shapes = sorted({tuple(value.shape) for kept in state.get("state", {}).values() for value in kept.values()})
 
