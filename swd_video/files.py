@@ -6,7 +6,6 @@ process leaves is told by its name, and `remove_leftovers` deletes it. `alone_in
 one folder apart.
 """
 
-import codecs
 import json
 import os
 import re
@@ -25,28 +24,24 @@ try:
 except ImportError:  # Windows has no locks that several may share
     fcntl = None  # type: ignore[assignment]
 
-DRAFT_SUFFIX = ".draft"
-"""Ends the names of files and folders that are being written."""
-
 LOCK_NAME = ".swd-video.lock"
 """A file of this name lies in a folder while a run writes there."""
 
-_OLD_SUFFIX = ".old"
+_DRAFT = ".draft"
+# A folder that stepped aside for a newer one.
+_OLD = ".old"
 _ATTEMPTS = 100
 _PROBE_BYTES = 2**20
-# In this order: the mark of UTF-32 begins like that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_RANDOM = "[0-9a-f]{16}"
 _STEM_BYTES = 220
 
 
 class FolderInUseError(OSError):
     """Another run writes into the folder; the message says which and what to do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
+        )
 
 
 @contextmanager
@@ -64,14 +59,13 @@ def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Pa
         ValueError: as `check_writable`.
     """
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK_NAME, timeout=0)
-    try:
+    with _empty_folders_go(folder):
         check_writable(folder, what)
         try:
             lock.acquire()
         except Timeout:
-            raise FolderInUseError(_in_use(folder)) from None
+            raise FolderInUseError(folder) from None
         try:
             remove_leftovers(folder)
             yield folder
@@ -80,10 +74,6 @@ def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Pa
             with suppress(OSError):
                 os.unlink(lock.lock_file)
             lock.release()
-    finally:
-        with suppress(OSError):  # the first that is not empty ends it
-            for path in made:
-                path.rmdir()
 
 
 @contextmanager
@@ -111,10 +101,6 @@ def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(handle)
 
 
-def _in_use(folder: Path) -> str:
-    return f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
-
-
 def _share_lock(folder: Path) -> int | None:
     assert fcntl is not None
     for _ in range(_ATTEMPTS):
@@ -125,22 +111,62 @@ def _share_lock(folder: Path) -> int | None:
             continue  # as `check_writable` of another run took the folder away again
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            break
-        except OSError:
+        except OSError as error:
             # Some file systems of clusters have no such locks. There `alone_in` leaves its own number in the file.
-            held = os.fstat(handle).st_size > 0
+            held = isinstance(error, BlockingIOError) or os.fstat(handle).st_size > 0
             os.close(handle)
             if held:
                 break
-            with suppress(FileNotFoundError):
-                os.unlink(folder / LOCK_NAME)
+            (folder / LOCK_NAME).unlink(missing_ok=True)
             return None
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)  # its holder left meanwhile, and took the name away
-    raise FolderInUseError(_in_use(folder))
+    raise FolderInUseError(folder)
+
+
+def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
+    """Find out, before anything that takes long, whether files can be written into a folder; nothing of it stays.
+
+    Args:
+        folder: where; it need not be there yet.
+        what: the flag or key that names it.
+
+    Raises:
+        ValueError: if it is no folder, cannot be made, or takes no file of a megabyte.
+    """
+    try:
+        with _empty_folders_go(Path(folder)), _unnamed_file_in(Path(folder)) as file:
+            # A full disk still gives names to empty files, and some say so only when they must hold what they took.
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileExistsError):
+            reason = "it is no folder"
+        raise ValueError(f"{what} {folder}: cannot be written to: {reason}. Choose another folder.") from None
+
+
+@contextmanager
+def _empty_folders_go(folder: Path) -> Iterator[None]:
+    """Takes a folder and its parents away at the end, as far as they were not there before and are empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # the first that is not empty ends it
+            for path in missing:
+                path.rmdir()
+
+
+def _unnamed_file_in(folder: Path) -> IO[bytes]:
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another run that checks the same folder may have taken it away again.
+        with suppress(FileNotFoundError):
+            return tempfile.TemporaryFile(dir=folder)
+    return tempfile.TemporaryFile(dir=folder)
 
 
 @contextmanager
@@ -156,16 +182,16 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
             beside it.
     """
     target = Path(path)
-    draft = _beside(target, DRAFT_SUFFIX)
+    draft = _beside(target, _DRAFT)
     try:
         # O_EXCL follows no link; the mode leaves it to the umask who may read.
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield draft
         if durable:
-            sync(draft)
+            _sync(draft)
         os.replace(draft, target)
         if durable:
-            sync(target.parent)
+            _sync(target.parent)
     except OSError as error:
         # A full disk does not say which file it had no room for, and a draft's name tells nobody.
         if error.filename in (None, str(draft)) and error.filename2 is None:
@@ -177,80 +203,14 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = False) -> None:
-    """Write a UTF-8 text file whole.
-
-    Raises:
-        OSError: as `whole_file`.
-    """
+    """Write a UTF-8 text file, as `whole_file` does."""
     with whole_file(path, durable=durable) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = False) -> None:
-    """Write a value as indented JSON, whole.
-
-    Raises:
-        OSError: as `whole_file`.
-    """
+    """Write a value as indented JSON, as `whole_file` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Text that people wrote: UTF-8, or UTF-16 or UTF-32 that begins with its mark, as Windows writes it.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no such text; the message names the line, to be put behind the file's name.
-    """
-    content = Path(path).read_bytes()
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"line {line}: byte 0x{content[error.start]:02x} belongs to no text in UTF-8; save the file as UTF-8."
-            if encoding == "utf-8-sig"
-            else f"line {line}: begins as {encoding.upper()} but does not go on so; save the file as UTF-8."
-        ) from None
-
-
-def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
-    """Find out, before anything that takes long, whether files can be written into a folder; nothing of it stays.
-
-    Args:
-        folder: where; it need not be there yet.
-        what: the flag or key that names it.
-
-    Raises:
-        ValueError: if it is no folder, cannot be made, or takes no file of a megabyte.
-    """
-    folder, made = Path(folder), []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        with _unnamed_file_in(folder) as file:
-            # A full disk still gives names to empty files, and some say so only when they must hold what they took.
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, FileExistsError):
-            reason = "it is no folder"
-        raise ValueError(f"{what} {folder}: cannot be written to: {reason}. Choose another folder.") from None
-    finally:
-        with suppress(OSError, ValueError):
-            for path in made:
-                path.rmdir()
-
-
-def _unnamed_file_in(folder: Path) -> IO[bytes]:
-    for _ in range(_ATTEMPTS):
-        folder.mkdir(parents=True, exist_ok=True)
-        # Another run that checks the same folder may have taken it away again.
-        with suppress(FileNotFoundError):
-            return tempfile.TemporaryFile(dir=folder)
-    return tempfile.TemporaryFile(dir=folder)
 
 
 @contextmanager
@@ -264,24 +224,32 @@ def whole_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: wait until everything is on the disk, so that it survives a power cut.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove(folder, DRAFT_SUFFIX)
-    draft = _beside(folder, DRAFT_SUFFIX)
+    _remove(folder.parent, _DRAFT, _stem(folder))
+    draft = _beside(folder, _DRAFT)
     draft.mkdir()
     try:
         yield draft
         if durable:
             for path in (*draft.rglob("*"), draft):
-                sync(path)
-        _replace(folder, draft)
+                _sync(path)
+        if folder.exists():
+            # A folder in use cannot be replaced in one step: the old one steps aside first.
+            os.replace(folder, _beside(folder, _OLD))
+        os.replace(draft, folder)
         if durable:
-            sync(folder.parent)
+            _sync(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     # Last, as a writer that was killed between two renames left the only older version there.
-    _remove(folder, _OLD_SUFFIX)
+    _remove(folder.parent, _OLD, _stem(folder))
 
 
-def sync(path: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Delete the drafts that killed writers left in a folder; call it where nobody else writes there."""
+    _remove(folder, _DRAFT)
+
+
+def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows keeps names by itself, and opens no folders
@@ -290,24 +258,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the drafts that killed writers left in a folder; call it where nobody else writes there."""
-    draft = re.compile(rf"\..+\.{_RANDOM}{re.escape(DRAFT_SUFFIX)}")
-    for entry in folder.iterdir():
-        if draft.fullmatch(entry.name):
-            _delete(entry)
-
-
-def _replace(folder: Path, draft: Path) -> None:
-    if not folder.exists():
-        os.replace(draft, folder)
-        return
-    # A folder in use cannot be replaced in one step: the old one steps aside first.
-    old = _beside(folder, _OLD_SUFFIX)
-    os.replace(folder, old)
-    os.replace(draft, folder)
 
 
 def _beside(target: Path, suffix: str) -> Path:
@@ -319,16 +269,14 @@ def _stem(target: Path) -> str:
     return target.name.encode("utf-8", "surrogateescape")[:_STEM_BYTES].decode("utf-8", "ignore")
 
 
-def _remove(target: Path, suffix: str) -> None:
-    """Delete what `_beside` made for this very target; names that only begin alike are others'."""
-    made_here = re.compile(rf"\.{re.escape(_stem(target))}\.{_RANDOM}{re.escape(suffix)}")
-    for entry in target.parent.iterdir():
-        if made_here.fullmatch(entry.name):
-            _delete(entry)
-
-
-def _delete(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry, ignore_errors=True)
-    else:
-        entry.unlink(missing_ok=True)
+def _remove(folder: Path, suffix: str, stem: str | None = None) -> None:
+    """Delete what `_beside` made in a folder: of one stem, as names that only begin alike are others', or of any."""
+    middle = ".+" if stem is None else re.escape(stem)
+    made_here = re.compile(rf"\.{middle}\.[0-9a-f]{{16}}{re.escape(suffix)}")
+    for entry in folder.iterdir():
+        if not made_here.fullmatch(entry.name):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

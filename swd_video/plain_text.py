@@ -1,9 +1,41 @@
 """Texts that people write, as every tokenizer, file and terminal takes them."""
 
+import codecs
+import os
 import re
+from pathlib import Path
 
 _SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
 _UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
+
+
+# In this order: the mark of UTF-32 begins like that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text that people wrote: UTF-8, or UTF-16 or UTF-32 that begins with its mark, as Windows writes it.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no such text; the message names the line, to be put behind the file's name.
+    """
+    content = Path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"line {line}: byte 0x{content[error.start]:02x} belongs to no text in UTF-8; save the file as UTF-8."
+            if encoding == "utf-8-sig"
+            else f"line {line}: begins as {encoding.upper()} but does not go on so; save the file as UTF-8."
+        ) from None
 
 
 def clean_text(text: str) -> str:

@@ -15,7 +15,6 @@ from swd_video.files import (
     FolderInUseError,
     alone_in,
     check_writable,
-    read_text,
     remove_leftovers,
     together_in,
     whole_file,
@@ -23,6 +22,7 @@ from swd_video.files import (
     write_json,
     write_text,
 )
+from swd_video.plain_text import read_text
 
 _FULL_DISK = """
 import resource, sys

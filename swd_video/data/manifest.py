@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swd_video.files import read_text
-from swd_video.plain_text import clean_text, on_one_line
+from swd_video.plain_text import clean_text, on_one_line, read_text
 
 _KEYS = ("path", "caption", "start", "end")
 _LONGEST_SECONDS = 1e9

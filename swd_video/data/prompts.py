@@ -3,8 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from swd_video.files import read_text
-from swd_video.plain_text import clean_text
+from swd_video.plain_text import clean_text, read_text
 
 
 class PromptsError(ValueError):

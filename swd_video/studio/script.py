@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from swd_video.files import read_text
+from swd_video.plain_text import read_text
 from swd_video.yaml_source import Mapping, ScriptError, Source, describe
 
 DEFAULT_MODEL = "pocket-wan-swd"

@@ -45,4 +45,5 @@ def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
         rows.append(torch.cat(list(picked.unbind(1)), dim=-1))
     sheet = frames_from_pixels(torch.cat(rows, dim=1)).permute(1, 2, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.numpy()).save(path)
+    with whole_file(path) as draft:
+        Image.fromarray(sheet.numpy()).save(draft, format="PNG")

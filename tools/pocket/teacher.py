@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.data.latent_cache import LatentCache
+from swd_video.files import whole_folder
 from swd_video.models.loading import VideoSpec, load_model, write_video_spec
 from swd_video.models.wan import WanModel
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -147,16 +148,17 @@ def initialise(
         vae=codec,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
     )
-    pipe.save_pretrained(out)
-    write_video_spec(out, VideoSpec(fps=frame_rate(size), training_size=size))
-    # Latent caches know their encoders by the bytes.
-    for source, part in (
-        (vae, "vae"),
-        (text / "text_encoder", "text_encoder"),
-        (text / "tokenizer", "tokenizer"),
-    ):
-        shutil.rmtree(out / part)
-        shutil.copytree(source, out / part)
+    with whole_folder(out) as draft:
+        pipe.save_pretrained(draft)
+        write_video_spec(draft, VideoSpec(fps=frame_rate(size), training_size=size))
+        # Latent caches know their encoders by the bytes.
+        for source, part in (
+            (vae, "vae"),
+            (text / "text_encoder", "text_encoder"),
+            (text / "tokenizer", "tokenizer"),
+        ):
+            shutil.rmtree(draft / part)
+            shutil.copytree(source, draft / part)
 
 
 def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
@@ -280,8 +282,9 @@ def train(arguments: argparse.Namespace) -> None:
             with autocast(precision, device):
                 sample(model, list(grids)[-1], arguments.out / f"sheet-{done:06d}.png")
             if done == arguments.steps:
-                shutil.copytree(arguments.pipeline, arguments.out / "final", dirs_exist_ok=True)
-                transformer.save_pretrained(arguments.out / "final" / "transformer")
+                with whole_folder(arguments.out / "final") as draft:
+                    shutil.copytree(arguments.pipeline, draft, dirs_exist_ok=True)
+                    transformer.save_pretrained(draft / "transformer")
             ema.restore(transformer.parameters())
 
 

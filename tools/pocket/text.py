@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from swd_video.files import whole_folder
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec
 
 TEXT_LENGTH = 16
@@ -143,8 +144,9 @@ def main() -> None:
         if (step + 1) % 100 == 0:
             right = [f"{(s.argmax(1) == t).float().mean():.2f}" for s, t in zip(scores, targets, strict=True)]
             print(f"step {step + 1} loss {loss.item():.4f} right {' '.join(right)}", flush=True)
-    encoder.save_pretrained(arguments.out / "text_encoder")
-    tokenizer.save_pretrained(arguments.out / "tokenizer")
+    for part, saved in (("text_encoder", encoder), ("tokenizer", tokenizer)):
+        with whole_folder(arguments.out / part) as draft:
+            saved.save_pretrained(draft)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
+from swd_video.files import whole_folder
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.muon import Muon
 from tools.pocket.pictures import composed_frames, save_sheet, to_pixels
@@ -225,7 +226,8 @@ def main() -> None:
             print(f"step {done}: {psnr:.2f} dB on unseen combinations", flush=True)
             save_checkpoint(arguments.out, done, state, recipe)
     settle_normalisation(vae, train)
-    vae.save_pretrained(arguments.out / "final")
+    with whole_folder(arguments.out / "final") as draft:
+        vae.save_pretrained(draft)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from swd_video.core.grid import PixelSize
+from swd_video.files import whole_folder, write_json
 from swd_video.models.pixel_form import PixelForm
 from tools.pocket import corpus
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -161,10 +162,10 @@ def held_out_error(model: VideoMAEForPreTraining, frames: np.ndarray, options: V
 
 def save_encoder(model: VideoMAEForPreTraining, folder: Path, about: dict[str, object]) -> None:
     """Write the encoder without its decoder, as transformers loads it, and what is to be known about it."""
-    model.videomae.save_pretrained(folder)
-    statistics = {"image_mean": _MEAN, "image_std": _STD}
-    (folder / "preprocessor_config.json").write_text(json.dumps(statistics) + "\n", encoding="utf-8")
-    (folder / "videomae.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    with whole_folder(folder) as draft:
+        model.videomae.save_pretrained(draft)
+        write_json(draft / "preprocessor_config.json", {"image_mean": _MEAN, "image_std": _STD})
+        write_json(draft / "videomae.json", about)
 
 
 def run(options: VideoMaeOptions) -> dict[str, object]:
