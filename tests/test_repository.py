@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
@@ -173,6 +174,32 @@ def test_the_newcomers_path_in_the_readme_exists() -> None:
     files = re.findall(r"`([^`]+)`", path[1])
     assert len(files) == 6
     assert [file for file in files if not (ROOT / "swd_video" / file).is_file()] == []
+
+
+def test_the_hosted_workflow_runs_what_a_change_must_pass() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    assert commands == [".ci/run"]
+    assert (ROOT / commands[0]).stat().st_mode & 0o111
+
+
+def test_a_report_of_an_error_asks_for_what_doctor_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    forms = {
+        path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")
+    }
+    for name in ("bug", "wish"):
+        assert {"name", "description", "body"} <= set(forms[name])
+    labels = " ".join(part["attributes"]["label"] for part in forms["bug"]["body"])
+    (command,) = re.findall(r"`swd-video ([^`]+)`", labels)
+    name, *flags = command.split()
+    check_flags(name, flags, help_of(name, capsys))
+
+
+def test_the_citation_names_this_package_and_its_method() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert (citation["title"], citation["license"]) == (PROJECT["name"], PROJECT["license"])
+    assert "2503.16397" in citation["references"][0]["url"]
 
 
 def test_import_rules_hold() -> None:
