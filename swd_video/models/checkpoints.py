@@ -38,13 +38,14 @@ _REPORTERS = (
     "transformers.distributed.tensor_parallel",
 )
 _CURE = "give the weights of the very model that is named"
+_LIST = "a list of such values as the default has"
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "a text",
-    list: "a list of such values as the default has",
-    tuple: "a list of such values as the default has",
+    list: _LIST,
+    tuple: _LIST,
 }
 _ERRORS = (
     OSError,
@@ -70,29 +71,6 @@ def read_pipeline_name(folder: Path) -> str:
             f"{folder / INDEX_NAME}: got _class_name {name!r}, expected the name of a pipeline; save the model anew."
         )
     return name
-
-
-def check_parts_on_disk(folder: Path, skip: Collection[str] = ()) -> None:
-    """Look at the parts that a model folder's index lists.
-
-    Args:
-        folder: of a pipeline.
-        skip: parts that will not be loaded from it.
-
-    Raises:
-        ValueError: if a part is missing, of another class than the index says, incomplete or pickled.
-    """
-    index = read_index(folder / INDEX_NAME)
-    parts = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
-    for name in _NEEDED:
-        if parts.get(name) is None and name not in skip:
-            raise ValueError(
-                f"{folder / INDEX_NAME}: lists no {name}, expected all of {', '.join(_NEEDED)}; load or copy the "
-                "whole model."
-            )
-    for name, class_name in parts.items():
-        if class_name is not None and name not in skip:
-            _check_part(folder / name, str(class_name))
 
 
 def check_weights_file(path: Path) -> None:
@@ -190,16 +168,22 @@ def load_networks(
         skip: names of those that will not come from the folder.
 
     Raises:
-        ValueError: as `load_network`, and as `check_parts_on_disk`.
+        ValueError: as `load_network`, or if any part is missing, of another class than the index says, incomplete or
+            pickled.
     """
-    check_parts_on_disk(folder, skip)
+    index = read_index(folder / INDEX_NAME)
+    parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and name not in skip}
+    for name, (_, class_name) in parts.items():
+        if class_name is not None:
+            _check_part(folder / name, class_name)
+        elif name in _NEEDED:
+            raise ValueError(_lacks(folder / INDEX_NAME, name))
     networks: dict[str, Any] = {}
     taken = inspect.signature(pipeline_class.__init__).parameters
-    for name, entry in read_index(folder / INDEX_NAME).items():
-        if isinstance(entry, list) and name in taken and name not in skip:
-            network_class = getattr(_LIBRARIES.get(str(entry[0])), str(entry[1]), None)
-            if isinstance(network_class, type) and issubclass(network_class, nn.Module):
-                networks[name] = load_network(network_class, folder / name, dtype)
+    for name, (library, class_name) in parts.items():
+        network_class = getattr(_LIBRARIES.get(library), str(class_name), None)
+        if name in taken and isinstance(network_class, type) and issubclass(network_class, nn.Module):
+            networks[name] = load_network(network_class, folder / name, dtype)
     return networks
 
 
@@ -287,7 +271,7 @@ def _check_part(folder: Path, class_name: str) -> None:
             "another family."
         )
     if hasattr(diffusers, class_name):
-        read_config(folder)
+        _read_config(folder)
     find_weights(folder)
 
 
@@ -308,13 +292,8 @@ def find_weights(folder: Path) -> list[Path]:
     return weights
 
 
-def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The class and the configuration of a network of diffusers, with values of the kinds that it takes.
-
-    Raises:
-        ValueError: naming the key, if the file is missing or broken, there is no such class, or a value is of another
-            kind than the class's own default.
-    """
+def _read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The class and the configuration of a network of diffusers, with values of the kinds that it takes."""
     path = folder / CONFIG_NAME
     config = read_json(path)
     name = config.get("_class_name")
@@ -363,7 +342,7 @@ def empty_network(folder: Path) -> Any:
     Raises:
         ValueError: if the configuration is broken.
     """
-    network_class, config = read_config(folder)
+    network_class, config = _read_config(folder)
     with errors_in_one_line(folder / CONFIG_NAME), torch.device("meta"):
         return network_class.from_config(config)
 
@@ -377,18 +356,17 @@ def read_index(path: Path) -> dict[str, Any]:
     index = read_json(path)
     for name in _NEEDED:
         if name not in index:
-            raise ValueError(
-                f"{path}: lists no {name}, expected all of {', '.join(_NEEDED)}; load or copy the whole model."
-            )
+            raise ValueError(_lacks(path, name))
     for key, entry in index.items():
         if isinstance(entry, list) or key in (*_NEEDED, "transformer_2"):
-            pair = (
-                isinstance(entry, list)
-                and len(entry) == 2
-                and all(isinstance(e, (str, type(None))) for e in entry)
-            )
-            require(pair, path, key, entry, "a library and a class")
+            pair = entry if isinstance(entry, list) else []
+            is_pair = len(pair) == 2 and all(isinstance(one, str | None) for one in pair)
+            require(is_pair, path, key, entry, "a library and a class")
     return index
+
+
+def _lacks(path: Path, name: str) -> str:
+    return f"{path}: lists no {name}, expected all of {', '.join(_NEEDED)}; load or copy the whole model."
 
 
 def require(holds: bool, path: Path, key: str, value: object, expected: str) -> None:

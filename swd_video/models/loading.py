@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
-from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
-from torch import Tensor, nn
+from torch import nn
 
 import swd_video
 from swd_video.core.grid import PixelSize
@@ -28,20 +27,18 @@ from swd_video.models.checkpoints import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_SUFFIX,
-    check_fit,
     check_kinds,
-    check_weights_file,
     empty_network,
     errors_in_one_line,
     load_networks,
     read_index,
     read_json,
     read_pipeline_name,
-    read_shapes,
     require,
 )
 from swd_video.models.load_options import LoadOptions as LoadOptions
 from swd_video.models.registry import adapter_for, pipeline_class_for
+from swd_video.models.single_file import load_transformer_file
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
 ARCHITECTURES = Path(swd_video.__file__).parent / "models" / "published"
@@ -262,7 +259,7 @@ def load_teacher(
         raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
     replaced = {} if transformer is None else {"transformer": transformer}
     if options.transformer_file is not None:
-        replaced = {"transformer": _load_transformer_file(Path(options.transformer_file), folder, dtype)}
+        replaced = {"transformer": load_transformer_file(options.transformer_file, folder, dtype)}
     check_kinds(folder / INDEX_NAME, pipeline_class, read_index(folder / INDEX_NAME))
     networks = load_networks(folder, dtype, pipeline_class, skip=replaced)
     with errors_in_one_line(f"model {str(name_or_path)!r}"):
@@ -365,31 +362,6 @@ def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
         pipe.enable_sequential_cpu_offload(device=device)
 
 
-def _load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> ModelMixin:
-    """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration."""
-    check_weights_file(path)
-    index = read_index(folder / INDEX_NAME)
-    if index.get("transformer_2", [None, None])[1] is not None:
-        raise ValueError(
-            f"{path}: replaces one transformer, but {folder} has two; load it without transformer_file."
-        )
-    empty = empty_transformer(folder)
-    name = type(empty).__name__
-    if name not in SINGLE_FILE_LOADABLE_CLASSES:
-        raise ValueError(
-            f"{path}: diffusers reads no single-file checkpoints of {name}; give a pipeline folder."
-        )
-    subject = f"{path}: as a checkpoint of the {name} in {folder}, it"
-    with errors_in_one_line(subject):
-        translated = _translated(path, empty)
-    check_fit(path, translated, empty.state_dict(), f"{name} in {folder}")
-    with errors_in_one_line(subject):
-        transformer: ModelMixin = type(empty).from_single_file(
-            str(path), config=str(folder), subfolder="transformer", dtype=dtype, local_files_only=True
-        )
-    return transformer
-
-
 def empty_transformer(name_or_path: str | Path) -> Any:
     """The transformer of a pipeline as its configuration says, with names and shapes but no weights.
 
@@ -400,16 +372,6 @@ def empty_transformer(name_or_path: str | Path) -> Any:
         ValueError: if there is no such model, or the configuration is broken.
     """
     return empty_network(_file_of(name_or_path, f"transformer/{CONFIG_NAME}").parent)
-
-
-def _translated(path: Path, transformer: Any) -> dict[str, Tensor]:
-    """A single file's weights, as names and shapes, as diffusers translates them to those of the transformer."""
-    names, own = read_shapes(path), transformer.state_dict().keys()
-    if len(names.keys() & own) > len(own) / 2:
-        return names  # of diffusers already
-    translate = SINGLE_FILE_LOADABLE_CLASSES[type(transformer).__name__]["checkpoint_mapping_fn"]
-    translated: dict[str, Tensor] = translate(config=transformer.config, checkpoint=names)
-    return translated
 
 
 def _is_model_folder(path: Path) -> bool:
