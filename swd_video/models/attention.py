@@ -113,18 +113,15 @@ def set_attention(
         ValueError: if the backend does not run there, or not with the model's masks.
     """
     if backend == "auto":
-        chosen = "native"
-        if lets_choose_attention(transformer):
-            chosen = choose_attention_backend(device, dtype, mask)
-        if chosen != "native":
-            apply_attention_backend(transformer, chosen)
-        return chosen
-    if backend in _BACKENDS:
-        probe = _probe(backend, torch.device(device), dtype, mask)
-        if not probe.works:
-            raise ValueError(
-                f"attention backend {backend!r} does not run on {device} for this model: {probe.detail}. Use auto."
-            )
+        backend = (
+            choose_attention_backend(device, dtype, mask) if lets_choose_attention(transformer) else "native"
+        )
+        if backend == "native":
+            return backend
+    elif backend in _BACKENDS and not (probe := _probe(backend, torch.device(device), dtype, mask)).works:
+        raise ValueError(
+            f"attention backend {backend!r} does not run on {device} for this model: {probe.detail}. Use auto."
+        )
     apply_attention_backend(transformer, backend)
     return backend
 

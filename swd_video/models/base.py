@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.resize import resize_latents
-from swd_video.models.features import capture_blocks
+from swd_video.models.capture import capture_blocks
 from swd_video.models.spec import ModelSpec as ModelSpec
 
 MaskKind = Literal["none", "additive", "boolean"]

@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
 from swd_video.core.grid import PixelSize
+from swd_video.models.capture import capture_blocks
 from swd_video.models.checkpoints import errors_in_one_line, load_network
-from swd_video.models.features import capture_blocks
 from swd_video.models.loading import HUB_NAME
-from swd_video.models.pixel_form import PixelForm, recomputed_by_clip
+from swd_video.models.pixel_form import PixelForm
+from swd_video.models.recomputation import recomputed_by_clip
 from swd_video.models.transnetv2 import TRUNK_CHANNELS, load_trunk
 
 # What ImageNet's training set has; encoders that say nothing else were trained with these.

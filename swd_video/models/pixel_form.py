@@ -1,98 +1,11 @@
-"""Latents as networks of pixels want them: windows of clips, decoded with gradients, in the size they expect.
+"""Pixels in the form that a network of pictures was trained on."""
 
-Decoding keeps far more for the backward pass than a transformer does. Three things bound it: a window is short and
-narrow, clips are decoded one at a time, and each is decoded again in the backward pass, so that the graph of one window
-is all that is ever there.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
-
-from swd_video.core.grid import LatentSize
-from swd_video.models.base import VideoModel
-
-
-@dataclass(frozen=True)
-class LatentWindow:
-    """A cuboid of a latent grid.
-
-    Attributes:
-        start: first frame, row and column.
-        size: frames, height and width.
-    """
-
-    start: tuple[int, int, int]
-    size: LatentSize
-
-    def cut(
-        self, latents: Float[Tensor, "batch channels frames height width"]
-    ) -> Float[Tensor, "batch channels window_frames window_height window_width"]:
-        """The same window of every clip."""
-        for axis, (first, length) in enumerate(zip(self.start, self.size.as_tuple(), strict=True)):
-            latents = latents.narrow(2 + axis, first, length)
-        return latents
-
-
-def window_size(grid: LatentSize, frames: int | None, crop: tuple[int, int] | None) -> LatentSize:
-    """What a window shows of a grid: at most so many frames and so much of the picture; None for all of it."""
-    height, width = crop or (grid.height, grid.width)
-    return LatentSize(
-        min(frames or grid.frames, grid.frames), min(height, grid.height), min(width, grid.width)
-    )
-
-
-def draw_window(grid: LatentSize, size: LatentSize, generator: torch.Generator) -> LatentWindow:
-    """A window of this size anywhere in a grid, all places alike.
-
-    Args:
-        grid: at least as large.
-        size: of the window.
-        generator: on the CPU.
-    """
-    room = [whole - part for whole, part in zip(grid.as_tuple(), size.as_tuple(), strict=True)]
-    frame, row, column = (int(torch.randint(0, free + 1, (), generator=generator)) for free in room)
-    return LatentWindow((frame, row, column), size)
-
-
-def decode_clips(
-    model: VideoModel, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
-) -> Float[Tensor, "batch 3 frames height width"]:
-    """Latents to float32 pixels in [-1, 1] or a little beyond, clip by clip; gradients reach `latents`.
-
-    A window that does not begin with its clip is decoded as if it did: its first latent frame becomes one picture,
-    which is softer than it would be in the clip. Autocast is off: small differences of pixels would drown in bfloat16.
-
-    Source: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
-    """
-
-    def decode(clip: Tensor) -> list[Tensor]:
-        with torch.autocast(clip.device.type, enabled=False):
-            return [model.decode(clip.float()).float()]
-
-    return recomputed_by_clip(decode, latents)[0]
-
-
-def recomputed_by_clip(
-    run: Callable[[Tensor], list[Tensor]], clips: Float[Tensor, "batch ..."]
-) -> list[Tensor]:
-    """What `run` makes of each clip alone, joined; computed again, clip by clip, in the backward pass.
-
-    Args:
-        run: takes a batch and gives several; nothing in it is random.
-        clips: its input.
-    """
-    # Without the early stop, networks that keep tensors in themselves (causal VAEs) come to their end and drop them.
-    with set_checkpoint_early_stop(False):
-        parts = [
-            checkpoint(run, clip, use_reentrant=False, preserve_rng_state=False) for clip in clips.split(1)
-        ]
-    return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)

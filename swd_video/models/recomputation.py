@@ -1,18 +1,23 @@
 """Gradient checkpointing: memory for work.
 
 The backward pass needs what every layer put out. Kept are only the tokens between blocks; each block is computed again
-when its turn comes.
+when its turn comes. Decoding keeps far more than a transformer does: clips are decoded one at a time, and each again in
+the backward pass, so that the graph of one window is all that is ever there.
 
 Source: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from swd_video.models.base import VideoModel
 from swd_video.models.lora import active_lora, lora_in_use
 
 
@@ -31,6 +36,39 @@ def recompute_blocks(transformer: nn.Module) -> None:
         )
     enable: Any = transformer.enable_gradient_checkpointing
     enable(_run)
+
+
+def decode_clips(
+    model: VideoModel, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+) -> Float[Tensor, "batch 3 frames height width"]:
+    """Latents to float32 pixels in [-1, 1] or a little beyond, clip by clip; gradients reach `latents`.
+
+    A window that does not begin with its clip is decoded as if it did: its first latent frame becomes one picture,
+    which is softer than it would be in the clip. Autocast is off: small differences of pixels would drown in bfloat16.
+    """
+
+    def decode(clip: Tensor) -> list[Tensor]:
+        with torch.autocast(clip.device.type, enabled=False):
+            return [model.decode(clip.float()).float()]
+
+    return recomputed_by_clip(decode, latents)[0]
+
+
+def recomputed_by_clip(
+    run: Callable[[Tensor], list[Tensor]], clips: Float[Tensor, "batch ..."]
+) -> list[Tensor]:
+    """What `run` makes of each clip alone, joined; computed again, clip by clip, in the backward pass.
+
+    Args:
+        run: takes a batch and gives several; nothing in it is random.
+        clips: its input.
+    """
+    # Without the early stop, networks that keep tensors in themselves (causal VAEs) come to their end and drop them.
+    with set_checkpoint_early_stop(False):
+        parts = [
+            checkpoint(run, clip, use_reentrant=False, preserve_rng_state=False) for clip in clips.split(1)
+        ]
+    return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _run(block: nn.Module, *inputs: Any) -> Any:

@@ -12,8 +12,9 @@ from torch import Tensor
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.randomness import SampleDraws
+from swd_video.core.windows import draw_window, window_size
 from swd_video.models.pixel_encoders import PixelEncoder
-from swd_video.models.pixel_form import decode_clips, draw_window, window_size
+from swd_video.models.recomputation import decode_clips
 from swd_video.objectives.learners import ClipPair
 from swd_video.objectives.networks import Networks
 

@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
+from swd_video.core.windows import window_size
 from swd_video.models.base import ModelSpec
-from swd_video.models.pixel_form import window_size
 from swd_video.objectives.encoder_sections import (
     LATENT_ENCODERS,
     CriticEncoderConfig,

@@ -14,10 +14,11 @@ from transformers import VideoMAEConfig, VideoMAEModel
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
+from swd_video.core.windows import LatentWindow, draw_window, window_size
 from swd_video.cost.counting import count_kept
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.models.pixel_encoders import TransformersEncoder
-from swd_video.models.pixel_form import LatentWindow, decode_clips, draw_window, window_size
+from swd_video.models.recomputation import decode_clips
 from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.models.wan import WanModel
 from swd_video.objectives.dmd import Critic, NoiseRange
