@@ -6,6 +6,7 @@ process leaves is told by its name, and `remove_leftovers` deletes it. `alone_in
 one folder apart.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -211,6 +212,12 @@ def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = False
 def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = False) -> None:
     """Write a value as indented JSON, as `whole_file` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

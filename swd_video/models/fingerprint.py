@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from swd_video.files import hash_file
 from swd_video.models.checkpoints import PICKLED_SUFFIXES
 from swd_video.models.loading import model_folder
 
@@ -28,12 +29,6 @@ _SAMPLE_BYTES = 2**16
 # What a folder may hold besides the model, without changing what the model makes: pickles are never opened. Drafts
 # (`swd_video.files`) start with a dot.
 _IGNORED_SUFFIXES = {".md", ".png", ".jpg", ".gif", ".webp", ".mp4", ".log", *PICKLED_SUFFIXES}
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.core.grid import Compression, PixelSize
-from swd_video.models.fingerprint import hash_file
+from swd_video.files import hash_file
 from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import open_picture

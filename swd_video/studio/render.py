@@ -20,8 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from swd_video.data.video import write_preview, write_video
-from swd_video.files import alone_in, write_json
-from swd_video.models.fingerprint import hash_file
+from swd_video.files import alone_in, hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import Clip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
