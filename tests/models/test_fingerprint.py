@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from diffusers import WanPipeline
 
-from swd_video.files import DRAFT_SUFFIX
 from swd_video.models import fingerprint
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 
@@ -103,7 +102,7 @@ def test_a_hub_name_stands_for_the_files_that_loading_it_uses(
     (cached / "refs" / "main").write_text(revision)
     assert fingerprint_encoders("someone/tiny-wan") == fingerprint_encoders(tiny_wan_folder)
     (snapshot / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"never opened")
-    (snapshot / "vae" / f".weights.{DRAFT_SUFFIX}").write_bytes(b"half")
+    (snapshot / "vae" / ".weights.0123456789abcdef.draft").write_bytes(b"half")
     assert fingerprint_encoders("someone/tiny-wan") == fingerprint_encoders(tiny_wan_folder)
     weights = next((snapshot / "vae").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
