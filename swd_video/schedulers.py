@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from huggingface_hub import hf_hub_download
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise, x0_from_velocity
 from swd_video.core.grid import LatentSize
@@ -157,6 +157,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             )
         upsampled: Tensor = self.upsampler.to(latents.device)(latents, size)
         return upsampled
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What takes clean latents to the next grid, by name, where it is learned."""
+        return {} if self.upsampler is None else {"upsampler": self.upsampler}
 
     @property
     def schedule(self) -> ScaleSchedule:

@@ -13,8 +13,9 @@ from diffusers import WanTransformer3DModel
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.lora import add_lora, lora_state_dict
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
-from swd_video.student.loading import load_pipeline, save_student
+from swd_video.student.student import Student, load_student
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -52,17 +53,17 @@ def place(
     with torch.no_grad():
         for weight in transformer.parameters():
             weight += 0.02 * torch.randn(weight.shape, generator=generator)
-        save_student(
-            place / "full", base_model=place / "base", schedule=tiny_schedule, transformer=transformer
-        )
+        made = Student(str(place / "base"), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+        made.save(place / "full", transformer)
         add_lora(transformer, 4, ["to_q", "ffn.net.0.proj"])
         for name, weight in transformer.named_parameters():
             if "lora_" in name:
                 weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
     additions = lora_state_dict(transformer)
-    save_student(place / "lora", base_model=place / "base", schedule=tiny_schedule, lora_state_dict=additions)
+    made = Student(str(place / "base"), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(place / "lora", additions)
     for student, form in (("lora", "lora"), ("full", "merged")):
-        export_student(place / student, place / f"{student}-export", form=form)
+        export_student(Student.load(place / student), place / f"{student}-export", form=form)
     return place
 
 
@@ -90,7 +91,7 @@ def test_documented_code_runs(code: str, place: Path) -> None:
 
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_code_for_exports_makes_the_student_s_clip_bit_for_bit(student: str, place: Path) -> None:
-    pipe = load_pipeline(place / student, dtype=torch.bfloat16)
+    pipe = load_student(place / student, dtype=torch.bfloat16)
     expected = pipe("a cat in the grass", generator=torch.Generator().manual_seed(7)).frames[0]
     folder = place / f"{student}-export"
     own, stock = python_of((folder / "README.md").read_text(encoding="utf-8"))

@@ -35,8 +35,8 @@ from swd_video.evaluation.rows import (
 from swd_video.evaluation.scores import Judges
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
-from swd_video.student.loading import load_student
 from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import load_student
 
 _SHARED_PARTS = ("text_encoder", "vae")
 

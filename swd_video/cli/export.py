@@ -4,25 +4,11 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from swd_video.student.card import TrainingFacts
-
 HELP = "export a student as a diffusers LoRA or pipeline folder, with a model card"
-
-# Of a run's config, what says how the student was trained, less what only says how the run was watched.
-_SETTINGS = ("seed", "train.", "loss.")
-_UNTOLD = (
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.sample_every",
-    "train.sample_prompts",
-    "train.log_every",
-)
-_FIGURES = ("steps", "seconds", "seconds_per_step")
 
 
 @dataclass(frozen=True)
@@ -59,17 +45,18 @@ def run(argv: list[str]) -> int:
         args=argv,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    from swd_video.student.export import check_push, export_student, push_folder, student_base_name
+    from swd_video.student.export import check_push, export_student, exported_base_name, push_folder
+    from swd_video.student.student import Student
 
+    student = Student.load(arguments.student)
     if arguments.push is not None:
-        check_push(arguments.push, student_base_name(arguments.student, arguments.base, arguments.out))
+        check_push(arguments.push, exported_base_name(student, arguments.base, arguments.out))
     done = export_student(
-        arguments.student,
+        student,
         arguments.out,
         form=arguments.form,
         base_model=arguments.base,
         license=arguments.license,
-        training=_training_facts(Path(arguments.student)),
         repo=arguments.push,
     )
     _say(f"{done.form} of a student of {done.base_model}: {done.folder}, {len(done.files)} files")
@@ -89,38 +76,6 @@ def run(argv: list[str]) -> int:
         }
         print(json.dumps(report))
     return 0
-
-
-def _training_facts(student: Path) -> "TrainingFacts":
-    """What the run's folder, around the student's, says."""
-    from swd_video.config import flatten
-    from swd_video.models.checkpoints import read_json, require
-    from swd_video.student.card import TrainingFacts
-    from swd_video.training.config import load_config
-
-    run_folder = student.absolute().parent
-    summary_path, config_path = run_folder / "train.json", run_folder / "config.yaml"
-    summary: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    if student.is_dir() and summary_path.is_file():
-        summary = read_json(summary_path)
-        for key in _FIGURES:
-            number = isinstance(summary.get(key, 0), int | float)
-            require(number, summary_path, key, summary.get(key), "a number")
-        losses = summary.get("stage_losses", [])
-        numbers = isinstance(losses, list) and all(isinstance(loss, int | float | None) for loss in losses)
-        require(numbers, summary_path, "stage_losses", losses, "a list of numbers")
-    if student.is_dir() and config_path.is_file():
-        settings = {
-            key: value
-            for key, value in flatten(load_config(config_path)).items()
-            if key.startswith(_SETTINGS) and key not in _UNTOLD and value is not None
-        }
-    return TrainingFacts(
-        summary={name: summary[name] for name in _FIGURES if name in summary},
-        stage_losses=summary.get("stage_losses", ()),
-        settings=settings,
-    )
 
 
 def _say(line: str) -> None:

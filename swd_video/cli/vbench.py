@@ -105,7 +105,7 @@ def _row(arguments: Arguments) -> "Row":
     from swd_video.core.grid import PixelSize
     from swd_video.evaluation.rows import student_row, teacher_row
     from swd_video.models.loading import LoadOptions, load_model
-    from swd_video.student.loading import is_student, load_student
+    from swd_video.student.student import is_student, load_student
 
     device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
     if is_student(arguments.model):

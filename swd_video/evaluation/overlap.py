@@ -11,7 +11,7 @@ import yaml
 from swd_video.evaluation.clip_encoders import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import STUDENT_FILE_NAME
-from swd_video.student.loading import EncoderRecord, read_student_record
+from swd_video.student.student import PixelNetwork, Student
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"
@@ -68,14 +68,14 @@ def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork
     return known
 
 
-def _training_networks(student: Path) -> Iterator[tuple[str, EncoderRecord | None]]:
+def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None]]:
     """What a student's files say, and where; None for a file that names no network."""
     if (student / STUDENT_FILE_NAME).is_file():
-        encoders = read_student_record(student).encoders
-        if encoders is not None:
+        used = Student.load(student).trained_through
+        if used is not None:
             where = f"{student / STUDENT_FILE_NAME}: encoders"
             yield where, None
-            yield from ((where, encoder) for encoder in encoders)
+            yield from ((where, network) for network in used)
     record = find_record(student)
     try:
         content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -87,10 +87,10 @@ def _training_networks(student: Path) -> Iterator[tuple[str, EncoderRecord | Non
     if isinstance(content, Mapping) and _LOSS_KEY in content:
         yield str(record), None
         for key, name in _names(content[_LOSS_KEY], _LOSS_KEY):
-            yield f"{record}: {key}", EncoderRecord(name)
+            yield f"{record}: {key}", PixelNetwork(name)
 
 
-def _judges_what_it_trained(used: EncoderRecord, network: JudgingNetwork) -> bool:
+def _judges_what_it_trained(used: PixelNetwork, network: JudgingNetwork) -> bool:
     folder = Path(network.name)
     if used.fingerprint and folder.is_dir() and _contents(folder) == used.fingerprint:
         return True

@@ -27,7 +27,7 @@ from swd_video.objectives.learners import Learner
 from swd_video.objectives.mmd import MmdObjective, WeightedObjective, check_term
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import LossConfig, MmdConfig, MmdTermConfig
-from swd_video.student.loading import EncoderRecord
+from swd_video.student.student import PixelNetwork
 
 _DMD_WARNING = (
     "warning: loss.dmd: a teacher that was not trained on the small grids cannot make clips there, and distribution "
@@ -104,20 +104,20 @@ def build_objectives(
     return objectives, learners
 
 
-def pixel_encoders(mmd: MmdConfig) -> tuple[EncoderRecord, ...]:
+def pixel_encoders(mmd: MmdConfig) -> tuple[PixelNetwork, ...]:
     """The networks of pixels that a loss looks through, for the student's record; a step with any needs the VAE."""
-    records: list[EncoderRecord] = []
+    records: list[PixelNetwork] = []
     for term in mmd.terms:
         encoder = term.encoder
         if isinstance(encoder, TransNetEncoderConfig):
-            records.append(EncoderRecord(encoder.kind))
+            records.append(PixelNetwork(encoder.kind))
         elif isinstance(encoder, TransformersEncoderConfig):
             folder = Path(encoder.name)
             # Where a folder lies says nothing on another machine; what is in it does.
             records.append(
-                EncoderRecord(folder.resolve().name, fingerprint_folders([folder]))
+                PixelNetwork(folder.resolve().name, fingerprint_folders([folder]))
                 if folder.is_dir()
-                else EncoderRecord(encoder.name)
+                else PixelNetwork(encoder.name)
             )
     return tuple(dict.fromkeys(records))
 

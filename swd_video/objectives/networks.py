@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
+from diffusers import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -78,6 +79,11 @@ class Networks:
         if not self._has_additions:
             return None
         return {name: full_tensor(weight) for name, weight in lora_state_dict(self.student).items()}
+
+    def trained_weights(self) -> ModelMixin | dict[str, Tensor]:
+        """What was trained, whole: a network or additions; all processes call it together where weights are divided."""
+        additions = self.lora_state_dict()
+        return cast(ModelMixin, self.whole_student()) if additions is None else additions
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name, always in the same order."""

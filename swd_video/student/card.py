@@ -1,87 +1,81 @@
 """The model card of an exported student: what it is, how it was made, and how to load it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.models.loading import HUB_NAME, shipped_models
+from swd_video.models.checkpoints import read_json, require
+from swd_video.models.loading import HUB_NAME, read_model_index, read_video_spec, shipped_models
+from swd_video.models.wan import wan_fps
+from swd_video.student.student import Student
 
+CARD_NAME = "README.md"
 TAG = "swd-video"
 """In the card of every export; says that the folder may be replaced by another one."""
 
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """How a student was trained, where the run's folder still says so.
-
-    Attributes:
-        summary: steps, seconds and the like, by name.
-        stage_losses: smoothed loss of every stage; None for one that was never trained.
-        settings: keys of the config and their values.
-        made_of: digests of teacher, VAE, clips and upsampler, by name.
-    """
-
-    summary: Mapping[str, float | int] = field(default_factory=dict)
-    stage_losses: Sequence[float | None] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    made_of: Mapping[str, str] = field(default_factory=dict)
+_UNPUBLISHED = "path/to/this/folder"
+_FIGURES = ("steps", "seconds", "seconds_per_step")
+# Of a run's config, what says how the student was trained, less what only says how the run was watched.
+_SETTINGS = ("seed", "train.", "loss.")
+_UNTOLD = {
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+    "train.sample_prompts",
+    "train.log_every",
+}
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """Everything that a card says.
+def write_card(student: Student, base_model: str, form: str, license: str | None, repo: str | None) -> str:
+    """The text of `README.md`, with the metadata that the hub reads in front.
 
-    Attributes:
-        form: "lora" or "merged".
-        source: name or folder under which readers load the export.
+    Args:
+        student: which; figures of its training are those that lie beside its folder.
         base_model: the teacher, as a hub name, a shipped name or a folder.
+        form: "lora" or "merged".
         license: identifier of the licence, where it is known.
-        schedule: stages that the student was distilled for.
-        fps: frames per second of its clips.
-        text_length: tokens of a prompt, where it is not the tokenizer's limit.
-        stock: whether a stock diffusers pipeline can sample it.
-        training: figures of the run.
+        repo: hub name under which readers load the export, where it gets one.
+
+    Raises:
+        ValueError: if a file of the run beside the student is broken.
     """
-
-    form: str
-    source: str
-    base_model: str
-    license: str | None
-    schedule: ScaleSchedule
-    fps: float
-    text_length: int | None
-    stock: bool
-    training: TrainingFacts
-
-
-def write_card(facts: CardFacts) -> str:
-    """The text of `README.md`, with the metadata that the hub reads in front."""
+    base = student.base_path
+    per_token = read_model_index(base).get("expand_timesteps", False)
+    spec = read_video_spec(base)
     data = ModelCardData(
-        base_model=facts.base_model if HUB_NAME.fullmatch(facts.base_model) else None,
+        base_model=base_model if HUB_NAME.fullmatch(base_model) else None,
         library_name="diffusers",
-        license=facts.license,
+        license=license,
         pipeline_tag="text-to-video",
-        tags=[TAG, "scale-wise-distillation", *(["lora"] if facts.form == "lora" else [])],
+        tags=[TAG, "scale-wise-distillation", *(["lora"] if form == "lora" else [])],
     )
-    what = "LoRA" if facts.form == "lora" else "Pipeline"
+    what = "LoRA" if form == "lora" else "Pipeline"
+    source = repo or _UNPUBLISHED
+    if form == "lora":
+        stock = stock_lora_code(base_model, source, spec.text_length)
+    else:
+        stock = stock_merged_code(source, spec.text_length)
     parts = [
-        f"# {what}: a scale-wise student of {facts.base_model}",
-        f"It makes clips at {facts.fps:g} frames a second in {len(facts.schedule)} evaluations of the transformer, "
-        "without guidance, on latent grids that grow in space and time. Made by swd-video, an independent "
-        "implementation of [Scale-wise Distillation of Diffusion Models](https://arxiv.org/abs/2503.16397).",
+        f"# {what}: a scale-wise student of {base_model}",
+        f"It makes clips at {spec.fps or wan_fps(per_token):g} frames a second in {len(student.schedule)} evaluations "
+        "of the transformer, without guidance, on latent grids that grow in space and time. Made by swd-video, an "
+        "independent implementation of [Scale-wise Distillation of Diffusion Models](https://arxiv.org/abs/2503.16397).",
         "## Stages",
-        _stages_table(facts.schedule),
+        _stages_table(student.schedule),
         "It was trained for these stages and the clips of the last one; more steps, guidance and other sizes are "
         "not what it knows.",
         "## How to load it",
-        *_loading(facts),
+        "With swd-video:",
+        _python(own_code(source)),
+        *_stock_parts(None if per_token else stock),
         "## Training",
-        *_training(facts),
+        *_training(student),
         "## Licence",
-        _license(facts),
+        _license(license, base_model),
     ]
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
     return str(card)
@@ -140,9 +134,9 @@ def own_code(source: str) -> str:
     return "\n".join(
         [
             *imports,
-            "from swd_video.student.loading import load_pipeline",
+            "from swd_video.student.student import load_student",
             "",
-            f"pipe = load_pipeline({folder}, dtype=torch.bfloat16)",
+            f"pipe = load_student({folder}, dtype=torch.bfloat16)",
             'video = pipe("a cat in the grass", generator=torch.Generator().manual_seed(7)).frames[0]',
         ]
     )
@@ -171,48 +165,72 @@ def _stages_table(schedule: ScaleSchedule) -> str:
     return head + "\n".join(rows)
 
 
-def _loading(facts: CardFacts) -> list[str]:
-    parts = ["With swd-video:", _python(own_code(facts.source))]
-    if not facts.stock:
+def _stock_parts(code: str | None) -> list[str]:
+    if code is None:
         return [
-            *parts,
-            "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token.",
+            "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."
         ]
-    if facts.form == "lora":
-        code = stock_lora_code(facts.base_model, facts.source, facts.text_length)
-    else:
-        code = stock_merged_code(facts.source, facts.text_length)
     return [
-        *parts,
         "With a stock diffusers pipeline and the scheduler of swd-video, to the same clip, bit for bit:",
         _python(code),
     ]
 
 
-def _training(facts: CardFacts) -> list[str]:
-    training = facts.training
-    if not training.summary and not training.settings and not training.made_of:
-        return ["The export found no record of the training run."]
-    rows = [(name, f"{value:g}") for name, value in training.summary.items()]
-    rows += [
+def _training(student: Student) -> list[str]:
+    """Tables of what the run's folder, around the student's, says, and of what the student is made of."""
+    run = Path() if student.folder is None else student.folder.absolute().parent
+    summary = _read_summary(run / "train.json")
+    figures = [(name, f"{summary[name]:g}") for name in _FIGURES if name in summary]
+    figures += [
         (f"loss of stage {index}", "never trained" if loss is None else f"{loss:.4g}")
-        for index, loss in enumerate(training.stage_losses, start=1)
+        for index, loss in enumerate(summary.get("stage_losses", ()), start=1)
     ]
-    tables = [_table(("figure", "value"), rows)] if rows else []
-    if training.settings:
-        settings = [(f"`{key}`", str(value)) for key, value in training.settings.items()]
-        tables.append(_table(("setting", "value"), settings))
-    if training.made_of:
-        tables.append(
-            _table(("made of", "digest"), [(key, f"`{value}`") for key, value in training.made_of.items()])
+    config = run / "config.yaml"
+    values = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    settings = [
+        (f"`{key}`", str(value))
+        for key, value in _flat("", values)
+        if key.startswith(_SETTINGS) and key not in _UNTOLD and value is not None
+    ]
+    digests = [
+        (key, f"`{value}`") for key, value in (student.made_of or {}).items() if isinstance(value, str)
+    ]
+    tables = [
+        _table(head, rows)
+        for head, rows in (
+            (("figure", "value"), figures),
+            (("setting", "value"), settings),
+            (("made of", "digest"), digests),
         )
+        if rows
+    ]
+    if not tables:
+        return ["The export found no record of the training run."]
     return [*tables, "Losses are those of training, smoothed; they do not say how good the clips are."]
 
 
-def _license(facts: CardFacts) -> str:
-    if facts.license is None:
-        return f"That of the base model, {facts.base_model}; the export did not find which one it is."
-    return f"{facts.license}. The terms of the base model, {facts.base_model}, hold too."
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = read_json(path) if path.is_file() else {}
+    for key in _FIGURES:
+        require(isinstance(summary.get(key, 0), int | float), path, key, summary.get(key), "a number")
+    losses = summary.get("stage_losses", [])
+    numbers = isinstance(losses, list) and all(isinstance(loss, int | float | None) for loss in losses)
+    require(numbers, path, "stage_losses", losses, "a list of numbers")
+    return summary
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+    else:
+        yield prefix, value
+
+
+def _license(license: str | None, base_model: str) -> str:
+    if license is None:
+        return f"That of the base model, {base_model}; the export did not find which one it is."
+    return f"{license}. The terms of the base model, {base_model}, hold too."
 
 
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:

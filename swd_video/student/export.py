@@ -21,39 +21,21 @@ from swd_video.files import whole_folder, write_json, write_text
 from swd_video.models.checkpoints import INDEX_NAME, errors_in_one_line, load_network, require
 from swd_video.models.loading import (
     HUB_NAME,
-    STUDENT_FILE_NAME,
     VIDEO_SPEC_NAME,
     empty_transformer,
     model_folder,
     read_model_index,
-    read_video_spec,
-    resolve_model_path,
     shipped_models,
 )
-from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
-from swd_video.models.wan import wan_fps
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.card import TAG, CardFacts, TrainingFacts, write_card
-from swd_video.student.loading import (
-    LORA_FILE_NAME,
-    StudentRecord,
-    base_model_path,
-    check_transformer,
-    load_scheduler,
-    read_student_record,
-    recorded_base,
-    write_student_record,
-)
+from swd_video.student.card import CARD_NAME, TAG, write_card
+from swd_video.student.student import LORA_FILE_NAME, SCHEDULER_FOLDER, TRANSFORMER_FOLDER, Student
 
-CARD_NAME = "README.md"
 SCHEDULE_METADATA_KEY = "swd_video"
 """In the header of an exported LoRA file: JSON with the base model and the stages."""
 
-_TRANSFORMER = "transformer"
-_SCHEDULER = "scheduler"
 _SHIPPED_LICENSE = "apache-2.0"  # of the pocket models, as of this package
-_UNPUBLISHED = "path/to/this/folder"
 
 
 @dataclass(frozen=True)
@@ -76,70 +58,45 @@ class Export:
 
 
 def export_student(
-    student: str | Path,
+    student: Student,
     out: Path,
     *,
     form: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
-    training: TrainingFacts | None = None,
     repo: str | None = None,
 ) -> Export:
     """Write a student in a form that other tools read, whole or not at all; an older export is replaced.
 
     Args:
-        student: a shipped student or a student folder.
+        student: of a folder.
         out: folder of the export.
         form: "lora", a file of the additions, or "merged", a pipeline folder; default what the student is.
         base_model: hub name of the teacher, where the student names a folder.
         license: identifier of the licence; default that of the base model, where its folder says so.
-        training: figures for the card.
         repo: hub name under which the card says the export is found.
 
     Raises:
-        ValueError: if there is no such student, it cannot have this form, or `out` holds something else.
+        ValueError: if it cannot have this form, or `out` holds something else.
     """
-    folder = _student_folder(student)
-    record = read_student_record(folder)
-    if record.transformer_file is not None:
-        raise ValueError(
-            f"student {folder}: was trained on the single file {record.transformer_file}, which an export cannot name; "
-            "save the base model with that transformer as a pipeline folder, and distill from there."
-        )
-    form = form or ("lora" if record.kind == "lora" else "merged")
-    _check_form(folder, record, form)
-    _check_out(folder, out)
-    base = student_base_name(student, base_model, out)
-    spec = read_video_spec(base_model_path(folder))
-    index = read_model_index(base_model_path(folder))
-    if not adapter_for(index["_class_name"]).stock_samples:
-        raise ValueError(
-            f"student {folder}: students of a {index['_class_name']} cannot be exported yet; its folder as it is "
-            "goes to `swd-video render` and load_student."
-        )
-    expand_timesteps = index.get("expand_timesteps", False)
-    facts = CardFacts(
-        form=form,
-        source=repo or _UNPUBLISHED,
-        base_model=base,
-        license=license or _base_license(folder, record),
-        schedule=load_scheduler(folder).schedule,
-        fps=spec.fps or wan_fps(expand_timesteps),
-        text_length=spec.text_length,
-        stock=not expand_timesteps,
-        training=replace(training or TrainingFacts(), made_of=_digests(record)),
-    )
-
+    form = form or ("lora" if student.kind == "lora" else "merged")
+    _check_form(student, form)
+    _check_out(student, out)
+    base = exported_base_name(student, base_model, out)
+    license = license or _base_license(student)
+    card = write_card(student, base, form, license, repo)
     with whole_folder(out) as draft:
+        shutil.copytree(student.weights_path.parent / SCHEDULER_FOLDER, draft / SCHEDULER_FOLDER)
         if form == "lora":
-            _write_lora(folder, draft, base)
+            _write_lora(student, draft, base)
+            replace(student, base_model=base_model or student.base_model).write_facts(draft, "lora", out)
         else:
-            _write_merged(folder, record, draft)
+            _write_merged(student, draft)
         forget_origin(draft)
-        write_text(draft / CARD_NAME, write_card(facts))
+        write_text(draft / CARD_NAME, card)
     files = sorted(path for path in out.rglob("*") if path.is_file())
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
-    return Export(out, form, base, facts.license, sizes)
+    return Export(out, form, base, license, sizes)
 
 
 def read_lora_schedule(path: str | Path) -> ScaleSchedule:
@@ -158,21 +115,19 @@ def read_lora_schedule(path: str | Path) -> ScaleSchedule:
     return ScaleSchedule.from_dict(json.loads(text)["stages"])
 
 
-def student_base_name(student: str | Path, base_model: str | None, out: Path) -> str:
+def exported_base_name(student: Student, base_model: str | None, out: Path) -> str:
     """A student's teacher as a card in `out` names it: a hub name, a shipped model, or a folder relative to `out`.
 
     Args:
-        student: a shipped student or a student folder.
+        student: whose.
         base_model: the hub name, where one is given.
         out: folder of the card.
 
     Raises:
-        ValueError: if there is no such student, or `base_model` is no hub name.
+        ValueError: if `base_model` is no hub name.
     """
     if base_model is None:
-        folder = _student_folder(student)
-        name = read_student_record(folder).base_model
-        return recorded_base(folder / name if (folder / name).is_dir() else name, out)
+        return student.base_name(out)
     if not HUB_NAME.fullmatch(base_model):
         raise ValueError(
             f"--base {base_model}: expected a hub name such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
@@ -221,41 +176,43 @@ def forget_origin(folder: Path) -> None:
             write_json(path, value)
 
 
-def _student_folder(student: str | Path) -> Path:
-    folder = Path(resolve_model_path(student))
-    if not (folder / STUDENT_FILE_NAME).is_file():
+def _check_form(student: Student, form: str) -> None:
+    folder = student.folder
+    if student.kind == "pipeline":
         raise ValueError(
-            f"student {str(student)!r}: has no {STUDENT_FILE_NAME}; expected the student/ folder that `swd-video "
+            f"student {student.base_model!r}: is a whole pipeline; expected the student/ folder that `swd-video "
             "distill` left, or a shipped student."
         )
-    return folder
-
-
-def _check_form(folder: Path, record: StudentRecord, form: str) -> None:
-    if form == "lora" and record.kind != "lora":
+    if student.transformer_file is not None:
+        raise ValueError(
+            f"student {folder}: was trained on the single file {student.transformer_file}, which an export cannot "
+            "name; save the base model with that transformer as a pipeline folder, and distill from there."
+        )
+    if form == "lora" and student.kind != "lora":
         raise ValueError(
             f"--form lora: {folder} was trained with all its weights, whose change has no low rank; take "
             "--form merged, or distil with --train.kind lora."
         )
-    if record.positions != "native":
+    if student.positions != "native":
         raise ValueError(
-            f"student {folder}: was trained with {record.positions} positions, which stock pipelines do not count; "
+            f"student {folder}: was trained with {student.positions} positions, which stock pipelines do not count; "
             "sample it with swd_video, or distil with positions: native."
+        )
+    base_class = read_model_index(student.base_path)["_class_name"]
+    if not adapter_for(base_class).stock_samples:
+        raise ValueError(
+            f"student {folder}: students of a {base_class} cannot be exported yet; its folder as it is goes to "
+            "`swd-video render` and load_student."
         )
 
 
-def _check_out(student: Path, out: Path) -> None:
+def _check_out(student: Student, out: Path) -> None:
     if out.is_file():
         raise ValueError(f"--out {out}: is a file, expected a folder.")
-    if out.resolve() == student.resolve():
+    if student.folder is not None and out.resolve() == student.folder.resolve():
         raise ValueError(f"--out {out}: is the student itself; choose another folder.")
     if out.is_dir() and any(out.iterdir()) and not _is_export(out):
         raise ValueError(f"--out {out}: is not empty and holds no earlier export; choose another folder.")
-
-
-def _digests(record: StudentRecord) -> dict[str, str]:
-    """What the record says a student is made of, but for settings."""
-    return {key: value for key, value in (record.made_of or {}).items() if isinstance(value, str)}
 
 
 def _is_export(folder: Path) -> bool:
@@ -263,37 +220,30 @@ def _is_export(folder: Path) -> bool:
     return card.is_file() and TAG in (ModelCard.load(card).data.tags or [])
 
 
-def _base_license(folder: Path, record: StudentRecord) -> str | None:
-    if record.base_model in shipped_models():
+def _base_license(student: Student) -> str | None:
+    if student.base_model in shipped_models():
         return _SHIPPED_LICENSE
-    card = Path(base_model_path(folder)) / CARD_NAME
+    card = Path(student.base_path) / CARD_NAME
     license: str | None = ModelCard.load(card).data.license if card.is_file() else None
     return license
 
 
-def _write_lora(student: Path, draft: Path, base_model: str) -> None:
-    tensors = _read_lora(student, base_model_path(student))
-    schedule = load_scheduler(student).schedule
+def _write_lora(student: Student, draft: Path, base_model: str) -> None:
+    tensors = _read_additions(student)
     metadata = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps(_adapter_metadata(tensors), sort_keys=True),
-        SCHEDULE_METADATA_KEY: json.dumps({"base_model": base_model, "stages": schedule.as_dict()}),
+        SCHEDULE_METADATA_KEY: json.dumps({"base_model": base_model, "stages": student.schedule.as_dict()}),
     }
     (draft / LORA_FILE_NAME).write_bytes(_to_safetensors(tensors, metadata))
-    shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
-    record = read_student_record(student)
-    write_student_record(
-        draft, StudentRecord(base_model, "lora", encoders=record.encoders, made_of=record.made_of)
-    )
 
 
-def _read_lora(student: Path, base: str) -> dict[str, Tensor]:
+def _read_additions(student: Student) -> dict[str, Tensor]:
     """The student's additions, which fit its base model, and are added as they are."""
-    path = student / LORA_FILE_NAME
-    tensors = check_lora(path, empty_transformer(base))
+    path, tensors = student.weights_path, student.additions()
     with errors_in_one_line(path), safe_open(path, framework="pt") as file:
         said = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
-        alpha, rank = (said.get(f"{_TRANSFORMER}.{key}") for key in ("lora_alpha", "r"))
+        alpha, rank = (said.get(f"{TRANSFORMER_FOLDER}.{key}") for key in ("lora_alpha", "r"))
     require(
         alpha == rank, path, "lora_alpha", alpha, f"the rank, {rank}: a student's additions have strength 1"
     )
@@ -302,11 +252,11 @@ def _read_lora(student: Path, base: str) -> dict[str, Tensor]:
 
 def _adapter_metadata(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Rank, alpha and layers as diffusers reads them. Students have scale 1, so alpha is the rank."""
-    layers = {name.removeprefix(f"{_TRANSFORMER}."): tensor for name, tensor in tensors.items()}
+    layers = {name.removeprefix(f"{TRANSFORMER_FOLDER}."): tensor for name, tensor in tensors.items()}
     ranks = {f"^{name}": tensor.shape[1] for name, tensor in layers.items() if ".lora_B" in name}
     found = get_peft_kwargs(ranks, network_alpha_dict=None, peft_state_dict=layers)
     found["target_modules"].sort()
-    return {f"{_TRANSFORMER}.{key}": value for key, value in found.items()}
+    return {f"{TRANSFORMER_FOLDER}.{key}": value for key, value in found.items()}
 
 
 def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -320,29 +270,32 @@ def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def _write_merged(student: Path, record: StudentRecord, draft: Path) -> None:
-    path = base_model_path(student)
+def _write_merged(student: Student, draft: Path) -> None:
+    path = student.base_path
     index, base = read_model_index(path), model_folder(path)
     scheduler = ScaleWiseFlowMatchScheduler
-    index[_SCHEDULER] = [scheduler.__module__, scheduler.__name__]
+    index[SCHEDULER_FOLDER] = [scheduler.__module__, scheduler.__name__]
     # Copied, not loaded and saved: a text encoder may be larger than the memory.
     for part, entry in index.items():
-        if isinstance(entry, list) and entry[0] is not None and part not in (_TRANSFORMER, _SCHEDULER):
+        if (
+            isinstance(entry, list)
+            and entry[0] is not None
+            and part not in (TRANSFORMER_FOLDER, SCHEDULER_FOLDER)
+        ):
             shutil.copytree(base / part, draft / part)
     if (base / VIDEO_SPEC_NAME).is_file():
         shutil.copyfile(base / VIDEO_SPEC_NAME, draft / VIDEO_SPEC_NAME)
-    shutil.copytree(student / _SCHEDULER, draft / _SCHEDULER)
-    if record.kind == "full":
-        check_transformer(student, path)
-        shutil.copytree(student / _TRANSFORMER, draft / _TRANSFORMER)
+    if student.kind == "full":
+        student.transformer_class()  # which checks its files
+        shutil.copytree(student.weights_path, draft / TRANSFORMER_FOLDER)
     else:
-        _fuse(base, _read_lora(student, path), draft / _TRANSFORMER)
+        _fuse(base, _read_additions(student), draft / TRANSFORMER_FOLDER)
     write_json(draft / INDEX_NAME, index)
 
 
 def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
     """In float32, so that nothing of the additions is lost."""
-    transformer = load_network(type(empty_transformer(base)), base / _TRANSFORMER, torch.float32)
+    transformer = load_network(type(empty_transformer(base)), base / TRANSFORMER_FOLDER, torch.float32)
     transformer.load_lora_adapter(tensors, metadata=_adapter_metadata(tensors))
     transformer.fuse_lora()
     transformer.unload_lora()

@@ -1,33 +1,58 @@
 """Text to video with scale-wise students of any family."""
 
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import SchedulerMixin
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import BaseOutput
+from diffusers.video_processor import VideoProcessor
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from swd_video.core.grid import Compression, LatentSize
-from swd_video.core.sampling import Generators
+from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.models.sampling import check_pictures, encode_first_frame
-from swd_video.student.stages import (
-    ScaleWisePipelineOutput,
-    ScaleWiseSampling,
-    StageCallback,
-    check_inputs,
-    check_positions,
-    check_scheduler,
-)
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+
+StageCallback: TypeAlias = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None
+POSITIONS = ("native", "rescaled")
+_OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+_CALLBACK_TENSORS = ("latents", "prompt_embeds", "x0")
 
 
-class ScaleWisePipeline(ScaleWiseSampling):
+@dataclass
+class ScaleWisePipelineOutput(BaseOutput):
+    """What a scale-wise pipeline gives.
+
+    Attributes:
+        frames: the clips, in the form that `output_type` asked for: "np" floats in [0, 1] of shape
+            (clips, frames, height, width, 3), "pt" a tensor of shape (clips, frames, 3, height, width), "pil"
+            a list of pictures for each clip, "latent" normalised latents.
+        previews: with `preview=True`, the clips as every stage saw them, in the same form, each of its own
+            size; the last is `frames`. Else None.
+        stage_seconds: time of every stage: transformer and scheduler, without text encoder, VAE and
+            callbacks.
+    """
+
+    frames: Any
+    previews: list[Any] | None
+    stage_seconds: list[float]
+
+
+class ScaleWisePipeline:
     """Text to video in a few stages that grow in space and time, with whatever model has an adapter.
 
-    It is called as `WanScaleWisePipeline` is. It is no `DiffusionPipeline`: what diffusers offers beside sampling is
-    found at `model.pipe`. There is no guidance.
+    It is no `DiffusionPipeline`: what diffusers offers beside sampling, such as loading another LoRA, is found at
+    `model.pipe`. Students are distilled from a guided teacher: there is no guidance scale and no negative prompt.
+
+    One call at a time: like diffusers' own, a pipeline keeps in itself and in its scheduler where a call is. Two that
+    run at the same time need networks and a scheduler each.
 
     Args:
         model: the adapter, with the student as its transformer.
@@ -40,9 +65,16 @@ class ScaleWisePipeline(ScaleWiseSampling):
             cannot be rescaled.
     """
 
+    _interrupt = False
+
     def __init__(self, model: VideoModel, scheduler: SchedulerMixin, positions: str = "native") -> None:
-        check_scheduler(scheduler)
-        check_positions(positions)
+        if not isinstance(scheduler, ScaleWiseFlowMatchScheduler):
+            raise ValueError(
+                f"scheduler: got a {type(scheduler).__name__}, expected a ScaleWiseFlowMatchScheduler with "
+                "the student's stages; make one with from_schedule."
+            )
+        if positions not in POSITIONS:
+            raise ValueError(f"positions: got {positions!r}, expected {' or '.join(POSITIONS)}.")
         scheduler.schedule.tokens(model.spec.compression)
         self.model = model
         self.scheduler = scheduler
@@ -50,10 +82,8 @@ class ScaleWisePipeline(ScaleWiseSampling):
         self.positions = positions
         with model.positions_over(self._full_frames(scheduler.schedule)):
             pass  # refused here, not in the first clip, where the model cannot
-        self._pictures: Tensor | None = None
         self.progress_bar = model.pipe.progress_bar
         self.set_progress_bar_config = model.pipe.set_progress_bar_config
-        self.maybe_free_model_hooks = model.pipe.maybe_free_model_hooks
 
     @property
     def compression(self) -> Compression:
@@ -64,6 +94,33 @@ class ScaleWisePipeline(ScaleWiseSampling):
     def fps(self) -> float:
         """Frames per second of the clips."""
         return self.model.spec.fps
+
+    @property
+    def stage_networks(self) -> dict[str, nn.Module]:
+        """What a stage runs, by name: the transformer, and what takes its clips to the next grid where that learned."""
+        return {"transformer": self.model.transformer, **self.scheduler.networks}
+
+    def schedule_for(
+        self, frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> ScaleSchedule:
+        """The stages for a clip of some size; the schedule's own where nothing is asked for.
+
+        Args:
+            frames: of the clip; default the schedule's target.
+            height: in pixels; default the schedule's target.
+            width: in pixels; default the schedule's target.
+
+        Raises:
+            ValueError: if the size is not legal; the message offers the nearest one that is.
+        """
+        compression, schedule = self.compression, self.scheduler.schedule
+        default = compression.pixel_size(schedule.target)
+        size = PixelSize(
+            default.frames if frames is None else frames,
+            default.height if height is None else height,
+            default.width if width is None else width,
+        )
+        return schedule.scaled_to(compression.latent_size(size), compression.patch)
 
     @torch.no_grad()
     def __call__(
@@ -107,8 +164,8 @@ class ScaleWisePipeline(ScaleWiseSampling):
         Raises:
             ValueError: if the inputs do not fit together or the size is not legal.
         """
-        check_inputs(prompt, prompt_embeds, output_type)
-        names = self._checked_callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        _check_inputs(prompt, prompt_embeds, output_type)
+        names = _callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         schedule = self.schedule_for(frames, height, width)
         if prompt_embeds is None:
             assert prompt is not None
@@ -119,38 +176,109 @@ class ScaleWisePipeline(ScaleWiseSampling):
                 raise ValueError(
                     f"pictures: got {len(pictures)} for {len(prompt_embeds)} prompts, expected one for each."
                 )
-            self._pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
-        try:
-            with self.model.positions_over(self._full_frames(schedule)):
-                return self._sample(
-                    schedule,
-                    prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0),
-                    generator=generator,
-                    latents=latents,
-                    output_type=output_type,
-                    callback=callback_on_step_end,
-                    callback_inputs=names,
-                    preview=preview,
+            pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
+        prompt_embeds = prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0)
+        latents = self._first_latents(schedule, len(prompt_embeds), generator, latents)
+
+        def tell(index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if callback_on_step_end is None:
+                return {}
+            return callback_on_step_end(self, index, timestep, {name: tensors[name] for name in names}) or {}
+
+        with self.model.positions_over(self._full_frames(schedule)):
+            clean, seconds = self._run_stages(schedule, latents, prompt_embeds, pictures, generator, tell)
+        video = self.decode_latents(clean[-1], output_type)
+        previews = [*(self.decode_latents(x0, output_type) for x0 in clean[:-1]), video] if preview else None
+        self.model.pipe.maybe_free_model_hooks()
+        return ScaleWisePipelineOutput(frames=video, previews=previews, stage_seconds=seconds)
+
+    @torch.no_grad()
+    def decode_latents(
+        self,
+        latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"],
+        output_type: str = "np",
+    ) -> Any:
+        """Turn clean latents of any stage into clips, in one of the forms of `output_type`."""
+        if output_type == "latent":
+            return latents
+        return VideoProcessor().postprocess_video(self.model.decode(latents), output_type=output_type)
+
+    def _first_latents(
+        self, schedule: ScaleSchedule, batch_size: int, generator: Generators, latents: Tensor | None
+    ) -> Tensor:
+        shape = (batch_size, self.model.spec.latent_channels, *schedule[0].grid.as_tuple())
+        if latents is None:
+            return draw_noise(shape, generator=generator, device=self.model.device)
+        if tuple(latents.shape) != shape:
+            raise ValueError(
+                f"latents: got shape {tuple(latents.shape)}, expected {shape}: clips, channels and the grid "
+                "of the first stage."
+            )
+        return latents.to(self.model.device, torch.float32)
+
+    def _run_stages(
+        self,
+        schedule: ScaleSchedule,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        pictures: Tensor | None,
+        generator: Generators,
+        tell: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
+    ) -> tuple[list[Tensor], list[float]]:
+        """Clean latents and seconds of every stage; stops early where a callback has interrupted."""
+        self.scheduler.set_timesteps(device=self.model.device, schedule=schedule)
+        self.scheduler.set_begin_index(0)
+        self._interrupt, self._num_timesteps = False, len(schedule)  # callbacks of diffusers read both
+        clean: list[Tensor] = []
+        stage_seconds: list[float] = []
+        with self.progress_bar(total=len(schedule)) as progress_bar:
+            for index, timestep in enumerate(self.scheduler.timesteps):
+                start = self._now()
+                first_frame = None
+                if pictures is not None:
+                    first_frame = encode_first_frame(self.model, pictures, LatentSize(*latents.shape[2:]))
+                velocity = self.model.predict_velocity(
+                    latents, schedule[index].sigma, prompt_embeds, first_frame=first_frame
                 )
-        finally:
-            self._pictures = None
+                latents, x0 = self.scheduler.step(velocity, timestep, latents, generator, return_dict=False)
+                stage_seconds.append(self._now() - start)
+                clean.append(x0)
+                tensors = {"latents": latents, "prompt_embeds": prompt_embeds, "x0": x0}
+                tensors |= tell(index, timestep, tensors)
+                latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
+                progress_bar.update()
+                if self._interrupt:
+                    break
+        if len(clean) == len(schedule):
+            clean[-1] = latents  # the same, unless a callback changed it
+        return clean, stage_seconds
 
     def _full_frames(self, schedule: ScaleSchedule) -> int | None:
         return schedule.target.frames if self.positions == "rescaled" else None
 
-    def _sampling_device(self) -> torch.device:
-        return self.model.device
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
 
-    def _latent_channels(self) -> int:
-        return self.model.spec.latent_channels
 
-    def _predict_velocity(
-        self, noisy_latents: Tensor, timestep: Any, sigma: float, prompt_embeds: Tensor
-    ) -> Tensor:
-        first_frame = None
-        if self._pictures is not None:
-            first_frame = encode_first_frame(self.model, self._pictures, LatentSize(*noisy_latents.shape[2:]))
-        return self.model.predict_velocity(noisy_latents, sigma, prompt_embeds, first_frame=first_frame)
+def _check_inputs(prompt: str | list[str] | None, prompt_embeds: Tensor | None, output_type: str) -> None:
+    if (prompt is None) == (prompt_embeds is None):
+        got = "neither" if prompt is None else "both"
+        raise ValueError(f"prompt and prompt_embeds: got {got}, expected exactly one of them.")
+    if prompt is not None and len(prompt) == 0 and not isinstance(prompt, str):
+        raise ValueError("prompt: got an empty list, expected at least one prompt.")
+    if output_type not in _OUTPUT_TYPES:
+        raise ValueError(f"output_type: got {output_type!r}, expected one of {', '.join(_OUTPUT_TYPES)}.")
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self.model.decode(latents)
+
+def _callback_names(callback: StageCallback, names: Sequence[str]) -> Sequence[str]:
+    if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+        names = callback.tensor_inputs
+    unknown = [name for name in names if name not in _CALLBACK_TENSORS]
+    if unknown:
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs: got {', '.join(unknown)}, expected some of "
+            f"{', '.join(_CALLBACK_TENSORS)}."
+        )
+    return names

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.models.loading import DEFAULT_OPTIONS, STUDENT_FILE_NAME, LoadOptions, resolve_model_path
-from swd_video.student.loading import base_model_path, load_student, used_transformer_file
+from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import Student
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,11 @@ def load_model_for_rendering(
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
     """
-    pipe = load_student(name, device=device, dtype=dtype, options=options)
-    file = used_transformer_file(resolve_model_path(name), options.transformer_file)
+    student = Student.load(name)
+    pipe = student.pipeline(device=device, dtype=dtype, options=options)
     return pipe, ModelFacts(
         name=name,
-        fingerprint=fingerprint_folders(model_folders(name), [] if file is None else [file]),
+        fingerprint=student.fingerprint(options.transformer_file),
         fps=pipe.fps,
         compression=pipe.compression,
         schedule=pipe.scheduler.schedule,
@@ -87,22 +84,3 @@ def load_model_for_rendering(
             for key, value in options.model_dump(exclude_defaults=True, exclude={"transformer_file"}).items()
         ),
     )
-
-
-def model_folders(name: str) -> list[Path]:
-    """The folders whose files make up a model: a student's own and its base model's, or a pipeline's.
-
-    Raises:
-        ValueError: There is no such model.
-    """
-    path = resolve_model_path(name)
-    if (Path(path) / STUDENT_FILE_NAME).is_file():
-        return [Path(path), _local_folder(base_model_path(path))]
-    return [_local_folder(path)]
-
-
-def _local_folder(path_or_hub_name: str) -> Path:
-    if Path(path_or_hub_name).is_dir():
-        return Path(path_or_hub_name)
-    # Loaded from the hub before, so it lies in the cache.
-    return Path(DiffusionPipeline.download(path_or_hub_name, local_files_only=True))

@@ -1,9 +1,9 @@
 """Scale adaptation: a teacher learns, by flow matching on clips, to generate on every grid of a schedule."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import ModelMixin
@@ -17,11 +17,10 @@ from swd_video.files import whole_folder
 from swd_video.models.loading import model_folder
 from swd_video.objectives.learners import ClipPair
 from swd_video.objectives.networks import Networks
-from swd_video.student.loading import LORA_FILE_NAME
+from swd_video.student.student import LORA_FILE_NAME, TRANSFORMER_FOLDER
 from swd_video.training.step import MicroBatch, Stepper
 
 TEACHER_FOLDER = "teacher"
-_TRANSFORMER = "transformer"
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,32 @@ class FlowStepper(Stepper):
         return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
 
 
-def write_teacher(folder: Path, networks: Networks, base: str, write: bool) -> None:
-    """Write what was trained: the teacher's diffusers folder with another transformer, or a LoRA file.
+@dataclass(frozen=True)
+class AdaptedTeacher:
+    """A teacher that learned the grids of a schedule.
 
-    The folder is whole or not there. Its other parts are copies, so that caches of clips and captions still fit.
-
-    Args:
-        folder: where; one that is there is replaced.
-        networks: who was trained; where weights are divided all processes call this together.
+    Attributes:
         base: folder or hub name of the teacher as it was.
-        write: whether this process writes.
     """
-    additions = networks.lora_state_dict()
-    network = cast(ModelMixin, networks.whole_student()) if additions is None else None
-    if not write:
-        return
-    with whole_folder(folder) as draft:
-        if network is None:
-            assert additions is not None
-            save_file({name: weight.cpu() for name, weight in additions.items()}, draft / LORA_FILE_NAME)
-        else:
-            for part in model_folder(base).iterdir():
-                if part.is_dir() and part.name != _TRANSFORMER:
+
+    base: str
+
+    def save(self, folder: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
+        """Write the teacher's diffusers folder with another transformer, or a LoRA file.
+
+        The folder is whole or not there. Its other parts are copies, so that caches of clips and captions still fit.
+
+        Args:
+            folder: where; one that is there is replaced.
+            weights: what was trained.
+        """
+        with whole_folder(folder) as draft:
+            if isinstance(weights, Mapping):
+                save_file({name: weight.cpu() for name, weight in weights.items()}, draft / LORA_FILE_NAME)
+                return
+            for part in model_folder(self.base).iterdir():
+                if part.is_dir() and part.name != TRANSFORMER_FOLDER:
                     shutil.copytree(part, draft / part.name)
                 elif part.is_file():
                     shutil.copyfile(part, draft / part.name)
-            network.save_pretrained(draft / _TRANSFORMER)
+            weights.save_pretrained(draft / TRANSFORMER_FOLDER)

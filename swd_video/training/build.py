@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,14 +30,16 @@ from swd_video.objectives.learners import Learner
 from swd_video.objectives.mmd import WeightedObjective
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import LossConfig
-from swd_video.training.adapt import TEACHER_FOLDER, FlowMatching, FlowStepper, write_teacher
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import STUDENT_FOLDER, Student
+from swd_video.training.adapt import TEACHER_FOLDER, AdaptedTeacher, FlowMatching, FlowStepper
 from swd_video.training.batch import BatchDivision, divide_batch
 from swd_video.training.build_samples import build_samples, embed_samples, say_cut_prompts
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.idle_parts import drop_text_encoders, keep_vae
-from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Run, TrainSummary
+from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Product, Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.precision import bf16_slowdown
@@ -150,8 +152,16 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         accelerator.is_main_process,
         stepper.upsample,
     )
-    run = _finish(config, folder, stepper, samples)
-    return replace(run, encoders=encoders, upsampler=upsampler, made_of=known)
+    file = config.load.transformer_file
+    student = Student(
+        config.model,
+        ScaleWiseFlowMatchScheduler.from_schedule(parts.schedule, upsampler=upsampler),
+        positions=config.positions,
+        trained_through=encoders,
+        transformer_file=None if file is None else str(file),
+        made_of=known,
+    )
+    return _finish(config, folder, stepper, samples, student, folder / STUDENT_FOLDER)
 
 
 def build_adaptation(config: DistillConfig, folder: Path) -> Run:
@@ -176,10 +186,8 @@ def build_adaptation(config: DistillConfig, folder: Path) -> Run:
         config, parts, networks, lambda: ([WeightedObjective("flow", 1.0, objective)], []), FlowStepper
     )
     _claim_folder(config, folder, parts.accelerator, ADAPTATION_FILE, parts.made_of)
-    base = resolve_model_path(config.model)
-    run = _finish(config, folder, stepper, None)
-    result = folder / TEACHER_FOLDER
-    return replace(run, result=result, save=lambda write: write_teacher(result, networks, base, write))
+    teacher = AdaptedTeacher(resolve_model_path(config.model))
+    return _finish(config, folder, stepper, None, teacher, folder / TEACHER_FOLDER)
 
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
@@ -255,14 +263,17 @@ def _claim_folder(
     return made_of if known else None
 
 
-def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: SampleWriter | None) -> Run:
+def _finish(
+    config: DistillConfig,
+    folder: Path,
+    stepper: Stepper,
+    samples: SampleWriter | None,
+    product: Product,
+    result: Path,
+) -> Run:
     train = config.train
     return Run(
         folder=folder,
-        base_model=config.model,
-        positions=config.positions,
-        # A whole student has its own weights.
-        transformer_file=config.load.transformer_file if config.train.kind == "lora" else None,
         stepper=stepper,
         checkpoints=CheckpointFolder(folder / "checkpoints", train.keep_checkpoints),
         samples=samples,
@@ -274,6 +285,8 @@ def _finish(config: DistillConfig, folder: Path, stepper: Stepper, samples: Samp
             average=train.ema_decay > 0,
             collapse_share=train.collapse_share,
         ),
+        product=product,
+        result=result,
     )
 
 

@@ -2,18 +2,17 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 from diffusers import ModelMixin
+from torch import Tensor
 from tqdm import tqdm
 
-from swd_video.core.upsampler import LatentUpsampler
 from swd_video.files import write_json
-from swd_video.student.loading import EncoderRecord, save_student
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
@@ -21,7 +20,7 @@ from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
 from swd_video.training.samples import SampleWriter, with_shares
 from swd_video.training.step import Stepper, StepReport
 
-STUDENT_FOLDER, SUMMARY_FILE = "student", "train.json"
+SUMMARY_FILE = "train.json"
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,34 @@ class LoopSettings:
     collapse_share: float = 0.0
 
 
+class Product(Protocol):
+    """What a run makes of the weights that it trained: a student, or a teacher that learned the small grids."""
+
+    def save(self, folder: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
+        """Write it whole, with a network's weights or low-rank additions, and replace what is there."""
+
+
 @dataclass
 class Run:
-    """A distillation ready to start or to go on.
+    """A training ready to start or to go on.
 
     Attributes:
         folder: gets everything.
-        base_model: name of the teacher, for the student's folder.
-        positions: "native" or "rescaled", likewise.
         stepper: takes steps.
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
         settings: when things happen.
-        result: what is written in the end; by default `student/` in the folder.
-        encoders: networks of pixels that the loss looks through, for the student's folder.
-        transformer_file: whose weights a student's additions belong to, likewise, where it is not the teacher's own.
-        upsampler: likewise, the network that takes clips from grid to grid, if one does.
-        made_of: likewise, see `provenance`; None where that is not known.
-        save: writes it, called by all processes, told whether to write; by default the student's folder.
+        product: what comes out in the end.
+        result: the folder in which it is written.
     """
 
     folder: Path
-    base_model: str
-    positions: str
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
     settings: LoopSettings
-    result: Path | None = None
-    encoders: Sequence[EncoderRecord] = ()
-    transformer_file: str | Path | None = None
-    upsampler: LatentUpsampler | None = None
-    made_of: Mapping[str, Any] | None = None
-    save: Callable[[bool], None] | None = None
+    product: Product
+    result: Path
 
 
 @dataclass(frozen=True)
@@ -153,10 +147,9 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
                 on_step(done, report)
         summary = _summarise(run, clock.seconds, losses)
         with _averaged_weights(run):
-            if run.save is None:
-                _write_student(run, is_main)
-            else:
-                run.save(is_main)
+            weights = stepper.networks.trained_weights()
+            if is_main:
+                run.product.save(run.result, weights)
         if is_main:
             write_json(run.folder / SUMMARY_FILE, asdict(summary), durable=True)
         stepper.accelerator.wait_for_everyone()
@@ -263,29 +256,10 @@ def _log_samples(
         add_clip(writer, f"samples/{prompt}", frames, fps, done)
 
 
-def _write_student(run: Run, write: bool) -> None:
-    networks = run.stepper.networks
-    additions = networks.lora_state_dict()
-    student = cast(ModelMixin, networks.whole_student()) if additions is None else None
-    if write:
-        save_student(
-            run.folder / STUDENT_FOLDER,
-            base_model=run.base_model,
-            schedule=run.stepper.schedule,
-            transformer=student,
-            lora_state_dict=additions,
-            positions=run.positions,
-            encoders=run.encoders,
-            transformer_file=run.transformer_file,
-            upsampler=run.upsampler,
-            made_of=run.made_of,
-        )
-
-
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
     steps = run.settings.steps
     return TrainSummary(
-        student=str(run.result or run.folder / STUDENT_FOLDER),
+        student=str(run.result),
         steps=steps,
         seconds=round(seconds, 2),
         seconds_per_step=round(seconds / steps, 4),

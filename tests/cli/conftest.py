@@ -6,7 +6,8 @@ import pytest
 from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.student.loading import save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +17,6 @@ def student_folder(
     """Do not write into it."""
     folder = tmp_path_factory.mktemp("students") / "student"
     transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
-    save_student(folder, base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=transformer)
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(folder, transformer)
     return folder

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,14 +6,12 @@ import torch
 import yaml
 from transformers import Dinov2Config, Dinov2Model
 
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.student.loading import (
-    EncoderRecord,
-    StudentRecord,
-    read_student_record,
-    write_student_record,
-)
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import PixelNetwork, Student
 
 
 @pytest.fixture
@@ -71,15 +70,17 @@ def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path
         Dinov2Model(config).save_pretrained(tmp_path / "other")
     judges = [JudgingNetwork("metrics.encoder", str(tmp_path / name)) for name in ("encoder", "other")]
     used = (
-        EncoderRecord("elsewhere", fingerprint_folders([tmp_path / "encoder"])),
-        EncoderRecord("MCG/videomae"),
+        PixelNetwork("elsewhere", fingerprint_folders([tmp_path / "encoder"])),
+        PixelNetwork("MCG/videomae"),
     )
-    write_student_record(student, StudentRecord("pocket-wan", "lora"))
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),))
+    made = Student("pocket-wan", ScaleWiseFlowMatchScheduler.from_schedule(schedule))
+    made.save(student, {})
     assert not check_overlap(student, judges), "a record without encoders says nothing"
-    write_student_record(student, StudentRecord("pocket-wan", "lora", encoders=()))
+    replace(made, trained_through=()).save(student, {})
     assert check_overlap(student, judges)
-    write_student_record(student, StudentRecord("pocket-wan", "lora", encoders=used))
-    assert read_student_record(student).encoders == used
+    replace(made, trained_through=used).save(student, {})
+    assert Student.load(student).trained_through == used
     assert check_overlap(student, judges[1:])
     for judge in (judges[0], JudgingNetwork("metrics.encoder", "copies/VideoMAE")):
         with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):

@@ -17,7 +17,8 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import adapter_for
 from swd_video.models.sampling import sample_clips
-from swd_video.student.loading import save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture
@@ -129,7 +130,8 @@ def test_a_script_s_shot_starts_with_its_picture(
 ) -> None:
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 1, 2)), Stage(0.6, LatentSize(2, 1, 2))))
     transformer = tiny_pipe("ltx").transformer
-    save_student(tmp_path / "s", base_model=save_tiny("ltx"), schedule=schedule, transformer=transformer)
+    made = Student(str(save_tiny("ltx")), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
+    made.save(tmp_path / "s", transformer)
     pipe, model = load_model_for_rendering(str(tmp_path / "s"))
     pipe.set_progress_bar_config(disable=True)
     Image.effect_mandelbrot((80, 50), (-2, -1, 1, 1), 50).save(tmp_path / "start.png")

@@ -28,7 +28,7 @@ from swd_video.models.loading import (
     write_video_spec,
 )
 from swd_video.models.ltx import LtxModel
-from swd_video.student.loading import is_student
+from swd_video.student.student import is_student
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.models.lora import add_lora
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
-from swd_video.student.loading import LORA_FILE_NAME, load_student, save_student
+from swd_video.student.student import LORA_FILE_NAME, Student, load_student
 
 Weights = dict[str, Tensor]
 
@@ -31,16 +32,12 @@ def folder(
     """Room for a base model and two students of it, one of either kind."""
     base = Path(shutil.copytree(tiny_wan_folder, tmp_path / "base"))
     write_video_spec(base, VideoSpec(fps=12.0, text_length=20))
-    save_student(
-        tmp_path / "full",
-        base_model=base,
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-        encoders=[],
-    )
+    made = Student(str(base), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule), trained_through=())
+    made.save(tmp_path / "full", tiny_wan_pipe.transformer)
     add_lora(tiny_wan_pipe.transformer, 4, ["to_q", "ffn.net.0.proj"])
     state = get_peft_model_state_dict(tiny_wan_pipe.transformer)
-    save_student(tmp_path / "lora", base_model=base, schedule=tiny_schedule, lora_state_dict=state)
+    made = Student(str(base), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "lora", state)
     return tmp_path
 
 
@@ -101,7 +98,9 @@ def test_low_rank_additions_that_go_nowhere_are_refused(
     _refused(lambda: load_student(folder / "lora"), str(path), *words)
     for form in ("lora", "merged"):
         _refused(
-            lambda form=form: export_student(folder / "lora", folder / "out", form=form), str(path), *words
+            lambda form=form: export_student(Student.load(folder / "lora"), folder / "out", form=form),
+            str(path),
+            *words,
         )
     assert not (folder / "out").exists()
 
@@ -147,7 +146,7 @@ def test_a_whole_transformer_that_is_not_whole_is_refused(
 ) -> None:
     change(next((folder / "full" / "transformer").glob("*.safetensors")))
     _refused(lambda: load_student(folder / "full"), "full/transformer", word)
-    _refused(lambda: export_student(folder / "full", folder / "out"), "full/transformer", word)
+    _refused(lambda: export_student(Student.load(folder / "full"), folder / "out"), "full/transformer", word)
     assert not (folder / "out").exists()
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import threading
 from base64 import b64decode
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,21 @@ from safetensors.torch import load_file, save_file
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.models.lora import add_lora
+from swd_video.models.wan import WanModel
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.card import stock_lora_code, stock_merged_code
 from swd_video.student.export import (
-    TrainingFacts,
     check_push,
     export_student,
     push_folder,
     read_lora_schedule,
 )
-from swd_video.student.loading import (
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import (
     LORA_FILE_NAME,
-    load_pipeline,
-    read_student_record,
-    save_student,
-    write_student_record,
+    Student,
+    load_student,
 )
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 PLACEHOLDER = "path/to/this/folder"
@@ -59,12 +56,8 @@ def lora_student(
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     folder = tmp_path / "run" / "student"
-    save_student(
-        folder,
-        base_model=tiny_wan_folder,
-        schedule=tiny_schedule,
-        lora_state_dict=get_peft_model_state_dict(transformer),
-    )
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(folder, get_peft_model_state_dict(transformer))
     return folder
 
 
@@ -75,11 +68,12 @@ def full_student(tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: 
         for parameter in transformer.parameters():
             parameter.mul_(1.05)
     folder = tmp_path / "full" / "student"
-    save_student(folder, base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=transformer)
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(folder, transformer)
     return folder
 
 
-def _ours(pipe: WanScaleWisePipeline, prompt: str = "a cat in the grass") -> np.ndarray:
+def _ours(pipe: ScaleWisePipeline, prompt: str = "a cat in the grass") -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     return pipe(prompt, generator=torch.Generator().manual_seed(7)).frames
 
@@ -119,28 +113,28 @@ def _with_scheduler(pipe: WanPipeline, export: Path) -> WanPipeline:
 def test_a_stock_pipeline_with_the_lora_makes_our_clip_bit_for_bit(
     lora_student: Path, tiny_wan_folder: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    export = export_student(lora_student, tmp_path / "lora").folder
+    export = export_student(Student.load(lora_student), tmp_path / "lora").folder
     stock = _with_scheduler(WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtype), export)
     without = _stock(stock)
     stock.load_lora_weights(export)
     beside = _stock(stock)
     stock.fuse_lora()
     fused = _stock(stock)
-    ours = _ours(load_pipeline(lora_student, dtype=dtype))
+    ours = _ours(load_student(lora_student, dtype=dtype))
     assert np.array_equal(fused, ours)
     assert np.abs(without - ours).max() > 1e-3
 
     # Our pipeline with the additions beside the weights, as `load_lora_weights` alone leaves them.
     base = WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtype)
-    pipe = WanScaleWisePipeline(**{**base.components, "scheduler": stock.scheduler})
-    pipe.load_lora_weights(export)
+    base.load_lora_weights(export)
+    pipe = ScaleWisePipeline(WanModel.from_pipeline(base), stock.scheduler)
     assert np.array_equal(beside, _ours(pipe))
 
 
 def test_a_generator_for_each_clip_reaches_every_stage(lora_student: Path, tmp_path: Path) -> None:
-    folder = export_student(lora_student, tmp_path / "merged", form="merged").folder
+    folder = export_student(Student.load(lora_student), tmp_path / "merged", form="merged").folder
     prompts = ["a cat", "two dogs"]
-    stock, ours = DiffusionPipeline.from_pretrained(folder), load_pipeline(folder)
+    stock, ours = DiffusionPipeline.from_pretrained(folder), load_student(folder)
     for pipe in (stock, ours):
         pipe.set_progress_bar_config(disable=True)
     latents = stock.scheduler.draw_first_noise(2, 4, [torch.Generator().manual_seed(seed) for seed in (3, 4)])
@@ -156,14 +150,14 @@ def test_a_merged_folder_is_an_ordinary_pipeline_that_makes_our_clip(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, tiny_schedule: ScaleSchedule
 ) -> None:
     student = request.getfixturevalue(f"{kind}_student")
-    done = export_student(student, tmp_path / "merged", form="merged")
-    ours = _ours(load_pipeline(student))
+    done = export_student(Student.load(student), tmp_path / "merged", form="merged")
+    ours = _ours(load_student(student))
     stock = DiffusionPipeline.from_pretrained(done.folder)
     assert isinstance(stock.scheduler, ScaleWiseFlowMatchScheduler)
     assert stock.scheduler.schedule == tiny_schedule
     assert np.array_equal(_stock(stock), ours)
     assert np.array_equal(_stock(WanPipeline.from_pretrained(done.folder)), ours)
-    assert np.array_equal(_ours(load_pipeline(done.folder)), ours)
+    assert np.array_equal(_ours(load_student(done.folder)), ours)
     assert not any("lora" in name for name in stock.transformer.state_dict())
     assert not [path for path in done.folder.rglob("*.json") if "_name_or_path" in path.read_text()]
 
@@ -173,22 +167,21 @@ def test_a_merged_student_keeps_frame_rate_and_prompt_length(
 ) -> None:
     tiny_wan_pipe.save_pretrained(tmp_path / "teacher")
     write_video_spec(tmp_path / "teacher", VideoSpec(fps=12.0, text_length=20))
-    save_student(
-        tmp_path / "student",
-        base_model=tmp_path / "teacher",
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-    )
-    done = export_student(tmp_path / "student", tmp_path / "merged")
-    pipe = load_pipeline(done.folder)
-    assert pipe.fps == 12.0 and pipe.config.text_length == 20
+    made = Student(str(tmp_path / "teacher"), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "student", tiny_wan_pipe.transformer)
+    done = export_student(Student.load(tmp_path / "student"), tmp_path / "merged")
+    pipe = load_student(done.folder)
+    assert pipe.fps == 12.0 and pipe.model.spec.text_length == 20
     assert "max_sequence_length=20" in (done.folder / "README.md").read_text()
 
 
 def test_the_lora_file_says_rank_alpha_and_stages(
     lora_student: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
-    path = export_student(lora_student, tmp_path / "lora", base_model="me/teacher").folder / LORA_FILE_NAME
+    path = (
+        export_student(Student.load(lora_student), tmp_path / "lora", base_model="me/teacher").folder
+        / LORA_FILE_NAME
+    )
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     adapter = json.loads(metadata[LORA_ADAPTER_METADATA_KEY])
@@ -215,7 +208,7 @@ def test_the_metadata_gives_each_layer_its_own_scale(lora_student: Path, tmp_pat
         if "blocks.1.ffn" in name
     }
     save_file({name: t.contiguous() for name, t in (tensors | small).items()}, path)
-    export = export_student(lora_student, tmp_path / "lora").folder
+    export = export_student(Student.load(lora_student), tmp_path / "lora").folder
     pipe = WanPipeline.from_pretrained(
         lora_student / json.loads((lora_student / "student.json").read_text())["base_model"]
     )
@@ -228,30 +221,31 @@ def test_the_metadata_gives_each_layer_its_own_scale(lora_student: Path, tmp_pat
 def test_exporting_twice_gives_the_same_files(lora_student: Path, full_student: Path, tmp_path: Path) -> None:
     for student, form in ((lora_student, "lora"), (lora_student, "merged"), (full_student, "merged")):
         out = tmp_path / f"{student.parent.name}-{form}"
-        first = export_student(student, out, form=form)
+        first = export_student(Student.load(student), out, form=form)
         digests = _digests(out)
         assert digests.keys() == first.files.keys()
         (out / "stray.txt").write_text("from before")
-        export_student(student, out, form=form)
+        export_student(Student.load(student), out, form=form)
         assert _digests(out) == digests
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_an_exported_lora_is_a_student_again(lora_student: Path, tmp_path: Path) -> None:
-    export = export_student(lora_student, tmp_path / "lora").folder
-    assert np.array_equal(_ours(load_pipeline(export)), _ours(load_pipeline(lora_student)))
-    again = export_student(export, tmp_path / "again").folder
+    export = export_student(Student.load(lora_student), tmp_path / "lora").folder
+    assert np.array_equal(_ours(load_student(export)), _ours(load_student(lora_student)))
+    again = export_student(Student.load(export), tmp_path / "again").folder
     assert _digests(again) == _digests(export)
 
 
 def test_the_card_has_base_model_stages_figures_and_licence(lora_student: Path, tmp_path: Path) -> None:
-    training = TrainingFacts({"steps": 300, "seconds": 12.5}, [0.25, None, 0.5], {"train.lr": 1e-4})
+    run = lora_student.parent
+    (run / "train.json").write_text('{"steps": 300, "seconds": 12.5, "stage_losses": [0.25, null, 0.5]}')
+    (run / "config.yaml").write_text("train: {lr: 0.0001, log_every: 10}\ndata: {cache: out/cache}\n")
     done = export_student(
-        lora_student,
+        Student.load(lora_student),
         tmp_path / "lora",
         base_model="me/teacher",
         license="mit",
-        training=training,
         repo="me/student",
     )
     card = ModelCard.load(done.folder / "README.md")
@@ -262,6 +256,7 @@ def test_the_card_has_base_model_stages_figures_and_licence(lora_student: Path, 
     for line in ("| 2 | 0.8 | 800 | 3x4x4 |", "| steps | 300 |", "| loss of stage 2 | never trained |"):
         assert line in card.text
     assert "| `train.lr` | 0.0001 |" in card.text
+    assert "log_every" not in card.text and "cache" not in card.text
     assert 'student = "me/student"' in card.text
     for code in _python_blocks(card.text):
         compile(code, "card", "exec")
@@ -270,7 +265,7 @@ def test_the_card_has_base_model_stages_figures_and_licence(lora_student: Path, 
 def test_the_licence_comes_from_the_base_model(
     tiny_wan_folder: Path, lora_student: Path, full_student: Path, tmp_path: Path
 ) -> None:
-    unknown = export_student(lora_student, tmp_path / "unknown")
+    unknown = export_student(Student.load(lora_student), tmp_path / "unknown")
     assert unknown.license is None and "did not find which" in (unknown.folder / "README.md").read_text()
     licensed = tmp_path / "licensed"
     shutil.copytree(tiny_wan_folder, licensed)
@@ -279,8 +274,8 @@ def test_the_licence_comes_from_the_base_model(
     (full_student / "student.json").write_text(
         json.dumps(record | {"base_model": os.path.relpath(licensed, full_student)})
     )
-    assert export_student(full_student, tmp_path / "known").license == "openrail"
-    assert export_student(full_student, tmp_path / "told", license="mit").license == "mit"
+    assert export_student(Student.load(full_student), tmp_path / "known").license == "openrail"
+    assert export_student(Student.load(full_student), tmp_path / "told", license="mit").license == "mit"
 
 
 def test_the_documented_code_is_the_code_of_the_cards() -> None:
@@ -294,43 +289,42 @@ def test_a_base_model_with_a_timestep_for_every_token_has_no_stock_code(
 ) -> None:
     tiny_wan_pipe.register_to_config(expand_timesteps=True)
     tiny_wan_pipe.save_pretrained(tmp_path / "teacher")
-    save_student(
-        tmp_path / "student",
-        base_model=tmp_path / "teacher",
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-    )
-    card = (export_student(tmp_path / "student", tmp_path / "merged").folder / "README.md").read_text()
+    made = Student(str(tmp_path / "teacher"), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "student", tiny_wan_pipe.transformer)
+    card = (
+        export_student(Student.load(tmp_path / "student"), tmp_path / "merged").folder / "README.md"
+    ).read_text()
     assert "A stock diffusers pipeline cannot sample it" in card and "draw_first_noise" not in card
-    assert _ours(load_pipeline(tmp_path / "merged")).shape == (1, 9, 48, 64, 3)
+    assert _ours(load_student(tmp_path / "merged")).shape == (1, 9, 48, 64, 3)
 
 
 def test_a_whole_student_is_no_lora(full_student: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--form lora: .* trained with all its weights.* --form merged"):
-        export_student(full_student, tmp_path / "lora", form="lora")
-    assert export_student(full_student, tmp_path / "default").form == "merged"
+        export_student(Student.load(full_student), tmp_path / "lora", form="lora")
+    assert export_student(Student.load(full_student), tmp_path / "default").form == "merged"
 
 
 def test_rescaled_positions_are_kept_and_not_exported(full_student: Path, tmp_path: Path) -> None:
-    record = read_student_record(full_student)
-    write_student_record(full_student, replace(record, positions="rescaled"))
-    assert read_student_record(full_student).positions == "rescaled"
+    record = json.loads((full_student / "student.json").read_text())
+    (full_student / "student.json").write_text(json.dumps(record | {"positions": "rescaled"}))
+    assert Student.load(full_student).positions == "rescaled"
     with pytest.raises(ValueError, match="rescaled positions, which stock pipelines do not count"):
-        export_student(full_student, tmp_path / "out")
+        export_student(Student.load(full_student), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_export_is_left_alone(lora_student: Path, tiny_wan_folder: Path, tmp_path: Path) -> None:
     before = _digests(lora_student)
     with pytest.raises(ValueError, match="is the student itself"):
-        export_student(lora_student, lora_student)
+        export_student(Student.load(lora_student), lora_student)
     with pytest.raises(ValueError, match="is not empty and holds no earlier export"):
-        export_student(lora_student, lora_student.parent)
+        export_student(Student.load(lora_student), lora_student.parent)
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ValueError, match="is a file, expected a folder"):
-        export_student(lora_student, tmp_path / "notes")
-    with pytest.raises(ValueError, match=r"has no student\.json"):
-        export_student(tiny_wan_folder, tmp_path / "out")
+        export_student(Student.load(lora_student), tmp_path / "notes")
+    whole = export_student(Student.load(lora_student), tmp_path / "whole", form="merged").folder
+    with pytest.raises(ValueError, match="is a whole pipeline; expected the student/ folder"):
+        export_student(Student.load(whole), tmp_path / "out")
     assert _digests(lora_student) == before and not (tmp_path / "out").exists()
 
 
@@ -338,7 +332,7 @@ def test_a_damaged_lora_file_is_named_and_leaves_nothing(lora_student: Path, tmp
     path = lora_student / LORA_FILE_NAME
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{LORA_FILE_NAME}: is no whole safetensors file"):
-        export_student(lora_student, tmp_path / "lora")
+        export_student(Student.load(lora_student), tmp_path / "lora")
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
@@ -416,7 +410,7 @@ class _Hub(BaseHTTPRequestHandler):
 def test_a_push_brings_every_file_and_returns_the_address(
     lora_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported = export_student(lora_student, tmp_path / "lora").folder
+    exported = export_student(Student.load(lora_student), tmp_path / "lora").folder
     files: dict[str, bytes] = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"files": files}))
     threading.Thread(target=server.serve_forever, daemon=True).start()

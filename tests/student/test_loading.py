@@ -10,11 +10,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.loading import VideoSpec, write_video_spec
-from swd_video.student.loading import base_model_path, load_pipeline, read_student_record, save_student
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import Student, load_student
 
 
-def _clip(pipe: WanScaleWisePipeline) -> np.ndarray:
+def _clip(pipe: ScaleWisePipeline) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     return pipe("a cat", generator=torch.Generator().manual_seed(0)).frames
 
@@ -41,14 +42,13 @@ def test_a_whole_student_is_loaded_into_its_teacher_s_pipeline(
     tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     transformer = _changed(tiny_wan_pipe)
-    save_student(
-        tmp_path / "student", base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=transformer
-    )
-    pipe = load_pipeline(tmp_path / "student")
-    assert isinstance(pipe, WanScaleWisePipeline)
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "student", transformer)
+    pipe = load_student(tmp_path / "student")
+    assert isinstance(pipe, ScaleWisePipeline)
     assert pipe.scheduler.schedule == tiny_schedule
     for name, tensor in transformer.state_dict().items():
-        assert torch.equal(pipe.transformer.state_dict()[name], tensor)
+        assert torch.equal(pipe.model.transformer.state_dict()[name], tensor)
     assert _clip(pipe).shape == (1, 9, 48, 64, 3)
     assert sorted(path.name for path in (tmp_path / "student").iterdir()) == [
         "scheduler",
@@ -63,16 +63,15 @@ def test_a_student_remembers_how_its_positions_were_counted(
 ) -> None:
     for positions in ("native", "rescaled"):
         folder = tmp_path / positions
-        save_student(
-            folder,
-            base_model=tiny_wan_folder,
-            schedule=tiny_schedule,
-            transformer=tiny_wan_pipe.transformer,
+        made = Student(
+            str(tiny_wan_folder),
+            ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule),
             positions=positions,
         )
+        made.save(folder, tiny_wan_pipe.transformer)
         assert ("positions" in json.loads((folder / "student.json").read_text())) == (positions != "native")
-        assert read_student_record(folder).positions == positions
-    assert load_pipeline(folder).config.positions == "rescaled"
+        assert Student.load(folder).positions == positions
+    assert load_student(folder).positions == "rescaled"
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -85,33 +84,28 @@ def test_low_rank_additions_are_loaded_at_full_strength(
 ) -> None:
     transformer = _with_lora(tiny_wan_pipe)
     state = {prefix + name: tensor for name, tensor in get_peft_model_state_dict(transformer).items()}
-    save_student(
-        tmp_path / "student", base_model=tiny_wan_folder, schedule=tiny_schedule, lora_state_dict=state
-    )
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "student", state)
     assert not (tmp_path / "student" / "transformer").exists()
-    pipe = load_pipeline(tmp_path / "student")
+    pipe = load_student(tmp_path / "student")
     latents, embeds = torch.ones(1, 4, 2, 4, 4), torch.ones(1, 48, 16)
     timestep = torch.tensor([500.0])
     with torch.no_grad():
         expected = transformer(latents, timestep, embeds, return_dict=False)[0]
-        got = pipe.transformer(latents, timestep, embeds, return_dict=False)[0]
+        got = pipe.model.transformer(latents, timestep, embeds, return_dict=False)[0]
         transformer.disable_adapters()
         without = transformer(latents, timestep, embeds, return_dict=False)[0]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (got - without).abs().max() > 1e-2
-    assert not any("lora" in name for name, _ in pipe.transformer.named_parameters())
+    assert not any("lora" in name for name, _ in pipe.model.transformer.named_parameters())
 
 
 def test_the_lora_file_loads_in_a_stock_pipeline_at_the_same_strength(
     tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     transformer = _with_lora(tiny_wan_pipe)
-    save_student(
-        tmp_path / "student",
-        base_model=tiny_wan_folder,
-        schedule=tiny_schedule,
-        lora_state_dict=get_peft_model_state_dict(transformer),
-    )
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "student", get_peft_model_state_dict(transformer))
     stock = WanPipeline.from_pretrained(tiny_wan_folder)
     stock.load_lora_weights(tmp_path / "student")
     latents, embeds = torch.ones(1, 4, 2, 4, 4), torch.ones(1, 48, 16)
@@ -125,12 +119,12 @@ def test_a_saved_pipeline_loads_alike(
     tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     student = tmp_path / "student"
-    save_student(
-        student, base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=_changed(tiny_wan_pipe)
-    )
-    pipe = load_pipeline(student)
-    pipe.save_pretrained(tmp_path / "whole")
-    assert np.array_equal(_clip(load_pipeline(tmp_path / "whole")), _clip(pipe))
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(student, _changed(tiny_wan_pipe))
+    pipe = load_student(student)
+    pipe.model.pipe.register_modules(scheduler=pipe.scheduler)
+    pipe.model.pipe.save_pretrained(tmp_path / "whole")
+    assert np.array_equal(_clip(load_student(tmp_path / "whole")), _clip(pipe))
 
 
 def test_a_student_inherits_its_teacher_s_facts(
@@ -139,14 +133,10 @@ def test_a_student_inherits_its_teacher_s_facts(
     teacher = tmp_path / "teacher"
     tiny_wan_pipe.save_pretrained(teacher)
     write_video_spec(teacher, VideoSpec(fps=12.0, text_length=20))
-    save_student(
-        tmp_path / "runs" / "student",
-        base_model=teacher,
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-    )
-    pipe = load_pipeline(tmp_path / "runs" / "student")
-    assert pipe.fps == 12.0 and pipe.config.text_length == 20
+    made = Student(str(teacher), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "runs" / "student", tiny_wan_pipe.transformer)
+    pipe = load_student(tmp_path / "runs" / "student")
+    assert pipe.fps == 12.0 and pipe.model.spec.text_length == 20
 
 
 def test_a_teacher_s_folder_is_recorded_relative_to_the_student(
@@ -154,26 +144,24 @@ def test_a_teacher_s_folder_is_recorded_relative_to_the_student(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_wan_pipe.save_pretrained("teacher")
-    save_student(
-        "student", base_model="teacher", schedule=tiny_schedule, transformer=tiny_wan_pipe.transformer
-    )
-    assert read_student_record("student").base_model == os.path.join("..", "teacher")
+    made = Student("teacher", ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save("student", tiny_wan_pipe.transformer)
+    assert Student.load("student").base_model == os.path.join("..", "teacher")
     moved = tmp_path / "moved"
     moved.mkdir()
     os.replace("teacher", moved / "teacher")
     os.replace("student", moved / "student")
     monkeypatch.chdir(moved)
-    assert Path(base_model_path("student")).resolve() == moved / "teacher"
-    assert load_pipeline(moved / "student").scheduler.schedule == tiny_schedule
+    assert Path(Student.load("student").base_path).resolve() == moved / "teacher"
+    assert load_student(moved / "student").scheduler.schedule == tiny_schedule
 
 
 def test_names_are_recorded_as_they_are(
     tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    save_student(
-        tmp_path / "s", base_model=name, schedule=tiny_schedule, transformer=tiny_wan_pipe.transformer
-    )
+    made = Student(str(name), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "s", tiny_wan_pipe.transformer)
     assert json.loads((tmp_path / "s" / "student.json").read_text()) == {
         "format": 1,
         "base_model": name,
@@ -185,57 +173,48 @@ def test_a_student_is_replaced_whole(
     tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     folder = tmp_path / "student"
-    arguments = {"base_model": tiny_wan_folder, "schedule": tiny_schedule}
-    save_student(folder, **arguments, transformer=tiny_wan_pipe.transformer)
-    state = get_peft_model_state_dict(_with_lora(tiny_wan_pipe))
-    save_student(folder, **arguments, lora_state_dict=state)
+    student = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    student.save(folder, tiny_wan_pipe.transformer)
+    student.save(folder, get_peft_model_state_dict(_with_lora(tiny_wan_pipe)))
     assert sorted(path.name for path in folder.iterdir()) == [
         "pytorch_lora_weights.safetensors",
         "scheduler",
         "student.json",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
-    with pytest.raises(ValueError, match="exactly one"):
-        save_student(folder, **arguments)
-    assert read_student_record(folder).kind == "lora"
+    assert Student.load(folder).kind == "lora"
 
 
 def test_other_folders_are_not_overwritten(
     tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    made = Student("x", ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
     with pytest.raises(ValueError, match=r"is not empty and holds no student\.json"):
-        save_student(tmp_path, base_model="x", schedule=tiny_schedule, transformer=tiny_wan_pipe.transformer)
+        made.save(tmp_path, tiny_wan_pipe.transformer)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_teacher_is_no_student(tiny_wan_folder: Path) -> None:
     with pytest.raises(ValueError, match="got a WanPipeline, expected a scale-wise student"):
-        load_pipeline(tiny_wan_folder)
+        load_student(tiny_wan_folder)
 
 
 def test_a_missing_teacher_is_named(
     tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
-    save_student(
-        tmp_path / "s",
-        base_model="no-such-model",
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-    )
+    made = Student("no-such-model", ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "s", tiny_wan_pipe.transformer)
     with pytest.raises(ValueError, match="model 'no-such-model': does not exist"):
-        load_pipeline(tmp_path / "s")
+        load_student(tmp_path / "s")
 
 
 def test_precision_reaches_every_part(
     tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:
-    save_student(
-        tmp_path / "s",
-        base_model=tiny_wan_folder,
-        schedule=tiny_schedule,
-        transformer=tiny_wan_pipe.transformer,
-    )
-    pipe = load_pipeline(tmp_path / "s", dtype=torch.bfloat16)
-    assert {pipe.transformer.dtype, pipe.text_encoder.dtype, pipe.vae.dtype} == {torch.bfloat16}
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(tmp_path / "s", tiny_wan_pipe.transformer)
+    pipe = load_student(tmp_path / "s", dtype=torch.bfloat16)
+    parts = pipe.model.pipe
+    assert {parts.transformer.dtype, parts.text_encoder.dtype, parts.vae.dtype} == {torch.bfloat16}
     assert np.isfinite(_clip(pipe)).all()

@@ -7,8 +7,9 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.student.loading import save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import Student
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
 
 SCRIPT = """\
@@ -33,7 +34,8 @@ def tiny_student(
     transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
     with torch.no_grad():
         transformer.proj_out.bias.add_(0.1)
-    save_student(folder, base_model=tiny_wan_folder, schedule=tiny_schedule, transformer=transformer)
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save(folder, transformer)
     return folder
 
 

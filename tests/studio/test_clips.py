@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from swd_video.models.loading import LoadOptions
+from swd_video.student.student import Student
 from swd_video.studio.clips import hash_content
-from swd_video.studio.model import load_model_for_rendering, model_folders
+from swd_video.studio.model import load_model_for_rendering
 
 
 def test_content_hash_ignores_the_order_of_keys() -> None:
@@ -15,7 +16,7 @@ def test_content_hash_ignores_the_order_of_keys() -> None:
 
 
 def test_a_student_counts_with_its_base_model(tiny_student: Path, tiny_wan_folder: Path) -> None:
-    student, base = model_folders(str(tiny_student))
+    student, base = Student.load(tiny_student).folders()
     assert student == tiny_student
     assert base.samefile(tiny_wan_folder)
 

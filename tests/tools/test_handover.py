@@ -9,7 +9,8 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
-from swd_video.student.loading import load_student, save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student, load_student
 from tools.pocket.handover import finish, main
 
 SCHEDULE = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)), Stage(0.6, LatentSize(2, 4, 4))))
@@ -26,7 +27,8 @@ def teacher(tmp_path: Path, tiny_wan_folder: Path) -> Path:
 @pytest.fixture
 def student(tmp_path: Path, teacher: Path) -> Path:
     transformer = load_teacher(str(teacher)).transformer
-    save_student(tmp_path / "student", base_model=str(teacher), schedule=SCHEDULE, transformer=transformer)
+    made = Student(str(teacher), ScaleWiseFlowMatchScheduler.from_schedule(SCHEDULE))
+    made.save(tmp_path / "student", transformer)
     return tmp_path / "student"
 
 

@@ -15,7 +15,8 @@ from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, teacher_row
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model, load_teacher
-from swd_video.student.loading import EncoderRecord, save_student
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import PixelNetwork, Student
 from tools.pocket.corpus import split_of
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
@@ -42,9 +43,8 @@ def students(tmp_path: Path, tiny_wan_folder: Path) -> dict[str, Path]:
         "grow": ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)), Stage(0.6, target))),
     }
     for name, schedule in schedules.items():
-        save_student(
-            tmp_path / name, base_model=str(tiny_wan_folder), schedule=schedule, transformer=transformer
-        )
+        made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
+        made.save(tmp_path / name, transformer)
     return {name: tmp_path / name for name in schedules}
 
 
@@ -223,16 +223,15 @@ def test_a_student_that_was_trained_by_a_judging_network_is_refused(
     transformer = load_teacher(str(tiny_wan_folder)).transformer
     common = ["--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")]
     for encoder in (
-        EncoderRecord("its-own", fingerprint_folders([judge_folder])),
-        EncoderRecord("efficientnet"),
+        PixelNetwork("its-own", fingerprint_folders([judge_folder])),
+        PixelNetwork("efficientnet"),
     ):
-        save_student(
-            tmp_path / "student",
-            base_model=str(tiny_wan_folder),
-            schedule=tiny_schedule,
-            transformer=transformer,
-            encoders=[encoder],
+        made = Student(
+            str(tiny_wan_folder),
+            ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule),
+            trained_through=(encoder,),
         )
+        made.save(tmp_path / "student", transformer)
         rest = ["--two-step", str(tmp_path / "student"), "--docs", "None", "--size", str(SIZE)]
         assert main([*common, *rest]) == 2
         assert "must not judge what it trained" in capsys.readouterr().err

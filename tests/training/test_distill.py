@@ -27,7 +27,7 @@ from swd_video.data.video import probe_video
 from swd_video.files import alone_in
 from swd_video.objectives.mmd import check_term
 from swd_video.objectives.sections import MmdTermConfig
-from swd_video.student.loading import load_pipeline
+from swd_video.student.student import load_student
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
@@ -130,7 +130,7 @@ def test_the_teacher_stays_and_the_student_renders(
     )
     assert _digests(tiny_wan_folder) == before
 
-    pipe = load_pipeline(tmp_path / "run" / "student")
+    pipe = load_student(tmp_path / "run" / "student")
     assert pipe.scheduler.schedule == tiny_schedule
     assert any(not torch.equal(w, teacher[name]) for name, w in pipe.transformer.state_dict().items())
     frames = pipe("a red square", generator=torch.Generator().manual_seed(0), output_type="np").frames

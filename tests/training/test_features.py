@@ -32,7 +32,7 @@ from swd_video.objectives.learners import ClipPair
 from swd_video.objectives.mmd import MmdObjective
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.sections import MmdTermConfig
-from swd_video.student.loading import read_student_record
+from swd_video.student.student import Student
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.idle_parts import moved_to
@@ -176,7 +176,7 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
     assert losses[0] == losses[1] != losses[2]
     train(run)
     student = tmp_path / "run" / "student"
-    written = read_student_record(student).encoders
+    written = Student.load(student).trained_through
     assert written is not None and [record.name for record in written] == ["videomae", "transnetv2"]
     assert load_config(tmp_path / "run" / "config.yaml") == config
 

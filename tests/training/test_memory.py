@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from swd_video.config import ConfigError
 from swd_video.student.export import export_student
+from swd_video.student.student import Student
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, LoadConfig
@@ -115,7 +116,7 @@ def test_a_single_file_is_the_teacher_and_its_students_know_it(
     (tmp_path / "new").replace(file)
     assert load_model_for_rendering(str(student))[1].fingerprint != facts.fingerprint
     with pytest.raises(ValueError, match="was trained on the single file"):
-        export_student(student, tmp_path / "export")
+        export_student(Student.load(student), tmp_path / "export")
     file.unlink()
     with pytest.raises(ValueError, match=r"other\.safetensors"):
         load_model_for_rendering(str(student))

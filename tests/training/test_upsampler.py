@@ -15,7 +15,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache
 from swd_video.student.export import export_student
-from swd_video.student.loading import load_pipeline, load_student, read_student_record
+from swd_video.student.student import Student, load_student
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, UpsamplerConfig, load_config
 from swd_video.training.loop import train
@@ -76,7 +76,7 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     assert json.loads((tmp_path / "run/student/scheduler/scheduler_config.json").read_text())[
         "upsampling"
     ] == ("learned")
-    made_of = read_student_record(tmp_path / "run/student").made_of
+    made_of = Student.load(tmp_path / "run/student").made_of
     assert made_of == json.loads((tmp_path / "run/made_of.json").read_text())
     assert all(made_of[key] for key in ("teacher", "vae", "clips", "latents", "upsampler"))
     assert made_of["settings"]["upsampler.steps"] == 3 and str(tmp_path) not in json.dumps(made_of)
@@ -87,8 +87,8 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     generator.manual_seed(0)
     bicubic = student(prompt="a red square", generator=generator, output_type="latent").frames
     assert not torch.allclose(got, bicubic)
-    export_student(tmp_path / "run/student", tmp_path / "whole", form="merged")
-    merged = load_pipeline(tmp_path / "whole")
+    export_student(Student.load(tmp_path / "run/student"), tmp_path / "whole", form="merged")
+    merged = load_student(tmp_path / "whole")
     generator.manual_seed(0)
     torch.testing.assert_close(
         merged(prompt="a red square", generator=generator, output_type="latent").frames, got

@@ -29,8 +29,8 @@ from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
 from swd_video.models.loading import load_model
-from swd_video.student.loading import load_student
 from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student import load_student
 from tools.pocket.pictures import to_pixels
 from tools.pocket.rows import evaluation_specs
 

@@ -6,6 +6,7 @@ Either may be left out. The shipped student names the shipped teacher as its own
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,8 @@ from diffusers import WanTransformer3DModel
 
 from swd_video.files import whole_folder
 from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
-from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import forget_origin
-from swd_video.student.loading import read_student_record, save_student
+from swd_video.student.student import Student
 
 TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
 
@@ -30,16 +30,9 @@ def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
 
 def ship_student(source: Path, assets: Path = ASSETS) -> None:
     """Write the student's folder, its teacher being the shipped one."""
-    record = read_student_record(source)
-    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(source / "scheduler")
-    save_student(
-        assets / STUDENT,
-        base_model=TEACHER,
-        schedule=scheduler.schedule,
-        transformer=WanTransformer3DModel.from_pretrained(source / "transformer").to(torch.float16),
-        encoders=record.encoders,
-        made_of=record.made_of,
-        upsampler=scheduler.upsampler,
+    student = replace(Student.load(source), base_model=TEACHER)
+    student.save(
+        assets / STUDENT, WanTransformer3DModel.from_pretrained(student.weights_path).to(torch.float16)
     )
     forget_origin(assets / STUDENT)
 

@@ -43,7 +43,7 @@ from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
 from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
-from swd_video.student.loading import load_student
+from swd_video.student.student import load_student
 from swd_video.training.config import DistillConfig, load_config
 from tools.pocket import corpus
 from tools.pocket.judge import attribute_labels

@@ -33,7 +33,7 @@ from swd_video.evaluation.results import Results
 from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
 from swd_video.evaluation.scores import Judges
 from swd_video.models.loading import load_model, resolve_model_path
-from swd_video.student.loading import load_student
+from swd_video.student.student import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import CLASSES
 from tools.pocket.rows import MARGINS, composed_row, evaluation_specs

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from diffusers import WanPipeline
+from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tests.lora import test_lora_layers_wan as upstream  # of the checkout, not ours
 
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tools.suites import tiny
 
 

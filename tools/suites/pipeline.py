@@ -6,6 +6,7 @@ import diffusers.pipelines
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tests.pipelines.testing_utils import (  # of the checkout, not ours
     BasePipelineTesterConfig,
     LayerwiseCastingTesterMixin,
@@ -13,7 +14,6 @@ from tests.pipelines.testing_utils import (  # of the checkout, not ours
 )
 
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tools.suites import tiny
 
 

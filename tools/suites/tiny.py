@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.lora import add_lora, lora_state_dict
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
-from swd_video.student.loading import save_student
+from swd_video.student.student import Student
 
 TEXT_LENGTH = 16
 CHANNELS = 16
@@ -102,10 +103,6 @@ def exported_lora() -> Path:
         for name, parameter in teacher.transformer.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    save_student(
-        scratch / "student",
-        base_model=scratch / "teacher",
-        schedule=SCHEDULE,
-        lora_state_dict=lora_state_dict(teacher.transformer),
-    )
-    return export_student(scratch / "student", scratch / "export").folder
+    made = Student(str(scratch / "teacher"), ScaleWiseFlowMatchScheduler.from_schedule(SCHEDULE))
+    made.save(scratch / "student", lora_state_dict(teacher.transformer))
+    return export_student(Student.load(scratch / "student"), scratch / "export").folder

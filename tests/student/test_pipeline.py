@@ -1,7 +1,6 @@
+"""The pipeline on the scheduler: the clips of the reference loop, and what it offers on the way."""
+
 import inspect
-import json
-import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,27 +12,28 @@ from PIL import Image
 from swd_video.core.grid import LatentSize
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
-from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.core.upsampler import LatentUpsampler, Upsample, growing_pairs
 from swd_video.models.sampling import sample_clips
 from swd_video.models.wan import WanModel
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
+from swd_video.student.pipeline import ScaleWisePipeline
 
 
 @pytest.fixture
-def pipe(tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule) -> WanScaleWisePipeline:
+def pipe(tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule) -> ScaleWisePipeline:
     return _make(tiny_wan_pipe, tiny_schedule)
 
 
-def _make(wan: WanPipeline, schedule: ScaleSchedule, **options: Any) -> WanScaleWisePipeline:
-    pipe = WanScaleWisePipeline(
-        tokenizer=wan.tokenizer,
-        text_encoder=wan.text_encoder,
-        vae=wan.vae,
-        transformer=wan.transformer,
-        scheduler=ScaleWiseFlowMatchScheduler.from_schedule(schedule),
-        **options,
-    )
+def _make(
+    wan: WanPipeline,
+    schedule: ScaleSchedule,
+    positions: str = "native",
+    upsampler: LatentUpsampler | None = None,
+    **facts: Any,
+) -> ScaleWisePipeline:
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(schedule, upsampler=upsampler)
+    pipe = ScaleWisePipeline(WanModel.from_pipeline(wan, **facts), scheduler, positions)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -43,7 +43,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def test_it_is_the_reference_loop_bit_for_bit(
-    pipe: WanScaleWisePipeline, tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
+    pipe: ScaleWisePipeline, tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
 ) -> None:
     prompts = ["a cat", "two dogs run"]
     latents = pipe(prompts, generator=_generator(3), output_type="latent").frames
@@ -65,9 +65,9 @@ def test_it_is_the_reference_loop_bit_for_bit(
 
 
 def test_in_half_precision_too(
-    pipe: WanScaleWisePipeline, tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
+    pipe: ScaleWisePipeline, tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
 ) -> None:
-    pipe.to(torch.bfloat16)
+    pipe.model.pipe.to(torch.bfloat16)
     latents = pipe("a cat", generator=_generator(3), output_type="latent").frames
     model = WanModel.from_pipeline(tiny_wan_pipe)
     prompt_embeds = model.encode_prompt(["a cat"])
@@ -95,51 +95,18 @@ def test_rescaled_positions_are_the_models(tiny_wan_pipe: WanPipeline, tiny_sche
     with torch.no_grad():
         assert torch.equal(model.decode(latents).clamp(-1, 1), rescaled)
     assert not torch.allclose(native, rescaled)
-    with pytest.raises(ValueError, match="positions: got 'stretched', expected native or rescaled"):
-        _make(tiny_wan_pipe, tiny_schedule, positions="stretched")
 
 
-def test_saved_and_loaded_it_makes_the_same_clips(
-    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path
-) -> None:
-    pipe = _make(tiny_wan_pipe, tiny_schedule, fps=12.0, text_length=20)
-    pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["scheduler"] == ["swd_video.schedulers", "ScaleWiseFlowMatchScheduler"]
-    loaded = WanScaleWisePipeline.from_pretrained(tmp_path)
-    loaded.set_progress_bar_config(disable=True)
-    assert isinstance(loaded.scheduler, ScaleWiseFlowMatchScheduler)
-    assert loaded.scheduler.schedule == tiny_schedule
-    assert loaded.fps == 12.0 and loaded.config.text_length == 20
-    expected = pipe("a cat", generator=_generator(1)).frames
-    assert np.array_equal(loaded("a cat", generator=_generator(1)).frames, expected)
-
-
-def test_loading_warns_about_nothing(
-    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    _make(tiny_wan_pipe, tiny_schedule).save_pretrained(tmp_path)
-    diffusers_logger = logging.getLogger("diffusers")
-    diffusers_logger.addHandler(caplog.handler)
-    try:
-        WanScaleWisePipeline.from_pretrained(tmp_path)
-    finally:
-        diffusers_logger.removeHandler(caplog.handler)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-def test_the_output_has_the_promised_shape(pipe: WanScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
+def test_the_output_has_the_promised_shape(pipe: ScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
     output = pipe("a cat", num_videos_per_prompt=2, generator=_generator())
     assert output.frames.shape == (2, 9, 48, 64, 3)
     assert output.frames.min() >= 0 and output.frames.max() <= 1
     assert not np.array_equal(output.frames[0], output.frames[1])
     assert output.previews is None
     assert len(output.stage_seconds) == len(tiny_schedule) and min(output.stage_seconds) > 0
-    video, previews, seconds = pipe("a cat", generator=_generator(), return_dict=False)
-    assert video.shape == (1, 9, 48, 64, 3) and previews is None and len(seconds) == 3
 
 
-def test_every_output_type_shows_the_same_clip(pipe: WanScaleWisePipeline) -> None:
+def test_every_output_type_shows_the_same_clip(pipe: ScaleWisePipeline) -> None:
     outputs = {
         kind: pipe("a cat", generator=_generator(), output_type=kind).frames
         for kind in ("np", "pt", "pil", "latent")
@@ -153,7 +120,7 @@ def test_every_output_type_shows_the_same_clip(pipe: WanScaleWisePipeline) -> No
     assert np.array_equal(pipe.decode_latents(outputs["latent"]), array)
 
 
-def test_previews_are_every_stage_decoded(pipe: WanScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
+def test_previews_are_every_stage_decoded(pipe: ScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
     clean: list[torch.Tensor] = []
 
     def keep(_pipe: Any, _index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -179,7 +146,7 @@ def test_previews_are_every_stage_decoded(pipe: WanScaleWisePipeline, tiny_sched
     assert np.array_equal(output.frames, pipe("a cat", generator=_generator()).frames)
 
 
-def test_one_generator_for_each_clip_makes_clips_independent(pipe: WanScaleWisePipeline) -> None:
+def test_one_generator_for_each_clip_makes_clips_independent(pipe: ScaleWisePipeline) -> None:
     def latents(prompt: list[str], seeds: list[int]) -> torch.Tensor:
         generators = [_generator(seed) for seed in seeds]
         return pipe(prompt, generator=generators, output_type="latent").frames
@@ -192,13 +159,10 @@ def test_one_generator_for_each_clip_makes_clips_independent(pipe: WanScaleWiseP
 
 
 def test_given_latents_and_embeds_replace_drawing_and_encoding(
-    pipe: WanScaleWisePipeline, tiny_schedule: ScaleSchedule
+    pipe: ScaleWisePipeline, tiny_schedule: ScaleSchedule
 ) -> None:
     expected = pipe(["a cat", "a dog"], num_videos_per_prompt=2, generator=_generator()).frames
-    with torch.no_grad():  # with gradients the text encoder's attention takes another kernel
-        embeds, _ = pipe.encode_prompt(
-            ["a cat", "a dog"], do_classifier_free_guidance=False, max_sequence_length=48
-        )
+    embeds = pipe.model.encode_prompt(["a cat", "a dog"])
     generator = _generator()
     latents = torch.randn(4, 4, *tiny_schedule[0].grid.as_tuple(), generator=generator)
     got = pipe(prompt_embeds=embeds, num_videos_per_prompt=2, latents=latents, generator=generator).frames
@@ -207,26 +171,13 @@ def test_given_latents_and_embeds_replace_drawing_and_encoding(
         pipe("a cat", latents=latents)
 
 
-def test_text_encoder_and_sampler_can_be_two_pipelines(
-    pipe: WanScaleWisePipeline,
-) -> None:
-    expected = pipe("a cat", generator=_generator()).frames
-    text, rest = ("tokenizer", "text_encoder"), ("vae", "transformer", "scheduler")
-    parts = pipe.components
-    encoder = WanScaleWisePipeline(**{name: parts[name] if name in text else None for name in parts})
-    sampler = WanScaleWisePipeline(**{name: parts[name] if name in rest else None for name in parts})
-    with torch.no_grad():
-        embeds, _ = encoder.encode_prompt("a cat", do_classifier_free_guidance=False, max_sequence_length=48)
-    assert np.array_equal(sampler(prompt_embeds=embeds, generator=_generator()).frames, expected)
-
-
-def test_the_prompt_matters(pipe: WanScaleWisePipeline) -> None:
+def test_the_prompt_matters(pipe: ScaleWisePipeline) -> None:
     cat, dog = (pipe(text, generator=_generator(), output_type="latent").frames for text in ("cat", "dog"))
     assert not torch.equal(cat, dog)
 
 
 def test_a_callback_sees_every_stage_and_can_change_what_follows(
-    pipe: WanScaleWisePipeline, tiny_schedule: ScaleSchedule
+    pipe: ScaleWisePipeline, tiny_schedule: ScaleSchedule
 ) -> None:
     seen: list[tuple[int, float, tuple[int, ...]]] = []
 
@@ -247,7 +198,7 @@ def test_a_callback_sees_every_stage_and_can_change_what_follows(
     assert latents.abs().max() == 0
 
 
-def test_embeds_changed_by_a_callback_reach_the_next_stage(pipe: WanScaleWisePipeline) -> None:
+def test_embeds_changed_by_a_callback_reach_the_next_stage(pipe: ScaleWisePipeline) -> None:
     def forget(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": torch.zeros_like(tensors["prompt_embeds"])}
 
@@ -264,7 +215,7 @@ def test_embeds_changed_by_a_callback_reach_the_next_stage(pipe: WanScaleWisePip
     assert not torch.equal(changed[1], plain[1])
 
 
-def test_an_interrupted_run_gives_the_stage_just_done(pipe: WanScaleWisePipeline) -> None:
+def test_an_interrupted_run_gives_the_stage_just_done(pipe: ScaleWisePipeline) -> None:
     def stop(running: Any, index: int, _timestep: Any, _tensors: Any) -> dict[str, Any]:
         running._interrupt = index == 1
         return {}
@@ -275,7 +226,7 @@ def test_an_interrupted_run_gives_the_stage_just_done(pipe: WanScaleWisePipeline
     assert np.array_equal(output.frames, whole.previews[1])
 
 
-def test_another_size_scales_the_stages(pipe: WanScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
+def test_another_size_scales_the_stages(pipe: ScaleWisePipeline, tiny_schedule: ScaleSchedule) -> None:
     schedule = pipe.schedule_for(frames=17, width=96)
     assert schedule.target == LatentSize(5, 6, 12)
     output = pipe("a cat", frames=17, width=96, generator=_generator(), preview=True)
@@ -291,7 +242,7 @@ def test_another_size_scales_the_stages(pipe: WanScaleWisePipeline, tiny_schedul
     [({"frames": 10}, "9x48x64"), ({"height": 50}, "9x48x64"), ({"frames": 12, "width": 90}, "13x48x96")],
 )
 def test_illegal_sizes_are_refused_with_the_nearest_legal_one(
-    pipe: WanScaleWisePipeline, size: dict[str, int], nearest: str
+    pipe: ScaleWisePipeline, size: dict[str, int], nearest: str
 ) -> None:
     with pytest.raises(ValueError, match=f"Nearest legal size: {nearest}"):
         pipe("a cat", **size)
@@ -314,21 +265,15 @@ def test_illegal_sizes_are_refused_with_the_nearest_legal_one(
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(
-    pipe: WanScaleWisePipeline, arguments: dict[str, Any], message: str
+    pipe: ScaleWisePipeline, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
 
 
 def test_there_is_no_guidance_to_set() -> None:
-    parameters = inspect.signature(WanScaleWisePipeline.__call__).parameters
+    parameters = inspect.signature(ScaleWisePipeline.__call__).parameters
     assert not {"guidance_scale", "negative_prompt", "num_inference_steps"} & set(parameters)
-
-
-def test_a_teacher_s_scheduler_is_refused(tiny_wan_pipe: WanPipeline) -> None:
-    components = {**tiny_wan_pipe.components, "scheduler": FlowMatchEulerDiscreteScheduler()}
-    with pytest.raises(ValueError, match="got a FlowMatchEulerDiscreteScheduler, expected"):
-        WanScaleWisePipeline(**components)
 
 
 def test_text_length_is_the_model_s(tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule) -> None:
@@ -339,14 +284,58 @@ def test_text_length_is_the_model_s(tiny_wan_pipe: WanPipeline, tiny_schedule: S
     )
     _make(tiny_wan_pipe, tiny_schedule)("a cat", output_type="latent")
     _make(tiny_wan_pipe, tiny_schedule, text_length=20)("a cat", output_type="latent")
-    _make(tiny_wan_pipe, tiny_schedule)("a cat", output_type="latent", max_sequence_length=12)
-    assert lengths == [48] * 3 + [20] * 3 + [12] * 3
+    assert lengths == [48] * 3 + [20] * 3
 
 
 def test_a_timestep_per_token_changes_nothing_but_the_form(
     tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
 ) -> None:
     plain = _make(tiny_wan_pipe, tiny_schedule)("a cat", generator=_generator(), output_type="latent").frames
-    expanding = _make(tiny_wan_pipe, tiny_schedule, expand_timesteps=True)
+    tiny_wan_pipe.register_to_config(expand_timesteps=True)
+    expanding = _make(tiny_wan_pipe, tiny_schedule)
     got = expanding("a cat", generator=_generator(), output_type="latent").frames
     torch.testing.assert_close(got, plain)
+
+
+def test_a_student_with_a_learned_upsampler_is_sampled_through_it(
+    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
+) -> None:
+    upsampler = LatentUpsampler(4, 8, 1, growing_pairs(tiny_schedule)).requires_grad_(False)
+    upsampler.out.weight.normal_(generator=_generator(3))
+    pipe = _make(tiny_wan_pipe, tiny_schedule, upsampler=upsampler)
+    made = pipe("a cat", generator=_generator(3), output_type="pt").frames
+
+    def reference(upsample: Upsample) -> torch.Tensor:
+        clips = sample_clips(pipe.model, tiny_schedule, ["a cat"], upsample=upsample, generator=_generator(3))
+        return (clips / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+    assert torch.equal(made, reference(pipe.scheduler.upsample))
+    assert not torch.allclose(made, reference(resize_latents), atol=1e-3)
+    with pytest.raises(TypeError, match="upsample"):
+        sample_clips(pipe.model, tiny_schedule, ["a cat"])
+
+
+def test_positions_are_those_of_the_call_s_length(
+    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
+) -> None:
+    pipe = _make(tiny_wan_pipe, tiny_schedule, "rescaled")
+    native = _make(tiny_wan_pipe, tiny_schedule)("a cat", generator=_generator(3)).frames
+    first = pipe("a cat", generator=_generator(3)).frames
+    pipe("a cat", frames=17, output_type="latent")
+    assert np.array_equal(pipe("a cat", generator=_generator(3)).frames, first)
+    assert not np.allclose(first, native)
+    # The model is others' too: a call leaves what they set, and nothing of its own.
+    assert pipe.model.full_frames is None
+    other = ScaleWisePipeline(pipe.model, pipe.scheduler)
+    pipe.model.rescale_positions(7)
+    assert np.array_equal(other("a cat", generator=_generator(3)).frames, native)
+    assert pipe.model.full_frames == 7
+
+
+def test_what_does_not_fit_is_refused(tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule) -> None:
+    with pytest.raises(ValueError, match="got a FlowMatchEulerDiscreteScheduler, expected"):
+        ScaleWisePipeline(WanModel.from_pipeline(tiny_wan_pipe), FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match="positions: got 'odd', expected native or rescaled"):
+        _make(tiny_wan_pipe, tiny_schedule, "odd")
+    with pytest.raises(ValueError, match=r"schedule\.stages\[0\]: .* Nearest legal latent size: 1x2x2"):
+        _make(tiny_wan_pipe, ScaleSchedule((Stage(1.0, LatentSize(1, 2, 3)),)))

@@ -1,0 +1,426 @@
+"""A student: what distillation made of a teacher, on disk and in memory.
+
+Its folder holds what distillation changed, and the name of the rest:
+
+- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, `"positions": "rescaled"` where
+  temporal positions were rescaled, `"encoders"`, the networks of pixels that its training looked through, and
+  `"transformer_file"`, where additions belong to a single file's weights instead of the base model's own;
+  `"made_of"`: digests of its teacher, VAE, clips and the like, and the settings of its training, where they are known;
+- `scheduler/`: the stages, and how its clips go from grid to grid;
+- `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
+
+Which family a student is of says its base model.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from diffusers import ModelMixin
+from torch import Tensor
+
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.files import whole_folder, write_json
+from swd_video.models.checkpoints import (
+    INDEX_NAME,
+    SCHEDULER_CONFIG_NAME,
+    check_finite,
+    check_fit,
+    check_kinds,
+    empty_network,
+    errors_in_one_line,
+    find_weights,
+    load_network,
+    read_json,
+    read_shapes,
+    require,
+)
+from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.loading import (
+    DEFAULT_OPTIONS,
+    STUDENT_FILE_NAME,
+    LoadOptions,
+    adapt,
+    empty_transformer,
+    load_teacher,
+    model_folder,
+    prepare_pipeline,
+    read_model_index,
+    read_video_spec,
+    resolve_model_path,
+    shipped_models,
+)
+from swd_video.models.lora import check_lora
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.pipeline import POSITIONS, ScaleWisePipeline
+
+if TYPE_CHECKING:
+    from swd_video.student.export import Export
+
+LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
+STUDENT_FOLDER = "student"
+"""Of a run's folder, where its student lies."""
+
+SCHEDULER_FOLDER, TRANSFORMER_FOLDER = "scheduler", "transformer"
+_FORMAT = 1
+_KINDS = ("full", "lora")
+_KEY_PREFIX = "transformer."
+
+
+@dataclass(frozen=True)
+class PixelNetwork:
+    """A network of pixels that trained a student, and therefore must not judge it.
+
+    Attributes:
+        name: a packaged name, a folder or a hub name.
+        fingerprint: of a folder's files, which tells a copy of them; else empty.
+    """
+
+    name: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Student:
+    """All that belongs to a student, but the weights that it learned: these lie in its folder.
+
+    Attributes:
+        base_model: the teacher: a shipped model, a hub name, or a folder (relative to the student's, if it has one).
+        scheduler: its stages, and what takes its clips from grid to grid.
+        positions: "native" or "rescaled": how temporal positions were counted in training.
+        trained_through: networks of pixels that its training looked through; None where that is not known.
+        transformer_file: of additions, a single file that took the place of the teacher's transformer (relative to
+            the student's folder, if it has one); None where there was none.
+        made_of: what it follows from: digests of teacher, VAE, clips and the like, and settings, as far as known.
+        kind: "full" (a whole transformer), "lora" (additions to the teacher's), or "pipeline": the base model, whose
+            scheduler has stages, is the student already.
+        folder: where it lies; None for one that was not saved yet, or that lies on the hub.
+    """
+
+    base_model: str
+    scheduler: ScaleWiseFlowMatchScheduler
+    positions: str = "native"
+    trained_through: tuple[PixelNetwork, ...] | None = None
+    transformer_file: str | None = None
+    made_of: Mapping[str, Any] | None = None
+    kind: str = "full"
+    folder: Path | None = None
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """Its stages, and the grids on which each of them runs."""
+        return self.scheduler.schedule
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "Student":
+        """Read a student, without its weights and without its base model.
+
+        Args:
+            name_or_path: a shipped student ("pocket-wan-swd"), a student folder, or the folder of a pipeline whose
+                scheduler has stages.
+
+        Raises:
+            ValueError: if there is no such student, or its files are not what this version writes.
+        """
+        path = resolve_model_path(name_or_path)
+        folder = Path(path) if Path(path).is_dir() else None
+        with _no_os_errors(name_or_path):
+            if folder is not None and (folder / STUDENT_FILE_NAME).is_file():
+                facts = _read_facts(folder)
+                return cls(scheduler=_read_scheduler(folder / SCHEDULER_FOLDER), folder=folder, **facts)
+            index = read_model_index(path)
+            if not is_student(path):
+                raise ValueError(
+                    f"model {str(name_or_path)!r}: got a {index.get('_class_name')}, expected a scale-wise student; "
+                    "distill one from it first."
+                )
+            scheduler = (
+                _read_scheduler(folder / SCHEDULER_FOLDER)
+                if folder is not None
+                else ScaleWiseFlowMatchScheduler.from_pretrained(path, subfolder=SCHEDULER_FOLDER)
+            )
+            return cls(path, scheduler, kind="pipeline", folder=folder)
+
+    def save(self, folder: str | Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
+        """Write it into a folder, whole or not at all; a student that is there is replaced.
+
+        Args:
+            folder: where; a base model that is a folder is recorded relative to it.
+            weights: what it learned: a whole transformer, or low-rank additions under diffusers' keys, with or without
+                the "transformer." in front, at scale 1 (alpha = rank).
+
+        Raises:
+            ValueError: if `folder` exists and is not a student's.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / STUDENT_FILE_NAME).is_file():
+            raise ValueError(
+                f"{folder} is not empty and holds no {STUDENT_FILE_NAME}; choose another folder."
+            )
+        with whole_folder(folder) as draft:
+            self.scheduler.save_pretrained(draft / SCHEDULER_FOLDER)
+            if isinstance(weights, Mapping):
+                layers = {name.removeprefix(_KEY_PREFIX): tensor for name, tensor in weights.items()}
+                named = {f"{_KEY_PREFIX}{name}": tensor.contiguous() for name, tensor in layers.items()}
+                safetensors.torch.save_file(named, draft / LORA_FILE_NAME, metadata={"format": "pt"})
+            else:
+                weights.save_pretrained(draft / TRANSFORMER_FOLDER)
+            self.write_facts(draft, "lora" if isinstance(weights, Mapping) else "full", folder)
+
+    def write_facts(self, draft: Path, kind: str, folder: Path) -> None:
+        """Write `student.json`.
+
+        Args:
+            draft: gets it.
+            kind: "full" or "lora".
+            folder: what the draft becomes; paths are relative to it.
+        """
+        facts: dict[str, Any] = {"format": _FORMAT, "base_model": self.base_name(folder), "kind": kind}
+        if self.positions != "native":
+            facts["positions"] = self.positions
+        if self.trained_through is not None:
+            facts["encoders"] = [asdict(network) for network in self.trained_through]
+        if self.transformer_file is not None and kind == "lora":
+            facts["transformer_file"] = os.path.relpath(self._here(self.transformer_file), folder)
+        if self.made_of is not None:
+            facts["made_of"] = dict(self.made_of)
+        write_json(draft / STUDENT_FILE_NAME, facts)
+
+    def base_name(self, folder: Path) -> str:
+        """The teacher as files in `folder` name it: a path relative to it, or a name as it is."""
+        name = self.base_model
+        if name in shipped_models():
+            return name
+        path = self._here(Path(name).expanduser())
+        return os.path.relpath(path, folder) if path.is_dir() else name
+
+    @property
+    def base_path(self) -> str:
+        """The folder or hub name of the teacher.
+
+        Raises:
+            ValueError: if it is not there.
+        """
+        beside = self._here(self.base_model)
+        return resolve_model_path(beside if (beside / INDEX_NAME).is_file() else self.base_model)
+
+    def file_for_transformer(self, asked: str | Path | None = None) -> Path | None:
+        """The single file whose weights the transformer gets before the student's, where there is one.
+
+        Args:
+            asked: a file to take instead of its own.
+
+        Raises:
+            ValueError: if one is asked for, but the student has a whole transformer of its own.
+        """
+        if asked is not None and self.kind == "full":
+            raise ValueError(
+                f"load.transformer_file: {asked} would replace all that student {self.folder} learned; leave it out."
+            )
+        if asked is not None:
+            return Path(asked)
+        return None if self.transformer_file is None else self._here(self.transformer_file)
+
+    def folders(self) -> list[Path]:
+        """The folders whose files make it up: its own, and its base model's where that is another.
+
+        Raises:
+            ValueError: if the base model is not there.
+        """
+        own = [] if self.folder is None else [self.folder]
+        return own if self.kind == "pipeline" and own else [*own, model_folder(self.base_path)]
+
+    def fingerprint(self, asked: str | Path | None = None) -> str:
+        """A hash of all files that make it up; `asked` as for `file_for_transformer`."""
+        file = self.file_for_transformer(asked)
+        return fingerprint_folders(self.folders(), [] if file is None else [file])
+
+    def pipeline(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        options: LoadOptions = DEFAULT_OPTIONS,
+    ) -> ScaleWisePipeline:
+        """The student and its base model, loaded and ready to sample.
+
+        Args:
+            device: where to put it; on CUDA the fastest attention that really runs is chosen.
+            dtype: precision of all its parts.
+            options: how it is fitted into memory and run.
+
+        Raises:
+            ValueError: if it cannot be loaded, or an option cannot work here.
+        """
+        base, name, file = self.base_path, self._name, self.file_for_transformer(options.transformer_file)
+        with _no_os_errors(name):
+            transformer = None
+            if self.kind == "full":
+                path = self.weights_path
+                transformer = load_network(self.transformer_class(), path, dtype)
+                check_finite(path, transformer.state_dict())
+            own_file = None if file is None else str(file)
+            pipe = load_teacher(
+                base, dtype=dtype, transformer=transformer, options=LoadOptions(transformer_file=own_file)
+            )
+            if self.kind == "lora":
+                check_lora(self.weights_path, pipe.transformer)
+                with errors_in_one_line(self.weights_path):
+                    pipe.load_lora_weights(str(self.folder), weight_name=LORA_FILE_NAME)
+                    pipe.fuse_lora()
+                    pipe.unload_lora_weights()
+        prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
+        model = adapt(pipe, read_video_spec(base), name, options)
+        return ScaleWisePipeline(model, self.scheduler, self.positions)
+
+    def export(self, out: Path, **options: Any) -> "Export":
+        """Write it in a form that other tools read; see `export.export_student`."""
+        # Here, as most students are sampled and never exported, and a hub's client takes its time.
+        from swd_video.student.export import export_student
+
+        return export_student(self, out, **options)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where what it learned lies."""
+        assert self.folder is not None, "this student was not saved yet"
+        return self.folder / (LORA_FILE_NAME if self.kind == "lora" else TRANSFORMER_FOLDER)
+
+    def transformer_class(self) -> Any:
+        """The class of its own transformer, whose files are looked at but not read.
+
+        Raises:
+            ValueError: if it is of another class than the base model's, broken, or its weights are not those of its
+                configuration.
+        """
+        path = self.weights_path
+        empty = empty_network(path)
+        found, expected = type(empty).__name__, read_model_index(self.base_path)[TRANSFORMER_FOLDER][1]
+        if found != expected:
+            raise ValueError(
+                f"student {self.folder}: is a {found}, its base model {self.base_path} has a {expected}; name its own "
+                f"base model in {STUDENT_FILE_NAME}."
+            )
+        shapes = {name: shape for file in find_weights(path) for name, shape in read_shapes(file).items()}
+        check_fit(path, shapes, empty.state_dict(), found)
+        return type(empty)
+
+    def additions(self) -> dict[str, Tensor]:
+        """Of kind "lora", what it learned, which fits its base model.
+
+        Raises:
+            ValueError: if the file is broken or belongs to another model.
+        """
+        return check_lora(self.weights_path, empty_transformer(self.base_path))
+
+    @property
+    def _name(self) -> str:
+        return str(self.folder or self.base_model)
+
+    def _here(self, path: str | Path) -> Path:
+        """A path as the student means it: from its own folder."""
+        return Path(path) if self.folder is None else Path(os.path.normpath(self.folder / path))
+
+
+def load_student(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
+) -> ScaleWisePipeline:
+    """Load a student of any family, ready to sample.
+
+    Args:
+        name_or_path: as for `Student.load`.
+        device: as for `Student.pipeline`, as are the others.
+        dtype: precision of all its parts.
+        options: how it is fitted into memory and run.
+
+    Raises:
+        ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
+    """
+    return Student.load(name_or_path).pipeline(device=device, dtype=dtype, options=options)
+
+
+def is_student(name_or_path: str | Path) -> bool:
+    """Whether `load_student` takes a model: a student's folder, or a pipeline with a scale-wise scheduler.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    path = resolve_model_path(name_or_path)
+    if (Path(path) / STUDENT_FILE_NAME).is_file():
+        return True
+    index = read_model_index(path)
+    return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """What `student.json` says, as fields of `Student`.
+
+    Raises:
+        ValueError: if it is not what this version writes.
+    """
+    path = folder / STUDENT_FILE_NAME
+    facts = read_json(path)
+
+    def check(key: str, holds: bool, expected: str) -> Any:
+        require(holds, path, key, facts.get(key), expected)
+        return facts.get(key)
+
+    base, file, made_of = (facts.get(key) for key in ("base_model", "transformer_file", "made_of"))
+    check("format", facts.get("format") == _FORMAT, f"{_FORMAT}, as this version writes")
+    kind = check("kind", facts.get("kind") in _KINDS, " or ".join(_KINDS))
+    check("base_model", isinstance(base, str) and base != "", "a model's name")
+    check("positions", facts.get("positions", "native") in POSITIONS, " or ".join(POSITIONS))
+    check(
+        "transformer_file", file is None or (isinstance(file, str) and kind == "lora"), "a path, for a LoRA"
+    )
+    check("made_of", made_of is None or isinstance(made_of, dict), "digests and settings by name")
+    networks = check("encoders", _are_networks(facts.get("encoders")), "a list of names and fingerprints")
+    return {
+        "base_model": base,
+        "kind": kind,
+        "positions": facts.get("positions", "native"),
+        "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
+        "transformer_file": file,
+        "made_of": made_of,
+    }
+
+
+@contextmanager
+def _no_os_errors(name: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
+
+
+def _are_networks(listed: Any) -> bool:
+    return listed is None or (
+        isinstance(listed, list)
+        and all(
+            isinstance(entry, dict)
+            and {"name"} <= entry.keys() <= {"name", "fingerprint"}
+            and all(isinstance(text, str) for text in entry.values())
+            for entry in listed
+        )
+    )
+
+
+def _read_scheduler(folder: Path) -> ScaleWiseFlowMatchScheduler:
+    path = folder / SCHEDULER_CONFIG_NAME
+    config, expected = read_json(path), ScaleWiseFlowMatchScheduler.__name__
+    require(config.get("_class_name") == expected, path, "_class_name", config.get("_class_name"), expected)
+    require(isinstance(config.get("stages"), list), path, "stages", config.get("stages"), "a list of stages")
+    check_kinds(path, ScaleWiseFlowMatchScheduler, config)
+    with errors_in_one_line(path):
+        scheduler: ScaleWiseFlowMatchScheduler = ScaleWiseFlowMatchScheduler.from_pretrained(folder)
+    return scheduler
