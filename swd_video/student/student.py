@@ -264,10 +264,8 @@ class Student:
                 path = self.weights_path
                 transformer = load_network(self.transformer_class(), path, dtype)
                 check_finite(path, transformer.state_dict())
-            own_file = None if file is None else str(file)
-            pipe = load_teacher(
-                base, dtype=dtype, transformer=transformer, options=LoadOptions(transformer_file=own_file)
-            )
+            stock = LoadOptions(transformer_file=file, adapter=options.adapter)
+            pipe = load_teacher(base, dtype=dtype, transformer=transformer, options=stock)
             if self.kind == "lora":
                 check_lora(self.weights_path, pipe.transformer)
                 with errors_in_one_line(self.weights_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from diffusers import ModelMixin
 from torch import Tensor
@@ -44,6 +44,7 @@ class LoopSettings:
     collapse_share: float = 0.0
 
 
+@runtime_checkable
 class Product(Protocol):
     """What a run makes of the weights that it trained: a student, or a teacher that learned the small grids."""
 

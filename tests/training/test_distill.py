@@ -132,7 +132,7 @@ def test_the_teacher_stays_and_the_student_renders(
 
     pipe = load_student(tmp_path / "run" / "student")
     assert pipe.scheduler.schedule == tiny_schedule
-    assert any(not torch.equal(w, teacher[name]) for name, w in pipe.transformer.state_dict().items())
+    assert any(not torch.equal(w, teacher[name]) for name, w in pipe.model.transformer.state_dict().items())
     frames = pipe("a red square", generator=torch.Generator().manual_seed(0), output_type="np").frames
     assert frames.shape == (1, 9, 48, 64, 3)
 
