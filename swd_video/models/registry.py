@@ -9,7 +9,6 @@ from swd_video.models.base import VideoModel
 
 ADAPTERS = {
     "WanPipeline": "swd_video.models.wan:WanModel",
-    "WanScaleWisePipeline": "swd_video.models.wan:WanModel",
     "LTXPipeline": "swd_video.models.ltx:LtxModel",
     "LTXImageToVideoPipeline": "swd_video.models.ltx:LtxModel",
     "LTXConditionPipeline": "swd_video.models.ltx:LtxModel",

@@ -342,7 +342,7 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_clips(
             start()
     # A run of an older version has no record: what it was begun with is not known, and nothing is made up.
     (run / "made_of.json").unlink()
-    assert build_run(longer, run).made_of is None and not (run / "made_of.json").exists()
+    assert build_run(longer, run).product.made_of is None and not (run / "made_of.json").exists()
 
 
 def test_fewer_steps_than_were_taken_are_refused_and_a_damaged_summary_is_written_again(

@@ -4,18 +4,16 @@ from typing import Any
 
 import torch
 from diffusers import WanPipeline
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
 from tests.lora import test_lora_layers_wan as upstream  # of the checkout, not ours
 
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from tools.suites import tiny
 
 
-class _ExportedStudent(upstream.WanLoRATests):
-    """Where the tests would add fresh additions to the transformer, an exported file is loaded."""
+class StockPipelineTest(upstream.WanLoRATests):
+    """diffusers' own pipeline with our scheduler. Where the tests would add fresh additions to the transformer, an exported file is loaded."""
 
-    __test__ = False
-
+    pipeline_class = WanPipeline
     scheduler_cls = ScaleWiseFlowMatchScheduler
     scheduler_kwargs = {"stages": tiny.SCHEDULE.as_dict()}  # noqa: RUF012 - as the tests have it
     transformer_kwargs = tiny.TRANSFORMER
@@ -35,30 +33,9 @@ class _ExportedStudent(upstream.WanLoRATests):
         pipe.load_lora_weights(tiny.exported_lora(), adapter_name=adapter_name)
         return pipe, pipe.transformer
 
-
-class StockPipelineTest(_ExportedStudent):
-    """diffusers' own pipeline with our scheduler."""
-
-    __test__ = True
-    pipeline_class = WanPipeline
-
     def get_dummy_inputs(self, with_generator: bool = True) -> tuple[Any, Any, dict[str, Any]]:
         """Noise of the first stage, as a stock pipeline has to be given it."""
         noise, input_ids, inputs = super().get_dummy_inputs(with_generator)
         shape = (1, tiny.CHANNELS, *tiny.SCHEDULE[0].grid.as_tuple())
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         return noise, input_ids, {**inputs, "num_inference_steps": len(tiny.SCHEDULE), "latents": latents}
-
-
-class ScaleWisePipelineTest(_ExportedStudent):
-    """Ours, which takes neither guidance nor a number of steps."""
-
-    __test__ = True
-    pipeline_class = WanScaleWisePipeline
-
-    def get_dummy_inputs(self, with_generator: bool = True) -> tuple[Any, Any, dict[str, Any]]:
-        """The inputs that it has."""
-        noise, input_ids, inputs = super().get_dummy_inputs(with_generator)
-        for name in ("guidance_scale", "num_inference_steps", "num_frames"):
-            inputs.pop(name)
-        return noise, input_ids, inputs
