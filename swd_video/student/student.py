@@ -322,7 +322,7 @@ class Student:
 
     def _here(self, path: str | Path) -> Path:
         """A path as the student means it: from its own folder."""
-        return Path(path) if self.folder is None else Path(os.path.normpath(self.folder / path))
+        return Path(path) if self.folder is None else self.folder / path
 
 
 def load_student(

@@ -337,5 +337,5 @@ def test_what_does_not_fit_is_refused(tiny_wan_pipe: WanPipeline, tiny_schedule:
         ScaleWisePipeline(WanModel.from_pipeline(tiny_wan_pipe), FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match="positions: got 'odd', expected native or rescaled"):
         _make(tiny_wan_pipe, tiny_schedule, "odd")
-    with pytest.raises(ValueError, match=r"schedule\.stages\[0\]: .* Nearest legal latent size: 1x2x2"):
+    with pytest.raises(ValueError, match=r"schedule\[0\]: .* Nearest legal latent size: 1x2x2"):
         _make(tiny_wan_pipe, ScaleSchedule((Stage(1.0, LatentSize(1, 2, 3)),)))

@@ -11,7 +11,7 @@ from tools.suites import tiny
 
 
 class StockPipelineTest(upstream.WanLoRATests):
-    """diffusers' own pipeline with our scheduler. Where the tests would add fresh additions to the transformer, an exported file is loaded."""
+    """On diffusers' own pipeline with our scheduler; an exported file is loaded where fresh additions would be made."""
 
     pipeline_class = WanPipeline
     scheduler_cls = ScaleWiseFlowMatchScheduler

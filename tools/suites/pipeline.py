@@ -1,12 +1,11 @@
-"""diffusers' tests of any pipeline, on ours; run by tools/diffusers_suites.py."""
+"""diffusers' tests of any pipeline, on its own Wan pipeline with our scheduler; run by tools/diffusers_suites.py."""
 
 from typing import Any
 
 import diffusers.pipelines
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from swd_video.student.wan_pipeline import WanScaleWisePipeline
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from tests.pipelines.testing_utils import (  # of the checkout, not ours
     BasePipelineTesterConfig,
     LayerwiseCastingTesterMixin,
@@ -20,7 +19,7 @@ from tools.suites import tiny
 class TestScaleWisePipeline(BasePipelineTesterConfig, PipelineTesterMixin, LayerwiseCastingTesterMixin):
     """A clip of two stages. Guidance, negative prompts and a number of steps are not among the inputs."""
 
-    pipeline_class = WanScaleWisePipeline
+    pipeline_class = WanPipeline
     required_input_params_in_call_signature = frozenset(["prompt", "height", "width", "prompt_embeds"])
     batch_input_params = frozenset(["prompt"])
     optional_input_params = frozenset(
