@@ -74,31 +74,25 @@ def run(argv: list[str]) -> int:
     )
     started = time.monotonic()
     from swd_video.config import parse_overrides
-    from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, parse_overrides(rest))
     out = Path(arguments.out or config.data.cache)
     report = _encode(arguments, config, out)
-    seconds, grids = time.monotonic() - started, report.index["grids"]
+    seconds, samples, clips = time.monotonic() - started, report.get("samples", 0), report["num_clips"]
+    skipped = [{"path": clip["path"], "reason": clip["reason"]} for clip in report.get("skipped", ())]
     if arguments.json_output:
-        skipped = [{"path": clip.path, "reason": clip.reason} for clip in report.skipped]
-        counts = {"clips": report.clips, "samples": report.samples, "captions": report.captions}
-        summary = {"out": str(out), "complete": report.is_complete, **counts}
-        summary |= {"skipped": skipped, "cut_captions": report.cut_captions, "reused": report.reused}
-        print(json.dumps({**summary, "grids": grids, "seconds": round(seconds, 3)}))
-    elif not report.is_complete:
+        summary = {"out": str(out), "complete": report["complete"], "clips": clips, "samples": samples}
+        summary |= {"captions": report["num_captions"], "skipped": skipped}
+        summary |= {key: report.get(key, {}) for key in ("cut_captions", "reused", "grids")}
+        print(json.dumps({**summary, "seconds": round(seconds, 3)}))
+    elif not report["complete"]:
         print(f"part {arguments.shard} is encoded, other parts are to come, in {seconds:.1f} s: {out}")
     else:
-        print(
-            f"{report.samples} of {report.clips} clips on {', '.join(grids)}, {len(report.skipped)} skipped, "
-            f"in {seconds:.1f} s: {out}"
-        )
-    if report.skipped:
-        names = f"{out / INDEX_NAME} names the skipped clips"
-        _say(f"{report.describe_skipped()} {names}; repair them and run this again with --retry-skipped.")
-    if report.is_complete and not report.samples:
-        _say(f"error: {out}: not one of {report.clips} clips could be encoded.")
+        grids = ", ".join(report["grids"])
+        print(f"{samples} of {clips} clips on {grids}, {len(skipped)} skipped, in {seconds:.1f} s: {out}")
+    if report["complete"] and not samples:
+        print(f"error: {out}: not one of {clips} clips could be encoded.", file=sys.stderr)
         return 1
     return 0
 
@@ -149,7 +143,3 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
             progress=progress,
             say=say,
         )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -68,21 +68,20 @@ def run(argv: list[str]) -> int:
         check_writable(arguments.out)  # now, as a hub model may have to be downloaded
     with progress_bar("synthesize") as (progress, say):
         report = synthesize(config, arguments.out, device=device, share=share, progress=progress, say=say)
-    summary = {
-        "out": str(arguments.out),
-        "clips": report.clips,
-        "captions": report.captions,
-        "made": report.made,
-        "is_complete": report.is_complete,
-        "cut_prompts": report.cut_captions,
-        "grids": list(config.grids),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    made, clips, seconds = report["made"], report["num_clips"], round(time.monotonic() - started, 3)
     if arguments.json_output:
+        summary = {
+            "out": str(arguments.out),
+            "clips": clips,
+            "captions": report["num_captions"],
+            "made": made,
+            "is_complete": report["complete"],
+            "cut_prompts": report.get("cut_captions", {}),
+            "grids": list(config.grids),
+            "seconds": seconds,
+        }
         print(json.dumps(summary))
     else:
-        state = "complete" if report.is_complete else "other parts are missing"
-        print(
-            f"made {report.made} of {report.clips} clips in {summary['seconds']} s, {state}: {arguments.out}"
-        )
+        state = "complete" if report["complete"] else "other parts are missing"
+        print(f"made {made} of {clips} clips in {seconds} s, {state}: {arguments.out}")
     return 0

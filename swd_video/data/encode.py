@@ -147,9 +147,9 @@ class _Encoder:
         return captions, stacked, [skipped[number] for number in sorted(skipped)]
 
     def _skip(self, number: int, reason: str) -> SkippedClip:
-        skipped = SkippedClip(_key(number), self.clips[number].name, on_one_line(reason))
-        self.say(f"skipped {skipped.path}: {skipped.reason}")
-        return skipped
+        path, reason = self.clips[number].name, on_one_line(reason)
+        self.say(f"skipped {path}: {reason}")
+        return {"key": _key(number), "path": path, "reason": reason}
 
     def _encode(self, batch: dict[int, Tensor]) -> dict[int, dict[LatentSize, Tensor] | str]:
         """Latents of each clip of a batch, or why it has none."""

@@ -82,15 +82,8 @@ class CacheHeader:
         return {**asdict(self), "grids": [str(grid) for grid in self.grids]}
 
 
-@dataclass(frozen=True)
-class SkippedClip:
-    """A clip that could not be encoded.
-
-    Attributes:
-        key: its number in the manifest, from 0, as text.
-        path: its file, as the manifest names it.
-        reason: why.
-    """
+class SkippedClip(TypedDict):
+    """A clip that could not be encoded: its number in the manifest, from 0, its file as named there, and why."""
 
     key: str
     path: str

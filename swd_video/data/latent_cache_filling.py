@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,61 +46,11 @@ MakeClips = Callable[
 """From the numbers of the clips of a file, and a function to be called with how many more are done, to the captions of
 the clips by key, in order, their latents, and the clips that could not be made."""
 
+CacheReport = dict[str, Any]
+"""What `index.json` says, and how many clips of this share were there ("reused") and were not ("made"). Until the cache
+is complete it has no "samples" and "skipped"."""
+
 _REASONS = 3
-
-
-@dataclass(frozen=True)
-class CacheReport:
-    """What a run left.
-
-    Attributes:
-        index: what `index.json` says; until the cache is complete without "samples" and "skipped".
-        reused: clips that an earlier run had done.
-        made: clips that this one did.
-    """
-
-    index: dict[str, Any]
-    reused: int
-    made: int
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the cache can be read; else other shares are still to come."""
-        return bool(self.index["complete"])
-
-    @property
-    def clips(self) -> int:
-        """Clips that were to be in the cache."""
-        return int(self.index["num_clips"])
-
-    @property
-    def samples(self) -> int:
-        """Clips that are in it."""
-        return int(self.index.get("samples", 0))
-
-    @property
-    def captions(self) -> int:
-        """Distinct captions."""
-        return int(self.index["num_captions"])
-
-    @property
-    def skipped(self) -> list[SkippedClip]:
-        """Clips that could not be encoded, and why."""
-        return [SkippedClip(**clip) for clip in self.index.get("skipped", ())]
-
-    @property
-    def cut_captions(self) -> dict[str, Any]:
-        """What `summarize_cut` gave of the captions that the model reads only the beginning of."""
-        return dict(self.index.get("cut_captions", {}))
-
-    def describe_skipped(self) -> str:
-        """How many clips were skipped, and the most common reasons, in one line; empty where none was."""
-        reasons = Counter(clip.reason for clip in self.skipped)
-        named = ", ".join(
-            f"{count} x {reason.rstrip('.')}" for reason, count in reasons.most_common(_REASONS)
-        )
-        rest = ", and others" if len(reasons) > _REASONS else ""
-        return f"{len(self.skipped)} of {self.clips} clips are skipped: {named}{rest}." if reasons else ""
 
 
 @contextmanager
@@ -168,11 +118,10 @@ class CacheFiller:
         if self._index is None or self._damaged or (retry_skipped and self._index["skipped"]):
             check_writable(self._folder, "cache")  # now, as a model is about to be loaded
             return None
-        report = CacheReport(self._index, self._index["num_clips"], 0)
         self._say(f"{self._folder} is finished already")
-        if (cut := report.cut_captions) and cut["count"]:
+        if (cut := self._index.get("cut_captions")) and cut["count"]:
             self._say(describe_cut(cut["first"], cut["max_tokens"], self._texts, cut["count"]))
-        return report
+        return self._report(self._index, self._index["num_clips"], 0)
 
     def fill(
         self,
@@ -216,7 +165,18 @@ class CacheFiller:
             reused, made = self._write_clips(writer, make)
             summary = {"cut_captions": summarize_cut(cut, model.max_tokens)}
             index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
-            return CacheReport(index, reused, made)
+            return self._report(index, reused, made)
+
+    def _report(self, index: dict[str, Any], reused: int, made: int) -> CacheReport:
+        if skipped := index.get("skipped"):
+            reasons = Counter(clip["reason"].rstrip(".") for clip in skipped).most_common()
+            named = ", ".join(f"{count} x {reason}" for reason, count in reasons[:_REASONS])
+            rest = ", and others" if len(reasons) > _REASONS else ""
+            self._say(
+                f"{len(skipped)} of {index['num_clips']} clips are skipped: {named}{rest}. {self._folder / INDEX_NAME} "
+                "names them; repair them and run `swd-video encode` again with --retry-skipped."
+            )
+        return {**index, "reused": reused, "made": made}
 
     def _write_prompts(
         self, writer: LatentCacheWriter, model: VideoModel, captions: Sequence[str], batch_size: int

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ class LatentCacheWriter:
         self._write(
             _latents_name(shard),
             tensors,
-            {"samples": samples, "skipped": [asdict(clip) for clip in skipped]},
+            {"samples": samples, "skipped": list(skipped)},
         )
 
     def take_back(self, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ Such files are told apart here, before decoding.
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -58,102 +58,73 @@ _INTERLACED = {2, 3, 4, 5}
 _RATE_TOLERANCE = 0.01
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file holds, as a player would show it.
+@dataclass(frozen=True, eq=False)
+class VideoFile:
+    """What a file holds, as a player would show it, and how a decoder is to read it.
 
     Attributes:
-        frames: number of frames.
+        path: the file.
+        codec: FFmpeg's name of it, for example "h264", "gif", "webp".
         height: rows of a picture, after rotation.
         width: columns of a picture, after rotation.
         fps: frames per second; the mean where the rate varies.
         seconds: from the first frame's appearance to the last one's end. A last frame for which the file gives less
             than half of the shortest interval before (writers that do not know its length put one tick) lasts as long
             as that interval.
-        codec: FFmpeg's name of it, for example "h264", "gif", "webp".
-        rotation: degrees clockwise, 0, 90, 180 or 270, that stored pictures are turned by to be shown.
-        pixel_aspect: width of a pixel over its height; 1 for square pixels.
-    """
-
-    frames: int
-    height: int
-    width: int
-    fps: float
-    seconds: float
-    codec: str
-    rotation: int
-    pixel_aspect: float = 1.0
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """How stored pictures become shown ones: transpose first, then flip."""
-
-    transpose: bool = False
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-    @property
-    def degrees(self) -> int:
-        """The clockwise rotation in it; what remains is a mirroring from left to right."""
-        if self.transpose:
-            return 270 if self.flip_rows else 90
-        return 180 if self.flip_rows else 0
-
-    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn a stored picture (height, width, channels) into the shown one."""
-        if self.transpose:
-            picture = picture.transpose(1, 0, 2)
-        if self.flip_rows:
-            picture = picture[::-1]
-        if self.flip_columns:
-            picture = picture[:, ::-1]
-        return np.ascontiguousarray(picture)
-
-
-@dataclass(frozen=True)
-class VideoSource:
-    """A probed file, ready for a decoder.
-
-    Attributes:
-        path: the file.
-        info: what it holds.
         starts: second at which each frame appears; the first is 0.
+        pixel_aspect: width of a pixel over its height; 1 for square pixels.
+        rotation: degrees clockwise, 0, 90, 180 or 270, that stored pictures are turned by to be shown.
+        mirrored: whether they are mirrored from left to right after that.
         pts: timestamp of each frame in the stream's unit, where frames can be told apart by it; else None,
             and frames are counted from the start of the file.
         keyframe_pts: timestamps where decoding can start, ascending; empty without `pts`.
-        orientation: how stored pictures are turned to be shown.
+        stream_index: which stream of the container.
         matrix: colour matrix of frames that do not state theirs, as a number of ISO/IEC 23091-2.
         interlaced: pictures may hold two moments, and are deinterlaced.
         alpha_decoder: the decoder that reads transparency beside the picture; None for the usual one.
-        stream_index: which stream of the container.
         decord_objection: why decord is not trusted with this file; None where it is.
     """
 
     path: Path
-    info: VideoInfo
+    codec: str
+    height: int
+    width: int
+    fps: float
+    seconds: float
     starts: NDArray[np.float64]
-    pts: tuple[int, ...] | None
-    keyframe_pts: tuple[int, ...]
-    orientation: Orientation
-    stream_index: int
-    decord_objection: str | None
+    pixel_aspect: float = 1.0
+    rotation: int = 0
+    mirrored: bool = False
+    pts: tuple[int, ...] | None = None
+    keyframe_pts: tuple[int, ...] = ()
+    stream_index: int = 0
     matrix: int = 0
     interlaced: bool = False
     alpha_decoder: str | None = None
+    decord_objection: str | None = None
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.starts)
+
+    def upright(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn a stored picture (height, width, channels) into the shown one."""
+        picture = np.rot90(picture, -self.rotation // 90)
+        return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
 
 
 @dataclass(frozen=True)
-class _Packets:
-    pts: tuple[int, ...]
-    keyframe_pts: tuple[int, ...]
-    last_duration: int
-    has_discarded: bool
-    has_open_gop: bool
+class _Timing:
+    starts: NDArray[np.float64]
+    last_seconds: float
+    pts: tuple[int, ...] | None = None
+    keyframe_pts: tuple[int, ...] = ()
+    decord_objection: str | None = None
 
 
-def probe_source(path: str | os.PathLike[str]) -> VideoSource:
-    """Find out what a file holds and how to read it; remembered while the file does not change.
+def probe_video(path: str | os.PathLike[str]) -> VideoFile:
+    """Find out what a file holds, mostly without decoding it; remembered while the file does not change.
 
     Raises:
         VideoError: if it is missing, no video, or cut short.
@@ -163,7 +134,7 @@ def probe_source(path: str | os.PathLike[str]) -> VideoSource:
 
 
 @lru_cache(maxsize=256)
-def _probe_unchanged(path: str, modified_ns: int, size: int) -> VideoSource:
+def _probe_unchanged(path: str, modified_ns: int, size: int) -> VideoFile:
     try:
         refuse_cut(Path(path), size)
         with open(path, "rb") as file:
@@ -192,7 +163,7 @@ def check_avif(path: Path) -> None:
             refuse_colours(path, context.color_trc, context.color_primaries)
 
 
-def _probe_pictures(path: Path, name: str) -> VideoSource:
+def _probe_pictures(path: Path, name: str) -> VideoFile:
     # FFmpeg knows no animated WebP and no transparent AVIF; Pillow does, and says how long a frame lasts once it is
     # decoded.
     milliseconds = []
@@ -211,12 +182,19 @@ def _probe_pictures(path: Path, name: str) -> VideoSource:
         milliseconds = [duration if duration > 0 else 100.0 for duration in milliseconds]
     ends = np.cumsum(milliseconds) / 1000
     seconds = float(ends[-1]) or 1.0
-    info = VideoInfo(len(milliseconds), height, width, len(milliseconds) / seconds, seconds, name.lower(), 0)
-    starts = np.concatenate([[0.0], ends[:-1]])
-    return VideoSource(path, info, starts, None, (), Orientation(), 0, "decord reads no WebP and no AVIF")
+    return VideoFile(
+        path,
+        name.lower(),
+        height,
+        width,
+        len(ends) / seconds,
+        seconds,
+        np.concatenate([[0.0], ends[:-1]]),
+        decord_objection="decord reads no WebP and no AVIF",
+    )
 
 
-def _probe_container(path: Path) -> VideoSource:
+def _probe_container(path: Path) -> VideoFile:
     with open_container(path) as container:
         stream = container.streams.best("video")
         # The cover of a song is a video stream, too.
@@ -239,46 +217,45 @@ def _probe_container(path: Path) -> VideoSource:
             raise VideoError(path, f"has no frame that can be decoded. {DAMAGE_ADVICE}")
         field_order = stream.codec_context.field_order
     matrix = colour_matrix(path, first)
-    packets = None
+    timing = None
     if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
-        packets = _read_packets(path, stream_index, first.pts, promised)
-    if packets is not None:
-        starts = np.array([float((pts - packets.pts[0]) * time_base) for pts in packets.pts])
-        last = float(packets.last_duration * time_base)
-    else:
-        starts, last = _decode_starts(path, stream_index, rate, promised)
+        timing = _read_packets(path, stream_index, first.pts, promised)
+    timing = timing or _decode_all(path, stream_index, rate, promised)
+    starts, last = timing.starts, timing.last_seconds
     if last <= 0 and (rate or len(starts) == 1):
         last = float(1 / rate) if rate else 1.0
     if len(starts) > 1 and last < np.diff(starts).min() / 2:
         last = float(np.diff(starts).min())
-    orientation = _orientation(path, first)
-    height, width = first.height, first.width
-    if orientation.transpose:
-        height, width, aspect = width, height, 1 / aspect
     seconds = float(starts[-1]) + last
     fps = len(starts) / seconds
     if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
         fps = float(rate)
-    info = VideoInfo(len(starts), height, width, fps, seconds, codec, orientation.degrees, aspect)
+    rotation, mirrored = _orientation(path, first)
+    height, width = first.height, first.width
+    if rotation in (90, 270):
+        height, width, aspect = width, height, 1 / aspect
     interlaced = bool(first.interlaced_frame) or field_order in _INTERLACED
-    objection = _decord_objection(path, packets, orientation, num_streams, codec, first)
-    if interlaced or (codec == "h264" and field_order != _PROGRESSIVE):
-        objection = objection or "it is interlaced, or may be"
-    if alpha_decoder:
-        objection = objection or "it has transparency"
-    return VideoSource(
+    video = VideoFile(
         path,
-        info,
+        codec,
+        height,
+        width,
+        fps,
+        seconds,
         starts,
-        packets.pts if packets else None,
-        packets.keyframe_pts if packets else (),
-        orientation,
+        aspect,
+        rotation,
+        mirrored,
+        timing.pts,
+        timing.keyframe_pts,
         stream_index,
-        objection,
         matrix,
         interlaced,
         alpha_decoder,
     )
+    may_be_interlaced = interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
+    objection = _decord_objection(video, num_streams, first, may_be_interlaced) or timing.decord_objection
+    return replace(video, decord_objection=objection)
 
 
 def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:
@@ -298,14 +275,16 @@ def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterato
         raise VideoError(path, f"promises {promised} frames and holds {count}. {DAMAGE_ADVICE}")
 
 
-def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Packets | None:
+def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Timing | None:
     """The frames as the packets tell them; None where these do not tell."""
     pts: list[int] = []
     keyframe_pts: list[int] = []
     durations: dict[int, int] = {}
-    has_discarded = has_open_gop = False
+    objection = None
     with open_container(path) as container:
-        for packet in _check_packets(path, container.demux(container.streams[stream_index]), promised):
+        stream = container.streams[stream_index]
+        time_base = stream.time_base or Fraction(1, 1000)
+        for packet in _check_packets(path, container.demux(stream), promised):
             if packet.size == 0:
                 continue
             if packet.pts is None:
@@ -313,9 +292,9 @@ def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised
             if packet.is_keyframe:
                 keyframe_pts.append(packet.pts)
             elif keyframe_pts and packet.pts < keyframe_pts[-1]:
-                has_open_gop = True
+                objection = objection or "its frames refer across key frames"
             if packet.is_discard:
-                has_discarded = True
+                objection = "its edit list hides frames"
                 continue
             pts.append(packet.pts)
             durations[packet.pts] = packet.duration or 0
@@ -323,15 +302,13 @@ def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised
     shown = sorted(value for value in pts if first_pts is None or value >= first_pts)
     if not shown or len(set(shown)) != len(shown) or first_pts != shown[0]:
         return None
-    return _Packets(
-        tuple(shown), tuple(sorted(keyframe_pts)), durations[shown[-1]], has_discarded, has_open_gop
-    )
+    starts = np.array([float((value - shown[0]) * time_base) for value in shown])
+    last = float(durations[shown[-1]] * time_base)
+    return _Timing(starts, last, tuple(shown), tuple(sorted(keyframe_pts)), objection)
 
 
-def _decode_starts(
-    path: Path, stream_index: int, rate: Fraction | None, promised: int
-) -> tuple[NDArray[np.float64], float]:
-    """Appearance of every frame and duration of the last, found by decoding the whole file."""
+def _decode_all(path: Path, stream_index: int, rate: Fraction | None, promised: int) -> _Timing:
+    """The frames as they come when the whole file is decoded."""
     times: list[float] = []
     last = 0.0
     cut = False
@@ -351,43 +328,39 @@ def _decode_starts(
         if not rate:
             raise VideoError(path, "says neither when its frames are shown nor at which rate.")
         starts, last = np.arange(len(times)) / float(rate), float(1 / rate)
-    return starts, last
+    return _Timing(starts, last)
 
 
-def _orientation(path: Path, frame: av.VideoFrame) -> Orientation:
+def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
+    """By how many degrees clockwise stored pictures are turned, and whether they are mirrored then."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return Orientation()
+        return 0, False
     # ISO 14496-12: shown x = a x + c y, shown y = b x + d y.
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
+    mirrored = a * d - b * c < 0
     if b == c == 0 and a and d:
-        return Orientation(False, d < 0, a < 0)
+        return 180 if d < 0 else 0, mirrored
     if a == d == 0 and b and c:
-        return Orientation(True, b < 0, c < 0)
+        return 270 if b < 0 else 90, mirrored
     raise VideoError(path, "is rotated by an angle that is no multiple of 90 degrees.")
 
 
 def _decord_objection(
-    path: Path,
-    packets: _Packets | None,
-    orientation: Orientation,
-    num_streams: int,
-    codec: str,
-    frame: av.VideoFrame,
+    video: VideoFile, num_streams: int, frame: av.VideoFrame, may_be_interlaced: bool
 ) -> str | None:
     subsampled = "444" not in frame.format.name
     objections = {
-        "its timestamps do not tell its frames apart": packets is None,
-        f"decord is not trusted with {codec}": codec not in _DECORD_CODECS,
-        "it has transparency": has_alpha(frame),
+        "its timestamps do not tell its frames apart": video.pts is None,
+        f"decord is not trusted with {video.codec}": video.codec not in _DECORD_CODECS,
+        "it has transparency": has_alpha(frame) or video.alpha_decoder is not None,
         f"decord is not trusted with {frame.format.name}": frame.format.name not in _DECORD_PIXEL_FORMATS,
         "it does not say that its colours are BT.709": is_untagged_hd(frame),
         "its primaries are not those of BT.709": has_wide_gamut(frame),
         "it has an odd size and subsampled chroma": subsampled and bool(frame.width % 2 or frame.height % 2),
-        "it is rotated or mirrored": orientation != Orientation(),
+        "it is rotated or mirrored": bool(video.rotation) or video.mirrored,
         "it has several video streams": num_streams > 1,
-        "its edit list hides frames": packets is not None and packets.has_discarded,
-        "its frames refer across key frames": packets is not None and packets.has_open_gop,
-        "decord would read a pattern into its name": any(mark in path.name for mark in "%*?[{"),
+        "decord would read a pattern into its name": any(mark in video.path.name for mark in "%*?[{"),
+        "it is interlaced, or may be": may_be_interlaced,
     }
     return next((reason for reason, holds in objections.items() if holds), None)

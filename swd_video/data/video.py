@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from swd_video.data.containers import VideoError
 from swd_video.data.decoders import decode_with_decord, decode_with_pillow, decode_with_pyav, load_decord
-from swd_video.data.probe import BY_PILLOW, VideoInfo, VideoSource, probe_source
+from swd_video.data.probe import BY_PILLOW, VideoFile, probe_video
 from swd_video.data.video_writing import read_video_metadata, write_preview, write_video
 
 __all__ = [
     "VideoError",
-    "VideoInfo",
+    "VideoFile",
     "choose_decoder",
     "probe_video",
     "read_video",
@@ -39,15 +39,6 @@ _TIME_TOLERANCE_SECONDS = 1e-3
 _COUNT_TOLERANCE = 0.05
 
 
-def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
-    """Find out what a file holds, mostly without decoding it.
-
-    Raises:
-        VideoError: if it is missing, no video, or cut short.
-    """
-    return probe_source(path).info
-
-
 def choose_decoder(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Which decoder `read_video(decoder="auto")` takes for a file, and why.
 
@@ -57,11 +48,11 @@ def choose_decoder(path: str | os.PathLike[str]) -> tuple[str, str]:
     Raises:
         VideoError: if the file cannot be read at all.
     """
-    source = probe_source(path)
-    if source.info.codec in BY_PILLOW:
+    video = probe_video(path)
+    if video.codec in BY_PILLOW:
         return "pillow", "FFmpeg knows no animated WebP and no transparent AVIF"
-    if source.decord_objection is not None:
-        return "pyav", source.decord_objection
+    if video.decord_objection is not None:
+        return "pyav", video.decord_objection
     if load_decord() is None:
         return "pyav", "decord is not installed"
     return "decord", "fast, and gives the same frames"
@@ -96,17 +87,17 @@ def read_video(
     Raises:
         VideoError: if the file cannot be read, is shorter than asked, or is not one for the asked decoder.
     """
-    source = probe_source(path)
+    video = probe_video(path)
     picked, rate = pick_frames(
-        source, start_seconds=start_seconds, end_seconds=end_seconds, num_frames=num_frames, fps=fps
+        video, start_seconds=start_seconds, end_seconds=end_seconds, num_frames=num_frames, fps=fps
     )
     distinct, position = np.unique(picked, return_inverse=True)
-    frames = _decode(source, [int(index) for index in distinct], decoder)
+    frames = _decode(video, [int(index) for index in distinct], decoder)
     return (frames if len(distinct) == len(picked) else frames[position]), float(rate)
 
 
 def pick_frames(
-    source: VideoSource,
+    video: VideoFile,
     *,
     start_seconds: int | float,
     end_seconds: int | float | None,
@@ -118,73 +109,72 @@ def pick_frames(
     Raises:
         VideoError: if the file is shorter than asked.
     """
-    info = source.info
-    end = info.seconds if end_seconds is None else end_seconds
-    _check_window(source, start_seconds, end, num_frames, fps)
-    end = min(end, info.seconds)
+    end = video.seconds if end_seconds is None else end_seconds
+    _check_window(video, start_seconds, end, num_frames, fps)
+    end = min(end, video.seconds)
     window = f"from {start_seconds:g} s to {end:.4g} s"
     if fps is None:
-        gaps = np.diff(source.starts)
+        gaps = np.diff(video.starts)
         tolerance = min(_TIME_TOLERANCE_SECONDS, gaps.min() / 2) if len(gaps) else _TIME_TOLERANCE_SECONDS
-        limit = np.inf if end >= info.seconds - tolerance else end
+        limit = np.inf if end >= video.seconds - tolerance else end
         inside = np.flatnonzero(
-            (source.starts >= start_seconds - tolerance) & (source.starts < limit - tolerance)
+            (video.starts >= start_seconds - tolerance) & (video.starts < limit - tolerance)
         )
         if len(inside) == 0:
-            raise VideoError(source.path, f"no frame appears {window}. Widen it, or give fps.")
+            raise VideoError(video.path, f"no frame appears {window}. Widen it, or give fps.")
         if num_frames is None:
-            return inside, info.fps
+            return inside, video.fps
         if num_frames > len(inside):
             raise VideoError(
-                source.path, f"has {len(inside)} frames {window}, fewer than the {num_frames} asked for."
+                video.path, f"has {len(inside)} frames {window}, fewer than the {num_frames} asked for."
             )
         middles = start_seconds + (np.arange(num_frames) + 0.5) * (end - start_seconds) / num_frames
-        return _on_display(source, middles), num_frames / (end - start_seconds)
+        return _on_display(video, middles), num_frames / (end - start_seconds)
     available = math.floor((end - start_seconds) * fps + _COUNT_TOLERANCE)
     wanted = available if num_frames is None else num_frames
     if wanted < 1 or wanted > available:
         raise VideoError(
-            source.path,
+            video.path,
             f"has {available} frames at {fps:g} fps {window}, fewer than the {max(wanted, 1)} asked for.",
         )
-    return _on_display(source, start_seconds + (np.arange(wanted) + 0.5) / fps), fps
+    return _on_display(video, start_seconds + (np.arange(wanted) + 0.5) / fps), fps
 
 
 def _check_window(
-    source: VideoSource, start: int | float, end: int | float, num_frames: int | None, fps: int | float | None
+    video: VideoFile, start: int | float, end: int | float, num_frames: int | None, fps: int | float | None
 ) -> None:
-    length = source.info.seconds
+    length = video.seconds
     if not 0 <= start < end:
-        raise VideoError(source.path, f"got a clip from {start:g} s to {end:g} s, expected 0 <= start < end.")
-    if not end <= length + 0.5 / source.info.fps:
-        raise VideoError(source.path, f"is {length:.4g} s long, but the clip is to end at {end:g} s.")
+        raise VideoError(video.path, f"got a clip from {start:g} s to {end:g} s, expected 0 <= start < end.")
+    if not end <= length + 0.5 / video.fps:
+        raise VideoError(video.path, f"is {length:.4g} s long, but the clip is to end at {end:g} s.")
     if num_frames is not None and num_frames < 1:
-        raise VideoError(source.path, f"got num_frames {num_frames}, expected at least 1.")
+        raise VideoError(video.path, f"got num_frames {num_frames}, expected at least 1.")
     if fps is not None and not 0 < fps < math.inf:
-        raise VideoError(source.path, f"got fps {fps}, expected a positive number.")
+        raise VideoError(video.path, f"got fps {fps}, expected a positive number.")
 
 
-def _on_display(source: VideoSource, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    return np.asarray(np.searchsorted(source.starts, times, side="right") - 1, dtype=np.int64).clip(min=0)
+def _on_display(video: VideoFile, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    return np.asarray(np.searchsorted(video.starts, times, side="right") - 1, dtype=np.int64).clip(min=0)
 
 
 def _decode(
-    source: VideoSource, indices: list[int], decoder: Decoder
+    video: VideoFile, indices: list[int], decoder: Decoder
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     if decoder not in ("auto", "decord", "pyav"):
         raise ValueError(f'decoder: got {decoder!r}, expected "auto", "decord" or "pyav".')
-    if decoder == "decord" and source.decord_objection is not None:
+    if decoder == "decord" and video.decord_objection is not None:
         raise VideoError(
-            source.path, f"decord would not give the right frames: {source.decord_objection}. Use PyAV."
+            video.path, f"decord would not give the right frames: {video.decord_objection}. Use PyAV."
         )
-    if source.info.codec in BY_PILLOW:
-        return decode_with_pillow(source, indices)
+    if video.codec in BY_PILLOW:
+        return decode_with_pillow(video, indices)
     if decoder == "decord":
-        return decode_with_decord(source, indices)
-    if decoder == "auto" and source.decord_objection is None and load_decord() is not None:
+        return decode_with_decord(video, indices)
+    if decoder == "auto" and video.decord_objection is None and load_decord() is not None:
         try:
-            return decode_with_decord(source, indices)
+            return decode_with_decord(video, indices)
         except VideoError:
             # PyAV either reads the file, or has the better explanation of what is wrong with it.
-            return decode_with_pyav(source, indices)
-    return decode_with_pyav(source, indices)
+            return decode_with_pyav(video, indices)
+    return decode_with_pyav(video, indices)

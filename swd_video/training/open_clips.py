@@ -1,6 +1,5 @@
 """The training clips of a config: encoded where that is missing, and checked against what is to be trained."""
 
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -57,7 +56,7 @@ def _encode(
     manifest = read_manifest(data.manifest)
     extra = [LatentSize.parse(text) for text in data.extra_grids]
     with progress_bar("encode") as (progress, say):
-        report = encode_manifest(
+        encode_manifest(
             manifest,
             lambda: model,
             [*extra, *schedule.distinct_grids],
@@ -68,9 +67,6 @@ def _encode(
             progress=progress,
             say=say,
         )
-    if report.skipped:
-        names = f"{Path(data.cache) / INDEX_NAME} names them."
-        print(f"{report.describe_skipped()} {names} {_CURE}", file=sys.stderr)
 
 
 def _check_clips(

@@ -98,7 +98,7 @@ def test_nothing_readable_is_a_failure_until_it_is_repaired(
     common = [str(config), "--data.manifest", str(manifest)]
     encode = ["encode", *common, "--shard-size", "2"]
     assert main(encode) == 1
-    assert "run this again with --retry-skipped" in capsys.readouterr().err
+    assert "run `swd-video encode` again with --retry-skipped" in capsys.readouterr().err
     assert main(["distill", *common, "--out", str(tmp_path / "run")]) == 2
     assert "holds no clip: none could be read" in (error := capsys.readouterr().err)
     assert "`swd-video encode` on this config with --retry-skipped" in error

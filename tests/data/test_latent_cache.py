@@ -48,7 +48,11 @@ def embeds_of(caption: str) -> torch.Tensor:
 def write_shard(writer: LatentCacheWriter, shard: int) -> None:
     """Clip 3 cannot be read."""
     readable = [clip for clip in writer.latent_shards[shard] if clip != 3]
-    skipped = [SkippedClip("3", "rain.mp4", "is empty.")] if 3 in writer.latent_shards[shard] else []
+    skipped = (
+        [SkippedClip(key="3", path="rain.mp4", reason="is empty.")]
+        if 3 in writer.latent_shards[shard]
+        else []
+    )
     latents = {g: torch.stack([latents_of(c, g) for c in readable]) for g in (SMALL, LARGE) if readable}
     writer.write_latents(shard, {str(clip): CAPTIONS[clip] for clip in readable}, latents, skipped)
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from swd_video.data.colours import over_white
 from swd_video.data.decoders import decode_with_decord
-from swd_video.data.probe import probe_source
 from swd_video.data.video import VideoError, choose_decoder, pick_frames, probe_video, read_video
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -57,15 +56,15 @@ def test_every_decoder_gives_the_frames_of_sequential_decoding(
     expected = sequential(path)
     decoders = ["pyav", "auto", "decord"] if kind in BY_DECORD else ["pyav", "auto"]
     assert choose_decoder(path)[0] == ("decord" if kind in BY_DECORD else "pyav")
-    source = probe_source(path)
-    assert source.info.frames == len(expected) == 48
+    source = probe_video(path)
+    assert source.frames == len(expected) == 48
     rng = np.random.default_rng(0)
     for decoder in decoders:
         whole, _ = read_video(path, decoder=decoder)
         assert np.array_equal(whole, expected)
         for _ in range(3):
-            start = rng.uniform(0, 0.7 * source.info.seconds)
-            window = {"start_seconds": start, "end_seconds": rng.uniform(start + 0.2, source.info.seconds)}
+            start = rng.uniform(0, 0.7 * source.seconds)
+            window = {"start_seconds": start, "end_seconds": rng.uniform(start + 0.2, source.seconds)}
             for fps in (None, 10.0):
                 indices, _ = pick_frames(source, num_frames=None, fps=fps, **window)
                 frames, _ = read_video(path, fps=fps, decoder=decoder, **window)
@@ -76,7 +75,7 @@ def test_open_gops_are_why_decord_is_not_trusted(
     tmp_path: Path, pictures: Draw, encode_file: EncodeFile
 ) -> None:
     path = encode_file(tmp_path / "open.mp4", pictures(48, 48, 64), options=OPEN_GOPS)
-    expected, source = sequential(path), probe_source(path)
+    expected, source = sequential(path), probe_video(path)
     wrong = [i for i in range(48) if not np.array_equal(decode_with_decord(source, [i])[0], expected[i])]
     assert wrong, "decord seeks right in open GOPs now: probe.py may trust it there"
     with pytest.raises(VideoError, match="decord would not give the right frames"):
@@ -169,7 +168,7 @@ def test_animated_webp_is_laid_over_white(emoji: Path) -> None:
 
 
 def test_webp_frame_durations_count(emoji: Path) -> None:
-    source = probe_source(emoji / "droplet.webp")
+    source = probe_video(emoji / "droplet.webp")
     gaps = np.diff(source.starts)
     assert gaps.min() == pytest.approx(0.042)
     assert gaps.max() == pytest.approx(0.252)
@@ -232,7 +231,7 @@ def test_interlaced_pictures_are_deinterlaced_from_anywhere(
     moving = pictures(20, 48, 64)
     moving[:, 1::2] = np.roll(moving, -1, axis=0)[:, 1::2]
     path = encode_file(tmp_path / "a.mp4", moving[:18], options=fields)
-    assert 6 in np.searchsorted(probe_source(path).pts, probe_source(path).keyframe_pts)
+    assert 6 in np.searchsorted(probe_video(path).pts, probe_video(path).keyframe_pts)
     whole, _ = read_video(path)
     assert np.array_equal(read_video(path, start_seconds=6 / 24)[0], whole[6:])
 
