@@ -170,6 +170,14 @@ class Compression:
         return f"; the model's positions count to {' and '.join(passed)}" if passed else ""
 
 
+def window_size(grid: LatentSize, frames: int | None, crop: tuple[int, int] | None) -> LatentSize:
+    """What a window shows of a grid: at most so many frames and so much of the picture; None for all of it."""
+    height, width = crop or (grid.height, grid.width)
+    return LatentSize(
+        min(frames or grid.frames, grid.frames), min(height, grid.height), min(width, grid.width)
+    )
+
+
 def _nearest_multiple(value: float | int, step: int) -> int:
     below = int(value // step) * step
     nearest = below if value - below <= below + step - value else below + step

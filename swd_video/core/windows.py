@@ -30,14 +30,6 @@ class LatentWindow:
         return latents
 
 
-def window_size(grid: LatentSize, frames: int | None, crop: tuple[int, int] | None) -> LatentSize:
-    """What a window shows of a grid: at most so many frames and so much of the picture; None for all of it."""
-    height, width = crop or (grid.height, grid.width)
-    return LatentSize(
-        min(frames or grid.frames, grid.frames), min(height, grid.height), min(width, grid.width)
-    )
-
-
 def draw_window(grid: LatentSize, size: LatentSize, generator: torch.Generator) -> LatentWindow:
     """A window of this size anywhere in a grid, all places alike.
 

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from swd_video.models.base import ModelSpec, VideoModel
+from swd_video.models.base import VideoModel
 from swd_video.models.loading import (
     ARCHITECTURES,
     VideoSpec,
@@ -30,6 +30,7 @@ from swd_video.models.loading import (
     shipped_models,
 )
 from swd_video.models.registry import adapter_for, pipeline_class_for
+from swd_video.models.spec import ModelSpec
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")

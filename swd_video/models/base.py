@@ -16,7 +16,7 @@ from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.resize import resize_latents
 from swd_video.models.capture import capture_blocks
-from swd_video.models.spec import ModelSpec as ModelSpec
+from swd_video.models.spec import ModelSpec
 
 MaskKind = Literal["none", "additive", "boolean"]
 """How a family tells attention which tokens of a prompt are padding."""

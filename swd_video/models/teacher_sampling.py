@@ -11,7 +11,8 @@ from torch import Tensor
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
-from swd_video.models.base import ModelSpec, VideoModel
+from swd_video.models.base import VideoModel
+from swd_video.models.spec import ModelSpec
 
 
 @torch.no_grad()

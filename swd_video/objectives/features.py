@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from swd_video.core.flow import add_noise
-from swd_video.core.grid import Compression, LatentSize
+from swd_video.core.grid import Compression, LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
-from swd_video.core.windows import draw_window, window_size
+from swd_video.core.windows import draw_window
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.models.recomputation import decode_clips
 from swd_video.objectives.learners import ClipPair

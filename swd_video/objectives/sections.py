@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from swd_video.config import Section
-from swd_video.core.grid import LatentSize
-from swd_video.core.windows import window_size
-from swd_video.models.base import ModelSpec
+from swd_video.core.grid import LatentSize, window_size
+from swd_video.models.spec import ModelSpec
 from swd_video.objectives.encoder_sections import (
     LATENT_ENCODERS,
     CriticEncoderConfig,

@@ -4,7 +4,7 @@ import pytest
 from diffusers import WanPipeline
 
 from swd_video.core.grid import LatentSize
-from swd_video.models.base import ModelSpec
+from swd_video.models.spec import ModelSpec
 from swd_video.models.wan import WanModel
 from swd_video.objectives.passes import Pass
 from swd_video.objectives.sections import LossConfig

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from swd_video.config import ConfigError, dump_config
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
-from swd_video.core.windows import LatentWindow, draw_window, window_size
+from swd_video.core.windows import LatentWindow, draw_window
 from swd_video.cost.counting import count_kept
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.models.pixel_encoders import TransformersEncoder
