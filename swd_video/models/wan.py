@@ -7,24 +7,23 @@ Source: Wan: Open and Advanced Large-Scale Video Generative Models (arXiv 2503.2
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from swd_video.core.flow import Sigma, sigma_per_clip
-from swd_video.core.grid import Compression
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.models.base import ATTENTION_LAYERS, VideoModel, unwrap
 from swd_video.models.positions import rescaled_positions
 
 # What Wan 2.1 and A14B were trained with, and TI2V-5B; a folder that says otherwise has a `video_spec.json`.
-WAN_FPS = 16.0
-_WAN_TI2V_FPS = 24.0
-WAN_MAX_TEXT_LENGTH = 512
+_FPS = 16.0
+_TI2V_FPS = 24.0
+_MAX_TEXT_LENGTH = 512
 
 
 class WanModel(VideoModel):
@@ -61,13 +60,17 @@ class WanModel(VideoModel):
         return prompt_embeds
 
     def _compression(self) -> Compression:
-        return wan_compression(self.vae, self.pipe.transformer)
+        vae, config = self.vae.config, self.pipe.transformer.config
+        patch = tuple(config.patch_size)
+        # The rotary embedding is a table of so many tokens along each axis.
+        limits = tuple(step * config.rope_max_seq_len for step in patch)
+        return Compression(vae.scale_factor_temporal, vae.scale_factor_spatial, patch, limits)
 
     def _latent_channels(self) -> int:
         return int(self.vae.config.z_dim)
 
     def _text_length(self) -> int:
-        return tokenizer_length(self.pipe.tokenizer)
+        return min(_MAX_TEXT_LENGTH, int(self.pipe.tokenizer.model_max_length))
 
     def _text_dim(self, config: Any) -> int:
         return int(config.text_dim)
@@ -76,10 +79,20 @@ class WanModel(VideoModel):
         return wan_fps(self.pipe.config.expand_timesteps)
 
     def _normalize(self, raw_latents: Tensor) -> Tensor:
-        return normalize_latents(raw_latents, self.vae)
+        mean, inverse_std = self._statistics(raw_latents)
+        return (raw_latents - mean) * inverse_std
 
     def _denormalize(self, latents: Tensor) -> Tensor:
-        return denormalize_latents(latents, self.vae)
+        mean, inverse_std = self._statistics(latents)
+        return latents / inverse_std + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(like.device, like.dtype)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, 1.0 / std
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
@@ -87,7 +100,8 @@ class WanModel(VideoModel):
         inner = unwrap(network)
         timestep = sigma_per_clip(sigma, noisy_latents) * 1000
         if self.pipe.config.expand_timesteps:
-            timestep = timestep_per_token(timestep, noisy_latents, inner.config.patch_size)
+            tokens = LatentSize(*noisy_latents.shape[2:]).tokens(self.spec.compression.patch)
+            timestep = timestep.unsqueeze(1).expand(-1, tokens)
         return {
             "hidden_states": noisy_latents.to(inner.dtype),
             "timestep": timestep,
@@ -126,7 +140,11 @@ class WanModel(VideoModel):
         networks: Iterable[Any] = inner.children() if isinstance(inner, WanExperts) else (inner,)
         with ExitStack() as contexts:
             for network in networks:
-                contexts.enter_context(wan_positions(network.rope, self.full_frames))
+                rope = network.rope
+                patch = rope.patch_size[0]
+                contexts.enter_context(
+                    rescaled_positions(rope, self.full_frames, patch=patch, channels=rope.t_dim)
+                )
             yield
 
 
@@ -194,74 +212,6 @@ class WanExperts(nn.Module):
         return (output,)
 
 
-def wan_positions(rope: Any, full_frames: int | None) -> AbstractContextManager[None]:
-    """A context in which a Wan transformer's `rope` spreads the frames of any grid over `full_frames`, if any."""
-    return rescaled_positions(rope, full_frames, patch=rope.patch_size[0], channels=rope.t_dim)
-
-
 def wan_fps(expand_timesteps: bool) -> float:
     """Frames per second of the clips that a Wan model was trained on: 24 for Wan 2.2 TI2V-5B, else 16."""
-    return _WAN_TI2V_FPS if expand_timesteps else WAN_FPS
-
-
-def wan_compression(vae: AutoencoderKLWan, transformer: WanTransformer3DModel) -> Compression:
-    """How a Wan VAE and transformer divide a clip, read from their configs."""
-    return Compression(
-        temporal=vae.config.scale_factor_temporal,
-        spatial=vae.config.scale_factor_spatial,
-        patch=tuple(transformer.config.patch_size),
-        # Its rotary embedding is a table of so many tokens along each axis.
-        limits=tuple(step * transformer.config.rope_max_seq_len for step in transformer.config.patch_size),
-    )
-
-
-def normalize_latents(
-    raw_latents: Float[Tensor, "batch channels frames height width"], vae: AutoencoderKLWan
-) -> Float[Tensor, "batch channels frames height width"]:
-    """What the VAE's encoder gives to what the transformer sees: channel means 0, deviations 1."""
-    mean, inverse_std = _statistics(raw_latents, vae)
-    return (raw_latents - mean) * inverse_std
-
-
-def denormalize_latents(
-    latents: Float[Tensor, "batch channels frames height width"], vae: AutoencoderKLWan
-) -> Float[Tensor, "batch channels frames height width"]:
-    """The inverse of `normalize_latents`, in the very operations of `WanPipeline`, so that pixels agree."""
-    mean, inverse_std = _statistics(latents, vae)
-    return latents / inverse_std + mean
-
-
-def timestep_per_token(
-    timestep: Float[Tensor, " batch"],
-    noisy_latents: Float[Tensor, "batch channels frames height width"],
-    patch: Sequence[int],
-) -> Float[Tensor, "batch tokens"]:
-    """The same timestep for every token, the form that Wan 2.2 TI2V (`expand_timesteps`) takes."""
-    _, _, frames, height, width = noisy_latents.shape
-    tokens = (frames // patch[0]) * (height // patch[1]) * (width // patch[2])
-    return timestep.unsqueeze(1).expand(-1, tokens)
-
-
-def tokenizer_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a prompt: the tokenizer's own limit, and never more than Wan's 512."""
-    return min(WAN_MAX_TEXT_LENGTH, int(tokenizer.model_max_length))
-
-
-def check_one_transformer(pipe: WanPipeline) -> None:
-    """Refuse pipelines that switch between two transformers, for what drives a single one.
-
-    Raises:
-        ValueError: if `transformer_2` is present (Wan 2.2 A14B).
-    """
-    if pipe.transformer is None or pipe.transformer_2 is not None:
-        raise ValueError(
-            "this Wan pipeline has two transformers (Wan 2.2 A14B), expected one; use Wan 2.1 or "
-            "Wan 2.2 TI2V-5B."
-        )
-
-
-def _statistics(like: Tensor, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like.device, like.dtype)
-    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(like.device, like.dtype)
-    return mean, inverse_std
+    return _TI2V_FPS if expand_timesteps else _FPS
