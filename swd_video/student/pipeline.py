@@ -17,7 +17,7 @@ from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
-from swd_video.models.sampling import check_pictures, encode_first_frame
+from swd_video.models.first_frame import check_pictures, encode_first_frame
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 StageCallback: TypeAlias = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None

@@ -11,7 +11,8 @@ from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import adapter_for
-from swd_video.models.sampling import sample_clips
+
+from ..reference import sample_clips
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -181,4 +182,4 @@ def test_a_schedule_that_does_not_fit_is_refused(tiny_pipe: Callable[[str], Any]
     model = adapter_for("WanPipeline").from_pipeline(tiny_pipe("wan"))
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 3)), Stage(0.5, LatentSize(1, 4, 4))))
     with pytest.raises(ValueError, match=r"schedule\[0\]: .* Nearest legal latent size: 1x2x2"):
-        sample_clips(model, schedule, ["a cat"], upsample=model.resize_latents)
+        schedule.tokens(model.spec.compression)

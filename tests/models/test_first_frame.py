@@ -15,8 +15,8 @@ from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
+from swd_video.models.first_frame import check_pictures
 from swd_video.models.registry import adapter_for
-from swd_video.models.sampling import sample_clips
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from swd_video.studio.clips import plan_clips
@@ -24,6 +24,8 @@ from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture
 from swd_video.studio.render import render_script
 from swd_video.studio.script import Script, ScriptError, parse_script
+
+from ..reference import sample_clips
 
 BuildModel = Callable[[str], VideoModel]
 
@@ -117,7 +119,7 @@ def test_every_stage_starts_with_the_picture_at_its_size(family: str, build: Bui
         shrunk = resize_pixels(picture.unsqueeze(2), PixelSize(1, size.height, size.width))
         torch.testing.assert_close(x0[:, :, :1], model.encode_video(shrunk), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"pictures: got 32x32 .*; crop and resize them first"):
-        sample_clips(model, schedule, ["a cat"], upsample=resize_latents, pictures=torch.zeros(1, 3, 32, 32))
+        check_pictures(model, schedule, torch.zeros(1, 3, 32, 32))
 
 
 def _film(folder: Path, picture: str = "start.png") -> Script:

@@ -10,7 +10,7 @@ from diffusers import CogVideoXTransformer3DModel, WanPipeline
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.registry import adapter_for
-from swd_video.models.wan import WanModel, wan_positions
+from swd_video.models.wan import WanModel
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -21,7 +21,8 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def _rotations(pipe: WanPipeline, frames: int, full_frames: int | None) -> torch.Tensor:
     latents = torch.zeros(1, 4, frames, 4, 6)
-    with wan_positions(pipe.transformer.rope, full_frames):
+    model = WanModel.from_pipeline(pipe)
+    with model.positions_over(full_frames), model._positions(pipe.transformer):
         cosine, sine = pipe.transformer.rope(latents)
     return torch.stack([cosine, sine]).reshape(2, frames, 6, -1)
 

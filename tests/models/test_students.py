@@ -13,7 +13,6 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import probe_video, write_video
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, load_model, write_video_spec
-from swd_video.models.sampling import sample_clips
 from swd_video.objectives.networks import Networks
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
@@ -26,6 +25,7 @@ from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
 
+from ..reference import sample_clips
 from .conftest import FAMILIES
 
 SCRIPT = """\

@@ -13,12 +13,9 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from swd_video.core.grid import LatentSize, PixelSize
-from swd_video.core.resize import resize_latents
-from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.core.grid import PixelSize
 from swd_video.models.loading import LoadOptions, load_model, load_teacher, resolve_model_path
 from swd_video.models.registry import adapter_for
-from swd_video.models.sampling import sample_clips
 from swd_video.models.teacher_sampling import sample_teacher
 
 
@@ -98,12 +95,6 @@ def latents_of_another_vae(bench: Bench) -> None:
 
 def no_such_block(bench: Bench) -> None:
     bench.adapter("wan").features(torch.zeros(1, 4, 3, 4, 4), 1.0, torch.zeros(1, 48, 16), [3])
-
-
-def no_prompts(bench: Bench) -> None:
-    sample_clips(
-        bench.adapter("wan"), ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),)), [], upsample=resize_latents
-    )
 
 
 def no_text_encoder_in_the_pipeline(bench: Bench) -> None:
@@ -340,7 +331,6 @@ CASES = {
     grid_of_half_patches: "3x4x4 is not a whole number of 2x2x2 patches. Nearest legal latent size: 2x4x4",
     latents_of_another_vae: "got 16 channels, expected the 4 of this wan model",
     no_such_block: "got blocks .3., expected at least one index from 0 to 2",
-    no_prompts: "prompts: got none, expected at least one",
     no_text_encoder_in_the_pipeline: "this WanPipeline has no text_encoder",
     no_text_encoder_on_disk: "text_encoder: is missing, model_index.json expects a UMT5EncoderModel there",
     text_encoder_saved_as_none: "model_index.json: lists no text_encoder, expected all of transformer, vae",
