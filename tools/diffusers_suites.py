@@ -4,8 +4,8 @@
     python -m tools.diffusers_suites ~/diffusers
 
 The tests come from the checkout, the diffusers that they run is the installed one. The suites are
-`SchedulerCommonTest` on our scheduler, `PipelineTesterMixin` on our pipeline, and the loading of an exported student
-through the tests of Wan's LoRA files; `tools/suites/` says what of them does not apply, and why.
+`SchedulerCommonTest` on our scheduler, and the tests of Wan's LoRA files with an exported student on a stock pipeline
+with our scheduler; `tools/suites/` says what of them does not apply, and why.
 """
 
 import argparse
@@ -22,10 +22,9 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SUITES = ("scheduler", "pipeline", "lora")
+SUITES = ("scheduler", "lora")
 _NEEDED = (
     "tests/schedulers/test_schedulers.py",
-    "tests/pipelines/testing_utils/common.py",
     "tests/lora/test_lora_layers_wan.py",
 )
 
