@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from swd_video.core.resize import Upsample
 from swd_video.core.sampling import Generators, sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import Upsample
 from swd_video.models.base import VideoModel
 from swd_video.models.first_frame import encode_first_frame
 

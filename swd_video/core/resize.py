@@ -5,6 +5,9 @@ gives 41 frames, whose first and last are the old first and last, and the same h
 frames that a causal VAE makes of them.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.grid import LatentSize, PixelSize
+
+Upsample: TypeAlias = Callable[[Tensor, LatentSize], Tensor]
+"""Clean latents and the size they are to have, to latents of that size."""
 
 
 def resize_latents(

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.core.flow import add_noise, x0_from_velocity
+from swd_video.core.resize import Upsample
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import Upsample
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 

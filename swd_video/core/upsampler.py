@@ -6,7 +6,7 @@ bicubic resizing gives ghosts, which only noise hides. The network sees which ce
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,8 +23,6 @@ from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.files import whole_file
 
-Upsample: TypeAlias = Callable[[Tensor, LatentSize], Tensor]
-"""Clean latents and the size they are to have, to latents of that size."""
 GridPair: TypeAlias = tuple[LatentSize, LatentSize]
 _PLACE_FEATURES = 5
 _METADATA_KEY = "upsampler"

@@ -102,16 +102,17 @@ def time_interleaved(
     return timings
 
 
-def with_upsampler(parts: Mapping[str, float]) -> dict[str, float]:
+def by_stage(parts: Mapping[str, float]) -> dict[str, float]:
     """Seconds or operations by part, where the transformer's hold those of what takes its clips from grid to grid."""
-    if "upsampler" not in parts:
+    if "transformer" not in parts:
         return dict(parts)
-    return {**parts, "transformer": parts["transformer"] + parts["upsampler"]}
+    between = parts.keys() - {"transformer", "text_encoder", "vae"}
+    return {**parts, "transformer": parts["transformer"] + sum(parts[name] for name in between)}
 
 
 def median_seconds(timings: list[Timing], part: str | None = None) -> Estimate:
     """Median seconds of runs, of the whole call or of one part, with a bootstrap interval of the median."""
-    seconds = np.array([t.total if part is None else with_upsampler(t.parts)[part] for t in timings])
+    seconds = np.array([t.total if part is None else by_stage(t.parts)[part] for t in timings])
     draws = np.median(np.random.default_rng(0).choice(seconds, size=(2000, len(seconds))), axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(float(median(seconds)), float(low), float(high), len(seconds))

@@ -93,8 +93,8 @@ _METRICS = (
         "transformer, s a clip",
         3,
         better="lower",
-        meaning="Seconds inside the transformer and its upsampler, a clip's share of a batch. Median; rows took turns "
-        "in one process.",
+        meaning="Seconds inside the transformer and on the way from grid to grid, a clip's share of a batch. Median; "
+        "rows took turns in one process.",
     ),
     Metric("total_seconds", "all, s a clip", 3, better="lower", meaning="Seconds of the whole call."),
     Metric(
@@ -102,8 +102,8 @@ _METRICS = (
         "transformer, TFLOPs a clip",
         4,
         better="lower",
-        meaning="Operations of the transformer and its upsampler in 10^12, counted while they ran; a multiplication "
-        "and an addition count as two.",
+        meaning="Operations of the transformer and of the way from grid to grid in 10^12, counted while they ran; a "
+        "multiplication and an addition count as two.",
     ),
 )
 

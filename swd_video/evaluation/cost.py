@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from swd_video.core.interval import Estimate
-from swd_video.cost.speed import Timing, count_tflops, median_seconds, time_interleaved, with_upsampler
+from swd_video.cost.speed import Timing, by_stage, count_tflops, median_seconds, time_interleaved
 from swd_video.evaluation.rows import Request, Row
 
 Figures = dict[str, Estimate | float]
@@ -17,7 +17,7 @@ Figures = dict[str, Estimate | float]
 def cost_figures(
     rows: Sequence[Row], requests: Sequence[Request], *, rounds: int, seed: int = 0
 ) -> dict[str, Figures]:
-    """Seconds and TFLOPs a clip for every row that has networks; the transformer's hold its upsampler's.
+    """Seconds and TFLOPs a clip for every row that has networks; the transformer's hold the way between grids.
 
     Operations are counted on the very calls that warm each row up, so they include guidance.
 
@@ -44,7 +44,7 @@ def cost_figures(
                 f"{part}_seconds": median_seconds(timings[key], part).scaled(1 / clips)
                 for part in sampler.modules
             },
-            **{f"{part}_tflops": value / clips for part, value in with_upsampler(tflops[key]).items()},
+            **{f"{part}_tflops": value / clips for part, value in by_stage(tflops[key]).items()},
         }
     return figures
 

@@ -140,10 +140,8 @@ def student_row(key: str, title: str, pipe: ScaleWisePipeline, size: PixelSize) 
 
     # The same weights make other clips where frames are counted otherwise.
     identity = {"kind": "student", "positions": pipe.positions, **_identity(pipe.model, pipe.scheduler)}
-    modules = _modules(pipe.model)
-    if pipe.scheduler.upsampler is not None:
-        identity["upsampler"] = weights_digest(pipe.scheduler.upsampler)
-        modules["upsampler"] = pipe.scheduler.upsampler
+    identity |= {name: weights_digest(network) for name, network in pipe.scheduler.networks.items()}
+    modules = _modules(pipe.model) | pipe.scheduler.networks
     return Row(key, title, make, identity, modules, pipe.fps)
 
 

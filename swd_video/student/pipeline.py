@@ -11,7 +11,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
@@ -94,11 +94,6 @@ class ScaleWisePipeline:
     def fps(self) -> float:
         """Frames per second of the clips."""
         return self.model.spec.fps
-
-    @property
-    def stage_networks(self) -> dict[str, nn.Module]:
-        """What a stage runs, by name: the transformer, and what takes its clips to the next grid where that learned."""
-        return {"transformer": self.model.transformer, **self.scheduler.networks}
 
     def schedule_for(
         self, frames: int | None = None, height: int | None = None, width: int | None = None

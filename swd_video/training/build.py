@@ -50,7 +50,6 @@ from swd_video.training.provenance import (
     RECORD_FILE,
     check_record,
     check_same_run,
-    digest_of_upsampler,
     digests_of_clips,
     digests_of_model,
     known_now,
@@ -59,7 +58,7 @@ from swd_video.training.provenance import (
 from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper, StepSettings
 from swd_video.training.train_section import LoraTrainConfig, MuonConfig
-from swd_video.training.upsampler import UPSAMPLER_FILE, open_upsampler
+from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
 _SLOW_BF16 = 2.0
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.config import ConfigError
+from swd_video.core.resize import Upsample
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel

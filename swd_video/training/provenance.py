@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.config import ConfigError, flatten
-from swd_video.core.upsampler import LatentUpsampler
-from swd_video.data.latent_cache import LatentCache, digest_tensors, read_index
+from swd_video.data.latent_cache import read_index
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 from swd_video.models.loading import model_folder, resolve_model_path
 from swd_video.training.config import DistillConfig, load_config
@@ -71,15 +70,6 @@ def digests_of_clips(index: Mapping[str, Any]) -> dict[str, Any]:
     return {"clips": index["clips_digest"], "latents": index.get("digest")}
 
 
-def digest_of_upsampler(upsampler: LatentUpsampler | None) -> str | None:
-    """Of its weights."""
-    return (
-        None
-        if upsampler is None
-        else digest_tensors({name: value.cpu() for name, value in upsampler.state_dict().items()}, {})
-    )
-
-
 def settings_of(config: DistillConfig) -> dict[str, Any]:
     """The config by dotted keys, but for where things lie."""
     return {key: value for key, value in flatten(config).items() if key not in _PLACES}
@@ -118,19 +108,6 @@ def check_same_run(config: DistillConfig, folder: Path, config_file: str) -> Non
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
-
-
-def made_of_upsampler(
-    settings: Mapping[str, Any], pairs: list[list[str]], clips: LatentCache
-) -> dict[str, Any]:
-    """All that an upsampler's weights follow from.
-
-    Args:
-        settings: its section of the config, without `file`.
-        pairs: grids to go between.
-        clips: what it is trained on.
-    """
-    return {**settings, "pairs": pairs, "vae": clips.index["encoders"], **digests_of_clips(clips.index)}
 
 
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
-from swd_video.core.resize import resize_latents
+from swd_video.core.resize import Upsample, resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import Upsample
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
 from swd_video.objectives.networks import Networks

@@ -17,10 +17,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_choice
-from swd_video.core.resize import resize_latents
+from swd_video.core.resize import Upsample, resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import Upsample
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.models.fsdp import full_tensor
 from swd_video.objectives.learners import ClipPair, Learner

@@ -16,9 +16,9 @@ from swd_video.config import ConfigError
 from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
-from swd_video.data.latent_cache import LatentCache
+from swd_video.data.latent_cache import LatentCache, digest_tensors
 from swd_video.training.config import UpsamplerConfig
-from swd_video.training.provenance import difference, made_of_upsampler
+from swd_video.training.provenance import difference, digests_of_clips
 
 UPSAMPLER_FILE = "upsampler.safetensors"
 """In the folder of a run, its own."""
@@ -51,7 +51,7 @@ def open_upsampler(
     pairs, own = growing_pairs(schedule), folder / UPSAMPLER_FILE
     if not pairs:
         raise ConfigError("upsampler: no stage of the schedule is larger than the one before; leave it out.")
-    made_of = made_of_upsampler(config.model_dump(mode="json", exclude={"file"}), _names(pairs), clips)
+    made_of = _made_of(config, pairs, clips)
     path = own if config.file is None or _is_made_of(own, made_of) else Path(config.file)
     if accelerator.is_main_process and (not path.exists() or (path == own and not _is_made_of(own, made_of))):
         train_upsampler(config, pairs, clips, accelerator.device).save(path)
@@ -62,6 +62,13 @@ def open_upsampler(
         raise ConfigError(f"upsampler.file: {error}") from None
     _check(upsampler, path, made_of)
     return upsampler.to(accelerator.device)
+
+
+def digest_of_upsampler(upsampler: LatentUpsampler | None) -> str | None:
+    """Of its weights."""
+    if upsampler is None:
+        return None
+    return digest_tensors({name: value.cpu() for name, value in upsampler.state_dict().items()}, {})
 
 
 def train_upsampler(
@@ -79,7 +86,7 @@ def train_upsampler(
         torch.manual_seed(keyed_seed(config.seed, "upsampler"))
         channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]
         encoders = clips.index["encoders"]
-        made_of = made_of_upsampler(config.model_dump(mode="json", exclude={"file"}), _names(pairs), clips)
+        made_of = _made_of(config, pairs, clips)
         upsampler = LatentUpsampler(channels, config.width, config.depth, pairs, encoders, made_of).to(device)
     optimizer = torch.optim.AdamW(upsampler.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
     with tqdm(total=config.steps, desc="upsampler", unit="step", file=sys.stderr) as bar:
@@ -131,5 +138,11 @@ def _check(upsampler: LatentUpsampler, path: Path, made_of: dict[str, Any]) -> N
         )
 
 
-def _names(pairs: Sequence[GridPair]) -> list[list[str]]:
-    return [[str(grid) for grid in pair] for pair in pairs]
+def _made_of(config: UpsamplerConfig, pairs: Sequence[GridPair], clips: LatentCache) -> dict[str, Any]:
+    """All that the weights follow from."""
+    return {
+        **config.model_dump(mode="json", exclude={"file"}),
+        "pairs": [[str(grid) for grid in pair] for pair in pairs],
+        "vae": clips.index["encoders"],
+        **digests_of_clips(clips.index),
+    }

@@ -10,10 +10,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from PIL import Image
 
 from swd_video.core.grid import LatentSize
-from swd_video.core.resize import resize_latents
+from swd_video.core.resize import Upsample, resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.core.upsampler import LatentUpsampler, Upsample, growing_pairs
+from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.models.wan import WanModel
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline

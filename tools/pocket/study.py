@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from swd_video.cli.main import main as swd_video
 from swd_video.config import flatten, load_config_as
 from swd_video.core.grid import PixelSize
-from swd_video.cost.speed import count_tflops, with_upsampler
+from swd_video.cost.speed import by_stage, count_tflops
 from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
 from swd_video.evaluation.clip_encoders import ImageNetVideoFeatures
 from swd_video.evaluation.clip_store import StoredClips, make_clips
@@ -168,7 +168,7 @@ class Bench:
         """Make the clips of a run whose student is trained, and judge them: figures, and differences from the first."""
         row, result = self._result(run)
         sampler = row.sampler(self.specs[:8], seed=0)
-        counted = with_upsampler(count_tflops(sampler.run, sampler.modules))
+        counted = by_stage(count_tflops(sampler.run, sampler.modules))
         found: dict[str, Any] = {
             "figures": result.figures | {"transformer_tflops": counted["transformer"] / 8},
             "split": SPLIT,
