@@ -130,7 +130,7 @@ def read_request(config: "DistillConfig") -> "Request":
     from swd_video.cost.training_memory import TrainingSetup
     from swd_video.training.train_section import LoraTrainConfig, MuonConfig
 
-    train, architecture = config.train, load_architecture(_counted_model(config))
+    train, architecture = config.train, load_architecture(_counted_model(config), config.load.adapter)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
     targets = architecture.model.lora_targets if lora.targets is None else lora.targets
     return Request(

@@ -140,12 +140,13 @@ def shipped_architectures() -> list[str]:
     )
 
 
-def load_architecture(name_or_path: str | Path) -> Architecture:
+def load_architecture(name_or_path: str | Path, adapter: str | None = None) -> Architecture:
     """Build a model from its config files alone; no network access.
 
     Args:
         name_or_path: a shipped model ("pocket-wan"), a diffusers folder, one of `shipped_architectures()`, or a hub
             name whose config files are in the local cache.
+        adapter: one from outside of the package, see `LoadOptions`.
 
     Raises:
         ValueError: if there are no config files for it, or its family is not supported.
@@ -155,10 +156,9 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     index = DiffusionPipeline.load_config(path)
     try:
         name_of_class = str(index.get("_class_name"))
-        adapter = adapter_for(name_of_class)
         video = read_video_spec(path)
-        pipe, parts = _build_pipe(pipeline_class_for(name_of_class), path, index, video)
-        model = adapter.from_pipeline(
+        pipe, parts = _build_pipe(pipeline_class_for(name_of_class, adapter), path, index, video)
+        model = adapter_for(name_of_class, adapter).from_pipeline(
             pipe, fps=video.fps, training_size=video.training_size, text_length=video.text_length
         )
     except OSError as error:

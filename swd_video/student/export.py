@@ -199,7 +199,7 @@ def _check_form(student: Student, form: str) -> None:
             "sample it with swd_video, or distil with positions: native."
         )
     base_class = read_model_index(student.base_path)["_class_name"]
-    if not adapter_for(base_class).stock_samples:
+    if not adapter_for(base_class, student.adapter).stock_samples:
         raise ValueError(
             f"student {folder}: students of a {base_class} cannot be exported yet; its folder as it is goes to "
             "`swd-video render` and load_student."

@@ -6,6 +6,7 @@ Its folder holds what distillation changed, and the name of the rest:
   temporal positions were rescaled, `"encoders"`, the networks of pixels that its training looked through, and
   `"transformer_file"`, where additions belong to a single file's weights instead of the base model's own;
   `"made_of"`: digests of its teacher, VAE, clips and the like, and the settings of its training, where they are known;
+  `"adapter"`: of a model that the package does not know, where its adapter is found;
 - `scheduler/`: the stages, and how its clips go from grid to grid;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 
@@ -97,6 +98,7 @@ class Student:
         transformer_file: of additions, a single file that took the place of the teacher's transformer (relative to
             the student's folder, if it has one); None where there was none.
         made_of: what it follows from: digests of teacher, VAE, clips and the like, and settings, as far as known.
+        adapter: of its base model, where it is from outside of the package, see `LoadOptions`.
         kind: "full" (a whole transformer), "lora" (additions to the teacher's), or "pipeline": the base model, whose
             scheduler has stages, is the student already.
         folder: where it lies; None for one that was not saved yet, or that lies on the hub.
@@ -108,6 +110,7 @@ class Student:
     trained_through: tuple[PixelNetwork, ...] | None = None
     transformer_file: str | None = None
     made_of: Mapping[str, Any] | None = None
+    adapter: str | None = None
     kind: str = "full"
     folder: Path | None = None
 
@@ -189,6 +192,8 @@ class Student:
             facts["transformer_file"] = os.path.relpath(self._here(self.transformer_file), folder)
         if self.made_of is not None:
             facts["made_of"] = dict(self.made_of)
+        if self.adapter is not None:
+            facts["adapter"] = self.adapter
         write_json(draft / STUDENT_FILE_NAME, facts)
 
     def base_name(self, folder: Path) -> str:
@@ -257,6 +262,8 @@ class Student:
         Raises:
             ValueError: if it cannot be loaded, or an option cannot work here.
         """
+        if options.adapter is None:
+            options = options.model_copy(update={"adapter": self.adapter})
         base, name, file = self.base_path, self._name, self.file_for_transformer(options.transformer_file)
         with _no_os_errors(name):
             transformer = None
@@ -372,7 +379,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         require(holds, path, key, facts.get(key), expected)
         return facts.get(key)
 
-    base, file, made_of = (facts.get(key) for key in ("base_model", "transformer_file", "made_of"))
+    base, file, made_of, adapter = (
+        facts.get(key) for key in ("base_model", "transformer_file", "made_of", "adapter")
+    )
     check("format", facts.get("format") == _FORMAT, f"{_FORMAT}, as this version writes")
     kind = check("kind", facts.get("kind") in _KINDS, " or ".join(_KINDS))
     check("base_model", isinstance(base, str) and base != "", "a model's name")
@@ -381,6 +390,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         "transformer_file", file is None or (isinstance(file, str) and kind == "lora"), "a path, for a LoRA"
     )
     check("made_of", made_of is None or isinstance(made_of, dict), "digests and settings by name")
+    check("adapter", adapter is None or isinstance(adapter, str), "module:Class")
     networks = check("encoders", _are_networks(facts.get("encoders")), "a list of names and fingerprints")
     return {
         "base_model": base,
@@ -389,6 +399,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
         "transformer_file": file,
         "made_of": made_of,
+        "adapter": adapter,
     }
 
 

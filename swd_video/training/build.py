@@ -159,6 +159,7 @@ def build_run(config: DistillConfig, folder: Path) -> Run:
         trained_through=encoders,
         transformer_file=None if file is None else str(file),
         made_of=known,
+        adapter=config.load.adapter,
     )
     return _finish(config, folder, stepper, samples, student, folder / STUDENT_FOLDER)
 

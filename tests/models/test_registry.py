@@ -3,12 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from diffusers import ModelMixin
 
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.cost.architecture import load_architecture
 from swd_video.models.loading import LoadOptions, load_model
 from swd_video.models.registry import ADAPTERS, adapter_for
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student, load_student
 
 _OWN_ADAPTER = '''
 from swd_video.models.wan import WanModel
@@ -52,6 +58,24 @@ def test_an_adapter_from_outside_can_be_named(tiny_wan_folder: Path, own_adapter
     assert load_model(tiny_wan_folder).spec.family == "wan"
     latents = torch.randn(1, own.spec.latent_channels, 2, 4, 4)
     assert own.predict_velocity(latents, 0.5, own.encode_prompt(["a"])).shape == latents.shape
+
+
+def test_a_student_records_the_adapter_that_was_named(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, own_adapter: str, tmp_path: Path
+) -> None:
+    model = load_model(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
+    scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
+    student = Student(str(tiny_wan_folder), scheduler, adapter=own_adapter)
+    student.save(tmp_path / "student", cast(ModelMixin, model.transformer))
+    assert load_student(tmp_path / "student").model.spec.family == "own"
+    record = tmp_path / "student" / "student.json"
+    record.write_text(record.read_text().replace(own_adapter, "own_models:Missing"))
+    with pytest.raises(ValueError, match=r"own_models:Missing: .*expected module:Class"):
+        load_student(tmp_path / "student")
+
+
+def test_models_are_planned_by_the_adapter_that_was_named(tiny_wan_folder: Path, own_adapter: str) -> None:
+    assert load_architecture(tiny_wan_folder, own_adapter).model.spec.family == "own"
 
 
 def test_an_installed_package_offers_adapters(own_adapter: str, tmp_path: Path) -> None:
