@@ -53,13 +53,7 @@ def probe_attention_backends(
 
 
 def choose_attention_backend(device: torch.device | str, dtype: torch.dtype, mask: MaskKind = "none") -> str:
-    """The best backend that really runs: "xformers" on CUDA where it works, else "native" (torch's SDPA).
-
-    Args:
-        device: where the transformer will run.
-        dtype: in what precision.
-        mask: what the model's attention is told about padding.
-    """
+    """The best backend that really runs: "xformers" on CUDA where it works, else "native" (torch's SDPA)."""
     if torch.device(device).type == "cuda" and _probe("xformers", torch.device(device), dtype, mask).works:
         return "xformers"
     return "native"
@@ -67,10 +61,6 @@ def choose_attention_backend(device: torch.device | str, dtype: torch.dtype, mas
 
 def apply_attention_backend(transformer: ModelMixin, backend: str) -> None:
     """Make a diffusers transformer use a backend.
-
-    Args:
-        transformer: a diffusers model.
-        backend: "native", "xformers", "flash" or "sage".
 
     Raises:
         ValueError: if there is no such backend, it is not installed, or the model does not let one choose.
@@ -101,13 +91,6 @@ def set_attention(
     mask: MaskKind = "none",
 ) -> str:
     """Give a transformer the attention that was asked for, after it ran there once; returns its name.
-
-    Args:
-        transformer: a diffusers model.
-        backend: "auto", or one of `apply_attention_backend`.
-        device: where the transformer will run.
-        dtype: in what precision.
-        mask: what the model's attention is told about padding.
 
     Raises:
         ValueError: if the backend does not run there, or not with the model's masks.

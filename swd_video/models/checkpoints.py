@@ -2,7 +2,10 @@
 
 Weights are read from safetensors only. Pickled checkpoints run whatever code is in them when opened, so they are
 refused by name and never opened. A network none of whose weights are random, and a file none of whose weights are left
-over: where that does not hold, libraries warn at most, and here it is an error of one line.
+over: where that does not hold, libraries warn at most.
+
+Whatever is missing, broken, pickled or of another kind than its owner takes is, in every function here, a `ValueError`
+of one line that names the file.
 """
 
 import inspect
@@ -60,11 +63,7 @@ _ERRORS = (
 
 
 def read_pipeline_name(folder: Path) -> str:
-    """Which pipeline a model folder holds.
-
-    Raises:
-        ValueError: if its `model_index.json` is missing or broken.
-    """
+    """Which pipeline a model folder holds."""
     name = read_json(folder / INDEX_NAME).get("_class_name")
     if not isinstance(name, str):
         raise ValueError(
@@ -74,11 +73,7 @@ def read_pipeline_name(folder: Path) -> str:
 
 
 def check_weights_file(path: Path) -> None:
-    """Look at one file of weights, without reading the weights.
-
-    Raises:
-        ValueError: if it is missing, pickled, cut short, or no safetensors file.
-    """
+    """Look at one file of weights, without reading the weights."""
     if not path.is_file():
         raise ValueError(f"{path}: does not exist; give a file that ends in {WEIGHTS_SUFFIX}.")
     if path.suffix in PICKLED_SUFFIXES:
@@ -96,11 +91,7 @@ def check_weights_file(path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file of weights.
-
-    Raises:
-        ValueError: as `check_weights_file`, or if it is empty or holds a value that is no number.
-    """
+    """All tensors of one file of weights."""
     check_weights_file(path)
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -111,11 +102,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
-    """Names and shapes of the tensors of one file of weights, which are not read.
-
-    Raises:
-        ValueError: as `check_weights_file`.
-    """
+    """Names and shapes of the tensors of one file of weights, which are not read."""
     check_weights_file(path)
     with safe_open(path, framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -123,11 +110,7 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(where: str | Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that a training which diverged has left.
-
-    Raises:
-        ValueError: naming the first one.
-    """
+    """Refuse weights that a training which diverged has left."""
     for name, weight in weights.items():
         if weight.is_floating_point() and not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise ValueError(f"{where}: {name} holds values that are no finite numbers; train it again.")
@@ -141,9 +124,6 @@ def check_fit(where: str | Path, got: Mapping[str, Any], expected: Mapping[str, 
         got: tensors by name; of these and those expected only the shapes count.
         expected: likewise.
         network: what expects them.
-
-    Raises:
-        ValueError: naming the first such weight.
     """
     unknown = [name for name in got if name not in expected]
     missing = [name for name in expected if name not in got]
@@ -166,10 +146,6 @@ def load_networks(
         dtype: of their weights.
         pipeline_class: takes them.
         skip: names of those that will not come from the folder.
-
-    Raises:
-        ValueError: as `load_network`, or if any part is missing, of another class than the index says, incomplete or
-            pickled.
     """
     index = read_index(folder / INDEX_NAME)
     parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and name not in skip}
@@ -198,9 +174,6 @@ def load_network(
         dtype: of its weights.
         trunk: only its tokens are wanted: heads that the files have besides are left, and it may lack a pooler.
         options: further ones of `from_pretrained`.
-
-    Raises:
-        ValueError: if it cannot be loaded, a weight is missing or of another shape, or one is left over.
     """
     if Path(folder).is_dir():
         find_weights(Path(folder))
@@ -276,11 +249,7 @@ def _check_part(folder: Path, class_name: str) -> None:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The files of a network's weights in its folder, each looked at as by `check_weights_file`.
-
-    Raises:
-        ValueError: if there are none, or one is broken.
-    """
+    """The files of a network's weights in its folder, each looked at as by `check_weights_file`."""
     weights = sorted(folder.glob(f"*{WEIGHTS_SUFFIX}")) if folder.is_dir() else []
     if not weights:
         pickled = sorted(path for path in folder.glob("*") if path.suffix in PICKLED_SUFFIXES)
@@ -310,9 +279,6 @@ def check_kinds(path: Path, owner: Any, values: Mapping[str, Any]) -> None:
         path: of the file.
         owner: a class whose constructor takes them.
         values: by key.
-
-    Raises:
-        ValueError: naming the first such key.
     """
     for key, parameter in inspect.signature(owner.__init__).parameters.items():
         value, default = values.get(key), parameter.default
@@ -337,22 +303,14 @@ def _is_a(kind: Any, value: Any) -> bool:
 
 
 def empty_network(folder: Path) -> Any:
-    """A network of diffusers as its configuration says, with names and shapes but no weights.
-
-    Raises:
-        ValueError: if the configuration is broken.
-    """
+    """A network of diffusers as its configuration says, with names and shapes but no weights."""
     network_class, config = _read_config(folder)
     with errors_in_one_line(folder / CONFIG_NAME), torch.device("meta"):
         return network_class.from_config(config)
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What a pipeline's `model_index.json` says.
-
-    Raises:
-        ValueError: if it is missing or broken, or does not say of which class a part is.
-    """
+    """What a pipeline's `model_index.json` says."""
     index = read_json(path)
     for name in _NEEDED:
         if name not in index:
@@ -378,9 +336,6 @@ def require(holds: bool, path: Path, key: str, value: object, expected: str) -> 
         key: in the file.
         value: of the key.
         expected: in words.
-
-    Raises:
-        ValueError: in one line, if it is not.
     """
     if not holds:
         shown = repr(value)
@@ -389,11 +344,7 @@ def require(holds: bool, path: Path, key: str, value: object, expected: str) -> 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of a model's folder that holds one JSON object.
-
-    Raises:
-        ValueError: if it is missing, or holds something else.
-    """
+    """Read a file of a model's folder that holds one JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -3,6 +3,9 @@
 A model is an ordinary diffusers pipeline folder. What such a folder has no place for stands beside its
 `model_index.json` in an optional `video_spec.json`: `{"fps": 12, "training_size": "33x128x128",
 "text_length": 32}`, every key optional. Which family it is of says its `model_index.json`.
+
+A `name_or_path` is what `resolve_model_path` takes. A model that is not there, cannot be downloaded or is broken is a
+`ValueError` of one line.
 """
 
 import json
@@ -107,14 +110,7 @@ def resolve_model_path(name_or_path: str | Path) -> str:
 
 
 def read_model_index(name_or_path: str | Path) -> dict[str, Any]:
-    """What a pipeline's `model_index.json` says.
-
-    Args:
-        name_or_path: see `resolve_model_path`.
-
-    Raises:
-        ValueError: if there is no such model, or the file is broken.
-    """
+    """What a pipeline's `model_index.json` says."""
     return read_index(_file_of(name_or_path, INDEX_NAME))
 
 
@@ -126,14 +122,7 @@ def _file_of(name_or_path: str | Path, file: str) -> Path:
 
 
 def model_folder(name_or_path: str | Path) -> Path:
-    """The folder of a pipeline; from the hub where the name is one of the hub's.
-
-    Args:
-        name_or_path: see `resolve_model_path`.
-
-    Raises:
-        ValueError: if there is no such model, or it cannot be downloaded.
-    """
+    """The folder of a pipeline; from the hub where the name is one of the hub's."""
     path = resolve_model_path(name_or_path)
     if Path(path).is_dir():
         return Path(path)
@@ -166,9 +155,6 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
     Args:
         folder: of a model, or a hub name. A folder is that of a published model where its transformer's configuration
             is the same.
-
-    Raises:
-        ValueError: if the file has a key or a value it should not have.
     """
     path = Path(folder) / VIDEO_SPEC_NAME
     if not path.is_file():
@@ -274,11 +260,7 @@ def prepare_pipeline(
     dtype: torch.dtype,
     options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
-    """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for.
-
-    Raises:
-        ValueError: if an option cannot work here.
-    """
+    """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for."""
     adapter = adapter_for(type(pipe).__name__, options.adapter)
     for key, value in options.settings.items():
         if key not in adapter.settings:
@@ -332,9 +314,6 @@ def adapt(pipe: Any, spec: VideoSpec, name: str | Path, options: LoadOptions = D
         spec: what the model's folder says beyond it.
         name: of the model, for errors.
         options: of these what only some families take.
-
-    Raises:
-        ValueError: if the family's adapter does not cover this pipeline, or this model does not take what is set.
     """
     try:
         return adapter_for(type(pipe).__name__, options.adapter).from_pipeline(
@@ -363,14 +342,7 @@ def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
 
 
 def empty_transformer(name_or_path: str | Path) -> Any:
-    """The transformer of a pipeline as its configuration says, with names and shapes but no weights.
-
-    Args:
-        name_or_path: see `resolve_model_path`.
-
-    Raises:
-        ValueError: if there is no such model, or the configuration is broken.
-    """
+    """The transformer of a pipeline as its configuration says, with names and shapes but no weights."""
     return empty_network(_file_of(name_or_path, f"transformer/{CONFIG_NAME}").parent)
 
 

@@ -20,11 +20,7 @@ from swd_video.models.checkpoints import (
 
 
 def load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> ModelMixin:
-    """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration.
-
-    Raises:
-        ValueError: if diffusers reads none for this transformer, the folder has two, or a weight goes nowhere.
-    """
+    """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration."""
     check_weights_file(path)
     index = read_index(folder / INDEX_NAME)
     if index.get("transformer_2", [None, None])[1] is not None:
