@@ -1,7 +1,8 @@
 """Generators keyed by what their draws are for, never by how often one was called before."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,18 @@ def keyed_generator(*key: int | str) -> torch.Generator:
     Source: noise keyed by (seed, step, rank), as in the code of EDM2 (arXiv 2312.02696).
     """
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+@contextmanager
+def keyed_global(*key: int | str, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's global generators, from which new networks draw their weights, seeded by this key while the block runs.
+
+    Behind it the CPU's goes on where it was, and so does that of a CUDA `device`.
+    """
+    forked = [] if device is None or device.type != "cuda" else [device]
+    with torch.random.fork_rng(forked):
+        torch.manual_seed(keyed_seed(*key))
+        yield
 
 
 def keyed_choice(weights: Sequence[float], *key: int | str) -> int:

@@ -11,8 +11,8 @@ takes out a last bit of noise, which it is told and which must be there.
 Source: LTX-Video: Realtime Video Latent Diffusion (arXiv 2501.00103).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma, sigma_per_clip
 from swd_video.core.grid import LatentSize
-from swd_video.core.randomness import keyed_generator, keyed_seed
+from swd_video.core.randomness import keyed_generator, keyed_global
 from swd_video.core.sampling import draw_noise
 from swd_video.models.base import VideoModel, unwrap
 from swd_video.models.positions import position_factor
@@ -119,7 +119,9 @@ class LtxModel(VideoModel):
                 device=raw_latents.device,
             )
             raw_latents = (1 - share) * raw_latents + share * noise.to(raw_latents.dtype)
-        with _keyed_global_noise(raw_latents.device, any(self.vae.config.decoder_inject_noise)):
+        # What decoders of 0.9.1 draw from torch's global state is always the same.
+        is_drawn = any(self.vae.config.decoder_inject_noise)
+        with keyed_global(*_DECODE_KEY, device=raw_latents.device) if is_drawn else nullcontext():
             return self.vae.decode(raw_latents, level, return_dict=False)[0]
 
     def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
@@ -176,14 +178,3 @@ class LtxModel(VideoModel):
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return list(inner.transformer_blocks), inner.norm_out
-
-
-@contextmanager
-def _keyed_global_noise(device: torch.device, is_drawn: bool) -> Iterator[None]:
-    """A context in which what decoders of 0.9.1 draw from torch's global state is always the same."""
-    if not is_drawn:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(keyed_seed(*_DECODE_KEY))
-        yield

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from swd_video.config import ConfigError
-from swd_video.core.randomness import keyed_seed
+from swd_video.core.randomness import keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_folders
@@ -70,8 +70,7 @@ def build_objectives(
         if not dmd.scale_adapted and len(schedule.distinct_grids) > 1 and accelerator.is_main_process:
             print(_DMD_WARNING, file=sys.stderr)
         noise = NoiseRange(dmd.sigma_min, dmd.sigma_max)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(keyed_seed(seed, "critic"))
+        with keyed_global(seed, "critic"):
             targets = networks.model.lora_targets if dmd.critic_targets is None else dmd.critic_targets
             critic = Critic(networks, dmd.critic_rank, targets, dmd.critic_lr, noise, dmd.critic_updates)
         learners.append(critic)
@@ -94,7 +93,7 @@ def build_objectives(
             gan.hidden,
             gan.lr,
             NoiseRange(gan.sigma_min, gan.sigma_max),
-            keyed_seed(seed, "discriminator"),
+            seed,
             accelerator.device,
             gan.objective,
             gan.updates,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise
-from swd_video.core.randomness import SampleDraws
+from swd_video.core.randomness import SampleDraws, keyed_global
 from swd_video.losses.gan import ADVERSARIAL_LOSSES
 from swd_video.objectives.dmd import NoiseRange
 from swd_video.objectives.features import TokenGrid, token_grid
@@ -71,7 +71,7 @@ class Discriminator(Learner):
         hidden: channels of the heads.
         lr: learning rate of the heads.
         noise: levels at which clips are compared.
-        seed: of the heads' first weights.
+        seed: of the run; the heads' first weights follow from it.
         device: where the heads live.
         objective: a key of `ADVERSARIAL_LOSSES`.
         updates: see `Learner`.
@@ -90,8 +90,7 @@ class Discriminator(Learner):
         objective: str = "hinge",
         updates: int = 1,
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with keyed_global(seed, "discriminator"):
             heads = nn.ModuleList(HEADS[head](channels, hidden) for _ in blocks)
         self.heads = heads.to(device)
         super().__init__("discriminator", dict(self.heads.named_parameters()), lr, updates)

@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 
 from swd_video.config import ConfigError, dump_config
-from swd_video.core.randomness import keyed_seed
+from swd_video.core.randomness import keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.latent_cache import LatentCache
@@ -363,8 +363,7 @@ def _build_networks(
     if isinstance(train, LoraTrainConfig):
         targets = model.lora_targets if train.targets is None else train.targets
         # The additions' first half starts random; the run's seed decides it, and nothing else does.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(keyed_seed(config.seed, "lora"))
+        with keyed_global(config.seed, "lora"):
             networks: Networks = Networks.with_lora(model, train.rank, targets)
     else:
         networks = whole(model)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from swd_video.config import ConfigError
-from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_seed
+from swd_video.core.randomness import keyed_choice, keyed_generator, keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache, digest_tensors
@@ -82,8 +82,7 @@ def train_upsampler(
         clips: cached on all of them.
         device: where to train.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keyed_seed(config.seed, "upsampler"))
+    with keyed_global(config.seed, "upsampler"):
         channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]
         encoders = clips.index["encoders"]
         made_of = _made_of(config, pairs, clips)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from swd_video.core.randomness import SampleDraws, keyed_choice, keyed_generator, keyed_seed
+from swd_video.core.randomness import SampleDraws, keyed_choice, keyed_generator, keyed_global, keyed_seed
 
 
 def test_a_key_gives_one_seed_for_ever() -> None:
@@ -41,3 +41,13 @@ def test_what_a_sample_gets_does_not_depend_on_its_neighbours() -> None:
         assert torch.equal(draws.uniform(), share[where])
         assert torch.equal(torch.randn(3, generator=draws.shared), shared)
     assert not torch.equal(SampleDraws(range(6), 0, "noise", 5).normal_like(clips), noise)
+
+
+def test_torch_s_own_generator_is_keyed_in_a_block_and_goes_on_behind_it() -> None:
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    for _ in range(2):
+        with keyed_global(0, "critic"):
+            assert torch.equal(torch.randn(2), torch.randn(2, generator=keyed_generator(0, "critic")))
+    assert torch.equal(torch.randn(4), expected)
