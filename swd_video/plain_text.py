@@ -38,7 +38,27 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from None
 
 
-def clean_text(text: str) -> str:
+def numbered_lines(path: str | os.PathLike[str], missing: str) -> list[tuple[int, str]]:
+    """The lines of a file that people wrote, but for blank ones, with their numbers from 1.
+
+    Args:
+        path: the file.
+        missing: what is said behind its name where it does not exist.
+
+    Raises:
+        ValueError: if it cannot be read as text.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: {missing}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as text: {error}") from None
+    # Not splitlines(): JSON may hold other line ends, such as U+2028, inside a text.
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def clean_text(text: str, name: str = "") -> str:
     r"""A prompt or caption as every tokenizer takes it.
 
     Two surrogates that stand for one character, as JSON and YAML may write an emoji, become that character, and control
@@ -46,14 +66,15 @@ def clean_text(text: str) -> str:
 
     Raises:
         ValueError: if it holds a lone surrogate, or a control character that parts nothing, which a tokenizer would
-            refuse or drop. The message says which and where, to be put behind the name of the text.
+            refuse or drop. The message says which and where, behind the name of the text.
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     text = _SPACES.sub(" ", text)
     if found := _UNREADABLE.search(text):
         kind = "half a character (a lone surrogate)" if found[0] >= "\ud800" else "a control character"
         raise ValueError(
-            f"holds {kind}, U+{ord(found[0]):04X}, as character {found.start() + 1}; delete it or write the text anew."
+            f"{name} holds {kind}, U+{ord(found[0]):04X}, as character {found.start() + 1}; ".lstrip()
+            + "delete it or write the text anew."
         )
     return text
 

@@ -1,7 +1,7 @@
 """Decoders: PyAV for all that FFmpeg knows, decord where it gives the same frames faster, Pillow for WebP.
 
-Each gives the asked frames of a probed file as uint8 RGB, the way up that a player shows them, transparent
-pictures over white.
+Each gives some frames of a probed file, by their numbers, ascending and each once, as uint8 RGB, the way up that a
+player shows them, transparent pictures over white; or raises `VideoError`.
 """
 
 import bisect
@@ -37,15 +37,7 @@ def load_decord() -> ModuleType | None:
 def decode_with_decord(
     video: VideoFile, indices: Sequence[int]
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Frames by decord.
-
-    Args:
-        video: the probed file.
-        indices: ascending frame numbers, each once.
-
-    Raises:
-        VideoError: if decord is missing, fails, or counts other frames than the file has.
-    """
+    """Frames by decord, which must be there and count as many as the file has."""
     decord = load_decord()
     if decord is None:
         raise VideoError(video.path, "decord is not installed here; pip install decord2, or use PyAV.")
@@ -60,15 +52,7 @@ def decode_with_decord(
 
 
 def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Frames by PyAV, from the nearest key frame on where timestamps tell frames apart.
-
-    Args:
-        video: the probed file.
-        indices: ascending frame numbers, each once.
-
-    Raises:
-        VideoError: if a frame cannot be decoded.
-    """
+    """Frames by PyAV, from the nearest key frame on where timestamps tell frames apart."""
     pictures: dict[int, NDArray[np.uint8]] = {}
     with open_container(video.path) as container:
         stream = container.streams[video.stream_index]
@@ -172,15 +156,7 @@ def _picture(video: VideoFile, frame: av.VideoFrame) -> NDArray[np.uint8]:
 def decode_with_pillow(
     video: VideoFile, indices: Sequence[int]
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Frames of an animated WebP or AVIF by Pillow, over white.
-
-    Args:
-        video: the probed file.
-        indices: ascending frame numbers, each once.
-
-    Raises:
-        VideoError: if a frame cannot be decoded.
-    """
+    """Frames of an animated WebP or AVIF by Pillow."""
     pictures = []
     try:
         with Image.open(video.path) as image:

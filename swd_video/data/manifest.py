@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swd_video.plain_text import clean_text, on_one_line, read_text
+from swd_video.plain_text import clean_text, numbered_lines, on_one_line
 
 _KEYS = ("path", "caption", "start", "end")
 _LONGEST_SECONDS = 1e9
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names file and line."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +58,16 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     A clip whose caption no tokenizer takes says so in its `problem`.
 
     Raises:
-        ManifestError: if the file cannot be read, a line is not what it should be, or there is no clip.
+        ValueError: naming file and line, if one is not what it should be, or there is no clip.
     """
     manifest = Path(path)
-    try:
-        text = read_text(manifest)
-    except FileNotFoundError:
-        raise ManifestError(
-            f"{manifest}: no such manifest. Check the path, which starts at the working directory, or make the file; "
-            "a shipped config says how in its first lines."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{manifest}: cannot be read as text: {error}") from None
-    # Not splitlines(): JSON may hold other line ends, such as U+2028, inside a caption.
-    lines = enumerate(text.split("\n"), start=1)
-    clips = [_parse(line, number, manifest) for number, line in lines if line.strip()]
+    missing = (
+        "no such manifest. Check the path, which starts at the working directory, or make the file; "
+        "a shipped config says how in its first lines."
+    )
+    clips = [_parse(line, number, manifest) for number, line in numbered_lines(manifest, missing)]
     if not clips:
-        raise ManifestError(
+        raise ValueError(
             f'{manifest}: holds no clip; write one JSON object a line, such as {{"path": "fox.mp4", '
             '"caption": "a fox jumps"}.'
         )
@@ -98,28 +87,26 @@ def _parse(line: str, number: int, manifest: Path) -> Clip:
     try:
         fields = json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}.") from None
+        raise ValueError(f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}.") from None
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where}: not valid JSON: {on_one_line(str(error))}.") from None
+        raise ValueError(f"{where}: not valid JSON: {on_one_line(str(error))}.") from None
     if not isinstance(fields, dict):
-        raise ManifestError(
-            f"{where}: got {on_one_line(line)[:40]}, expected an object with path and caption."
-        )
+        raise ValueError(f"{where}: got {on_one_line(line)[:40]}, expected an object with path and caption.")
     unknown = [key for key in fields if key not in _KEYS]
     if unknown:
-        raise ManifestError(f"{where}: unknown key {unknown[0]!r}; a clip has {', '.join(_KEYS)}.")
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; a clip has {', '.join(_KEYS)}.")
     for key in ("path", "caption"):
         if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise ManifestError(f"{where}: {key}: got {fields.get(key)!r}, expected text.")
+            raise ValueError(f"{where}: {key}: got {fields.get(key)!r}, expected text.")
     start = _seconds(fields.get("start"), "start", where) or 0.0
     end = _seconds(fields.get("end"), "end", where)
     if end is not None and end <= start:
-        raise ManifestError(f"{where}: end: got {end:g} s, expected more than start, {start:g} s.")
+        raise ValueError(f"{where}: end: got {end:g} s, expected more than start, {start:g} s.")
     caption, problem = fields["caption"], ""
     try:
-        caption = clean_text(caption)
+        caption = clean_text(caption, f"line {number} of the manifest: caption")
     except ValueError as error:
-        problem = f"line {number} of the manifest: caption {error}"
+        problem = str(error)
     return Clip(manifest.parent / fields["path"], caption.strip(), start, end, fields["path"], problem)
 
 
@@ -135,5 +122,5 @@ def _seconds(value: Any, key: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_SECONDS:
-        raise ManifestError(f"{where}: {key}: got {value!r}, expected seconds, 0 or more.")
+        raise ValueError(f"{where}: {key}: got {value!r}, expected seconds, 0 or more.")
     return float(value)

@@ -19,7 +19,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import CacheHeader, SkippedClip
 from swd_video.data.latent_cache_filling import CacheFiller, CacheReport, Progress, Say, encode_on_grids
-from swd_video.data.prompts import choose_prompts, clean_prompt
+from swd_video.data.prompts import choose_prompts
 from swd_video.data.share import WHOLE, Share
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
@@ -28,6 +28,7 @@ from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folde
 from swd_video.models.loading import LoadOptions, load_model, model_folder, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
+from swd_video.plain_text import clean_text
 
 CONFIG_NAME = "synthesize.yaml"
 
@@ -175,7 +176,7 @@ def _recipe(config: SynthesizeConfig) -> SynthesizeConfig:
     known = {
         "prompts": tuple(choose_prompts(config.prompts, config.prompts_file)),
         "guidance_scale": guidance,
-        "negative_prompt": clean_prompt(config.negative_prompt, "negative_prompt:"),
+        "negative_prompt": clean_text(config.negative_prompt, "negative_prompt:"),
     }
     return config.model_copy(update=known)
 

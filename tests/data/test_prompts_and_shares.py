@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.data.prompts import PromptsError, choose_prompts, read_prompts
+from swd_video.data.prompts import choose_prompts, read_prompts
 from swd_video.data.share import Share
 
 
@@ -15,15 +15,15 @@ def test_prompts_are_lines(tmp_path: Path) -> None:
 
 def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
-    with pytest.raises(PromptsError, match="no such file of prompts"):
+    with pytest.raises(ValueError, match="no such file of prompts"):
         read_prompts(path)
     path.write_text("\n \n")
-    with pytest.raises(PromptsError, match="holds no prompt"):
+    with pytest.raises(ValueError, match="holds no prompt"):
         read_prompts(path)
     path.write_text("a fox\na bird\na fox\n")
-    with pytest.raises(PromptsError, match=r"list\.txt: prompt 3, 'a fox', is the same as 1"):
+    with pytest.raises(ValueError, match=r"list\.txt: prompt 3, 'a fox', is the same as 1"):
         choose_prompts((), str(path))
-    with pytest.raises(PromptsError, match="num_prompts: got 3, but there are 2"):
+    with pytest.raises(ValueError, match="num_prompts: got 3, but there are 2"):
         choose_prompts(("a", "b"), None, 3)
 
 
@@ -33,11 +33,11 @@ def test_prompts_as_tokenizers_take_them(tmp_path: Path) -> None:
     assert read_prompts(path) == ["a fox", "a bird"]
     path.write_text("a fox\n\na\0bird\n")
     with pytest.raises(
-        PromptsError, match=r"list\.txt: line 3: holds a control character, U\+0000, as character 2"
+        ValueError, match=r"list\.txt: line 3: holds a control character, U\+0000, as character 2"
     ):
         read_prompts(path)
     assert choose_prompts(["a \ud83d\ude00"], None) == ["a 😀"]
-    with pytest.raises(PromptsError, match="prompts: prompt 2 holds half a character"):
+    with pytest.raises(ValueError, match="prompts: prompt 2 holds half a character"):
         choose_prompts(["a", "b \ud83d"], None)
 
 
