@@ -181,8 +181,8 @@ class CacheFiller:
     def _write_prompts(
         self, writer: LatentCacheWriter, model: VideoModel, captions: Sequence[str], batch_size: int
     ) -> None:
-        for shard in self._share.of(range(len(writer.prompt_shards))):
-            if writer.has_prompts(shard):
+        for shard in self._share.of(list(writer.prompt_shards)):
+            if writer.has(shard):
                 continue
             texts = [captions[index] for index in writer.prompt_shards[shard]]
             with torch.no_grad():
@@ -194,8 +194,8 @@ class CacheFiller:
 
     def _write_clips(self, writer: LatentCacheWriter, make: MakeClips) -> tuple[int, int]:
         """Returns how many clips of this share were there, and how many were not."""
-        shards = self._share.of(range(len(writer.latent_shards)))
-        missing = [shard for shard in shards if not writer.has_latents(shard)]
+        shards = self._share.of(list(writer.latent_shards))
+        missing = [shard for shard in shards if not writer.has(shard)]
         to_do = sum(len(writer.latent_shards[shard]) for shard in shards)
         reused = done = to_do - sum(len(writer.latent_shards[shard]) for shard in missing)
 

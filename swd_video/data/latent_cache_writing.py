@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ class LatentCacheWriter:
         shard_size: clips, and captions, in a shard.
 
     Attributes:
-        latent_shards: the clips of every shard, by their number in the manifest.
-        prompt_shards: the captions of every shard, by their order of first appearance in the manifest.
+        latent_shards: the names of the shards of clips, and which they hold, by their number in the manifest.
+        prompt_shards: the same of captions, by their order of first appearance in the manifest.
 
     Raises:
         CacheError: if the folder holds another cache, or files that are no cache.
@@ -56,40 +55,37 @@ class LatentCacheWriter:
         self.folder = Path(folder)
         self.header = header
         self.shard_size = shard_size
-        self.latent_shards = _stretches(header.num_clips, shard_size)
-        self.prompt_shards = _stretches(header.num_captions, shard_size)
+        self.latent_shards = _shards("latents", header.num_clips, shard_size)
+        self.prompt_shards = _shards("prompts", header.num_captions, shard_size)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._continue_or_start()
 
     @property
     def is_whole(self) -> bool:
         """Whether every shard is written, so that `finish` can be called."""
-        return all(map(self.has_latents, range(len(self.latent_shards)))) and all(
-            map(self.has_prompts, range(len(self.prompt_shards)))
-        )
+        return all(map(self.has, (*self.latent_shards, *self.prompt_shards)))
 
-    def has_latents(self, shard: int) -> bool:
-        """Whether a shard of clips is already written, and neither cut nor without its header."""
-        return _is_whole(self.folder / _latents_name(shard))
-
-    def has_prompts(self, shard: int) -> bool:
-        """Whether a shard of captions is already written, and neither cut nor without its header."""
-        return _is_whole(self.folder / _prompts_name(shard))
+    def has(self, shard: str) -> bool:
+        """Whether a shard is already written, and neither cut nor without its header."""
+        try:
+            read_shard_header(self.folder / shard)
+        except CacheError:
+            return False
+        return True
 
     def write_prompts(
-        self, shard: int, captions: Sequence[str], prompt_embeds: Float[Tensor, "captions length dim"]
+        self, shard: str, captions: Sequence[str], prompt_embeds: Float[Tensor, "captions length dim"]
     ) -> None:
         """Write one shard of captions."""
         assert len(captions) == len(self.prompt_shards[shard]) == len(prompt_embeds)
         for caption, rows in zip(captions, prompt_embeds, strict=True):
             if problem := not_finite(rows, self.header.dtype):
                 raise CacheError(f"prompt embeds of {on_one_line(caption)!r}: {problem}")
-        tensors = {"prompt_embeds": self._narrow(prompt_embeds, "prompt embeds")}
-        self._write(_prompts_name(shard), tensors, {"captions": list(captions)})
+        self._write(shard, {"prompt_embeds": prompt_embeds}, {"captions": list(captions)})
 
     def write_latents(
         self,
-        shard: int,
+        shard: str,
         captions: Mapping[str, str],
         latents: Mapping[LatentSize, Float[Tensor, "clips channels _ _ _"]],
         skipped: Sequence[SkippedClip] = (),
@@ -97,20 +93,19 @@ class LatentCacheWriter:
         """Write one shard of clips.
 
         Args:
-            shard: its number.
+            shard: its name.
             captions: of every clip in it, by its key.
             latents: for every grid, the stacked clips; empty if all were skipped.
-            skipped: clips of this stretch of the manifest that could not be encoded.
+            skipped: clips that should be in it and could not be encoded.
         """
         assert len(captions) + len(skipped) == len(self.latent_shards[shard])
         assert not captions or set(latents) == set(self.header.grids)
-        tensors = {grid_key(grid): self._narrow(latents[grid], f"latents on {grid}") for grid in latents}
+        for grid, stacked in latents.items():
+            if problem := not_finite(stacked, self.header.dtype):
+                raise CacheError(f"latents on {grid}: {problem}")
         samples = [{"key": key, "caption": text} for key, text in captions.items()]
-        self._write(
-            _latents_name(shard),
-            tensors,
-            {"samples": samples, "skipped": list(skipped)},
-        )
+        tensors = {grid_key(grid): stacked for grid, stacked in latents.items()}
+        self._write(shard, tensors, {"samples": samples, "skipped": list(skipped)})
 
     def take_back(self, names: Sequence[str]) -> None:
         """Delete shards by their file's name, so that they are encoded again."""
@@ -122,9 +117,8 @@ class LatentCacheWriter:
 
     def shards_with_skipped(self) -> list[str]:
         """Names of the shards in which a clip was skipped."""
-        written = [number for number in range(len(self.latent_shards)) if self.has_latents(number)]
-        names = map(_latents_name, written)
-        return [name for name in names if read_shard_header(self.folder / name)["skipped"]]
+        written = filter(self.has, self.latent_shards)
+        return [shard for shard in written if read_shard_header(self.folder / shard)["skipped"]]
 
     def write_note(self, name: str, text: str) -> None:
         """Keep a text beside the index, for people."""
@@ -136,8 +130,10 @@ class LatentCacheWriter:
         Args:
             more: what else it should say.
         """
-        latents = [self._entry(_latents_name(shard)) for shard in range(len(self.latent_shards))]
-        prompts = [self._entry(_prompts_name(shard)) for shard in range(len(self.prompt_shards))]
+        latents, prompts = (
+            list(map(self._entry, self.latent_shards)),
+            list(map(self._entry, self.prompt_shards)),
+        )
         digests = "".join(entry["digest"] for entry, _ in (*latents, *prompts))
         index = self._index(complete=True) | {
             "digest": hashlib.sha256(digests.encode()).hexdigest(),
@@ -183,25 +179,17 @@ class LatentCacheWriter:
     def _write_index(self, index: dict[str, Any]) -> None:
         write_json(self.folder / INDEX_NAME, index, durable=True)
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
-        header["digest"] = digest_tensors(tensors, header)
+    def _write(self, shard: str, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+        dtype = DTYPES[self.header.dtype]
+        narrow = {key: tensors[key].detach().to("cpu", dtype).contiguous() for key in sorted(tensors)}
+        header["digest"] = digest_tensors(narrow, header)
         metadata = {HEADER_KEY: json.dumps(header, ensure_ascii=False)}
-        with whole_file(self.folder / name, durable=True) as draft:
-            draft.write_bytes(save({key: tensors[key] for key in sorted(tensors)}, metadata))
-
-    def _narrow(self, tensor: Tensor, what: str) -> Tensor:
-        if problem := not_finite(tensor, self.header.dtype):
-            raise CacheError(f"{what}: {problem}")
-        return tensor.detach().to("cpu", DTYPES[self.header.dtype]).contiguous()
+        with whole_file(self.folder / shard, durable=True) as draft:
+            draft.write_bytes(save(narrow, metadata))
 
 
 def not_finite(tensor: Tensor, dtype: str) -> str | None:
-    """What is wrong with numbers that a cache cannot hold; None where it can.
-
-    Args:
-        tensor: latents or prompt embeds.
-        dtype: "float16" or "bfloat16".
-    """
+    """What is wrong with numbers that a cache cannot hold in "float16" or "bfloat16"; None where it can."""
     if torch.isfinite(tensor.to(DTYPES[dtype])).all():
         return None
     was_finite = bool(torch.isfinite(tensor).all())
@@ -209,22 +197,8 @@ def not_finite(tensor: Tensor, dtype: str) -> str | None:
     return f"infinite or nan in {dtype}; {cure}."
 
 
-def _is_whole(shard: Path) -> bool:
-    try:
-        read_shard_header(shard)
-    except CacheError:
-        return False
-    return True
-
-
-def _stretches(count: int, size: int) -> list[range]:
-    bounds = [*range(0, count, size), count]
-    return [range(start, end) for start, end in pairwise(bounds)]
-
-
-def _latents_name(shard: int) -> str:
-    return f"latents-{shard:05d}.safetensors"
-
-
-def _prompts_name(shard: int) -> str:
-    return f"prompts-{shard:05d}.safetensors"
+def _shards(kind: str, count: int, size: int) -> dict[str, range]:
+    starts = enumerate(range(0, count, size))
+    return {
+        f"{kind}-{number:05d}.safetensors": range(start, min(start + size, count)) for number, start in starts
+    }

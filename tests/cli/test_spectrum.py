@@ -53,9 +53,9 @@ def write_cache(folder: Path, latents: Tensor, model: str) -> Path:
         grids=grids,
     )
     writer = LatentCacheWriter(folder, header)
-    writer.write_prompts(0, ["x"], torch.zeros(1, 2, 3))
+    writer.write_prompts("prompts-00000.safetensors", ["x"], torch.zeros(1, 2, 3))
     everything = {grids[0]: torch.zeros(clips, 4, *SMALL.as_tuple()), grids[1]: latents}
-    writer.write_latents(0, {str(clip): "x" for clip in range(clips)}, everything)
+    writer.write_latents("latents-00000.safetensors", {str(clip): "x" for clip in range(clips)}, everything)
     writer.finish()
     return folder
 

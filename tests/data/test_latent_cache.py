@@ -45,7 +45,7 @@ def embeds_of(caption: str) -> torch.Tensor:
     return torch.randn(6, 16, generator=torch.Generator().manual_seed(len(caption)))
 
 
-def write_shard(writer: LatentCacheWriter, shard: int) -> None:
+def write_shard(writer: LatentCacheWriter, shard: str) -> None:
     """Clip 3 cannot be read."""
     readable = [clip for clip in writer.latent_shards[shard] if clip != 3]
     skipped = (
@@ -57,17 +57,17 @@ def write_shard(writer: LatentCacheWriter, shard: int) -> None:
     writer.write_latents(shard, {str(clip): CAPTIONS[clip] for clip in readable}, latents, skipped)
 
 
-def write_prompts(writer: LatentCacheWriter, shard: int) -> None:
+def write_prompts(writer: LatentCacheWriter, shard: str) -> None:
     captions = [list(dict.fromkeys(CAPTIONS))[index] for index in writer.prompt_shards[shard]]
     writer.write_prompts(shard, captions, torch.stack([embeds_of(caption) for caption in captions]))
 
 
 def write_missing(writer: LatentCacheWriter) -> None:
-    for shard in range(len(writer.prompt_shards)):
-        if not writer.has_prompts(shard):
+    for shard in writer.prompt_shards:
+        if not writer.has(shard):
             write_prompts(writer, shard)
-    for shard in range(len(writer.latent_shards)):
-        if not writer.has_latents(shard):
+    for shard in writer.latent_shards:
+        if not writer.has(shard):
             write_shard(writer, shard)
     writer.finish()
 
@@ -116,8 +116,9 @@ def test_batches(tmp_path: Path) -> None:
 def test_going_on_ends_with_the_same_bytes(stop_after: int, tmp_path: Path) -> None:
     write_missing(LatentCacheWriter(tmp_path / "whole", HEADER, 2))
     stopped = LatentCacheWriter(tmp_path / "stopped", HEADER, 2)
-    steps = [lambda s=s: write_prompts(stopped, s) for s in range(2)]
-    steps += [lambda s=s: write_shard(stopped, s) for s in (2, 0, 1)]
+    steps = [lambda s=s: write_prompts(stopped, s) for s in stopped.prompt_shards]
+    latent_shards = list(stopped.latent_shards)
+    steps += [lambda s=latent_shards[n]: write_shard(stopped, s) for n in (2, 0, 1)]
     for step in [*steps, stopped.finish][:stop_after]:
         step()
     if stop_after < 6:
@@ -224,9 +225,11 @@ def test_the_digest_follows_what_the_cache_holds(tmp_path: Path) -> None:
     digests = []
     for name, clip in (("a", 0), ("b", 0), ("c", 9)):
         writer = LatentCacheWriter(tmp_path / name, replace(HEADER, num_clips=1, num_captions=1))
-        writer.write_prompts(0, ["a fox"], embeds_of("a fox")[None])
+        writer.write_prompts("prompts-00000.safetensors", ["a fox"], embeds_of("a fox")[None])
         writer.write_latents(
-            0, {"0": "a fox"}, {grid: latents_of(clip, grid)[None] for grid in (SMALL, LARGE)}
+            "latents-00000.safetensors",
+            {"0": "a fox"},
+            {grid: latents_of(clip, grid)[None] for grid in (SMALL, LARGE)},
         )
         digests.append(writer.finish()["digest"])
     assert digests[0] == digests[1] != digests[2]
@@ -247,7 +250,7 @@ def test_work_grows_with_the_shards(tmp_path: Path) -> None:
     """A hundred thousand shards: looking at each is no work, where it was a walk over all of them."""
     writer = LatentCacheWriter(tmp_path, replace(HEADER, num_clips=100_000, num_captions=100_000), 1)
     started = time.process_time()
-    assert sum(len(writer.latent_shards[number]) for number in range(100_000)) == 100_000
+    assert sum(map(len, writer.latent_shards.values())) == len(writer.latent_shards) == 100_000
     assert time.process_time() - started < 1
 
 
@@ -256,11 +259,11 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CacheError, match="prompt embeds of 'x': infinite or nan in float16; use dtype bfloat16"
     ):
-        writer.write_prompts(0, ["x"], torch.full((1, 6, 16), 1e5))
+        writer.write_prompts("prompts-00000.safetensors", ["x"], torch.full((1, 6, 16), 1e5))
     latents = {grid: latents_of(0, grid)[None] for grid in (SMALL, LARGE)}
     latents[LARGE][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(CacheError, match="latents on 3x6x8: infinite or nan in float16; the model's weights"):
-        writer.write_latents(0, {"0": "x"}, latents)
+        writer.write_latents("latents-00000.safetensors", {"0": "x"}, latents)
     assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
     with pytest.raises(CacheError, match="dtype: got 'int8'"):
         LatentCacheWriter(tmp_path, replace(HEADER, dtype="int8"))
