@@ -59,15 +59,15 @@ class KernelSums(torch.autograd.Function):
         longest = min(tile, max(pred.shape[1], target.shape[1]))
         sets_at_once = (tile // longest) ** 2
         for start in range(0, len(pred), sets_at_once):
-            part = slice(start, start + sets_at_once)
-            grad_pred, grad_target = (None if grad is None else grad[part] for grad in gradients)
-            walk = _Walk(kernel, precisions[part], tile)
+            sets = slice(start, start + sets_at_once)
+            grad_pred, grad_target = (None if grad is None else grad[sets] for grad in gradients)
+            walk = _Walk(kernel, precisions[sets], tile)
             sums.append(
-                walk.inside(pred[part], grad_pred, weights.pred_pred, weights.skip)
-                + walk.inside(target[part], grad_target, weights.target_target, weights.skip)
+                walk.inside(pred[sets], grad_pred, weights.pred_pred, weights.skip)
+                + walk.inside(target[sets], grad_target, weights.target_target, weights.skip)
                 + walk.across(
-                    pred[part],
-                    target[part],
+                    pred[sets],
+                    target[sets],
                     grad_pred,
                     grad_target,
                     -weights.pred_target,
@@ -136,13 +136,13 @@ class _Walk:
             # A tile that is its own mirror: what columns get is what rows get.
             slopes, grad_y = slopes.mul_(2), None
         if grad_x is not None:
-            part = grad_x[:, rows]
-            part.baddbmm_(slopes, b, alpha=-2 * weight)
-            part.addcmul_(slopes.sum(2, keepdim=True), a, value=2 * weight)
+            grad = grad_x[:, rows]
+            grad.baddbmm_(slopes, b, alpha=-2 * weight)
+            grad.addcmul_(slopes.sum(2, keepdim=True), a, value=2 * weight)
         if grad_y is not None:
-            part = grad_y[:, columns]
-            part.baddbmm_(slopes.mT, a, alpha=-2 * weight)
-            part.addcmul_(slopes.sum(1)[:, :, None], b, value=2 * weight)
+            grad = grad_y[:, columns]
+            grad.baddbmm_(slopes.mT, a, alpha=-2 * weight)
+            grad.addcmul_(slopes.sum(1)[:, :, None], b, value=2 * weight)
         return values.sum(2).to(_sum_dtype(x)).sum(1) * weight
 
 

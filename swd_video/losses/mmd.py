@@ -30,7 +30,7 @@ def linear_mmd(
     pred_tokens: Float[Tensor, "sets pred_tokens channels"],
     target_tokens: Float[Tensor, "sets target_tokens channels"],
     estimator: Estimator = "biased",
-    unit: int = 1,
+    tokens_per_draw: int = 1,
 ) -> Float[Tensor, ""]:
     """Squared distance between the mean tokens of prediction and target, averaged over sets.
 
@@ -42,7 +42,7 @@ def linear_mmd(
         target_tokens: features of the target, noised with the same noise and sigma. The two may
             hold different numbers of tokens.
         estimator: see `Estimator`.
-        unit: consecutive tokens that make one draw; for `unbiased` and `paired`.
+        tokens_per_draw: consecutive tokens that make one draw; for `unbiased` and `paired`.
 
     Returns:
         A scalar, summed over channels, computed in float32 (float64 for float64 tokens); >= 0 if biased.
@@ -52,7 +52,7 @@ def linear_mmd(
     if estimator == "biased":
         return _mean_difference(pred_tokens, target_tokens).square().sum(dim=-1).mean()
     pred, target = centered(pred_tokens, target_tokens)
-    pred, target = (x.unflatten(1, (-1, unit)).mean(dim=2) for x in (pred, target))
+    pred, target = (x.unflatten(1, (-1, tokens_per_draw)).mean(dim=2) for x in (pred, target))
     weights = _pair_weights(pred.shape[1], target.shape[1], estimator, 1)
     pred_sum, target_sum = pred.sum(dim=1), target.sum(dim=1)
     inside_pred = pred_sum.square().sum(-1) - pred.square().sum((1, 2))
@@ -96,7 +96,7 @@ def kernel_mmd(
     target_tokens: Float[Tensor, "sets target_tokens channels"],
     kernel: RadialKernel,
     estimator: Estimator = "biased",
-    unit: int = 1,
+    tokens_per_draw: int = 1,
     tile: int = TILE,
 ) -> Float[Tensor, ""]:
     """Squared MMD of a kernel over all pairs of tokens, averaged over sets; exact, in memory linear in the tokens.
@@ -107,7 +107,7 @@ def kernel_mmd(
             hold different numbers of tokens.
         kernel: with its bandwidths, which count as constants.
         estimator: see `Estimator`.
-        unit: consecutive tokens that make one draw; for `unbiased` and `paired`.
+        tokens_per_draw: consecutive tokens that make one draw; for `unbiased` and `paired`.
         tile: rows and columns of the kernel matrix at hand at once; changes the result by rounding only.
 
     Returns:
@@ -115,18 +115,20 @@ def kernel_mmd(
 
     Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), Eq. 2 and Table 6 (RBF).
     """
-    weights = _pair_weights(pred_tokens.shape[1], target_tokens.shape[1], estimator, unit)
+    weights = _pair_weights(pred_tokens.shape[1], target_tokens.shape[1], estimator, tokens_per_draw)
     with torch.autocast(pred_tokens.device.type, enabled=False):
         pred, target = centered(pred_tokens, target_tokens)
         precisions = kernel.precisions(pred, target)
         return KernelSums.apply(pred, target, precisions, kernel, weights, tile).mean()
 
 
-def _pair_weights(num_pred: int, num_target: int, estimator: Estimator, unit: int) -> PairWeights:
-    skip = 0 if estimator == "biased" else unit
-    skip_across = unit if estimator == "paired" else 0
+def _pair_weights(num_pred: int, num_target: int, estimator: Estimator, tokens_per_draw: int) -> PairWeights:
+    skip = 0 if estimator == "biased" else tokens_per_draw
+    skip_across = tokens_per_draw if estimator == "paired" else 0
     assert not skip_across or num_pred == num_target, "paired sets hold as many tokens"
-    assert num_pred % unit == 0 and num_target % unit == 0 and min(num_pred, num_target) > skip
+    assert (
+        num_pred % tokens_per_draw == num_target % tokens_per_draw == 0 and min(num_pred, num_target) > skip
+    )
     return PairWeights(
         pred_pred=1 / (num_pred * (num_pred - skip)),
         target_target=1 / (num_target * (num_target - skip)),

@@ -120,15 +120,7 @@ class VideoModel(ABC):
 
     @classmethod
     def from_pipeline(cls: type[_ModelT], pipe: Any, **facts: Any) -> _ModelT:
-        """Wrap a loaded pipeline; its modules are shared, not copied.
-
-        Args:
-            pipe: a pipeline of `pipeline_class`.
-            facts: what the adapter's constructor takes besides.
-
-        Raises:
-            ValueError: if the pipeline is of a kind that the adapter does not cover.
-        """
+        """Wrap a loaded pipeline; see the constructor."""
         return cls(pipe, **facts)
 
     @property

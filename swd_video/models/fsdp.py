@@ -69,12 +69,12 @@ def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, 
         tensors: of which this process may hold shares; then all processes call this together.
         keep: whether this process wants them; else it gathers with the others, and the result is empty.
     """
-    kept = {}
+    gathered = {}
     for name, tensor in tensors.items():
-        gathered = full_tensor(tensor.detach())
+        full = full_tensor(tensor.detach())
         if keep:
-            kept[name] = gathered.to("cpu").contiguous()
-    return kept
+            gathered[name] = full.to("cpu").contiguous()
+    return gathered
 
 
 def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
             key: shard_like(value, weights[index])
             if isinstance(value, Tensor) and value.shape == weights[index].shape
             else value
-            for key, value in kept.items()
+            for key, value in values.items()
         }
-        for index, kept in saved["state"].items()
+        for index, values in saved["state"].items()
     }
     optimizer.load_state_dict(saved | {"state": state})

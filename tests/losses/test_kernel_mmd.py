@@ -94,7 +94,7 @@ def test_results_and_gradients_do_not_depend_on_the_tile(estimator: str, randn: 
     results = []
     for tile in (2, 7, 16, 1024):
         x = pred.clone().requires_grad_()
-        loss = kernel_mmd(x, target, Rbf((0.7, 1.4)), estimator, unit=4, tile=tile)
+        loss = kernel_mmd(x, target, Rbf((0.7, 1.4)), estimator, tokens_per_draw=4, tile=tile)
         results.append((loss, *torch.autograd.grad(loss, x)))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-10, atol=1e-14)
