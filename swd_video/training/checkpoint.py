@@ -10,9 +10,9 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -33,6 +33,34 @@ _DAMAGED = (
 )  # fmt: skip
 
 
+class TrainingState:
+    """All that steps change, by the file of a checkpoint that holds it.
+
+    Args:
+        parameters: the trainable weights by name.
+        ema: their running average, in the same order.
+        optimizers: of the trainable weights.
+        learners: the networks that learn beside the student.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        ema: EMAModel,
+        optimizers: Sequence[torch.optim.Optimizer],
+        learners: Sequence[Learner] = (),
+    ) -> None:
+        self.ema = ema
+        self.tensors: dict[str, Mapping[str, Tensor]] = {
+            _WEIGHTS: parameters,
+            _AVERAGE: dict(zip(parameters, ema.shadow_params, strict=True)),
+        }
+        self.optimizers: dict[str, Sequence[torch.optim.Optimizer]] = {_OPTIMIZERS: optimizers}
+        for learner in learners:
+            self.tensors[f"{learner.name}.safetensors"] = learner.parameters
+            self.optimizers[f"{learner.name}_optimizer.pt"] = (learner.optimizer,)
+
+
 class CheckpointFolder:
     """The latest checkpoints of a run, one folder each, named by the number of finished steps.
 
@@ -50,49 +78,37 @@ class CheckpointFolder:
         return sorted(path for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name))
 
     def save(
-        self,
-        step: int,
-        parameters: Mapping[str, nn.Parameter],
-        ema: EMAModel,
-        optimizers: Sequence[torch.optim.Optimizer],
-        progress: Mapping[str, Any],
-        learners: Sequence[Learner] = (),
-        *,
-        write: bool = True,
-    ) -> Path:
+        self, step: int, state: TrainingState, progress: Mapping[str, Any], *, write: bool = True
+    ) -> None:
         """Write a checkpoint whole, then drop the oldest, and those of later steps, which `restore` passed over.
 
         Where weights are divided among processes, all call this together, and one of them writes.
 
         Args:
             step: finished steps.
-            parameters: the trainable weights by name.
-            ema: their running average, in the same order.
-            optimizers: in the order in which `restore` will get them.
+            state: what steps change.
             progress: anything JSON can hold.
-            learners: the networks that learn beside the student.
-            write: false gathers only, and keeps nothing.
+            write: false gathers only, and writes nothing.
 
         Raises:
             OSError: if it cannot be written, as on a full disk; checkpoints before it stay.
         """
         final = self.folder / f"step_{step:08d}"
-        average = dict(zip(parameters, ema.shadow_params, strict=True))
-        tensors = {_WEIGHTS: full_tensors(parameters, write), _AVERAGE: full_tensors(average, write)}
-        states: dict[str, Any] = {_OPTIMIZERS: [full_optimizer_state(one, write) for one in optimizers]}
-        for learner in learners:
-            tensors[_weights_of(learner)] = full_tensors(learner.parameters, write)
-            states[_optimizer_of(learner)] = full_optimizer_state(learner.optimizer, write)
+        tensors = {file: full_tensors(some, write) for file, some in state.tensors.items()}
+        optimizers = {
+            file: [full_optimizer_state(one, write) for one in some]
+            for file, some in state.optimizers.items()
+        }
         if not write:
-            return final
-        state = {"step": step, "ema_step": ema.optimization_step, "progress": dict(progress)}
+            return
+        facts = {"step": step, "ema_step": state.ema.optimization_step, "progress": dict(progress)}
         try:
             with whole_folder(final, durable=True) as draft:
-                for name, weights in tensors.items():
-                    save_file(weights, draft / name)
-                for name, saved in states.items():
-                    torch.save(saved, draft / name)
-                (draft / _PROGRESS).write_text(json.dumps(state, indent=2))
+                for file, weights in tensors.items():
+                    save_file(weights, draft / file)
+                for file, states in optimizers.items():
+                    torch.save(states if file == _OPTIMIZERS else states[0], draft / file)
+                (draft / _PROGRESS).write_text(json.dumps(facts, indent=2))
         except (OSError, RuntimeError, SafetensorError) as error:
             # Neither library says which file it had no room for, and torch not even that there was none.
             reason = (
@@ -102,30 +118,18 @@ class CheckpointFolder:
                 f"{final}: the checkpoint cannot be written: {reason}. Those before it stay; make room and run "
                 "the same command again."
             ) from error
-        kept = [path for path in self.finished() if path <= final][-self._keep :]
+        latest = [path for path in self.finished() if path <= final][-self._keep :]
         for other in self.finished():
-            if other not in kept:
+            if other not in latest:
                 shutil.rmtree(other)
-        return final
 
-    def restore(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        ema: EMAModel,
-        optimizers: Sequence[torch.optim.Optimizer],
-        learners: Sequence[Learner] = (),
-        *,
-        speaks: bool = True,
-    ) -> tuple[int, dict[str, Any]]:
+    def restore(self, state: TrainingState, *, speaks: bool = True) -> tuple[int, dict[str, Any]]:
         """Put the latest checkpoint that is whole back in place.
 
         One is read and checked to its end before anything is changed. A damaged one is named on stderr and passed over.
 
         Args:
-            parameters: the trainable weights by name.
-            ema: their running average, in the same order.
-            optimizers: as `save` was given them.
-            learners: the networks that learn beside the student.
+            state: what steps change.
             speaks: false keeps quiet, and leaves it to another process to delete what killed runs left unfinished.
 
         Returns:
@@ -139,7 +143,11 @@ class CheckpointFolder:
         damage = ""
         for folder in reversed(self.finished()):
             try:
-                moved, states, state = _read(folder, parameters, ema, optimizers, learners)
+                facts = _read_progress(folder / _PROGRESS)
+                tensors = _read_tensors(folder, state)
+                optimizers = {
+                    file: _read_optimizers(folder / file, here) for file, here in state.optimizers.items()
+                }
             except _OtherStudentError:
                 raise
             except _DAMAGED as error:
@@ -148,81 +156,65 @@ class CheckpointFolder:
                     print(f"warning: {damage}. It is passed over.", file=sys.stderr)
                 continue
             with torch.no_grad():
-                for here, there in moved:
-                    for name, weight in here.items():
-                        weight.copy_(shard_like(there[name], weight))
-            for optimizer, kept, _ in states:
-                load_optimizer_state(optimizer, kept)
-            ema.optimization_step = state["ema_step"]
-            return state["step"], state["progress"]
+                for file, weights in state.tensors.items():
+                    for name, weight in weights.items():
+                        weight.copy_(shard_like(tensors[file][name], weight))
+            for file, here in state.optimizers.items():
+                for optimizer, saved in zip(here, optimizers[file], strict=True):
+                    load_optimizer_state(optimizer, saved)
+            state.ema.optimization_step = facts["ema_step"]
+            return facts["step"], facts["progress"]
         if damage:
             raise ValueError(f"{damage}, and none before it is whole. Delete {self.folder} to start anew.")
         return 0, {}
-
-
-_Kept: TypeAlias = tuple[
-    list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
-    list[tuple[torch.optim.Optimizer, dict[str, Any], str]],
-    dict[str, Any],
-]
 
 
 class _OtherStudentError(ValueError):
     """A whole checkpoint that belongs elsewhere: the one before would, too."""
 
 
-def _read(
-    folder: Path,
-    parameters: Mapping[str, nn.Parameter],
-    ema: EMAModel,
-    optimizers: Sequence[torch.optim.Optimizer],
-    learners: Sequence[Learner],
-) -> _Kept:
-    """All of a checkpoint, checked: weights to be changed and what they are to be, optimizers likewise, progress."""
-    state = _read_progress(folder / _PROGRESS)
-    weights = _read_weights(folder / _WEIGHTS)
-    if _shapes(weights) != _shapes(parameters):
-        raise _OtherStudentError(
-            f"{folder}: holds another student than this config makes; choose another --out"
-        )
-    average = _read_weights(folder / _AVERAGE, parameters)
-    saved = _read_pickle(folder / _OPTIMIZERS)
-    if len(saved) != len(optimizers):
-        raise ValueError(f"{_OPTIMIZERS} holds {len(saved)} optimizers, expected {len(optimizers)}")
-    moved: list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = [
-        (parameters, weights),
-        (dict(zip(parameters, ema.shadow_params, strict=True)), average),
-    ]
-    states = list(zip(optimizers, saved, [_OPTIMIZERS] * len(saved), strict=True))
-    for learner in learners:
-        moved.append((learner.parameters, _read_weights(folder / _weights_of(learner), learner.parameters)))
-        name = _optimizer_of(learner)
-        states.append((learner.optimizer, _read_pickle(folder / name), name))
-    for optimizer, kept, name in states:
-        _check_optimizer(optimizer, kept, name)
-    return moved, states, state
-
-
 def _read_progress(path: Path) -> dict[str, Any]:
-    state = _load(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    facts = _load(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     kinds = {"step": int, "ema_step": int, "progress": dict}
-    if not isinstance(state, dict) or any(
-        not isinstance(state.get(key), kind) for key, kind in kinds.items()
+    if not isinstance(facts, dict) or any(
+        not isinstance(facts.get(key), kind) for key, kind in kinds.items()
     ):
         raise ValueError(f"{path.name} lacks one of {', '.join(kinds)}")
-    return state
+    return facts
 
 
-def _read_weights(path: Path, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = _load(path, load_file)
-    if like is not None and _shapes(weights) != _shapes(like):
-        raise ValueError(f"{path.name} does not hold the weights of this run")
-    _check_finite(path.name, weights.items())
-    return weights
+def _read_tensors(folder: Path, state: TrainingState) -> dict[str, dict[str, Tensor]]:
+    read: dict[str, dict[str, Tensor]] = {}
+    for file, here in state.tensors.items():
+        read[file] = _load(folder / file, load_file)
+        _check_finite(file, read[file])
+        if _shapes(read[file]) == _shapes(here):
+            continue
+        if file == _WEIGHTS:
+            raise _OtherStudentError(
+                f"{folder}: holds another student than this config makes; choose another --out"
+            )
+        raise ValueError(f"{file} does not hold the weights of this run")
+    return read
 
 
-def _read_pickle(path: Path) -> Any:
-    return _load(path, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+def _read_optimizers(path: Path, here: Sequence[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    """States of the optimizers, refused where they are none of these, which these would find too late or never."""
+    saved = _load(path, lambda path: torch.load(path, map_location="cpu", weights_only=True))
+    states: list[dict[str, Any]] = saved if path.name == _OPTIMIZERS else [saved]
+    if len(states) != len(here):
+        raise ValueError(f"{path.name} holds {len(states)} optimizers, expected {len(here)}")
+    for optimizer, state in zip(here, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        fits = [group["params"] for group in state["param_groups"]] == [group["params"] for group in groups]
+        for index, values in state["state"].items() if fits else ():
+            tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+            fits &= all(value.ndim == 0 or value.shape == weights[index].shape for value in tensors.values())
+            _check_finite(path.name, tensors)
+        if not fits:
+            raise ValueError(f"{path.name} does not hold the optimizers of this run")
+    return states
 
 
 def _load(path: Path, load: Callable[[Path], Any]) -> Any:
@@ -234,36 +226,15 @@ def _load(path: Path, load: Callable[[Path], Any]) -> Any:
         raise ValueError(f"{path.name}: {_reason(error)}") from None
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
-    """Refuse what is no state of this optimizer, which it would find too late or never."""
-    here = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in here]:
-        raise ValueError(f"{name} does not hold the optimizers of this run")
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for index, kept in saved["state"].items():
-        tensors = {key: value for key, value in kept.items() if isinstance(value, Tensor)}
-        if any(value.ndim and value.shape != weights[index].shape for value in tensors.values()):
-            raise ValueError(f"{name} does not hold the optimizers of this run")
-        _check_finite(name, tensors.items())
-
-
-def _check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for key, value in tensors:
+def _check_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
         # The sum is finite unless a number is not, or all of them together are too large: then look at each.
         if not math.isfinite(value.sum(dtype=torch.float64)) and not value.isfinite().all():
-            raise ValueError(f"{name}: {key} holds numbers that are not finite")
+            raise ValueError(f"{file}: {key} holds numbers that are not finite")
 
 
 def _reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _weights_of(learner: Learner) -> str:
-    return f"{learner.name}.safetensors"
-
-
-def _optimizer_of(learner: Learner) -> str:
-    return f"{learner.name}_optimizer.pt"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from swd_video.files import write_json
-from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
@@ -109,11 +109,11 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         OSError: if something cannot be written; the last checkpoint stays.
     """
     stepper, settings = run.stepper, run.settings
-    parameters = stepper.networks.trainable_parameters()
     is_main = stepper.accelerator.is_main_process
-    done, progress = run.checkpoints.restore(
-        parameters, stepper.ema, stepper.optimizers, stepper.learners, speaks=is_main
+    state = TrainingState(
+        stepper.networks.trainable_parameters(), stepper.ema, stepper.optimizers, stepper.learners
     )
+    done, progress = run.checkpoints.restore(state, speaks=is_main)
     if done > settings.steps:
         raise ValueError(
             f"train.steps: {settings.steps}, but the run in {run.folder} has taken {done}. Choose another --out, or no "
@@ -123,12 +123,6 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     losses.state = progress.get("losses", losses.state)
     clock = _Clock(progress.get("seconds", 0.0))
     time_left = _plan(run)
-
-    def save(step: int) -> None:
-        state = {"losses": losses.state, "seconds": clock.seconds}
-        run.checkpoints.save(
-            step, parameters, stepper.ema, stepper.optimizers, state, stepper.learners, write=is_main
-        )
 
     with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
         for step in range(done, settings.steps):
@@ -142,7 +136,8 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if run.samples is not None and _due(done, settings.sample_every):
                 time_left.add_pause(_write_samples(run, run.samples, done))
             if _due(done, settings.checkpoint_every) or done == settings.steps:
-                save(done)
+                at = {"losses": losses.state, "seconds": clock.seconds}
+                run.checkpoints.save(done, state, at, write=is_main)
             _show(bar, time_left, losses, done, settings)
             if on_step is not None:
                 on_step(done, report)

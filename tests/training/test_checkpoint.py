@@ -14,7 +14,7 @@ from torch import nn
 from swd_video.core.randomness import SampleDraws
 from swd_video.objectives.learners import ClipPair, Learner
 from swd_video.objectives.networks import Networks
-from swd_video.training.checkpoint import CheckpointFolder
+from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.optimizers import build_optimizers
 from swd_video.training.train_section import AdamWConfig, FullTrainConfig, MuonConfig
 
@@ -46,13 +46,16 @@ class _Training:
             optimizer.zero_grad()
         self.ema.step(self.parameters.values())
 
+    def state(self, learners: Sequence[Learner] = ()) -> TrainingState:
+        return TrainingState(self.parameters, self.ema, self.optimizers, learners)
+
     def save(self, folder: CheckpointFolder, step: int, learners: Sequence[Learner] = ()) -> None:
-        folder.save(step, self.parameters, self.ema, self.optimizers, {"seconds": float(step)}, learners)
+        folder.save(step, self.state(learners), {"seconds": float(step)})
 
     def restore(
         self, folder: CheckpointFolder, learners: Sequence[Learner] = ()
     ) -> tuple[int, dict[str, float]]:
-        return folder.restore(self.parameters, self.ema, self.optimizers, learners)
+        return folder.restore(self.state(learners))
 
     def tensors(self) -> list[torch.Tensor]:
         return [*self.parameters.values(), *self.ema.shadow_params]
