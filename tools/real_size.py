@@ -201,8 +201,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     config = load_config(arguments.config)
     architecture = load_architecture(config.model)
-    patch = architecture.spec.compression.patch
-    schedule = config.scale_schedule().scaled_to(LatentSize.parse(arguments.size), patch)
+    compression = architecture.spec.compression
+    schedule = config.scale_schedule().scaled_to(LatentSize.parse(arguments.size), compression)
     network = random_transformer(architecture, getattr(torch, arguments.dtype))
     result = {
         "model": config.model,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from swd_video.core.grid import LatentSize
+    from swd_video.core.grid import Compression, LatentSize
     from swd_video.core.schedule import ScaleSchedule
     from swd_video.core.spectral_schedule import CostFunction, Handover
     from swd_video.core.spectrum import LatentSpectrum, Patch
@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
     if arguments.from_shift is not None:
         arguments = replace(arguments, sigmas=_converted(arguments.sigmas, arguments.from_shift, shift))
     try:
-        source.size.tokens(cost.patch)
+        Compression(patch=cost.patch).tokens(source.size)
         spectrum = measure_spectrum(source.batches())
     except ValueError as error:
         raise ValueError(f"{arguments.latents}: {error}") from None
@@ -154,7 +154,9 @@ def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
             reason = f"the cache's model {name!r} cannot be read; name one with --model"
     patch = (1, 2, 2)
     counted = f"tokens of 1x2x2 latents ({reason})"
-    return _Cost(lambda grid: float(grid.tokens(patch)), counted, patch, f"{reason}: {_GUESS}")
+    return _Cost(
+        lambda grid: float(Compression(patch=patch).tokens(grid)), counted, patch, f"{reason}: {_GUESS}"
+    )
 
 
 _GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"

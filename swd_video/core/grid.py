@@ -1,5 +1,6 @@
 """Sizes of clips in pixels and in latents, and which of them a model accepts."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,25 +57,6 @@ class PixelSize(_Size):
 class LatentSize(_Size):
     """Size of a clip as the transformer sees it: latent frames, height and width."""
 
-    def tokens(self, patch: tuple[int, int, int] = (1, 2, 2)) -> int:
-        """Number of transformer tokens at this size.
-
-        Args:
-            patch: latents in one token along frames, height and width.
-
-        Raises:
-            ValueError: if the size is not a whole number of patches; the message offers the nearest that is.
-        """
-        nearest = LatentSize(
-            *(_nearest_multiple(axis, step) for axis, step in zip(self.as_tuple(), patch, strict=True))
-        )
-        if nearest != self:
-            raise ValueError(
-                f"latent size {self} is not a whole number of {_join(patch)} patches. Nearest legal latent "
-                f"size: {nearest}."
-            )
-        return (self.frames // patch[0]) * (self.height // patch[1]) * (self.width // patch[2])
-
 
 @dataclass(frozen=True)
 class Compression:
@@ -106,14 +88,19 @@ class Compression:
         Raises:
             ValueError: if it is not a whole number of patches, or more than positions count.
         """
-        tokens = size.tokens(self.patch)
+        nearest = LatentSize(*map(_nearest_multiple, size.as_tuple(), self.patch))
+        if nearest != size:
+            raise ValueError(
+                f"latent size {size} is not a whole number of {_join(self.patch)} patches. Nearest legal latent "
+                f"size: {self._within_limits(nearest)}."
+            )
         for axis, have, most in zip(_AXES, size.as_tuple(), self.limits, strict=True):
             if most is not None and have > most:
                 raise ValueError(
                     f"latent size {size}: got {have} latents along {axis}, expected at most the {most} that the "
                     f"model's positions count. Nearest legal latent size: {self._within_limits(size)}."
                 )
-        return tokens
+        return math.prod(size.as_tuple()) // math.prod(self.patch)
 
     def latent_size(self, size: PixelSize) -> LatentSize:
         """The latent size of a legal clip.

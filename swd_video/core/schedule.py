@@ -11,6 +11,7 @@ from swd_video.core.grid import Compression, LatentSize
 
 # A tenth of a timestep of 1000: closer stages cannot be told apart once they are float32 timesteps.
 _MIN_SIGMA_STEP = 1e-4
+_USUAL = Compression()
 _KEYS = ("sigma", "frames", "height", "width")
 
 
@@ -97,7 +98,7 @@ class ScaleSchedule:
                 raise ValueError(f"schedule[{index}]: {error}") from None
         return tokens
 
-    def scaled_to(self, target: LatentSize, patch: tuple[int, int, int] = (1, 2, 2)) -> "ScaleSchedule":
+    def scaled_to(self, target: LatentSize, compression: Compression = _USUAL) -> "ScaleSchedule":
         """The same noise levels for clips of another length or size.
 
         Every grid keeps its share of the target: of the height, of the width, and of the time between first
@@ -106,14 +107,15 @@ class ScaleSchedule:
 
         Args:
             target: latent size of the last stage.
-            patch: latents in one transformer token along frames, height and width.
+            compression: of the model; says which grids are legal.
 
         Raises:
-            ValueError: if `target` is not a whole number of patches.
+            ValueError: if `target` is not legal.
         """
         if target == self.target:
             return self
-        target.tokens(patch)
+        compression.tokens(target)
+        patch = compression.patch
         return ScaleSchedule(
             tuple(Stage(stage.sigma, self._scaled_grid(stage.grid, target, patch)) for stage in self.stages)
         )

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import Compression, LatentSize
 
 Averaging = Literal["none", "radial", "axis"]
 """Whose power is compared with the noise.
@@ -111,7 +111,7 @@ class LatentSpectrum:
             ValueError: if `sigma` is no noise level, or the latents are not a whole number of patches.
         """
         _check_sigma(sigma)
-        self.size.tokens(patch)
+        Compression(patch=patch).tokens(self.size)
         sizes = []
         for axis, step in zip(AXES, patch, strict=True):
             lowest = self.lowest_sigmas(axis, averaging)

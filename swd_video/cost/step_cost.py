@@ -167,7 +167,7 @@ class SharedCounters:
     ) -> Tensor:
         spec = self.architecture.spec
         along = [size // step for size, step in zip(grid.as_tuple(), spec.compression.patch, strict=True)]
-        num_tokens = grid.tokens(spec.compression.patch)
+        num_tokens = spec.compression.tokens(grid)
         logits: list[Tensor] = []
         for head in heads:
             tokens = torch.empty(batch, num_tokens, spec.hidden_size, device=device, requires_grad=to_clip)

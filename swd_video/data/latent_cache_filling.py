@@ -233,9 +233,9 @@ def check_grids(grids: Sequence[LatentSize], model: VideoModel) -> None:
     compression, target = model.spec.compression, grids[-1]
     for grid in grids:
         try:
-            compression.latent_size(compression.pixel_size(grid))
+            compression.tokens(grid)
         except ValueError as error:
-            raise ValueError(f"schedule: latent grid {grid}: its clips of {error}") from None
+            raise ValueError(f"schedule: {error}") from None
         if any(a > b for a, b in zip(grid.as_tuple(), target.as_tuple(), strict=True)):
             raise ValueError(f"schedule: latent grid {grid} is larger than the last one, {target}.")
 

@@ -407,7 +407,7 @@ def timestep_without_noise_at_first(
 ) -> Float[Tensor, "batch _"]:
     """A timestep for every token, 0 for those of the first latent frame."""
     grid = LatentSize(*latents.shape[2:])
-    tokens = grid.tokens(patch)
+    tokens = Compression(patch=patch).tokens(grid)
     timestep = timestep.reshape(len(timestep), -1).expand(-1, tokens).clone()
     timestep[:, : tokens * patch[0] // grid.frames] = 0
     return timestep

@@ -100,7 +100,7 @@ class WanModel(VideoModel):
         inner = unwrap(network)
         timestep = sigma_per_clip(sigma, noisy_latents) * 1000
         if self.pipe.config.expand_timesteps:
-            tokens = LatentSize(*noisy_latents.shape[2:]).tokens(self.spec.compression.patch)
+            tokens = self.spec.compression.tokens(LatentSize(*noisy_latents.shape[2:]))
             timestep = timestep.unsqueeze(1).expand(-1, tokens)
         return {
             "hidden_states": noisy_latents.to(inner.dtype),

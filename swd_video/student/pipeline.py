@@ -115,7 +115,7 @@ class ScaleWisePipeline:
             default.height if height is None else height,
             default.width if width is None else width,
         )
-        return schedule.scaled_to(compression.latent_size(size), compression.patch)
+        return schedule.scaled_to(compression.latent_size(size), compression)
 
     @torch.no_grad()
     def __call__(

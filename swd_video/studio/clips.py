@@ -67,7 +67,7 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
     for take in script.takes():
         frames = _frames(script, take.shot, model, native)
         size = PixelSize(frames, native.height, native.width)
-        grids = model.schedule.scaled_to(model.compression.latent_size(size), model.compression.patch)
+        grids = model.schedule.scaled_to(model.compression.latent_size(size), model.compression)
         stages = tuple((stage.sigma, model.compression.pixel_size(stage.grid)) for stage in grids)
         metadata = {
             "title": take.name,

@@ -167,8 +167,7 @@ def _due(done: int, every: int) -> bool:
 
 def _plan(run: Run) -> TimeLeft:
     stepper = run.stepper
-    patch = stepper.networks.model.spec.compression.patch
-    tokens = [grid.tokens(patch) for grid in stepper.schedule.grids]
+    tokens = stepper.schedule.tokens(stepper.networks.model.spec.compression)
     return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.division.num_stages, tokens)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 
 # beartype looks at a random stage of every schedule that a strategy builds; no draw depends on it.
@@ -120,15 +120,15 @@ def test_any_schedule_scales_to_any_target(
     assert scaled.target == target
     assert scaled.sigmas == schedule.sigmas
     for grid in scaled.grids:
-        grid.tokens()
+        Compression().tokens(grid)
 
 
 @given(schedules(), st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
 def test_whole_patches_hold_in_time_too(
     schedule: ScaleSchedule, frames: int, height: int, width: int
 ) -> None:
-    patch = (2, 4, 2)
-    scaled = schedule.scaled_to(LatentSize(2 * frames, 4 * height, 2 * width), patch)
+    compression = Compression(patch=(2, 4, 2))
+    scaled = schedule.scaled_to(LatentSize(2 * frames, 4 * height, 2 * width), compression)
     if scaled is not schedule:
         for grid in scaled.grids:
-            grid.tokens(patch)
+            compression.tokens(grid)

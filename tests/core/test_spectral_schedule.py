@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.core.spectral_schedule import (
     BudgetedSchedule,
@@ -143,7 +143,7 @@ def test_any_budget_gives_a_valid_schedule_or_a_reason(
     assert schedule.target == spectrum.size and len(schedule) == num_stages
     assert found.cost == sum(tokens(grid) ** exponent for grid in schedule.grids) <= evaluations * full
     for grid in schedule.grids:
-        grid.tokens(patch)
+        Compression(patch=patch).tokens(grid)
     for handover in check_handovers(spectrum, schedule, patch, averaging):
         assert handover.grid == handover.needed and handover.hidden
     for stage in schedule:

@@ -93,7 +93,7 @@ def test_attention_counts_two_operations_for_every_product_of_queries_keys_and_v
     tiny_architecture: Architecture,
 ) -> None:
     spec = tiny_architecture.spec
-    tokens = GRID.tokens(spec.compression.patch)
+    tokens = spec.compression.tokens(GRID)
     keys = tokens + spec.text_length  # the clip's own, and the prompt's
     counted = TransformerCounter(tiny_architecture).evaluation(GRID)
     assert counted.attention == spec.num_blocks * 2 * 2 * tokens * keys * spec.hidden_size
@@ -163,7 +163,7 @@ def test_the_pocket_students_activations_are_those_of_a_real_pass(
 def test_checkpointing_keeps_the_tokens_between_blocks_and_one_block(tiny_architecture: Architecture) -> None:
     spec = tiny_architecture.spec
     kept = counter_of(tiny_architecture, "full", block=1).kept(GRID, bf16=False)
-    tokens_bytes = 4 * GRID.tokens(spec.compression.patch) * spec.hidden_size
+    tokens_bytes = 4 * spec.compression.tokens(GRID) * spec.hidden_size
     assert kept.teacher_checkpointed.at(BATCH) == BATCH * 2 * tokens_bytes
     assert kept.student_checkpointed.at(BATCH) < kept.student.at(BATCH)
 

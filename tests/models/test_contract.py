@@ -130,7 +130,7 @@ def test_features_are_the_blocks_outputs_and_reach_latents_but_no_weights(
     noisy_latents, embeds = _latents(model, grid, batch=2).requires_grad_(), _prompt(model, batch=2)
     sigma, last = torch.tensor([0.3, 0.95]), model.spec.num_blocks - 1
     tokens = model.features(noisy_latents, sigma, embeds, [last, 0])
-    count = grid.tokens(model.spec.compression.patch)
+    count = model.spec.compression.tokens(grid)
     assert [t.shape for t in tokens] == [(2, count, model.spec.hidden_size)] * 2
     alone = model.features(noisy_latents[1:], 0.95, embeds[1:], [last])[0]
     torch.testing.assert_close(tokens[0][1:], alone, rtol=1e-4, atol=1e-5)

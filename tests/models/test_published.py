@@ -133,7 +133,7 @@ def test_published_models(
     experts = 2 if "transformer_2" in parts else 1
     assert sum(p.numel() for p in model.transformer.parameters()) == experts * count
     size, compression = PixelSize.parse(published.size), model.spec.compression
-    assert compression.latent_size(size).tokens(compression.patch) == published.tokens
+    assert compression.tokens(compression.latent_size(size)) == published.tokens
     assert model.spec.fps == published.fps
     assert model.spec.text_dim == 4096
     assert model.spec.latent_channels == pipe.vae.config.get("z_dim", pipe.vae.config.get("latent_channels"))
