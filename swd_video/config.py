@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from swd_video.extensions import find
+from swd_video.yaml_source import KeyPath, SourceError, dotted, parse_value, read_source
 
-KeyPath = tuple[str | int, ...]
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
 
@@ -46,7 +46,7 @@ def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
     return WrapValidator(choose)
 
 
-class ConfigError(ValueError):
+class ConfigError(SourceError):
     """A config that cannot be used; the message is one line for the person who wrote it."""
 
 
@@ -129,7 +129,11 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 def _read(path: Path, seen: tuple[Path, ...], schema: type[BaseModel]) -> _Source:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(map(str, seen))}; break the circle")
-    values, origins = _read_yaml(path)
+    values, origins = read_source(path, "config file").values()
+    if not isinstance(values, dict):
+        first = next(iter(schema.model_fields))
+        example = "" if first == "root" else f" such as `{first}:`"
+        raise ConfigError(f"{path}: expected keys{example} at the top of the file")
     parent = values.pop("extends", None)
     if parent is None:
         return _Source(values, origins)
@@ -143,46 +147,6 @@ def _read(path: Path, seen: tuple[Path, ...], schema: type[BaseModel]) -> _Sourc
     base = _read(parent_path, (*seen, path.resolve()), schema)
     merged = _merge(base.values, values, [schema], (), origins | base.origins)
     return _Source(merged, base.origins | origins)
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: expected keys such as `model:` and `train:` at the top of the file")
-        origins: dict[KeyPath, str] = {}
-        _note_origins(node, (), path, origins)
-        return loader.construct_document(node), origins
-    except yaml.MarkedYAMLError as error:
-        open_quote = error.context == "while scanning a quoted scalar"
-        mark = error.context_mark if open_quote else error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = "a quote that opens here is not closed" if open_quote else error.problem
-        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _note_origins(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath, str]) -> None:
-    origins.setdefault(at, f"{path}:{node.start_mark.line + 1}")
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _note_origins(item, (*at, index), path, origins)
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key = (*at, str(key_node.value))
-            here = f"{path}:{key_node.start_mark.line + 1}"
-            if key in origins:
-                raise ConfigError(f"{here}: {_dotted(key)}: written twice, first at {origins[key]}")
-            origins[key] = here
-            _note_origins(value_node, key, path, origins)
 
 
 def _merge(
@@ -215,9 +179,9 @@ def _of_kind(
     known = {key for section in sections for key in section.model_fields}
     foreign = [key for key in values if key in known and key not in chosen[0].model_fields]
     if foreign:
-        names = ", ".join(f"{_dotted((*at, key))} ({origins.get((*at, key), 'default')})" for key in foreign)
+        names = ", ".join(f"{dotted((*at, key))} ({origins.get((*at, key), 'default')})" for key in foreign)
         print(
-            f"note: {_dotted((*at, 'kind'))} is {kind} now: left out {names}, which {values['kind']} has.",
+            f"note: {dotted((*at, 'kind'))} is {kind} now: left out {names}, which {values['kind']} has.",
             file=sys.stderr,
         )
     return {key: value for key, value in values.items() if key not in foreign}
@@ -225,7 +189,7 @@ def _of_kind(
 
 def _override(source: _Source, key: str, text: str, schema: type[BaseModel]) -> None:
     try:
-        value = yaml.safe_load(text)
+        value = parse_value(text)
     except yaml.YAMLError:
         raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
     parts = key.split(".")
@@ -244,9 +208,10 @@ def _override(source: _Source, key: str, text: str, schema: type[BaseModel]) -> 
 
 
 def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:
-    problem = error.errors(include_url=False)[0]
+    # A key that nobody knows is often the one that is missing, mistyped.
+    problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     at = _without_kinds(problem["loc"], source.values)
-    key = _dotted(at)
+    key = dotted(at)
     if problem["type"] == "missing":
         return f"{_origin(source, at[:-1], path)}: {key}: missing; add it"
     where = _origin(source, at, path)
@@ -320,8 +285,10 @@ def _sections_at(
 
 
 def _below(sections: Sequence[type[BaseModel]], key: str) -> list[type[BaseModel]]:
-    fields = [section.model_fields[key] for section in sections if key in section.model_fields]
-    return [inner for field in fields for inner in _sections_in(field.annotation)]
+    # Below a mapping from any name to a section there is one field, which pydantic calls `root`.
+    names = [key if key in section.model_fields else "root" for section in sections]
+    fields = [section.model_fields.get(name) for name, section in zip(names, sections, strict=True)]
+    return [inner for field in fields if field is not None for inner in _sections_in(field.annotation)]
 
 
 def _kind(section: type[BaseModel]) -> Any:
@@ -332,10 +299,3 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections_in(part)]
-
-
-def _dotted(at: KeyPath) -> str:
-    text = ""
-    for part in at:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

@@ -1,6 +1,7 @@
-"""YAML that people write by hand, read with the line of every value; what YAML would change in silence is refused.
+"""YAML that people write by hand, read with the line of every value: the one reader of configs, scripts and GPU files.
 
-Values are taken as they are written: to YAML 1.1 `1:30` is 90, `010` is 8 and `no` is false, which nobody means here.
+Plain text becomes a number, `true`, `false` or `null` where it is one to YAML 1.2, and stays text otherwise: to YAML
+1.1 `1:30` is 90, `010` is 8, `no` is false and `1e-4` is text, which nobody means here.
 """
 
 import difflib
@@ -12,7 +13,10 @@ from typing import Any
 
 import yaml
 
-from swd_video.plain_text import clean_text, on_one_line
+from swd_video.plain_text import clean_text, on_one_line, read_text
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: keys, and numbers of list items from 0."""
 
 MISSING = object()
 """The default of a key that must be given."""
@@ -22,10 +26,8 @@ _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
-# What YAML makes of plain text by itself; other tags were written.
-_PLAIN_TAGS = {
-    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "null", "value")
-}
+# What plain text is taken for; other tags were written.
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
 # What PyYAML says where a text holds what is YAML to it.
 _TEXT_PROBLEMS = (
     "mapping values are not allowed",
@@ -39,8 +41,60 @@ _TEXT_PROBLEMS = (
 )
 
 
-class ScriptError(ValueError):
-    """A script that cannot be rendered as written; the message names file, line, key and cure."""
+class SourceError(ValueError):
+    """A file that cannot be used as written; the message, one line, names file, line, key and cure."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Types of plain text as YAML 1.2 has them."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML declares it
+
+
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def read_source(path: Path, noun: str) -> "Source":
+    """The YAML file at a path.
+
+    Args:
+        path: the file.
+        noun: what it is to hold, for messages.
+
+    Raises:
+        SourceError: if it cannot be read, or is not YAML.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such {noun}. Check the path.") from None
+    except IsADirectoryError:
+        raise SourceError(f"{path}: is a folder. Name the {noun}'s YAML file.") from None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
+    return Source(text, path)
+
+
+def parse_value(text: str) -> Any:
+    """What a single text is worth, as on a command line.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML.
+    """
+    return yaml.load(text, _Loader)
 
 
 class Source:
@@ -51,7 +105,7 @@ class Source:
         path: the file, for messages.
 
     Raises:
-        ScriptError: if it is not YAML.
+        SourceError: if it is not YAML.
 
     Attributes:
         root: the top node; None if the file is empty.
@@ -63,22 +117,53 @@ class Source:
         self.text = text
         self.warnings: list[str] = []
         try:
-            self.root: yaml.Node | None = yaml.SafeLoader(text).get_single_node()
+            self.root: yaml.Node | None = _Loader(text).get_single_node()
         except yaml.MarkedYAMLError as error:
             raise self._not_yaml(error) from None
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             character = on_one_line(f"U+{error.character:04X}")
-            raise ScriptError(
+            raise SourceError(
                 f"{path}:{line}: not valid YAML: a character that no text may hold, {character}. Delete it."
             ) from None
         except (RecursionError, yaml.YAMLError, ValueError) as error:  # ValueError: an escape beyond Unicode
             reason = (
                 "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
             )
-            raise ScriptError(f"{path}: not valid YAML: {reason}.") from None
+            raise SourceError(f"{path}: not valid YAML: {reason}.") from None
 
-    def _not_yaml(self, error: yaml.MarkedYAMLError) -> ScriptError:
+    def values(self) -> tuple[Any, dict[KeyPath, str]]:
+        """What the file holds, and for every value of it `file:line`.
+
+        Raises:
+            SourceError: if a key is written twice.
+        """
+        origins: dict[KeyPath, str] = {}
+        if self.root is None:
+            return None, origins
+        self._note_origins(self.root, (), origins)
+        try:
+            return _Loader("").construct_document(self.root), origins
+        except yaml.MarkedYAMLError as error:
+            raise self._not_yaml(error) from None
+
+    def _note_origins(self, node: yaml.Node, at: KeyPath, origins: dict[KeyPath, str]) -> None:
+        origins.setdefault(at, f"{self.path}:{node.start_mark.line + 1}")
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self._note_origins(item, (*at, index), origins)
+        if isinstance(node, yaml.MappingNode):
+            for name_node, value_node in node.value:
+                key = (*at, str(name_node.value))
+                here = f"{self.path}:{name_node.start_mark.line + 1}"
+                if key in origins:
+                    raise SourceError(
+                        f"{here}: {dotted(key)}: written twice, first at {origins[key]}. Keep one."
+                    )
+                origins[key] = here
+                self._note_origins(value_node, key, origins)
+
+    def _not_yaml(self, error: yaml.MarkedYAMLError) -> SourceError:
         open_quote = error.context == "while scanning a quoted scalar" and "end of stream" in str(
             error.problem
         )
@@ -91,7 +176,7 @@ class Source:
             cure = "If it is a text that holds `: `, ` #` or another sign of YAML, put it in quotes."
         if r"'\t'" in problem:
             cure = "Indent with blanks instead of tabs."
-        return ScriptError(f"{where}: not valid YAML: {problem}. {cure}")
+        return SourceError(f"{where}: not valid YAML: {problem}. {cure}")
 
 
 class Mapping:
@@ -104,7 +189,7 @@ class Mapping:
         known: the keys that it may have; at the top keys that begin with `x-` may be added, to hold anchors.
 
     Raises:
-        ScriptError: if it is no mapping, or has other keys or one twice.
+        SourceError: if it is no mapping, or has other keys or one twice.
     """
 
     def __init__(self, source: Source, key: str, node: yaml.Node | None, known: tuple[str, ...]) -> None:
@@ -134,13 +219,13 @@ class Mapping:
                 if name in known:
                     self._values.setdefault(name, (name_node, value_node))
 
-    def error(self, name: str, problem: str) -> ScriptError:
+    def error(self, name: str, problem: str) -> SourceError:
         """An error about the value of a key."""
         return self.fail(self._values[name][1], self._dotted(name), problem)
 
-    def missing(self, name: str, wanted: str) -> ScriptError:
+    def missing(self, name: str, wanted: str) -> SourceError:
         """An error about a key that is not there."""
-        return ScriptError(
+        return SourceError(
             f"{self._source.path}:{self.line()}: {self._dotted(name)}: missing. Add `{name}:` with {wanted}."
         )
 
@@ -275,9 +360,17 @@ class Mapping:
     def _dotted(self, name: str) -> str:
         return f"{self._key}.{name}" if self._key else name
 
-    def fail(self, node: yaml.Node, key: str, problem: str) -> ScriptError:
+    def fail(self, node: yaml.Node, key: str, problem: str) -> SourceError:
         """An error about a node."""
-        return ScriptError(f"{self._source.path}:{node.start_mark.line + 1}: {key}: {problem}")
+        return SourceError(f"{self._source.path}:{node.start_mark.line + 1}: {key}: {problem}")
+
+
+def dotted(at: KeyPath) -> str:
+    """A place as people write it: `schedule[2].sigma`."""
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
 
 
 def describe(node: yaml.Node) -> str:

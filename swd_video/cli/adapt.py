@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from swd_video.cli.training import read_words, run_training
+from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.training import run_training
 
 HELP = "train a teacher on every grid of a schedule, before distilling with its scores"
 
@@ -18,8 +19,6 @@ Stopped and started again, it goes on from the last checkpoint.
 Any key of the config is a flag too: --train.lr 1e-5 --seed 3. The keys and their defaults are
 explained in docs/distill.md and swd_video/training/config.py.
 """
-
-_OWN_FLAGS = ("--out", "--json", "--help")
 
 
 @dataclass
@@ -44,11 +43,10 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments, overrides = read_words(_Arguments, "adapt", _DESCRIPTION, argv, _OWN_FLAGS)
-    from swd_video.config import parse_overrides
+    arguments, keys = read_arguments_and_keys(_Arguments, "adapt", _DESCRIPTION, argv)
     from swd_video.training.config import load_config
 
-    config = load_config(arguments.config, parse_overrides(overrides))
+    config = load_config(arguments.config, keys)
     from swd_video.training.build import build_adaptation, finished_adaptation
 
     return run_training(

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments
+
 _DESCRIPTION = """Memory and time of the exact kernel MMD, forward and backward, on random tokens.
 
 The naive form, which holds the matrices of all pairs, runs beside it at a size where they fit; so do random features,
@@ -44,13 +46,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video bench mmd",
-        description=_DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "bench mmd", _DESCRIPTION, argv)
     _check(arguments)
     from swd_video.cost.mmd_benchmark import Case, compare_with_naive, measure_exact
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.training import read_words
+from swd_video.cli.arguments import read_arguments_and_keys
 
 _DESCRIPTION = """Time and memory of training on this machine, with the data and the losses of a distillation's config.
 
@@ -16,8 +16,6 @@ Whole optimizer steps (reading, noise, passes, clipping, optimizer, average) tak
 backward passes of the same clips, in one process. Weights, optimizer and everything else that is alive between two
 steps are counted. Nothing is kept of what the steps learned. Any key of the config is a flag too.
 """
-
-_OWN_FLAGS = ("--steps", "--rounds", "--json", "--help")
 
 
 @dataclass
@@ -40,15 +38,14 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments, overrides = read_words(Arguments, "bench training", _DESCRIPTION, argv, _OWN_FLAGS)
+    arguments, keys = read_arguments_and_keys(Arguments, "bench training", _DESCRIPTION, argv)
     for flag in ("steps", "rounds"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag}: got {getattr(arguments, flag)}, expected at least 1.")
-    from swd_video.config import parse_overrides
     from swd_video.cost.training_benchmark import measure_training
     from swd_video.training.config import load_config
 
-    config = load_config(arguments.config, parse_overrides(overrides))
+    config = load_config(arguments.config, keys)
     print(f"{arguments.steps} steps, {arguments.rounds} rounds ...", file=sys.stderr, flush=True)
     result = measure_training(config, arguments.steps, arguments.rounds)
     print(json.dumps(result) if arguments.json_output else _describe(result))

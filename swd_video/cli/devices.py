@@ -1,4 +1,12 @@
-"""The `--device` of commands: which one torch sees."""
+"""The `--device` and `--dtype` of commands."""
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str) -> str:
@@ -16,3 +24,13 @@ def choose_device(name: str) -> str:
         there = ", ".join(device for device, found in available.items() if found)
         raise ValueError(f"--device {name}: torch does not see one; it sees {there}. Try swd-video doctor.")
     return name
+
+
+def choose_precision(name: str, device: str) -> "torch.dtype":
+    """The precision of this name; "auto" takes bfloat16 on cuda and float32 elsewhere."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

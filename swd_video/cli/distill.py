@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from swd_video.cli.training import read_words, run_training
+from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.training import run_training
 
 HELP = "distill a teacher into a student of a few stages"
 
@@ -21,8 +22,6 @@ swd_video.cli.main distill CONFIG --out DIR.
 Any key of the config is a flag too: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
 defaults are explained in docs/distill.md and swd_video/training/config.py; DIR/config.yaml shows all that were used.
 """
-
-_OWN_FLAGS = ("--out", "--json", "--help")
 
 
 @dataclass
@@ -47,11 +46,10 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments, overrides = read_words(_Arguments, "distill", _DESCRIPTION, argv, _OWN_FLAGS)
-    from swd_video.config import parse_overrides
+    arguments, keys = read_arguments_and_keys(_Arguments, "distill", _DESCRIPTION, argv)
     from swd_video.training.config import load_config
 
-    config = load_config(arguments.config, parse_overrides(overrides))
+    config = load_config(arguments.config, keys)
     from swd_video.training.build import build_run, finished_summary
 
     return run_training(config, arguments.out, "student", finished_summary, build_run, as_json=arguments.json)

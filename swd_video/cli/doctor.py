@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 import swd_video
+from swd_video.cli.arguments import read_arguments
 from swd_video.cli.environment import WAITING_VARIABLES
 
 HELP = "say what this machine has: devices, attention, decoders, encoders"
@@ -46,13 +47,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Examine the machine; returns 1 if a part that rendering needs does not work, else 0."""
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video doctor",
-        description=HELP,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "doctor", HELP, argv)
     found = examine(arguments.disk)
     if arguments.json_output:
         print(json.dumps(found))

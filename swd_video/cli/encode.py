@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.files import check_writable
 
 if TYPE_CHECKING:
@@ -64,19 +65,11 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The config, the manifest, the model or the cache folder is not usable.
     """
-    arguments, rest = tyro.cli(
-        Arguments,
-        prog="swd-video encode",
-        description=_DESCRIPTION,
-        args=argv,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, keys = read_arguments_and_keys(Arguments, "encode", _DESCRIPTION, argv)
     started = time.monotonic()
-    from swd_video.config import parse_overrides
     from swd_video.training.config import load_config
 
-    config = load_config(arguments.config, parse_overrides(rest))
+    config = load_config(arguments.config, keys)
     out = Path(arguments.out or config.data.cache)
     report = _encode(arguments, config, out)
     seconds, samples, clips = time.monotonic() - started, report.get("samples", 0), report["num_clips"]

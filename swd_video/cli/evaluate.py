@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments_and_keys
+
 HELP = "judge models side by side: quality, diversity, motion, cost, and a page of clips"
 
 _DESCRIPTION = """Make the same clips with several models, measure them, and write a page to look at.
@@ -40,18 +42,11 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The config or what it names is not usable, or a student would be judged by what trained it.
     """
-    arguments, rest = tyro.cli(
-        Arguments,
-        prog="swd-video evaluate",
-        description=_DESCRIPTION,
-        args=argv,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    from swd_video.config import dump_config, load_config_as, parse_overrides
+    arguments, keys = read_arguments_and_keys(Arguments, "evaluate", _DESCRIPTION, argv)
+    from swd_video.config import dump_config, load_config_as
     from swd_video.evaluation.config import EvaluateConfig
 
-    config = load_config_as(EvaluateConfig, arguments.config, parse_overrides(rest))
+    config = load_config_as(EvaluateConfig, arguments.config, keys)
 
     from swd_video.cli.devices import choose_device
     from swd_video.cli.evaluate_rows import build_evaluation

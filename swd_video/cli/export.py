@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments
+
 HELP = "export a student as a diffusers LoRA or pipeline folder, with a model card"
 
 
@@ -38,13 +40,7 @@ def run(argv: list[str]) -> int:
         ValueError: the student, its form or an option does not fit.
         OSError: the hub could not be reached or refused.
     """
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video export",
-        description=HELP,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "export", HELP, argv)
     from swd_video.student.export import check_push, export_student, exported_base_name, push_folder
     from swd_video.student.student import Student
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from swd_video.cli.training import read_words
+from swd_video.cli.arguments import read_arguments_and_keys
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,17 +30,6 @@ Operations and memory are counted on shapes, without weights and without a GPU; 
 them and from a GPU's peak speed. Any key of the config is a flag too, as in `swd-video distill`: --train.kind full.
 docs/cost.md explains the output.
 """
-
-_OWN_FLAGS = (
-    "--json",
-    "--help",
-    "--gpu",
-    "--num-gpus",
-    "--gpus",
-    "--utilisation",
-    "--reserve",
-    "--num-clips",
-)
 
 
 @dataclass
@@ -72,19 +61,18 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: for wrong input, in one line.
     """
-    arguments, overrides = read_words(_Arguments, "plan", _DESCRIPTION, argv, _OWN_FLAGS)
+    arguments, keys = read_arguments_and_keys(_Arguments, "plan", _DESCRIPTION, argv)
     with _collecting_no_garbage():
-        print(_plan(arguments, overrides))
+        print(_plan(arguments, keys))
     return 0
 
 
-def _plan(arguments: _Arguments, overrides: list[str]) -> str:
-    from swd_video.config import parse_overrides
+def _plan(arguments: _Arguments, keys: dict[str, str]) -> str:
     from swd_video.cost.gpus import load_gpus, pick_gpus
     from swd_video.objectives.encoder_sections import LATENT_ENCODERS, CriticEncoderConfig
     from swd_video.training.config import load_config
 
-    config = load_config(arguments.config, parse_overrides(overrides))
+    config = load_config(arguments.config, keys)
     gpus = pick_gpus(load_gpus(arguments.gpus), arguments.gpu)
 
     from swd_video.cost.description import describe

@@ -4,21 +4,17 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments
+from swd_video.cli.devices import Device, Precision, choose_device, choose_precision
 from swd_video.files import alone_in
 from swd_video.models.load_options import LoadOptions
 from swd_video.studio.script import load_script
 
-if TYPE_CHECKING:
-    import torch
-
 HELP = "render a script into clips, previews and a contact sheet"
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Arguments:
     """Student to use instead of the script's: a shipped name or a folder."""
     device: Device = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
-    dtype: Dtype = "auto"
+    dtype: Precision = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
@@ -47,19 +43,14 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The script or the model is not usable.
     """
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video render",
-        description=HELP,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "render", HELP, argv)
     script = load_script(arguments.script)  # before torch is imported: mistakes should show at once
     out: Path = arguments.out
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before
 
-    device, dtype = _choose(arguments.device, arguments.dtype)
+    device = choose_device(arguments.device)
+    dtype = choose_precision(arguments.dtype, device)
     from swd_video.studio.model import load_model_for_rendering
     from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render_script
 
@@ -76,21 +67,6 @@ def run(argv: list[str]) -> int:
         counts = [f"{report.count(status)} {status}" for status in ("rendered", "skipped", "failed")]
         print(f"{', '.join(counts)} in {report.seconds:.1f} s: {out / SHEET_NAME}, {out / REPORT_NAME}")
     return 1 if report.count("failed") else 0
-
-
-def _choose(device: str, dtype: str) -> tuple[str, "torch.dtype"]:
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        device = next(name for name, there in available.items() if there)
-    if not available[device]:
-        there = ", ".join(name for name, found in available.items() if found)
-        raise ValueError(f"--device {device}: torch does not see one; it sees {there}. Try swd-video doctor.")
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
-    chosen: Any = getattr(torch, dtype)
-    return device, chosen
 
 
 def _quiet_loading() -> None:

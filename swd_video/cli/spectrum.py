@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments
+
 if TYPE_CHECKING:
     from swd_video.core.grid import Compression, LatentSize
     from swd_video.core.schedule import ScaleSchedule
@@ -76,13 +78,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The latents, an option or the config is not usable, or no schedule meets the budget.
     """
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video spectrum",
-        description=_DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "spectrum", _DESCRIPTION, argv)
     from swd_video.core.spectrum import measure_spectrum
     from swd_video.data.latents import open_latents
 

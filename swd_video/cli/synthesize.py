@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.files import check_writable
 
 HELP = "let a teacher make the clips that a student is trained on"
@@ -46,23 +47,16 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The config, the model, the prompts or the cache folder is not usable.
     """
-    arguments, rest = tyro.cli(
-        Arguments,
-        prog="swd-video synthesize",
-        description=_DESCRIPTION,
-        args=argv,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments, keys = read_arguments_and_keys(Arguments, "synthesize", _DESCRIPTION, argv)
     started = time.monotonic()
     from swd_video.cli.devices import choose_device
-    from swd_video.config import load_config_as, parse_overrides
+    from swd_video.config import load_config_as
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.latent_cache_filling import progress_bar
     from swd_video.data.share import Share
     from swd_video.data.synthesize import SynthesizeConfig, synthesize
 
-    config = load_config_as(SynthesizeConfig, arguments.config, parse_overrides(rest))
+    config = load_config_as(SynthesizeConfig, arguments.config, keys)
     device, share = choose_device(arguments.device), Share.parse(arguments.shard)
     if not (arguments.out / INDEX_NAME).is_file():
         check_writable(arguments.out)  # now, as a hub model may have to be downloaded

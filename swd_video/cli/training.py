@@ -1,43 +1,16 @@
-"""What the commands that train, plan or measure training share: their words, a run, and how it ended."""
+"""What the commands that train share: a run, and how it ended."""
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import tyro
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from swd_video.training.config import DistillConfig
     from swd_video.training.loop import Run, TrainSummary
-
-_Arguments = TypeVar("_Arguments")
-
-
-def read_words(
-    kind: type[_Arguments], command: str, description: str, argv: list[str], own_flags: Sequence[str]
-) -> tuple[_Arguments, list[str]]:
-    """A command's own arguments, and the flags that are keys of its config, with their values.
-
-    Args:
-        kind: the dataclass of its arguments.
-        command: its name after `swd-video`.
-        description: for its help.
-        argv: the words after its name.
-        own_flags: flags that are no keys of a config.
-    """
-    own, overrides = _split_flags(argv, own_flags)
-    arguments = tyro.cli(
-        kind,
-        prog=f"swd-video {command}",
-        description=description,
-        args=own,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    return arguments, overrides
 
 
 def run_training(
@@ -90,18 +63,3 @@ def run_training(
     elif speaks:
         print(f"{result} after {summary.steps} steps: {summary.student}", file=sys.stderr)
     return 0
-
-
-def _split_flags(argv: list[str], own_flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    own: list[str] = []
-    overrides: list[str] = []
-    words = iter(argv)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--") or name in own_flags:
-            own.append(word)
-            continue
-        overrides.append(word)
-        if not equals:
-            overrides.extend(value for value in [next(words, None)] if value is not None)
-    return own, overrides

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from swd_video.cli.arguments import read_arguments
+
 if TYPE_CHECKING:
     from swd_video.evaluation.rows import Row
 
@@ -67,13 +69,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ValueError: The model or a list is not usable, or the folder holds other clips.
     """
-    arguments = tyro.cli(
-        Arguments,
-        prog="swd-video vbench",
-        description=_DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    arguments = read_arguments(Arguments, "vbench", _DESCRIPTION, argv)
     from swd_video.data.share import Share
     from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench
 

@@ -2,39 +2,44 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import Field, RootModel, model_validator
+
+from swd_video.config import Section, load_config_as
 
 SHIPPED_GPUS = Path(__file__).parent / "gpus.yaml"
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU.
-
-    Attributes:
-        name: as `--gpu` takes it.
-        memory_gib: what a program can use.
-        bf16_tflops: dense peak in bfloat16.
-        fp32_tflops: peak in float32 outside of tensor cores.
-        bandwidth_gbps: memory bandwidth, 10^9 bytes a second.
-    """
+class Gpu(Section):
+    """A kind of GPU."""
 
     name: str
-    memory_gib: float
-    bf16_tflops: float
-    fp32_tflops: float
-    bandwidth_gbps: float
+    """As `--gpu` takes it."""
+    memory_gib: float = Field(gt=0)
+    """What a program can use."""
+    bf16_tflops: float = Field(gt=0)
+    """Dense peak in bfloat16."""
+    fp32_tflops: float = Field(gt=0)
+    """Peak in float32 outside of tensor cores."""
+    bandwidth_gbps: float = Field(gt=0)
+    """Memory bandwidth, 10^9 bytes a second."""
 
     def peak_flops(self, *, bf16: bool) -> float:
         """Operations a second that the maker promises."""
         return (self.bf16_tflops if bf16 else self.fp32_tflops) * 1e12
 
 
-_NUMBERS = tuple(field.name for field in fields(Gpu) if field.name != "name")
+class _GpuFile(RootModel[dict[str, Gpu]]):
+    """Numbers of GPUs by their names."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value | {"name": key} if isinstance(value, dict) else value for key, value in values.items()
+        }
 
 
 def load_gpus(more: Path | None = None) -> dict[str, Gpu]:
@@ -43,8 +48,8 @@ def load_gpus(more: Path | None = None) -> dict[str, Gpu]:
     Raises:
         ValueError: naming the file, the GPU and the key that is missing, unknown or not a number above 0.
     """
-    gpus = _read(SHIPPED_GPUS)
-    return gpus if more is None else gpus | _read(more)
+    files = [SHIPPED_GPUS] if more is None else [SHIPPED_GPUS, more]
+    return {name: gpu for path in files for name, gpu in load_config_as(_GpuFile, path).root.items()}
 
 
 def pick_gpus(gpus: Mapping[str, Gpu], name: str | None) -> list[Gpu]:
@@ -68,23 +73,3 @@ def pick_gpus(gpus: Mapping[str, Gpu], name: str | None) -> list[Gpu]:
     close = difflib.get_close_matches(name.casefold(), by_name, n=1)
     hint = f"did you mean {by_name[close[0]].name}?" if close else f"known are {', '.join(gpus)}."
     raise ValueError(f"--gpu {name}: no such GPU; {hint} --gpus FILE adds one.")
-
-
-def _read(path: Path) -> dict[str, Gpu]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: expected names of GPUs, each with {', '.join(_NUMBERS)}.")
-    return {str(name): _gpu(path, str(name), values) for name, values in content.items()}
-
-
-def _gpu(path: Path, name: str, values: Any) -> Gpu:
-    if not isinstance(values, dict) or set(values) != set(_NUMBERS):
-        got = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
-        raise ValueError(f"{path}: {name}: got {got}, expected exactly {', '.join(_NUMBERS)}.")
-    for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{path}: {name}.{key}: got {value!r}, expected a number above 0.")
-    return Gpu(name, **{key: float(value) for key, value in values.items()})

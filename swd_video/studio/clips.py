@@ -57,7 +57,7 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
     """Work out every clip of a script for a model.
 
     Raises:
-        ScriptError: A shot asks for a length that the model cannot make, says more than it reads or nothing that it
+        SourceError: A shot asks for a length that the model cannot make, says more than it reads or nothing that it
             knows, or starts from a picture that cannot be used.
     """
     native = model.compression.pixel_size(model.schedule.target)

@@ -127,7 +127,7 @@ def render_script(
         say: Takes lines about progress.
 
     Raises:
-        ScriptError: A shot asks for what the model cannot make; nothing has been written then.
+        SourceError: A shot asks for what the model cannot make; nothing has been written then.
         FolderInUseError: Another run is writing there.
         OSError: The folder cannot be written to; what is finished is kept.
     """

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from swd_video.plain_text import read_text
-from swd_video.yaml_source import Mapping, ScriptError, Source, describe
+from swd_video.yaml_source import Mapping, Source, SourceError, describe, read_source
 
 DEFAULT_MODEL = "pocket-wan-swd"
 """The model of a script that names none: the one that ships with the package."""
@@ -104,9 +103,9 @@ class Script:
                 else:
                     yield Take(shot, take, shot.seed + take - 1)
 
-    def error(self, line: int, key: str, problem: str) -> ScriptError:
+    def error(self, line: int, key: str, problem: str) -> SourceError:
         """Return an error that points at a line of this script."""
-        return ScriptError(f"{self.path}:{line}: {key}: {problem}")
+        return SourceError(f"{self.path}:{line}: {key}: {problem}")
 
 
 def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
@@ -131,29 +130,20 @@ def load_script(path: str | Path) -> Script:
         path: YAML file with `shots` and optionally `title`, `model`, `seed` and `defaults`, or with a list of prompts.
 
     Raises:
-        ScriptError: The file is missing, is not YAML or holds something that a script may not hold.
+        SourceError: The file is missing, is not YAML or holds something that a script may not hold.
     """
-    path = Path(path)
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise ScriptError(f"{path}: no such script. Check the path.") from None
-    except IsADirectoryError:
-        raise ScriptError(f"{path}: is a folder. Name the script's YAML file.") from None
-    except OSError as error:
-        raise ScriptError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
-    except ValueError as error:
-        raise ScriptError(f"{path}: {error}") from None
-    return parse_script(text, path)
+    return _read_script(read_source(Path(path), "script"))
 
 
 def parse_script(text: str, path: str | Path) -> Script:
     """Validate the text of a script; `path` is only used in messages. Raises as `load_script` does."""
-    path = Path(path)
-    source = Source(text, path)
-    root = source.root
+    return _read_script(Source(text, Path(path)))
+
+
+def _read_script(source: Source) -> Script:
+    path, root = source.path, source.root
     if root is None:
-        raise ScriptError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
+        raise SourceError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
     bare = isinstance(root, yaml.SequenceNode)  # nothing but prompts or shots
     top = Mapping(source, "", None if bare else root, ("title", "model", "seed", "defaults", "shots"))
     defaults = Mapping(source, "defaults", top.node("defaults"), ("seconds", "takes"))
@@ -169,7 +159,7 @@ def parse_script(text: str, path: str | Path) -> Script:
     _check_ids(script)
     count = sum(shot.takes for shot in script.shots)
     if count > MAX_CLIPS:
-        raise ScriptError(
+        raise SourceError(
             f"{path}: has {count} clips, expected at most {MAX_CLIPS}. Take fewer `takes`, or divide the script."
         )
     return script

@@ -29,12 +29,17 @@ def test_a_file_adds_gpus_and_replaces_those_of_the_same_name(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "expected names of GPUs"),
-        ("- L40S", "expected names of GPUs"),
-        ("L40S: {memory_gib: 48}", "L40S: got memory_gib, expected exactly memory_gib, bf16_tflops"),
-        (f"L40S: {NUMBERS.replace('864', '-1')}", "L40S.bandwidth_gbps: got -1, expected a number above 0"),
-        (f"L40S: {NUMBERS.replace('864', 'fast')}", "L40S.bandwidth_gbps: got 'fast'"),
-        ("L40S: [", "cannot be read as YAML"),
+        ("", "expected keys at the top"),
+        ("- L40S", "expected keys at the top"),
+        ("L40S: {memory_gib: 48}", ":1: L40S.bf16_tflops: missing; add it"),
+        ("L40S: 48", ":1: L40S: input should be a valid dictionary"),
+        (
+            f"L40S: {NUMBERS.replace('864', '-1')}",
+            ":1: L40S.bandwidth_gbps: input should be greater than 0, got -1",
+        ),
+        (f"L40S: {NUMBERS.replace('864', 'fast')}", "L40S.bandwidth_gbps: input should be a valid number"),
+        (f"L40S: {NUMBERS.replace('memory', 'memry')}", "memry_gib: unknown key; did you mean memory_gib?"),
+        ("L40S: [", "not valid YAML"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(content: str, message: str, tmp_path: Path) -> None:

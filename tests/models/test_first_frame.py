@@ -23,7 +23,8 @@ from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture
 from swd_video.studio.render import render_script
-from swd_video.studio.script import Script, ScriptError, parse_script
+from swd_video.studio.script import Script, parse_script
+from swd_video.yaml_source import SourceError
 
 from ..reference import sample_clips
 
@@ -165,13 +166,13 @@ def test_a_script_s_shot_starts_with_its_picture(
     ):
         (tmp_path / "film.yaml").write_text("shots: []")
         Image.new("RGB", (60, 50)).save(tmp_path / "small.png")
-        with pytest.raises(ScriptError) as error:
+        with pytest.raises(SourceError) as error:
             plan_clips(_film(tmp_path, name), model)
         assert str(error.value).startswith(
             f"{tmp_path / 'film.yaml'}:4: shots[0].picture: {tmp_path / name}: "
         )
         assert problem in str(error.value)
-    with pytest.raises(ScriptError, match=r"4: shots\[0\]\.picture: .* makes clips from text alone"):
+    with pytest.raises(SourceError, match=r"4: shots\[0\]\.picture: .* makes clips from text alone"):
         plan_clips(script, replace(model, takes_pictures=False))
 
 

@@ -22,7 +22,8 @@ from swd_video.studio import render as studio_render
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.render import RenderReport, render_script
-from swd_video.studio.script import ScriptError, derive_seed, parse_script
+from swd_video.studio.script import derive_seed, parse_script
+from swd_video.yaml_source import SourceError
 
 from .conftest import SCRIPT
 
@@ -229,13 +230,13 @@ def test_an_inexact_length_is_said(tmp_path: Path, loaded: Any) -> None:
 
 def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded: Any) -> None:
     text = "defaults:\n  seconds: 0.6875\nshots: [{id: a, prompt: b}]"
-    with pytest.raises(ScriptError) as caught:
+    with pytest.raises(SourceError) as caught:
         render(tmp_path / "out", loaded, text)
     assert str(caught.value).startswith(
         "film.yaml:2: shots[0].seconds: 0.6875 seconds are 11 frames at 16 frames"
     )
     assert "Nearest lengths: 0.5625 (9 frames) or 0.8125 (13 frames)." in str(caught.value)
-    with pytest.raises(ScriptError, match=r"seconds: 16\.5 .* Nearest lengths: 15\.81 \(253 frames\)\. Its"):
+    with pytest.raises(SourceError, match=r"seconds: 16\.5 .* Nearest lengths: 15\.81 \(253 frames\)\. Its"):
         render(
             tmp_path / "out", loaded, text.replace("0.6875", "16.5")
         )  # 67 latent frames; positions count 64
@@ -244,7 +245,7 @@ def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded:
 
 def test_prompts_that_would_be_cut_are_refused(loaded: Any) -> None:
     text = f"shots:\n  - id: a\n    prompt: {'word ' * 20}"
-    with pytest.raises(ScriptError, match=r"film.yaml:3: shots\[0\].prompt: has 100 tokens, and .* reads 48"):
+    with pytest.raises(SourceError, match=r"film.yaml:3: shots\[0\].prompt: has 100 tokens, and .* reads 48"):
         plan_clips(parse_script(text, "film.yaml"), loaded[1])
 
 
@@ -301,10 +302,10 @@ shots:
     plain = parse_script("shots: [{id: known, prompt: a tiger moving left}]", "film.yaml")
     assert plan_clips(plain, model) == plan_clips(plain, loaded[1])
     with pytest.raises(
-        ScriptError, match=r"film.yaml:1: shots\[0\].prompt: .* knows not one word of it: 'tigers' \(near"
+        SourceError, match=r"film.yaml:1: shots\[0\].prompt: .* knows not one word of it: 'tigers' \(near"
     ):
         plan_clips(parse_script("- tigers!", "film.yaml"), model)
-    with pytest.raises(ScriptError, match=r"knows not one word of it\. Write"):
+    with pytest.raises(SourceError, match=r"knows not one word of it\. Write"):
         plan_clips(parse_script("- ...", "film.yaml"), model)
 
 

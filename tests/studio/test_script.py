@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.studio.script import DEFAULT_MODEL, ScriptError, derive_seed, load_script, parse_script
+from swd_video.studio.script import DEFAULT_MODEL, derive_seed, load_script, parse_script
+from swd_video.yaml_source import SourceError
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, parse_caption
 
 GOOD = """\
@@ -136,7 +137,7 @@ def test_a_seed_depends_on_script_seed_shot_and_take_only() -> None:
 )
 def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: str, words: str) -> None:
     assert old in GOOD
-    with pytest.raises(ScriptError) as caught:
+    with pytest.raises(SourceError) as caught:
         parse_script(GOOD.replace(old, new, 1), "film.yaml")
 
     message = str(caught.value)
@@ -182,19 +183,19 @@ def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: s
     ],
 )
 def test_files_that_are_no_script(text: str, words: str) -> None:
-    with pytest.raises(ScriptError) as caught:
+    with pytest.raises(SourceError) as caught:
         parse_script(text, "film.yaml")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ScriptError, match="no such script"):
+    with pytest.raises(SourceError, match="no such script"):
         load_script(tmp_path / "absent.yaml")
-    with pytest.raises(ScriptError, match="is a folder"):
+    with pytest.raises(SourceError, match="is a folder"):
         load_script(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("title: café\n".encode("latin-1"))
-    with pytest.raises(ScriptError, match="line 1: byte 0xe9 belongs to no text in UTF-8"):
+    with pytest.raises(SourceError, match="line 1: byte 0xe9 belongs to no text in UTF-8"):
         load_script(tmp_path / "latin.yaml")
 
 
@@ -245,7 +246,7 @@ def test_a_comment_behind_a_prompt_is_told() -> None:
 
 def test_there_is_an_end_to_the_clips_of_a_script() -> None:
     shots = "".join(f"- {{id: s{n}, prompt: a, takes: 1000}}\n" for n in range(101))
-    with pytest.raises(ScriptError, match="has 101000 clips, expected at most 100000"):
+    with pytest.raises(SourceError, match="has 101000 clips, expected at most 100000"):
         parse_script(shots, "film.yaml")
 
 
@@ -270,6 +271,6 @@ def test_characters_that_are_none() -> None:
     cases = Path(__file__).parents[1] / "cases"
     assert load_script(cases / "surrogates.yaml").shots[0].prompt == "a tiger \N{GRINNING FACE} moving left"
     with pytest.raises(
-        ScriptError, match=r"nul.yaml:3: shots\[0\].prompt: holds a control character, U\+0000"
+        SourceError, match=r"nul.yaml:3: shots\[0\].prompt: holds a control character, U\+0000"
     ):
         load_script(cases / "nul.yaml")

@@ -1,0 +1,66 @@
+"""The words after a command: its own flags, and those that are keys of its config."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import tyro
+
+_Arguments = TypeVar("_Arguments")
+
+
+def read_arguments(kind: type[_Arguments], command: str, description: str, argv: Sequence[str]) -> _Arguments:
+    """A command's arguments.
+
+    Args:
+        kind: their dataclass.
+        command: its name after `swd-video`.
+        description: for its help.
+        argv: the words after its name.
+    """
+    return tyro.cli(
+        kind,
+        prog=f"swd-video {command}",
+        description=description,
+        args=list(argv),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def read_arguments_and_keys(
+    kind: type[_Arguments], command: str, description: str, argv: Sequence[str]
+) -> tuple[_Arguments, dict[str, str]]:
+    """A command's arguments, and every other flag as a key of its config with its text, for `load_config_as`.
+
+    Args:
+        kind: as for `read_arguments`.
+        command: likewise.
+        description: likewise.
+        argv: likewise.
+
+    Raises:
+        ConfigError: for a flag without a value.
+    """
+    from swd_video.config import parse_overrides
+
+    own, keys = _split(list(argv), kind)
+    arguments = read_arguments(kind, command, description, own)
+    return arguments, parse_overrides(keys)
+
+
+def _split(words: list[str], kind: Any) -> tuple[list[str], list[str]]:
+    # A field `json_output` is `--json`: the bare name is a module's.
+    names = {field.name.removesuffix("_output").replace("_", "-") for field in fields(kind)}
+    own_flags = {"--help", "-h", *(f"--{name}" for name in names)}
+    own: list[str] = []
+    keys: list[str] = []
+    while words:
+        word = words.pop(0)
+        flag, equals, _ = word.partition("=")
+        if not flag.startswith("--") or flag.replace("_", "-") in own_flags:
+            own.append(word)
+            continue
+        keys.append(word)
+        if not equals and words:
+            keys.append(words.pop(0))
+    return own, keys
