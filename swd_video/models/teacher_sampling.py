@@ -18,15 +18,16 @@ from swd_video.models.spec import ModelSpec
 @torch.no_grad()
 def sample_teacher(
     model: VideoModel,
-    prompts: Sequence[str],
-    size: PixelSize,
+    prompts: Sequence[str] | Float[Tensor, "prompts text_length text_dim"],
+    size: PixelSize | LatentSize,
     *,
     steps: int,
     guidance_scale: float | int | None = None,
     guidance_scale_2: float | int | None = None,
-    negative_prompt: str = "",
+    negative_prompt: str | Float[Tensor, "prompts text_length text_dim"] = "",
     shift: float | None = None,
     generator: Generators = None,
+    first_frame: Float[Tensor, "prompts channels 1 height width"] | None = None,
 ) -> Float[Tensor, "prompts channels frames height width"]:
     """Sample clean latents, as diffusers' own pipeline of the family does, with its noise levels and steps.
 
@@ -35,14 +36,15 @@ def sample_teacher(
 
     Args:
         model: any adapter.
-        prompts: one for each clip.
-        size: of the clips in pixels.
+        prompts: one for each clip, or, where the text encoder is out of reach, what it made of them.
+        size: of the clips in pixels, or their grid.
         steps: evaluations of the transformer, times two with guidance.
         guidance_scale: 1 is off; default what the model's pipeline does.
         guidance_scale_2: likewise of the second transformer (Wan 2.2 A14B); default the same.
-        negative_prompt: what guidance leads away from.
+        negative_prompt: what guidance leads away from; likewise.
         shift: take Euler steps over even noise levels shifted by this much, instead of using the model's scheduler.
         generator: source of the noise; one for each clip makes a clip independent of its neighbours.
+        first_frame: clean latents of the picture that each clip starts with, see `VideoModel.predict_velocity`.
 
     Returns:
         float32 latents.
@@ -50,61 +52,20 @@ def sample_teacher(
     Raises:
         ValueError: if the size is not legal, or the model's scheduler is not one that its pipeline can use.
     """
-    grid = model.spec.compression.latent_size(size)
-    prompt_embeds = model.encode_prompt(list(prompts))
-    scale = model.spec.guidance_scale if guidance_scale is None else guidance_scale
-    negative_embeds = model.encode_prompt([negative_prompt] * len(prompts)) if scale > 1 else None
-    return sample_teacher_latents(
-        model,
-        prompt_embeds,
-        negative_embeds,
-        grid,
-        steps=steps,
-        guidance_scale=scale,
-        guidance_scale_2=guidance_scale_2,
-        shift=shift,
-        generator=generator,
-    )
-
-
-@torch.no_grad()
-def sample_teacher_latents(
-    model: VideoModel,
-    prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
-    negative_embeds: Float[Tensor, "prompts text_length text_dim"] | None,
-    grid: LatentSize,
-    *,
-    steps: int,
-    guidance_scale: float | int,
-    guidance_scale_2: float | int | None = None,
-    shift: float | None = None,
-    generator: Generators = None,
-    first_frame: Float[Tensor, "prompts channels 1 height width"] | None = None,
-) -> Float[Tensor, "prompts channels frames height width"]:
-    """The same from embedded prompts, where the text encoder is out of reach.
-
-    Args:
-        model: any adapter.
-        prompt_embeds: one for each clip.
-        negative_embeds: likewise, of what guidance leads away from; needed where there is guidance.
-        grid: size of the clips in latents.
-        steps: see `sample_teacher`, as are the others.
-        guidance_scale: 1 is off.
-        guidance_scale_2: of the second transformer; None takes the same.
-        shift: None takes the model's own scheduler.
-        generator: source of the noise.
-        first_frame: clean latents of the picture that each clip starts with, see `VideoModel.predict_velocity`.
-
-    Raises:
-        ValueError: if the model's scheduler is not one that its pipeline can use.
-    """
     if guidance_scale_2 is not None and model.transformer_at(0.0) == "transformer":
         raise ValueError(
             f"guidance_scale_2: got {guidance_scale_2:g}, but this {model.spec.family} model has one transformer; "
             "leave it out."
         )
-    if guidance_scale <= 1:
-        negative_embeds = None
+    grid = size if isinstance(size, LatentSize) else model.spec.compression.latent_size(size)
+    prompt_embeds = prompts if isinstance(prompts, Tensor) else model.encode_prompt(list(prompts))
+    scale = model.spec.guidance_scale if guidance_scale is None else guidance_scale
+    scale_2 = scale if guidance_scale_2 is None else guidance_scale_2
+    negative_embeds = None
+    if isinstance(negative_prompt, Tensor):
+        negative_embeds = negative_prompt
+    elif scale > 1:
+        negative_embeds = model.encode_prompt([negative_prompt] * len(prompt_embeds))
     shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
     latents = draw_noise(shape, generator=generator, device=model.device)
     if shift is None:
@@ -116,12 +77,10 @@ def sample_teacher_latents(
     for timestep in scheduler.timesteps:
         sigma = float(timestep) / 1000
         velocity = model.predict_velocity(latents, sigma, prompt_embeds, first_frame=first_frame)
-        if negative_embeds is not None:
+        if negative_embeds is not None and scale > 1:
             without = model.predict_velocity(latents, sigma, negative_embeds, first_frame=first_frame)
-            scale = guidance_scale
-            if guidance_scale_2 is not None and model.transformer_at(sigma) != "transformer":
-                scale = guidance_scale_2
-            velocity = without + scale * (velocity - without)
+            strength = scale if model.transformer_at(sigma) == "transformer" else scale_2
+            velocity = without + strength * (velocity - without)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     if first_frame is not None:
         latents = torch.cat([first_frame.to(latents), latents[:, :, 1:]], dim=2)

@@ -16,7 +16,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import LatentCache
 from swd_video.files import whole_file
-from swd_video.models.teacher_sampling import sample_teacher_latents
+from swd_video.models.teacher_sampling import sample_teacher
 from swd_video.objectives.networks import Networks
 
 
@@ -98,13 +98,13 @@ def teacher_reference(
             ]
             with networks.teacher():
                 made.append(
-                    sample_teacher_latents(
+                    sample_teacher(
                         networks.model,
                         prompt_embeds[index : index + 1].expand(sampling.samples, -1, -1),
-                        negative_embeds.expand(sampling.samples, -1, -1),
                         sampling.grid,
                         steps=sampling.steps,
                         guidance_scale=sampling.guidance_scale,
+                        negative_prompt=negative_embeds.expand(sampling.samples, -1, -1),
                         shift=sampling.shift,
                         generator=generators,
                     ).cpu()

@@ -15,7 +15,7 @@ from swd_video.core.randomness import keyed_seed
 from swd_video.core.sampling import draw_noise
 from swd_video.models.base import VideoModel
 from swd_video.models.registry import ADAPTERS, adapter_for, pipeline_class_for
-from swd_video.models.teacher_sampling import sample_teacher, sample_teacher_latents
+from swd_video.models.teacher_sampling import sample_teacher
 
 PROMPTS = ["a cat", "a dog that runs"]
 # Passes one after another, as here. LTX and CogVideoX pass prompts and negative prompts as one batch, CogVideoX's
@@ -121,13 +121,12 @@ def test_clips_that_start_from_a_picture_are_those_of_the_pipeline(steps: int, b
     noise = draw_noise((2, model.spec.latent_channels, *grid.as_tuple()), generator=_generators())
     start = rearrange(torch.cat([first_frame, noise[:, :, 1:]], dim=2), "b c f h w -> b (f h w) c")
     expected = _call(model, grid, latents=start, num_inference_steps=steps, output_type="latent")
-    got = sample_teacher_latents(
+    got = sample_teacher(
         model,
         model.encode_prompt(PROMPTS),
-        model.encode_prompt([""] * 2),
         grid,
         steps=steps,
-        guidance_scale=model.spec.guidance_scale,
+        negative_prompt=model.encode_prompt([""] * 2),
         generator=_generators(),
         first_frame=first_frame,
     )

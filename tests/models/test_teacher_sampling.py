@@ -9,7 +9,7 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.models.registry import adapter_for
-from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher, sample_teacher_latents
+from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.models.wan import WanModel
 
 SIZE = PixelSize(5, 32, 48)
@@ -66,10 +66,9 @@ def test_a_shift_replaces_the_scheduler(tiny_pipe: Callable[[str], Any]) -> None
     assert model.teacher_scheduler(50, LatentSize(2, 4, 4)).sigmas[-2] == pytest.approx(0.125)
 
     def sample(shift: float | None) -> torch.Tensor:
-        return sample_teacher_latents(
+        return sample_teacher(
             model,
             embeds,
-            None,
             LatentSize(2, 4, 4),
             steps=3,
             guidance_scale=1,
