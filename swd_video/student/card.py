@@ -71,7 +71,10 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
         "## How to load it",
         "With swd-video:",
         _python(own_code(source)),
-        *_stock_parts(None if per_token else stock),
+        "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."
+        if per_token
+        else "With a stock diffusers pipeline and the scheduler of swd-video, to the same clip, bit for bit:\n\n"
+        + _python(stock),
         "## Training",
         *_training(student),
         "## Licence",
@@ -83,63 +86,56 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
 
 def stock_lora_code(base_model: str, source: str, text_length: int | None = None) -> str:
     """Python that samples an exported LoRA with a stock `WanPipeline`, as our own pipeline does, bit for bit."""
-    imports = ["import torch", "from diffusers import WanPipeline"]
-    base = repr(base_model).replace("'", '"')
+    find, base = "", f'"{base_model}"'
     if base_model in shipped_models():
-        imports.append("from swd_video.models.loading import resolve_model_path")
-        base = f"resolve_model_path({base})"
-    imports.append("from swd_video.schedulers import ScaleWiseFlowMatchScheduler")
-    return "\n".join(
-        [
-            *imports,
-            "",
-            f'student = "{source}"',
-            f"pipe = WanPipeline.from_pretrained({base}, dtype=torch.bfloat16)",
-            "pipe.load_lora_weights(student)",
-            "pipe.fuse_lora()",
-            'pipe.scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(student, subfolder="scheduler")',
-            "",
-            _stock_call(text_length),
-        ]
-    )
+        find, base = (
+            "\nfrom swd_video.models.loading import resolve_model_path",
+            f"resolve_model_path({base})",
+        )
+    return f"""\
+import torch
+from diffusers import WanPipeline{find}
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+
+student = "{source}"
+pipe = WanPipeline.from_pretrained({base}, dtype=torch.bfloat16)
+pipe.load_lora_weights(student)
+pipe.fuse_lora()
+pipe.scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(student, subfolder="scheduler")
+
+{_stock_call(text_length)}"""
 
 
 def stock_merged_code(source: str, text_length: int | None = None) -> str:
     """The same for an exported folder; one on the hub is downloaded first, see docs/export.md."""
-    imports = ["import torch", "from diffusers import DiffusionPipeline"]
-    student = f'"{source}"'
-    if HUB_NAME.fullmatch(source):
-        imports.append("from huggingface_hub import snapshot_download")
-        student = f"snapshot_download({student})"
-    return "\n".join(
-        [
-            *imports,
-            "",
-            "import swd_video.schedulers  # diffusers takes another package's scheduler once it is imported",
-            "",
-            f"pipe = DiffusionPipeline.from_pretrained({student}, dtype=torch.bfloat16)",
-            "",
-            _stock_call(text_length),
-        ]
-    )
+    fetch, student = _from_hub(source)
+    return f"""\
+import torch
+from diffusers import DiffusionPipeline{fetch}
+
+import swd_video.schedulers  # diffusers takes another package's scheduler once it is imported
+
+pipe = DiffusionPipeline.from_pretrained({student}, dtype=torch.bfloat16)
+
+{_stock_call(text_length)}"""
 
 
 def own_code(source: str) -> str:
     """Python that samples either form with our own pipeline."""
-    imports = ["import torch"]
-    folder = f'"{source}"'
+    fetch, student = _from_hub(source)
+    return f"""\
+import torch{fetch}
+from swd_video.student.student import load_student
+
+pipe = load_student({student}, dtype=torch.bfloat16)
+video = pipe("a cat in the grass", generator=torch.Generator().manual_seed(7)).frames[0]"""
+
+
+def _from_hub(source: str) -> tuple[str, str]:
+    """An import to add, and what stands for a folder that may have to be downloaded first."""
     if HUB_NAME.fullmatch(source):
-        imports.append("from huggingface_hub import snapshot_download")
-        folder = f"snapshot_download({folder})"
-    return "\n".join(
-        [
-            *imports,
-            "from swd_video.student.student import load_student",
-            "",
-            f"pipe = load_student({folder}, dtype=torch.bfloat16)",
-            'video = pipe("a cat in the grass", generator=torch.Generator().manual_seed(7)).frames[0]',
-        ]
-    )
+        return "\nfrom huggingface_hub import snapshot_download", f'snapshot_download("{source}")'
+    return "", f'"{source}"'
 
 
 def _stock_call(text_length: int | None) -> str:
@@ -158,22 +154,10 @@ video = pipe(
 
 def _stages_table(schedule: ScaleSchedule) -> str:
     rows = [
-        f"| {index} | {stage.sigma:g} | {1000 * stage.sigma:g} | {stage.grid} |"
+        (str(index), f"{stage.sigma:g}", f"{1000 * stage.sigma:g}", str(stage.grid))
         for index, stage in enumerate(schedule, start=1)
     ]
-    head = "| stage | sigma | timestep | latent grid (frames x height x width) |\n|---|---|---|---|\n"
-    return head + "\n".join(rows)
-
-
-def _stock_parts(code: str | None) -> list[str]:
-    if code is None:
-        return [
-            "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."
-        ]
-    return [
-        "With a stock diffusers pipeline and the scheduler of swd-video, to the same clip, bit for bit:",
-        _python(code),
-    ]
+    return _table(("stage", "sigma", "timestep", "latent grid (frames x height x width)"), rows)
 
 
 def _training(student: Student) -> list[str]:
@@ -233,9 +217,9 @@ def _license(license: str | None, base_model: str) -> str:
     return f"{license}. The terms of the base model, {base_model}, hold too."
 
 
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    lines = [head, ("---", "---"), *rows]
-    return "\n".join(f"| {left} | {right} |" for left, right in lines)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
 
 
 def _python(code: str) -> str:

@@ -27,6 +27,7 @@ from swd_video.models.loading import (
     read_model_index,
     shipped_models,
 )
+from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.card import CARD_NAME, TAG, write_card
@@ -240,7 +241,8 @@ def _write_lora(student: Student, draft: Path, base_model: str) -> None:
 
 def _read_additions(student: Student) -> dict[str, Tensor]:
     """The student's additions, which fit its base model, and are added as they are."""
-    path, tensors = student.weights_path, student.additions()
+    path = student.weights_path
+    tensors = check_lora(path, empty_transformer(student.base_path))
     with errors_in_one_line(path), safe_open(path, framework="pt") as file:
         said = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         alpha, rank = (said.get(f"{TRANSFORMER_FOLDER}.{key}") for key in ("lora_alpha", "r"))

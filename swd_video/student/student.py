@@ -47,7 +47,6 @@ from swd_video.models.loading import (
     STUDENT_FILE_NAME,
     LoadOptions,
     adapt,
-    empty_transformer,
     load_teacher,
     model_folder,
     prepare_pipeline,
@@ -121,7 +120,7 @@ class Student:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Student":
-        """Read a student, without its weights and without its base model.
+        """Read a student, but for its weights and its base model.
 
         Args:
             name_or_path: a shipped student ("pocket-wan-swd"), a student folder, or the folder of a pipeline whose
@@ -183,17 +182,20 @@ class Student:
             kind: "full" or "lora".
             folder: what the draft becomes; paths are relative to it.
         """
-        facts: dict[str, Any] = {"format": _FORMAT, "base_model": self.base_name(folder), "kind": kind}
-        if self.positions != "native":
-            facts["positions"] = self.positions
-        if self.trained_through is not None:
-            facts["encoders"] = [asdict(network) for network in self.trained_through]
-        if self.transformer_file is not None and kind == "lora":
-            facts["transformer_file"] = os.path.relpath(self._here(self.transformer_file), folder)
-        if self.made_of is not None:
-            facts["made_of"] = dict(self.made_of)
-        if self.adapter is not None:
-            facts["adapter"] = self.adapter
+        file, used = self.transformer_file, self.trained_through
+        facts = {
+            "format": _FORMAT,
+            "base_model": self.base_name(folder),
+            "kind": kind,
+            "positions": None if self.positions == "native" else self.positions,
+            "encoders": None if used is None else [asdict(network) for network in used],
+            "transformer_file": None
+            if file is None or kind == "full"
+            else os.path.relpath(self._here(file), folder),
+            "made_of": self.made_of,
+            "adapter": self.adapter,
+        }
+        facts = {key: value for key, value in facts.items() if value is not None}
         write_json(draft / STUDENT_FILE_NAME, facts)
 
     def base_name(self, folder: Path) -> str:
@@ -264,7 +266,8 @@ class Student:
         """
         if options.adapter is None:
             options = options.model_copy(update={"adapter": self.adapter})
-        base, name, file = self.base_path, self._name, self.file_for_transformer(options.transformer_file)
+        name = self.folder or self.base_model
+        base, file = self.base_path, self.file_for_transformer(options.transformer_file)
         with _no_os_errors(name):
             transformer = None
             if self.kind == "full":
@@ -315,18 +318,6 @@ class Student:
         check_fit(path, shapes, empty.state_dict(), found)
         return type(empty)
 
-    def additions(self) -> dict[str, Tensor]:
-        """Of kind "lora", what it learned, which fits its base model.
-
-        Raises:
-            ValueError: if the file is broken or belongs to another model.
-        """
-        return check_lora(self.weights_path, empty_transformer(self.base_path))
-
-    @property
-    def _name(self) -> str:
-        return str(self.folder or self.base_model)
-
     def _here(self, path: str | Path) -> Path:
         """A path as the student means it: from its own folder."""
         return Path(path) if self.folder is None else self.folder / path
@@ -373,33 +364,30 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         ValueError: if it is not what this version writes.
     """
     path = folder / STUDENT_FILE_NAME
-    facts = read_json(path)
-
-    def check(key: str, holds: bool, expected: str) -> Any:
+    facts = {"positions": "native", **read_json(path)}
+    base, kind, networks = (facts.get(key) for key in ("base_model", "kind", "encoders"))
+    file, made_of, adapter = (facts.get(key) for key in ("transformer_file", "made_of", "adapter"))
+    for key, holds, expected in (
+        ("format", facts.get("format") == _FORMAT, f"{_FORMAT}, as this version writes"),
+        ("kind", kind in _KINDS, " or ".join(_KINDS)),
+        ("base_model", isinstance(base, str) and base != "", "a model's name"),
+        ("positions", facts["positions"] in POSITIONS, " or ".join(POSITIONS)),
+        ("encoders", networks is None or _are_networks(networks), "a list of names and fingerprints"),
+        (
+            "transformer_file",
+            file is None or (isinstance(file, str) and kind == "lora"),
+            "a path, for a LoRA",
+        ),
+        ("made_of", isinstance(made_of, dict | None), "digests and settings by name"),
+        ("adapter", isinstance(adapter, str | None), "module:Class"),
+    ):
         require(holds, path, key, facts.get(key), expected)
-        return facts.get(key)
-
-    base, file, made_of, adapter = (
-        facts.get(key) for key in ("base_model", "transformer_file", "made_of", "adapter")
-    )
-    check("format", facts.get("format") == _FORMAT, f"{_FORMAT}, as this version writes")
-    kind = check("kind", facts.get("kind") in _KINDS, " or ".join(_KINDS))
-    check("base_model", isinstance(base, str) and base != "", "a model's name")
-    check("positions", facts.get("positions", "native") in POSITIONS, " or ".join(POSITIONS))
-    check(
-        "transformer_file", file is None or (isinstance(file, str) and kind == "lora"), "a path, for a LoRA"
-    )
-    check("made_of", made_of is None or isinstance(made_of, dict), "digests and settings by name")
-    check("adapter", adapter is None or isinstance(adapter, str), "module:Class")
-    networks = check("encoders", _are_networks(facts.get("encoders")), "a list of names and fingerprints")
     return {
-        "base_model": base,
-        "kind": kind,
-        "positions": facts.get("positions", "native"),
+        **{
+            key: facts.get(key)
+            for key in ("base_model", "kind", "positions", "transformer_file", "made_of", "adapter")
+        },
         "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
-        "transformer_file": file,
-        "made_of": made_of,
-        "adapter": adapter,
     }
 
 
@@ -413,14 +401,11 @@ def _no_os_errors(name: str | Path) -> Iterator[None]:
 
 
 def _are_networks(listed: Any) -> bool:
-    return listed is None or (
-        isinstance(listed, list)
-        and all(
-            isinstance(entry, dict)
-            and {"name"} <= entry.keys() <= {"name", "fingerprint"}
-            and all(isinstance(text, str) for text in entry.values())
-            for entry in listed
-        )
+    return isinstance(listed, list) and all(
+        isinstance(entry, dict)
+        and {"name"} <= entry.keys() <= {"name", "fingerprint"}
+        and all(isinstance(text, str) for text in entry.values())
+        for entry in listed
     )
 
 
