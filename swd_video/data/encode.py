@@ -21,11 +21,18 @@ from torch import Tensor
 from swd_video.core.grid import LatentSize
 from swd_video.data.clips import pixels_or_reason
 from swd_video.data.latent_cache import CacheError, CacheHeader, SkippedClip
-from swd_video.data.latent_cache_filling import CacheFiller, CacheReport, Progress, Say, encode_on_grids
+from swd_video.data.latent_cache_filling import (
+    CacheFiller,
+    CacheReport,
+    MadeClips,
+    Progress,
+    Say,
+    encode_on_grids,
+)
 from swd_video.data.latent_cache_writing import not_finite
 from swd_video.data.manifest import Clip, clips_digest
 from swd_video.data.share import WHOLE, Share
-from swd_video.data.texts import cut_texts
+from swd_video.data.texts import CutTexts, cut_texts
 from swd_video.data.video import Decoder
 from swd_video.models.base import VideoModel
 from swd_video.plain_text import describe_error, on_one_line
@@ -98,7 +105,7 @@ def encode_manifest(
     )
 
 
-def _check_captions(clips: Sequence[Clip], model: VideoModel) -> tuple[list[Clip], list[str], dict[str, int]]:
+def _check_captions(clips: Sequence[Clip], model: VideoModel) -> tuple[list[Clip], list[str], CutTexts]:
     """Clips, of which those whose captions the tokenizer fails at say so; all other captions; those that are cut."""
     captions = dict.fromkeys(clip.caption for clip in clips if not clip.problem)
     failures: dict[str, str] = {}
@@ -120,10 +127,7 @@ class _Encoder:
     decoder: Decoder
     say: Say
 
-    def encode_file(
-        self, numbers: range, advance: Callable[[int], None]
-    ) -> tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]:
-        """Captions of the clips that could be read, by key, their latents, and the clips that could not."""
+    def encode_file(self, numbers: range, advance: Callable[[int], None]) -> MadeClips:
         batch: dict[int, Tensor] = {}
         latents: dict[int, dict[LatentSize, Tensor]] = {}
         skipped: dict[int, SkippedClip] = {}

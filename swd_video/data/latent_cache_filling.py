@@ -30,7 +30,7 @@ from swd_video.data.latent_cache import (
 )
 from swd_video.data.latent_cache_writing import LatentCacheWriter
 from swd_video.data.share import WHOLE, Share
-from swd_video.data.texts import describe_cut, summarize_cut
+from swd_video.data.texts import CutTexts, describe_cut
 from swd_video.files import alone_in, check_writable, together_in
 from swd_video.models.base import VideoModel
 
@@ -40,11 +40,11 @@ Progress = Callable[[int, int], object]
 Say = Callable[[str], object]
 """Called with lines for people."""
 
-MakeClips = Callable[
-    [range, Callable[[int], None]], tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]
-]
-"""From the numbers of the clips of a file, and a function to be called with how many more are done, to the captions of
-the clips by key, in order, their latents, and the clips that could not be made."""
+MadeClips = tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]
+"""The captions of the clips of a file by key, in order, their latents, and the clips that could not be made."""
+
+MakeClips = Callable[[range, Callable[[int], None]], MadeClips]
+"""Makes the clips of these numbers, and tells its second argument how many more are done."""
 
 CacheReport = dict[str, Any]
 """What `index.json` says, and how many clips of this share were there ("reused") and were not ("made"). Until the cache
@@ -119,15 +119,15 @@ class CacheFiller:
             check_writable(self._folder, "cache")  # now, as a model is about to be loaded
             return None
         self._say(f"{self._folder} is finished already")
-        if (cut := self._index.get("cut_captions")) and cut["count"]:
-            self._say(describe_cut(cut["first"], cut["max_tokens"], self._texts, cut["count"]))
+        if "cut_captions" in self._index:
+            self._say_cut(self._index["cut_captions"])
         return self._report(self._index, self._index["num_clips"], 0)
 
     def fill(
         self,
         model: VideoModel,
         captions: Sequence[str],
-        cut: Mapping[str, int],
+        cut: CutTexts,
         make: MakeClips,
         *,
         batch_size: int,
@@ -150,8 +150,7 @@ class CacheFiller:
             OSError: if the cache cannot be written, or another run is writing it.
         """
         check_grids(self.header.grids, model)
-        if cut:
-            self._say(describe_cut(cut, model.max_tokens, self._texts))
+        self._say_cut(cut)
         header = replace(self.header, fps=model.spec.fps, num_captions=len(captions))
         with (alone_in if self._share.is_whole else together_in)(self._folder):
             writer = LatentCacheWriter(self._folder, header, self._shard_size)
@@ -163,9 +162,13 @@ class CacheFiller:
                 writer.write_note(name, text)
             self._write_prompts(writer, model, captions, batch_size)
             reused, made = self._write_clips(writer, make)
-            summary = {"cut_captions": summarize_cut(cut, model.max_tokens)}
-            index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
+            more = {"cut_captions": cut}
+            index = writer.finish(more) if writer.is_whole else read_index(self._folder) | more
             return self._report(index, reused, made)
+
+    def _say_cut(self, cut: CutTexts) -> None:
+        if line := describe_cut(cut, self._texts):
+            self._say(line)
 
     def _report(self, index: dict[str, Any], reused: int, made: int) -> CacheReport:
         if skipped := index.get("skipped"):

@@ -221,20 +221,11 @@ def _probe_container(path: Path) -> VideoFile:
     if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
         timing = _read_packets(path, stream_index, first.pts, promised)
     timing = timing or _decode_all(path, stream_index, rate, promised)
-    starts, last = timing.starts, timing.last_seconds
-    if last <= 0 and (rate or len(starts) == 1):
-        last = float(1 / rate) if rate else 1.0
-    if len(starts) > 1 and last < np.diff(starts).min() / 2:
-        last = float(np.diff(starts).min())
-    seconds = float(starts[-1]) + last
-    fps = len(starts) / seconds
-    if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
-        fps = float(rate)
+    seconds, fps = _length(timing, rate)
     rotation, mirrored = _orientation(path, first)
     height, width = first.height, first.width
     if rotation in (90, 270):
         height, width, aspect = width, height, 1 / aspect
-    interlaced = bool(first.interlaced_frame) or field_order in _INTERLACED
     video = VideoFile(
         path,
         codec,
@@ -242,20 +233,35 @@ def _probe_container(path: Path) -> VideoFile:
         width,
         fps,
         seconds,
-        starts,
-        aspect,
-        rotation,
-        mirrored,
-        timing.pts,
-        timing.keyframe_pts,
-        stream_index,
-        matrix,
-        interlaced,
-        alpha_decoder,
+        timing.starts,
+        pixel_aspect=aspect,
+        rotation=rotation,
+        mirrored=mirrored,
+        pts=timing.pts,
+        keyframe_pts=timing.keyframe_pts,
+        stream_index=stream_index,
+        matrix=matrix,
+        interlaced=bool(first.interlaced_frame) or field_order in _INTERLACED,
+        alpha_decoder=alpha_decoder,
     )
-    may_be_interlaced = interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
+    may_be_interlaced = video.interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
     objection = _decord_objection(video, num_streams, first, may_be_interlaced) or timing.decord_objection
     return replace(video, decord_objection=objection)
+
+
+def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
+    """Seconds, and frames per second."""
+    starts, last = timing.starts, timing.last_seconds
+    if last <= 0 and (rate or len(starts) == 1):
+        last = float(1 / rate) if rate else 1.0
+    if len(starts) > 1:
+        shortest = float(np.diff(starts).min())
+        last = shortest if last < shortest / 2 else last
+    seconds = float(starts[-1]) + last
+    fps = len(starts) / seconds
+    if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
+        fps = float(rate)
+    return seconds, fps
 
 
 def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:

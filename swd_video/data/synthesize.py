@@ -17,8 +17,15 @@ from torch import Tensor
 from swd_video.config import Section, dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
-from swd_video.data.latent_cache import CacheHeader, SkippedClip
-from swd_video.data.latent_cache_filling import CacheFiller, CacheReport, Progress, Say, encode_on_grids
+from swd_video.data.latent_cache import CacheHeader
+from swd_video.data.latent_cache_filling import (
+    CacheFiller,
+    CacheReport,
+    MadeClips,
+    Progress,
+    Say,
+    encode_on_grids,
+)
 from swd_video.data.prompts import choose_prompts
 from swd_video.data.share import WHOLE, Share
 from swd_video.data.texts import cut_texts, describe_cut
@@ -141,14 +148,13 @@ def synthesize(
         options=LoadOptions(embedded_guidance=config.embedded_guidance),
     )
     chosen_guidance(model.spec, recipe.guidance_scale, recipe.negative_prompt)
-    if recipe.guidance_scale != 1 and (cut := cut_texts(model, [recipe.negative_prompt])):
-        say(describe_cut(cut, model.max_tokens, "negative prompt"))
+    negative = [recipe.negative_prompt] if recipe.guidance_scale != 1 else []
+    if line := describe_cut(cut_texts(model, negative), "negative prompt"):
+        say(line)
     clips = [(prompt, sample) for prompt in recipe.prompts for sample in range(recipe.samples_per_prompt)]
     grids = filler.header.grids
 
-    def make_file(
-        numbers: range, advance: Callable[[int], None]
-    ) -> tuple[dict[str, str], dict[LatentSize, Tensor], list[SkippedClip]]:
+    def make_file(numbers: range, advance: Callable[[int], None]) -> MadeClips:
         batches = []
         # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
         for start in range(numbers.start, numbers.stop, recipe.batch_size):

@@ -5,7 +5,8 @@ Files appear under their name only when they are whole.
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,15 @@ def write_video(
             f"{width - width % 2}x{height - height % 2}.",
         )
 
-    def write(temporary: Path) -> None:
-        # Without use_metadata_tags MP4 keeps a dozen known keys and drops the rest.
-        options = {"movflags": "+faststart+use_metadata_tags"}
+    # Without use_metadata_tags MP4 keeps a dozen known keys and drops the rest.
+    options = {"movflags": "+faststart+use_metadata_tags"}
+    with (
+        _whole_file(path) as draft,
         # An absolute path, as others may mean something else to FFmpeg.
-        with av.open(os.path.abspath(temporary), "w", format="mp4", options=options) as container:
-            container.metadata.update(metadata or {})
-            _encode(container, frames, fps, crf)
-
-    _write_whole(path, write)
+        av.open(os.path.abspath(draft), "w", format="mp4", options=options) as container,
+    ):
+        container.metadata.update(metadata or {})
+        _encode(container, frames, fps, crf)
 
 
 def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -158,17 +159,15 @@ def write_preview(
     settings: dict[str, Any] = {"quality": quality, "method": 4} if suffix == ".webp" else {}
     settings |= {"duration": durations, "loop": 0} if len(new) > 1 else {"duration": durations[0]}
 
-    def write(temporary: Path) -> None:
-        pictures: list[Any] = [frames[index] for index in new]
+    pictures: list[Any] = [frames[index] for index in new]
+    with _whole_file(path) as draft:
         # Into memory: imageio takes some names for more than names.
         animation: Any = imageio.imwrite("<bytes>", pictures, plugin="pillow", extension=suffix, **settings)
         # Encoders make a still picture, without a length, of pictures that hardly differ.
         if suffix == ".webp" and animation[30:34] != b"ANIM":
             height, width = frames.shape[1:3]
             animation = _webp_of_one(animation, width, height, sum(durations))
-        temporary.write_bytes(animation)
-
-    _write_whole(path, write)
+        draft.write_bytes(animation)
 
 
 def _webp_of_one(still: bytes, width: int, height: int, milliseconds: int) -> bytes:
@@ -194,9 +193,10 @@ def _check(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "_ _ _ 3"], f
         raise VideoError(path, f"got fps {fps}, expected a number from {_MIN_FPS} to 1000.")
 
 
-def _write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+@contextmanager
+def _whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with whole_file(path) as draft:
-            write(draft)
+            yield draft
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, f"cannot be written: {describe(error)}") from error

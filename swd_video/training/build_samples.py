@@ -61,8 +61,8 @@ def say_cut_prompts(model: VideoModel, train: TrainConfig, dmd: DmdConfig | None
             cut = cut_texts(model, texts)
         except Exception as error:
             raise ConfigError(f"{key}: the tokenizer cannot read a text: {error}") from None
-        if cut:
-            print(f"warning: {key}: {describe_cut(cut, model.max_tokens, 'prompt')}.", file=sys.stderr)
+        if line := describe_cut(cut, "prompt"):
+            print(f"warning: {key}: {line}.", file=sys.stderr)
 
 
 def build_samples(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.data.texts import cut_texts, describe_cut, summarize_cut
+from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.loading import load_model
 from swd_video.plain_text import clean_text, on_one_line
 
@@ -40,13 +40,12 @@ def test_cut_texts_are_counted_and_named(tiny_wan_folder: Path) -> None:
     fits = "x" * 47
     long = {f"{letter}{fits}": 49 for letter in "abcd"} | {"e" * 160: 161}
     cut = cut_texts(model, [fits, *long, "é" * 23])
-    assert cut == long
-    line = describe_cut(cut, 48, "caption")
+    assert cut == {"count": 5, "max_tokens": 48, "first": dict(list(long.items())[:3])}
+    line = describe_cut(cut, "caption")
     assert line.startswith(
         "5 captions have more tokens than the 48 the model reads, and their ends are lost: "
     )
     assert line.endswith(f"'c{'x' * 36}...' (49), ...")
-    assert describe_cut({"a\nb": 50}, 48, "prompt").startswith("1 prompt has more tokens")
-    assert "its end is lost: 'a b' (50)" in describe_cut({"a\nb": 50}, 48, "prompt")
-    first = dict(list(long.items())[:3])
-    assert summarize_cut(cut, 48) == {"count": 5, "max_tokens": 48, "first": first}
+    line = describe_cut({"count": 1, "max_tokens": 48, "first": {"a\nb": 50}}, "prompt")
+    assert line.startswith("1 prompt has more tokens") and line.endswith("its end is lost: 'a b' (50)")
+    assert describe_cut(cut_texts(model, [fits]), "prompt") == ""
