@@ -64,7 +64,7 @@ def encode_manifest(
         grids: latent grids in schedule order; the last is the target, no other may be larger.
         folder: the cache.
         model_name: noted in the cache.
-        encoders: what `fingerprint_encoders` gave; a cache of other encoders is then refused, not continued.
+        encoders: what `fingerprint_encoders` gave; a cache of other encoders is refused, not continued.
         batch_size: clips in one call of the VAE. Results may differ in the last bits between batch sizes.
         shard_size: clips in a file.
         dtype: "float16" or "bfloat16", of what is stored.
@@ -78,7 +78,6 @@ def encode_manifest(
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.
         OSError: if the cache cannot be written, another run is writing it, or the machine fails to read any clip.
-        RuntimeError: if the model fails.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1.")

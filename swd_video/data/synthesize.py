@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -151,24 +152,11 @@ def synthesize(
     negative = [recipe.negative_prompt] if recipe.guidance_scale != 1 else []
     if line := describe_cut(cut_texts(model, negative), "negative prompt"):
         say(line)
-    clips = [(prompt, sample) for prompt in recipe.prompts for sample in range(recipe.samples_per_prompt)]
-    grids = filler.header.grids
-
-    def make_file(numbers: range, advance: Callable[[int], None]) -> MadeClips:
-        batches = []
-        # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
-        for start in range(numbers.start, numbers.stop, recipe.batch_size):
-            batch = clips[start : min(start + recipe.batch_size, numbers.stop)]
-            batches.append(_sample(model, recipe, batch, grids))
-            advance(len(batch))
-        latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in grids}
-        return {f"{number:08d}": clips[number][0] for number in numbers}, latents, []
-
     return filler.fill(
         model,
         recipe.prompts,
         cut_texts(model, recipe.prompts),
-        make_file,
+        _Sampler(model, recipe, filler.header.grids).make_file,
         batch_size=recipe.batch_size,
         notes={CONFIG_NAME: dump_config(config)},
     )
@@ -199,22 +187,38 @@ def _digest(recipe: SynthesizeConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-@torch.no_grad()
-def _sample(
-    model: VideoModel, recipe: SynthesizeConfig, clips: list[tuple[str, int]], grids: tuple[LatentSize, ...]
-) -> dict[LatentSize, Tensor]:
-    """One batch of clips, by prompt and number of the sample, on every grid."""
-    own = sample_teacher(
-        model,
-        [prompt for prompt, _ in clips],
-        model.spec.compression.pixel_size(grids[-1]),
-        steps=recipe.steps,
-        guidance_scale=recipe.guidance_scale,
-        guidance_scale_2=recipe.guidance_scale_2,
-        negative_prompt=recipe.negative_prompt,
-        shift=recipe.shift,
-        generator=[keyed_generator(recipe.seed, "synthesize", prompt, sample) for prompt, sample in clips],
-    )
-    again = grids[:-1] if recipe.keep_latents else grids
-    latents = encode_on_grids(model, model.decode(own).float().clamp(-1, 1), again)
-    return {**latents, grids[-1]: own.cpu()} if recipe.keep_latents else latents
+@dataclass(frozen=True)
+class _Sampler:
+    model: VideoModel
+    recipe: SynthesizeConfig
+    grids: tuple[LatentSize, ...]
+
+    def make_file(self, numbers: range, advance: Callable[[int], None]) -> MadeClips:
+        size, each = self.recipe.batch_size, self.recipe.samples_per_prompt
+        clips = [(self.recipe.prompts[number // each], number % each) for number in numbers]
+        batches = []
+        # Batches never cross files: the same clips meet in a batch whether or not a run was interrupted.
+        for start in range(0, len(clips), size):
+            batches.append(self._sample(clips[start : start + size]))
+            advance(len(clips[start : start + size]))
+        latents = {grid: torch.cat([batch[grid] for batch in batches]) for grid in self.grids}
+        return {f"{n:08d}": prompt for n, (prompt, _) in zip(numbers, clips, strict=True)}, latents, []
+
+    @torch.no_grad()
+    def _sample(self, clips: list[tuple[str, int]]) -> dict[LatentSize, Tensor]:
+        """One batch of clips, by prompt and number of the sample, on every grid."""
+        recipe, target = self.recipe, self.grids[-1]
+        own = sample_teacher(
+            self.model,
+            [prompt for prompt, _ in clips],
+            self.model.spec.compression.pixel_size(target),
+            steps=recipe.steps,
+            guidance_scale=recipe.guidance_scale,
+            guidance_scale_2=recipe.guidance_scale_2,
+            negative_prompt=recipe.negative_prompt,
+            shift=recipe.shift,
+            generator=[keyed_generator(recipe.seed, "synthesize", *clip) for clip in clips],
+        )
+        again = self.grids[:-1] if recipe.keep_latents else self.grids
+        latents = encode_on_grids(self.model, self.model.decode(own).float().clamp(-1, 1), again)
+        return {**latents, target: own.cpu()} if recipe.keep_latents else latents
