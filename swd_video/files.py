@@ -18,8 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 try:
     import fcntl
 except ImportError:  # Windows has no locks that several may share
@@ -59,6 +57,8 @@ def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Pa
         FolderInUseError: if another run is in such a block, be it in this process.
         ValueError: as `check_writable`.
     """
+    from filelock import FileLock, Timeout  # takes its time, and most who import this want none
+
     folder = Path(folder)
     lock = FileLock(folder / LOCK_NAME, timeout=0)
     with _empty_folders_go(folder):

@@ -162,8 +162,8 @@ class CacheFiller:
                 writer.write_note(name, text)
             self._write_prompts(writer, model, captions, batch_size)
             reused, made = self._write_clips(writer, make)
-            more = {"cut_captions": cut}
-            index = writer.finish(more) if writer.is_whole else read_index(self._folder) | more
+            summary = {"cut_captions": cut}
+            index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
             return self._report(index, reused, made)
 
     def _say_cut(self, cut: CutTexts) -> None:
