@@ -6,18 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from swd_video.cli.arguments import read_arguments
-
-if TYPE_CHECKING:
-    from swd_video.core.grid import Compression, LatentSize
-    from swd_video.core.schedule import ScaleSchedule
-    from swd_video.core.spectral_schedule import CostFunction, Handover
-    from swd_video.core.spectrum import LatentSpectrum, Patch
-    from swd_video.data.latents import LatentSource
 
 HELP = "measure which grids the noise allows, and find a schedule for a budget"
 
@@ -61,17 +54,6 @@ class Arguments:
     """Print one JSON object on stdout: clips, size, shift, power, lowest_sigmas, grids, schedule, checked."""
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """What an evaluation costs on a grid, what is counted, what a grid must be a whole number of, and any guess."""
-
-    function: "CostFunction"
-    counted: str
-    patch: "Patch"
-    guess: str | None = None
-    shift: float | None = None
-
-
 def run(argv: list[str]) -> int:
     """Measure, print, and draw where asked; returns 0.
 
@@ -79,13 +61,16 @@ def run(argv: list[str]) -> int:
         ValueError: The latents, an option or the config is not usable, or no schedule meets the budget.
     """
     arguments = read_arguments(Arguments, "spectrum", _DESCRIPTION, argv)
+    from swd_video.core.grid import Compression
     from swd_video.core.spectrum import measure_spectrum
+    from swd_video.cost.spectral import check, examine, find_cost
     from swd_video.data.latents import open_latents
+    from swd_video.training.config import load_config
 
     _check(arguments)
-    asked = _read_schedule(arguments.config) if arguments.config else None
+    asked = load_config(arguments.config).scale_schedule() if arguments.config else None
     source = open_latents(arguments.latents, arguments.key)
-    cost = _find_cost(arguments.model, source)
+    cost = find_cost(arguments.model, source)
     shift = arguments.shift or cost.shift
     if arguments.from_shift is not None:
         arguments = replace(arguments, sigmas=_converted(arguments.sigmas, arguments.from_shift, shift))
@@ -94,7 +79,18 @@ def run(argv: list[str]) -> int:
         spectrum = measure_spectrum(source.batches())
     except ValueError as error:
         raise ValueError(f"{arguments.latents}: {error}") from None
-    found = _examine(arguments, spectrum, source, cost, asked, shift or 1.0)
+    found = {"latents": str(arguments.latents), "channels": source.channels} | examine(
+        spectrum,
+        cost,
+        sigmas=arguments.sigmas,
+        stages=arguments.stages,
+        budget=arguments.budget,
+        averaging=arguments.averaging,
+        shift=shift or 1.0,
+    )
+    if asked is not None:
+        checked = check(spectrum, asked, cost, arguments.averaging)
+        found["checked"] = {"config": str(arguments.config), **checked}
     if arguments.plot is not None:
         from swd_video.cli.spectrum_plot import draw_spectrum
 
@@ -129,129 +125,6 @@ def _converted(sigmas: Sequence[float], from_shift: float, shift: float | None) 
             "--shift, or name the model with --model."
         )
     return tuple(round(convert_sigma(sigma, from_shift, shift), 3) for sigma in sigmas)
-
-
-def _read_schedule(config: Path) -> "ScaleSchedule":
-    from swd_video.training.config import load_config
-
-    return load_config(config).scale_schedule()
-
-
-def _find_cost(model: str | None, source: "LatentSource") -> _Cost:
-    """The cost of the named model; else of the cache's own, where it can be found; else the tokens."""
-    name = model or source.model
-    reason = "no model is known; name one with --model"
-    if name is not None:
-        try:
-            return _transformer_cost(name, source)
-        except ValueError as error:
-            if model is not None:
-                raise ValueError(f"--model: {error}") from None
-            reason = f"the cache's model {name!r} cannot be read; name one with --model"
-    patch = (1, 2, 2)
-    counted = f"tokens of 1x2x2 latents ({reason})"
-    return _Cost(
-        lambda grid: float(Compression(patch=patch).tokens(grid)), counted, patch, f"{reason}: {_GUESS}"
-    )
-
-
-_GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
-
-
-def _transformer_cost(name: str, source: "LatentSource") -> _Cost:
-    """Counted by passing shapes through the model's own transformer, whatever its family."""
-    from swd_video.cost.architecture import load_architecture
-    from swd_video.cost.sampling_cost import TransformerCounter
-    from swd_video.models.shift import noise_shift
-
-    architecture = load_architecture(name)
-    counter = TransformerCounter(architecture)
-    spec, other = architecture.spec, None
-    if source.channels != spec.latent_channels:
-        other = (
-            f"the latents have {source.channels} channels and those of {name} {spec.latent_channels}; they are another "
-            "model's, with costs and a shift of its own"
-        )
-    return _Cost(
-        lambda grid: float(counter.evaluation(grid).forward),
-        f"FLOPs of the transformer of {name}",
-        spec.compression.patch,
-        other,
-        noise_shift(architecture.model.pipe.scheduler, spec.compression.tokens(source.size)),
-    )
-
-
-def _examine(
-    arguments: Arguments,
-    spectrum: "LatentSpectrum",
-    source: "LatentSource",
-    cost: _Cost,
-    asked: "ScaleSchedule | None",
-    shift: float,
-) -> dict[str, Any]:
-    from swd_video.core.flow import convert_sigma
-    from swd_video.core.spectral_schedule import check_handovers, schedule_within_budget
-    from swd_video.core.spectrum import AXES
-
-    full = cost.function(spectrum.size)
-    averaging = arguments.averaging
-    best = schedule_within_budget(
-        spectrum, arguments.stages, arguments.budget * full, cost.function, cost.patch, averaging, shift
-    )
-    grids = {sigma: spectrum.smallest_grid(sigma, cost.patch, averaging) for sigma in arguments.sigmas}
-    found: dict[str, Any] = {
-        "latents": str(arguments.latents),
-        "clips": spectrum.num_clips,
-        "channels": source.channels,
-        "size": str(spectrum.size),
-        "averaging": averaging,
-        "shift": shift,
-        "power": {axis: spectrum.along(axis).tolist() for axis in AXES}
-        | {"radial": spectrum.radial().tolist()},
-        "lowest_sigmas": {axis: spectrum.lowest_sigmas(axis, averaging).tolist() for axis in AXES},
-        "grids": [
-            {
-                "sigma": sigma,
-                "steps_left": convert_sigma(sigma, shift, 1.0),
-                **_axes(grid),
-                "lost_over_noise": spectrum.lost_over_noise(grid, sigma),
-            }
-            for sigma, grid in grids.items()
-        ],
-        "schedule": {
-            "stages": best.schedule.as_dict(),
-            "cost": best.cost / full,
-            "budget": arguments.budget,
-            "counted": cost.counted,
-            "patch": "x".join(map(str, cost.patch)),
-            "shift": best.shift,
-            "handovers": _handovers(check_handovers(spectrum, best.schedule, cost.patch, averaging)),
-        },
-    }
-    if asked is not None:
-        found["checked"] = {
-            "config": str(arguments.config),
-            "cost": sum(map(cost.function, asked.grids)) / full,
-            "handovers": _handovers(check_handovers(spectrum, asked, cost.patch, averaging)),
-        }
-    return found
-
-
-def _axes(grid: "LatentSize") -> dict[str, int]:
-    return {"frames": grid.frames, "height": grid.height, "width": grid.width}
-
-
-def _handovers(handovers: "list[Handover]") -> list[dict[str, Any]]:
-    return [
-        {
-            "grid": str(handover.grid),
-            "sigma": handover.sigma,
-            "needed": str(handover.needed),
-            "hidden": handover.hidden,
-            "lost_over_noise": handover.lost_over_noise,
-        }
-        for handover in handovers
-    ]
 
 
 def _describe(arguments: Arguments, found: dict[str, Any]) -> str:
