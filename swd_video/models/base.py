@@ -157,11 +157,7 @@ class VideoModel(ABC):
 
     @contextmanager
     def positions_over(self, full_frames: int | None) -> Iterator[None]:
-        """A context in which `rescale_positions` holds; what was set before holds again after it.
-
-        Raises:
-            ValueError: as `rescale_positions`.
-        """
+        """A context in which `rescale_positions` holds; what was set before holds again after it."""
         before = self.full_frames
         self.rescale_positions(full_frames)
         try:
@@ -257,14 +253,8 @@ class VideoModel(ABC):
     ) -> list[Float[Tensor, "batch tokens hidden_size"]]:
         """The video's tokens after each of the asked transformer blocks, in the order asked.
 
-        Nothing after the last asked block is computed, and gradients reach `noisy_latents`.
-
-        Args:
-            noisy_latents: latents at noise level `sigma`.
-            sigma: noise level, one number or one for each clip.
-            prompt_embeds: what `encode_prompt` gave.
-            blocks: indices of blocks, from 0.
-            transformer: run this network instead of `self.transformer`.
+        Nothing after the last asked block is computed, and gradients reach `noisy_latents`. `blocks` are counted from
+        0; the other arguments are those of `predict_velocity`.
 
         Raises:
             ValueError: if a block does not exist, none is asked for, or the latents do not fit the model.
