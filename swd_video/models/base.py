@@ -348,13 +348,13 @@ class VideoModel(ABC):
     def _fps(self) -> float:
         """Frames per second of the clips that the family's models were trained on."""
 
-    @abstractmethod
     def _normalize(self, raw_latents: Tensor) -> Tensor:
         """What the VAE's encoder gives to what the transformer sees."""
+        return raw_latents * self.vae.config.scaling_factor
 
-    @abstractmethod
     def _denormalize(self, latents: Tensor) -> Tensor:
         """The inverse of `_normalize`, in the very operations of the family's pipeline, so that pixels agree."""
+        return latents / self.vae.config.scaling_factor
 
     def _decode_raw(self, raw_latents: Tensor) -> Tensor:
         return self.vae.decode(raw_latents, return_dict=False)[0]
@@ -365,9 +365,9 @@ class VideoModel(ABC):
     ) -> dict[str, Any]:
         """The keyword arguments of the family's transformer."""
 
-    @abstractmethod
     def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
         """What the transformer puts out to `noise - x0` in the shape of `noisy_latents`."""
+        return output
 
     @abstractmethod
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:

@@ -104,9 +104,6 @@ class CogVideoXModel(VideoModel):
     def _fps(self) -> float:
         return _FPS if self.pipe.transformer.config.patch_size_t is None else _FPS_1_5
 
-    def _normalize(self, raw_latents: Tensor) -> Tensor:
-        return raw_latents * self.vae.config.scaling_factor
-
     def _denormalize(self, latents: Tensor) -> Tensor:
         return 1 / self.vae.config.scaling_factor * latents
 

@@ -138,12 +138,6 @@ class HunyuanVideoModel(VideoModel):
     def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
         retrieve_timesteps(scheduler, steps, self.device, sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
 
-    def _normalize(self, raw_latents: Tensor) -> Tensor:
-        return raw_latents * self.vae.config.scaling_factor
-
-    def _denormalize(self, latents: Tensor) -> Tensor:
-        return latents / self.vae.config.scaling_factor
-
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
     ) -> dict[str, Any]:
@@ -162,9 +156,6 @@ class HunyuanVideoModel(VideoModel):
             if guidance is None
             else torch.full_like(timestep, guidance * 1000, dtype=inner.dtype),
         }
-
-    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
-        return output
 
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return [*inner.transformer_blocks, *inner.single_transformer_blocks], inner.norm_out

@@ -108,9 +108,6 @@ class WanModel(VideoModel):
             "encoder_hidden_states": prompt_embeds.to(noisy_latents.device, inner.dtype),
         }
 
-    def _to_velocity(self, output: Tensor, noisy_latents: Tensor, sigma: Sigma) -> Tensor:
-        return output
-
     def _capture(
         self,
         network: nn.Module,
