@@ -3,13 +3,13 @@
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from swd_video.extensions import find
 from swd_video.yaml_source import KeyPath, SourceError, dotted, parse_value, read_source
@@ -34,7 +34,9 @@ def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
         base: what it has to be derived from.
     """
 
-    def choose(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    def choose(value: Any, handler: Callable[[Any], Any]) -> Any:
+        if isinstance(value, base):
+            return value
         kind = value.get("kind") if isinstance(value, dict) else None
         section = find(group, kind) if isinstance(kind, str) else None
         if section is None:

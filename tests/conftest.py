@@ -1,10 +1,15 @@
-"""Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and a schedule for it."""
+"""Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and configs for distilling it."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
@@ -18,6 +23,8 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from swd_video.cli.environment import keep_freed_memory
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.data.video import write_video
+from swd_video.training.config import DistillConfig, load_config
 
 # Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them
 # takes nearly all the time. Programs that tests start inherit the variable.
@@ -140,3 +147,67 @@ def tiny_schedule() -> ScaleSchedule:
             Stage(0.5, LatentSize(3, 6, 8)),
         )
     )
+
+
+_COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def _moving_square(colour: tuple[int, int, int], step: int) -> np.ndarray:
+    frames = np.full((12, 48, 64, 3), 200, dtype=np.uint8)
+    for number, frame in enumerate(frames):
+        left = 4 + step * number
+        frame[16:32, left : left + 16] = colour
+    return frames
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips of 12 frames at 16 a second: three colours, of which the captions tell, at two speeds."""
+    folder = tmp_path_factory.mktemp("clips")
+    lines = []
+    for name, colour in _COLOURS.items():
+        for speed, step in (("slowly", 1), ("fast", 3)):
+            path = f"{name}-{speed}.mp4"
+            write_video(folder / path, _moving_square(colour, step), 16.0)
+            lines.append(json.dumps({"path": path, "caption": f"a {name} square moves right"}))
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the clips are encoded, by the first run of the session."""
+    return tmp_path_factory.mktemp("cache") / "tiny"
+
+
+@pytest.fixture
+def make_config(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, manifest: Path, cache: Path, tmp_path: Path
+) -> MakeConfig:
+    """Write a YAML config, with changes to its `train` section and parts of `loss`, and load it."""
+
+    def make(
+        kind: str = "full",
+        *,
+        mmd: list[dict[str, Any]] | None = None,
+        parts: dict[str, Any] | None = None,
+        **train: Any,
+    ) -> DistillConfig:
+        values = {
+            "model": str(tiny_wan_folder),
+            "seed": 5,
+            "data": {"manifest": str(manifest), "cache": str(cache)},
+            "schedule": tiny_schedule.as_dict(),
+            "loss": {**({} if mmd is None else {"mmd": mmd}), **(parts or {})},
+            "train": {"kind": kind, "steps": 4, "batch_size": 2, "checkpoint_every": 2, "lr": 1e-3, **train},
+        }
+        if kind == "lora":
+            values["train"].setdefault("rank", 4)
+        path = tmp_path / "config-in.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return load_config(path)
+
+    return make

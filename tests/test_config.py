@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from swd_video.config import ConfigError, dump_config, flatten, parse_overrides
 from swd_video.core.grid import LatentSize
-from swd_video.training.config import DistillConfig, load_config
-from swd_video.training.train_section import FullTrainConfig, LoraTrainConfig, MuonConfig
+from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
+from swd_video.training.optimizers import MuonConfig
 from swd_video.yaml_source import SourceError, parse_value, read_source
 
 BASE = """\
@@ -53,7 +53,8 @@ def test_reads_values_and_defaults(base: Path) -> None:
     assert config.model == "some-teacher"
     assert isinstance(config.train, FullTrainConfig)
     assert config.train.lr == 2e-4
-    assert config.loss.mmd.kernel == "linear" and config.loss.mmd.sigma_max == 0.6
+    (term,) = config.loss.mmd
+    assert term.kernel.kind == "linear" and term.sigma_max == 0.6
     assert config.scale_schedule().target == LatentSize(3, 6, 8)
 
 
@@ -141,7 +142,6 @@ def test_a_key_of_another_kind_is_said_to_be(base: Path) -> None:
     [
         ("train", ("full", "lora"), "rank: 8"),
         ("train.optimizer", ("adamw", "muon"), "momentum: 0.5"),
-        ("loss.mmd.encoder", ("teacher", "transformers"), "name: some"),
     ],
 )
 def test_another_kind_leaves_out_what_only_the_former_has(
@@ -211,7 +211,7 @@ def test_a_stage_with_a_wrong_key_is_located(base: Path) -> None:
 def test_rules_across_keys(base: Path) -> None:
     assert "stage_weights has 1 numbers for 2 stages" in _error(base, {"train.stage_weights": "[1]"})
     assert "sample_prompts is empty" in _error(base, {"train.sample_every": "5"})
-    assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "{sigma_min: 0.5, sigma_max: 0.4}"})
+    assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "[{sigma_min: 0.5, sigma_max: 0.4}]"})
     teacher = {"train.teacher_samples": "{steps: 4}", "train.sample_prompts": "[a fox]"}
     assert "sample_every is 0, which makes none" in _error(base, teacher)
     assert load_config(base, {**teacher, "train.sample_every": "5"}).train.teacher_samples is not None
@@ -222,73 +222,77 @@ def test_rules_across_keys(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "clip_by_clip"),
+    "loss, message",
     [
-        ("{}", True),
-        ("{mmd: {extra_terms: [{tokens: motion}]}}", True),
-        ("{mmd: {group: 2, extra_terms: [{join: means}]}}", False),
-        ("{dmd: {}}", False),
-        ("{gan: {}}", False),
+        (
+            "{mmd: [{kernel: {kind: rbf, bandwidths: [1, 0]}}]}",
+            "loss.mmd[0].kernel.bandwidths[1]: input should be greater than 0",
+        ),
+        ("{mmd: [{kernel: {bandwidths: [2]}}]}", "loss.mmd[0].kernel.kind: missing; add it"),
+        (
+            "{mmd: [{}, {kernel: {kind: rbf, alpha: 2}}]}",
+            "loss.mmd[1].kernel.alpha: unknown key of kind rbf: it belongs to rational_quadratic; leave it out",
+        ),
+        (
+            "{mmd: [{kernel: {kind: pseudo_huber, estimator: unbiased}}]}",
+            "loss.mmd[0].kernel.estimator: input should be 'biased', got 'unbiased'",
+        ),
+        (
+            "{mmd: [{kernel: {kind: linear, random_features: 64}}]}",
+            "loss.mmd[0].kernel.random_features: unknown key of kind linear: it belongs to rbf",
+        ),
+        (
+            "{mmd: [{kernel: {kind: rbf, bandwidths: [1, 2, 4], random_features: 64}}]}",
+            "loss.mmd[0].kernel: random_features 64 are shared by 3 bandwidths; give a multiple",
+        ),
+        (
+            "{mmd: [{kernel: {kind: rbf, bandwidth: 2}}]}",
+            "loss.mmd[0].kernel.bandwidth: unknown key; did you mean bandwidths?",
+        ),
+        ("{mmd: [{tubes: [1, 1, 2]}]}", "tokens is clip; set tokens to tube"),
+        ("{mmd: [{block: -1}]}", "loss.mmd[0].block[0]: input should be greater than or equal to 0"),
+        ("{mmd: [{block: [1, 2], block_weights: [1]}]}", "block_weights has 1 numbers for 2 listed blocks"),
+        ("{mmd: [{join: means}]}", "loss: mmd: join needs several clips to a prompt; set group to 2 or more"),
+        ("{group: 2}", "loss: group 2, but no comparison of mmd joins clips; set join"),
+        ("{mmd: [{weight: 0}]}", "loss: nothing to train on: no comparison of mmd has a weight"),
+        ("{mmd: [{sigma_min: 0.7}]}", "loss.mmd[0]: sigma_min 0.7 is above sigma_max 0.6"),
+        (
+            "{group: 3, mmd: [{join: means}]}",
+            "train.batch_size: 8 clips are not a whole number of loss.group 3",
+        ),
+        ("{others: [{kind: nothing}]}", "loss.others[0]: kind: got 'nothing', expected an importable module:Class"),
+        # As configs were written before.
+        ("{mmd: {kernel: rbf}}", "loss.mmd: got keys, expected a list of comparisons, each with all its keys: `mmd: ["),
+        ("{mmd: [{kernel: rbf}]}", "loss.mmd[0].kernel: got the word 'rbf', expected a section: write {kind: rbf}"),
     ],
-)
-def test_which_losses_ask_for_each_clips_own_target(base: Path, loss: str, clip_by_clip: bool) -> None:
-    assert load_config(base, {"loss": loss}).loss.compares_clip_by_clip == clip_by_clip
-
-
-@pytest.mark.parametrize(
-    "mmd, message",
-    [
-        ("{kernel: rbf, bandwidths: [1, 0]}", r"loss.mmd.bandwidths[1]: input should be greater than 0"),
-        ("{bandwidths: [2]}", "loss.mmd: bandwidths: linear has none; use kernel rbf"),
-        ("{kernel: rbf, alpha: 2}", "alpha: rbf has none; use kernel rational_quadratic"),
-        ("{kernel: pseudo_huber, estimator: unbiased}", "pseudo_huber is no MMD and has none"),
-        ("{random_features: 64}", "stand in for kernel rbf, not for linear"),
-        (
-            "{kernel: rbf, bandwidths: [1, 2, 4], random_features: 64}",
-            "shared by 3 bandwidths; give a multiple",
-        ),
-        ("{tubes: [1, 1, 2]}", "tokens is clip; set tokens to tube"),
-        ("{block: -1}", "loss.mmd.block[0]: input should be greater than or equal to 0"),
-        ("{block: [1, 2], block_weights: [1]}", "block_weights has 1 numbers for 2 listed blocks"),
-        ("{join: means}", "join: needs several clips to a prompt; set group to 2 or more"),
-        ("{group: 2}", "group 2, but no comparison joins clips; set join"),
-        ("{weight: 0}", "every weight of mmd is 0"),
-        (
-            "{extra_terms: [{kernel: rbf, bandwidth: 2}]}",
-            "extra_terms[0].bandwidth: unknown key; did you mean bandwidths?",
-        ),
-        (
-            "{extra_terms: [{sigma_min: 0.7}]}",
-            "loss.mmd.extra_terms[0]: sigma_min 0.7 is above sigma_max 0.6",
-        ),
-        ("{group: 3, join: means}", "train.batch_size: 8 clips are not a whole number of loss.mmd.group 3"),
-    ],
-)
-def test_comparisons_that_make_no_sense_are_refused(base: Path, mmd: str, message: str) -> None:
-    error = _error(base, {"loss.mmd": mmd})
+)  # fmt: skip
+def test_losses_that_make_no_sense_are_refused(base: Path, loss: str, message: str) -> None:
+    error = _error(base, {"loss": loss})
     assert message in error
     assert "\n" not in error
 
 
-def test_own_inputs_need_a_loss_that_compares_no_pairs(base: Path) -> None:
+def test_backward_simulation_needs_a_loss_that_compares_no_pairs(base: Path) -> None:
     own = {"train.backward_simulation": "0.5"}
     assert "train.backward_simulation: 0.5 of the clips have no pair" in _error(base, own)
-    for loss in ("{dmd: {}}", "{gan: {}}", "{mmd: {group: 2, join: means}}"):
+    more_pairs = own | {"loss": "{mmd: [{}, {tokens: motion}]}"}
+    assert "train.backward_simulation: 0.5 of the clips have no pair" in _error(base, more_pairs)
+    for loss in ("{dmd: {}}", "{gan: {}}", "{group: 2, mmd: [{}, {join: means}]}"):
         assert load_config(base, own | {"loss": loss}).train.backward_simulation == 0.5
 
 
-def test_further_comparisons_look_where_the_first_one_does(base: Path) -> None:
-    mmd = """{kernel: pseudo_huber, block: [1, 2], block_weights: [1, 3], sigma_max: 0.5, group: 4, extra_terms: [
-        {kernel: rbf, tokens: motion, weight: 0.5},
-        {kernel: rbf, join: means, block: 0, sigma_min: 0.1},
-        {weight: 0}]}"""
-    config = load_config(base, {"loss.mmd": mmd})
-    first, motion, diversity = config.loss.mmd.terms
-    assert first is config.loss.mmd
-    assert (motion.kernel, motion.block, motion.block_weights) == ("rbf", (1, 2), (1.0, 3.0))
-    assert (motion.sigma_min, motion.sigma_max, motion.weight) == (0.0, 0.5, 0.5)
-    assert (diversity.block, diversity.block_weights) == ((0,), None)
-    assert (diversity.sigma_min, diversity.sigma_max) == (0.1, 0.5)
+def test_a_list_of_comparisons_survives_being_saved(base: Path) -> None:
+    mmd = """[{kernel: {kind: pseudo_huber}, block: [1, 2], block_weights: [1, 3], sigma_max: 0.5},
+        {kernel: {kind: rbf}, join: means, block: 0, sigma_min: 0.1}, {weight: 0}]"""
+    config = load_config(base, {"loss.mmd": mmd, "loss.group": "4"})
+    first, second, _ = config.loss.mmd
+    assert (first.block, first.block_weights, second.block, second.sigma_max) == (
+        (1, 2),
+        (1.0, 3.0),
+        (0,),
+        0.6,
+    )
+    assert list(config.loss.objectives) == ["mmd"] and config.loss.objectives["mmd"].weight == 1
     again = base.with_name("again.yaml")
     again.write_text(dump_config(config))
     assert load_config(again) == config
@@ -343,13 +347,13 @@ def test_plain_text_is_what_yaml_1_2_takes_it_for(written: str, value: object, t
 
 def test_flatten_gives_dotted_keys(base: Path) -> None:
     flat = flatten(load_config(base))
-    assert flat["train.lr"] == 2e-4 and flat["loss.mmd.kernel"] == "linear"
+    assert flat["train.lr"] == 2e-4 and flat["loss.group"] == 1
     assert isinstance(flat["schedule"], list)
 
 
 def test_every_key_of_the_schema_is_explained() -> None:
     schema = DistillConfig.model_json_schema()
-    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "MmdConfig", "MmdTermConfig"):
+    for section in ("DataConfig", "FullTrainConfig", "LoraTrainConfig", "LossConfig", "MmdTermConfig"):
         for key, entry in schema["$defs"][section]["properties"].items():
             plain = key in ("kind", "optimizer")
             assert plain or entry.get("description"), f"{section}.{key} has no description"

@@ -75,17 +75,14 @@ train: {kind: full, steps: 4, batch_size: 4, lr: 1e-3, ema_decay: 0.9, checkpoin
 TRAININGS = {
     "mmd": """
 loss:
-  mmd: {kernel: linear, block: 3}
+  mmd: [{kernel: {kind: linear}, block: 3}]
 """,
     "mmd-dmd-gan": """
 loss:
+  group: 2
   mmd:
-    kernel: pseudo_huber
-    weight: 0.25
-    block: [1, 4]
-    group: 2
-    extra_terms:
-      - {kernel: rbf, join: tokens, weight: 0.5}
+    - {kernel: {kind: pseudo_huber}, weight: 0.25, block: [1, 4]}
+    - {kernel: {kind: rbf}, weight: 0.5, block: [1, 4], join: tokens}
   dmd: {guidance_scale: 3, scale_adapted: true, critic_rank: 4, critic_updates: 2}
   gan: {weight: 0.01, block: 4}
 train: {backward_simulation: 0.5}
@@ -93,7 +90,7 @@ train: {backward_simulation: 0.5}
     "lora": """
 upsampler: {width: 8, steps: 3, batch_size: 4}
 loss:
-  mmd: {kernel: rational_quadratic, block: 3, tokens: frame}
+  mmd: [{kernel: {kind: rational_quadratic}, block: 3, tokens: frame}]
 train:
   kind: lora
   rank: 4
@@ -109,7 +106,7 @@ adapt: {sigma_shift: 2.0, empty_prompts: 0.5}
 """,
     "processes": """
 loss:
-  mmd: {kernel: linear, block: 3}
+  mmd: [{kernel: {kind: linear}, block: 3}]
 """,
 }
 

@@ -1,4 +1,4 @@
-"""Make the file of TransNetV2's trunk that `loss.mmd.encoder: {kind: transnetv2}` takes, from the published weights.
+"""Make the file of TransNetV2's trunk that `encoder: {kind: transnetv2}` takes, from the published weights.
 
     python -m tools.transnetv2 --out out/transnetv2.safetensors
 

@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
 
 def _plan(arguments: _Arguments, keys: dict[str, str]) -> str:
     from swd_video.cost.gpus import load_gpus, pick_gpus
-    from swd_video.objectives.encoder_sections import LATENT_ENCODERS, CriticEncoderConfig
+    from swd_video.objectives.encoders import CriticEncoderConfig
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, keys)
@@ -78,8 +78,8 @@ def _plan(arguments: _Arguments, keys: dict[str, str]) -> str:
     from swd_video.cost.description import describe
     from swd_video.cost.plan import Assumptions, make_plan
 
-    encoders = [term.encoder for term in config.loss.mmd.terms]
-    if not all(isinstance(encoder, LATENT_ENCODERS) for encoder in encoders):
+    encoders = [term.encoder for term in config.loss.mmd]
+    if any(encoder.sees_pixels for encoder in encoders):
         print(
             "warning: loss.mmd: encoders that see pixels, and decoding for them, are not counted.",
             file=sys.stderr,
@@ -116,7 +116,8 @@ def read_request(config: "DistillConfig") -> "Request":
     from swd_video.cost.plan import Request
     from swd_video.cost.training_cost import LoraShape
     from swd_video.cost.training_memory import TrainingSetup
-    from swd_video.training.train_section import LoraTrainConfig, MuonConfig
+    from swd_video.training.config import LoraTrainConfig
+    from swd_video.training.optimizers import MuonConfig
 
     train, architecture = config.train, load_architecture(_counted_model(config), config.load.adapter)
     lora = train if isinstance(train, LoraTrainConfig) else LoraTrainConfig()
@@ -134,7 +135,7 @@ def read_request(config: "DistillConfig") -> "Request":
             half_teacher=config.load.dtype != "float32",
             micro_batch_size=train.micro_batch_size,
             num_stages=train.stages_per_step,
-            group_size=config.loss.mmd.group,
+            group_size=config.loss.group,
         ),
         lora=LoraShape(lora.rank, targets),
         losses=_read_losses(config, architecture),
@@ -171,12 +172,11 @@ def _counted_model(config: "DistillConfig") -> str:
 def _read_losses(config: "DistillConfig", architecture: "Architecture") -> "LossShape":
     from swd_video.cost.step_cost import LossShape
     from swd_video.cost.training_cost import LoraShape
-    from swd_video.objectives.encoder_sections import LATENT_ENCODERS
 
     loss, middle = config.loss, (architecture.spec.num_blocks // 2,)
     compared: dict[object, int] = {}
-    for term in loss.mmd.terms:
-        if isinstance(term.encoder, LATENT_ENCODERS):
+    for term in loss.mmd:
+        if term.weight > 0 and not term.encoder.sees_pixels:
             # Terms that see the same clips share a pair of runs.
             view = term.encoder, term.sigma_min, term.sigma_max
             compared[view] = max(compared.get(view, 0), *(term.block or middle))

@@ -40,9 +40,9 @@ def run_training(
         FolderInUseError: if another run trains there.
     """
     from swd_video.files import alone_in
-    from swd_video.training.build import settle_precision
     from swd_video.training.finite import NonFiniteError
     from swd_video.training.loop import train
+    from swd_video.training.precision import settle_precision
     from swd_video.training.processes import join_processes
 
     # Started by `accelerate launch`, this is one of several processes, of which the first speaks.

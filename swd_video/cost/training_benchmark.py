@@ -17,9 +17,10 @@ from torch._subclasses import FakeTensor
 from swd_video.core.randomness import SampleDraws
 from swd_video.cost.process_memory import highest_resident_bytes
 from swd_video.models.lora import CRITIC, STUDENT, lora_parameters
-from swd_video.objectives.learners import ClipPair
-from swd_video.training.build import build_run, settle_precision
+from swd_video.objectives.objective import ClipPair
+from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
+from swd_video.training.precision import settle_precision
 from swd_video.training.step import MicroBatch, StageInputs, Stepper
 
 GIB = 2**30
@@ -83,7 +84,7 @@ def measure_training(config: DistillConfig, steps: int, rounds: int) -> dict[str
     return {
         "model": config.model,
         "kind": config.train.kind,
-        "losses": [part.name for part in stepper.objectives],
+        "losses": list(stepper.objectives),
         "batch_size": config.train.batch_size,
         "mixed_precision": config.train.mixed_precision,
         "device": str(stepper.accelerator.device),
@@ -131,7 +132,7 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
     prepared = [
         prepare(stepper, batch)
         for update in range(stepper.num_updates)
-        for part in range(stepper.settings.division.num_stages)
+        for part in range(stepper.division.num_stages)
         for batch in stepper.micro_batches(step, part, update)
     ]
     whole: list[tuple[float, float]] = []
@@ -151,7 +152,7 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
 
 def prepare(stepper: Stepper, batch: MicroBatch) -> PreparedBatch:
     """Read a micro-batch's clips and make its noise."""
-    names = [part.name for part in stepper.objectives] + [learner.name for learner in stepper.learners]
+    names = list(stepper.objectives) + [learner.name for learner in stepper.learners]
     draws = {name: RecordedDraws(stepper.draws(name, batch)) for name in names}
     return PreparedBatch(batch, stepper.inputs(batch), draws)
 
@@ -170,8 +171,8 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
         if learns:
             with stepper.autocast():
                 losses = [
-                    part.weight * part.objective(roles, clips, one.draws[part.name].rewound())
-                    for part in stepper.objectives
+                    objective.weight * objective(roles, clips, one.draws[name].rewound())
+                    for name, objective in stepper.objectives.items()
                 ]
             torch.stack(losses).sum().backward()
         for learner in stepper.learners:

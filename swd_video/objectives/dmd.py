@@ -1,65 +1,141 @@
-"""Distribution matching distillation: a critic follows the student, and the student leaves it for the teacher."""
+"""Distribution matching distillation: a critic follows the student, and the student leaves it for the teacher.
 
+Source: Improved Distribution Matching Distillation (arXiv 2405.14867).
+"""
+
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from swd_video.core.flow import add_noise, velocity_target, x0_from_velocity
-from swd_video.core.randomness import SampleDraws
+from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import SampleDraws, keyed_global
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.losses.dmd import distribution_matching_loss
-from swd_video.objectives.learners import ClipPair, Learner
+from swd_video.models.spec import ModelSpec
+from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair, Learner, NoiseLevels, Objective, ObjectiveConfig
+from swd_video.objectives.passes import Pass
+
+_WARNING = (
+    "warning: loss.dmd: a teacher that was not trained on the small grids cannot make clips there, and distribution "
+    "matching hands its mistakes on: trained so, students of Wan2.1 came out worse than with mmd alone "
+    "(arXiv 2503.16397). `swd-video adapt` trains it on them; then set loss.dmd.scale_adapted to true."
+)
 
 
-@dataclass(frozen=True)
-class NoiseRange:
-    """Noise levels from which clips draw theirs evenly.
+class DmdConfig(ObjectiveConfig, NoiseLevels):
+    """Distribution matching (arXiv 2405.14867): a critic, low-rank additions to the teacher, follows the student."""
 
-    Attributes:
-        sigma_min: the lowest.
-        sigma_max: the highest.
-    """
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """Of the teacher whose distribution is matched; 1 is no guidance, null what the teacher's own pipeline does."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    sigma_min: float = Field(default=0.02, gt=0, lt=1)
+    """Lowest noise level at which teacher and critic are compared."""
+    sigma_max: float = Field(default=0.98, gt=0, le=1)
+    """Highest noise level at which teacher and critic are compared."""
+    data_share: float = Field(default=0.0, ge=0, le=1)
+    """For so many of the clips the teacher looks at the true clip (arXiv 2606.18478), for diversity; 0.5 there."""
+    scale_adapted: bool = False
+    """Whether the teacher was trained on small grids as well. One that was not misleads the small stages
+    (arXiv 2503.16397), and a warning says so."""
+    critic_rank: int = Field(default=64, ge=1)
+    """Rank of the critic's additions."""
+    critic_targets: tuple[str, ...] | None = None
+    """Ends of the names of the linear layers that get one; null is the family's attention and MLP."""
+    critic_lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the critic."""
+    critic_updates: int = Field(default=1, ge=1)
+    """Times that the critic learns for each step of the student: on the step's clips, then each time on clips of other
+    prompts that the student makes anew. 5 in the published code of DMD2 (10 for Stable Diffusion 1.5) and of SwD."""
 
-    sigma_min: float
-    sigma_max: float
+    @model_validator(mode="after")
+    def _check_guidance(self) -> "DmdConfig":
+        if self.negative_prompt and self.guidance_scale == 1:
+            raise ValueError(
+                "negative_prompt: guidance_scale 1 is no guidance, so nothing leads away from it; raise guidance_scale "
+                "or leave negative_prompt out"
+            )
+        return self
 
-    def noised(
-        self, clips: Float[Tensor, "batch *clip"], draws: SampleDraws
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *clip"]]:
-        """Draw (sigma, noise), one sigma for each clip."""
-        noise = draws.normal_like(clips)
-        share = draws.uniform().to(clips.device)
-        return self.sigma_min + (self.sigma_max - self.sigma_min) * share, noise
+    @property
+    def texts(self) -> Mapping[str, tuple[str, ...]]:
+        """What guidance leads away from."""
+        return {"negative_prompt": (self.negative_prompt,)}
+
+    @property
+    def num_updates(self) -> int:
+        """The critic's."""
+        return self.critic_updates
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Distributions are matched, not clips."""
+        return False
+
+    def build(
+        self,
+        key: str,
+        networks: Networks,
+        schedule: ScaleSchedule,
+        prompts: Mapping[str, Tensor],
+        accelerator: Accelerator,
+        seed: int,
+    ) -> "DmdObjective":
+        """Add a critic."""
+        spec, speaks = networks.model.spec, accelerator.is_main_process
+        if not self.scale_adapted and len(schedule.distinct_grids) > 1 and speaks:
+            print(_WARNING, file=sys.stderr)
+        with keyed_global(seed, "critic"):
+            critic = Critic(networks, self)
+        guidance = chosen_guidance(
+            spec, self.guidance_scale, self.negative_prompt, f"{key}.", quiet=not speaks
+        )
+        negative_embeds = prompts["negative_prompt"]
+        return DmdObjective(self, guidance, negative_embeds, weight=self.weight, learner=critic)
+
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
+        """Teacher and critic judge, then the critic learns."""
+        guided = (self.guidance_scale or spec.guidance_scale) != 1
+        return [
+            Pass("teacher", grid, 2 if guided else 1),
+            Pass("critic", grid),
+            Pass("critic", grid, self.critic_updates, gradient="weights"),
+        ]
 
 
 class Critic(Learner):
     """Low-rank additions to the teacher, trained by flow matching on the student's clips, whose score they give.
 
+    Args:
+        networks: get the additions.
+        config: says which.
+
     Source: One-step Diffusion with Distribution Matching Distillation (arXiv 2311.18828), section 3.2.
     """
 
-    def __init__(
-        self,
-        networks: Networks,
-        rank: int,
-        targets: tuple[str, ...],
-        lr: float,
-        noise: NoiseRange,
-        updates: int = 1,
-    ) -> None:
-        super().__init__("critic", networks.add_critic(rank, targets), lr, updates)
-        self._noise = noise
+    name = "critic"
 
-    def renew(self, networks: Networks) -> None:
-        """Look for the additions again, before the first step: dividing weights among processes replaces them."""
-        self._train(networks.critic_parameters())
+    def __init__(self, networks: Networks, config: DmdConfig) -> None:
+        self.lr, self.updates, self._levels = config.critic_lr, config.critic_updates, config
+        networks.add_critic(config.critic_rank, config.critic_targets or networks.model.lora_targets)
+
+    def find_parameters(self, networks: Networks) -> Mapping[str, nn.Parameter]:
+        """The additions."""
+        return networks.critic_parameters()
 
     def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Mean squared error of the velocity that leads to the student's clips."""
         x0 = clips.predicted_x0
-        sigma, noise = self._noise.noised(x0, draws)
+        sigma, noise = self._levels.noised(x0, draws)
         with networks.critic() as network:
             velocity = networks.model.predict_velocity(
                 add_noise(x0, noise, sigma), sigma, clips.prompt_embeds, transformer=network
@@ -68,29 +144,26 @@ class Critic(Learner):
 
 
 @dataclass(frozen=True)
-class DmdObjective:
+class DmdObjective(Objective):
     """Move the student's clips along the difference of the teacher's score and the critic's.
 
     Attributes:
-        noise: levels at which scores are compared.
+        config: says at which noise levels, and how often the teacher's score is that of the noised *true* clip, which
+            pulls the student back to what the data has and it lacks (Source: Data-Forcing Distillation,
+            arXiv 2606.18478).
         guidance_scale: of the teacher; 1 is none.
         negative_embeds: embedding of what the teacher is guided away from.
-        data_share: for so many of the clips the teacher's score is that of the noised *true* clip, which pulls the
-            student back to what the data has and it lacks (Source: Data-Forcing Distillation, arXiv 2606.18478).
-
-    Source: Improved Distribution Matching Distillation (arXiv 2405.14867).
     """
 
-    noise: NoiseRange
-    guidance_scale: float
+    config: DmdConfig
+    guidance_scale: float | int
     negative_embeds: Float[Tensor, "1 text_length text_dim"]
-    data_share: float = 0.0
 
     def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only."""
         x0 = clips.predicted_x0.detach().float()
-        sigma, noise = self.noise.noised(x0, draws)
-        from_data = draws.uniform().to(x0.device) < self.data_share
+        sigma, noise = self.config.noised(x0, draws)
+        from_data = draws.uniform().to(x0.device) < self.config.data_share
         seen = torch.where(from_data.view(-1, 1, 1, 1, 1), clips.target_x0, x0)
         with torch.no_grad():
             teacher_x0 = self._teacher_x0(networks, add_noise(seen, noise, sigma), sigma, clips.prompt_embeds)

@@ -1,169 +1,266 @@
-"""What the student is asked to get right: networks are called here, `losses/` only compares what they give."""
+"""Maximum mean discrepancy on the features of frozen networks, the main objective of scale-wise distillation.
 
-from collections.abc import Callable, Mapping, Sequence
+Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.2 and Eq. 2.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from swd_video.config import ConfigError, Section
+from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
-from swd_video.losses.kernels import RationalQuadratic, Rbf
-from swd_video.losses.mmd import kernel_mmd, linear_mmd, pseudo_huber_mmd
-from swd_video.losses.random_features import random_features
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.losses.token_sets import clip_points, frame_sets, joined_sets, motion_sets, tube_sets
-from swd_video.objectives.encoder_sections import EncoderConfig
-from swd_video.objectives.features import Comparison, FeatureSource, TokenGrid, Window
-from swd_video.objectives.learners import ClipPair
+from swd_video.models.spec import ModelSpec
+from swd_video.objectives.encoders import (
+    AnyEncoder,
+    Comparison,
+    Encoder,
+    EncoderConfig,
+    TeacherEncoderConfig,
+    TokenGrid,
+    WindowConfig,
+)
+from swd_video.objectives.kernels import AnyKernel, LinearConfig
 from swd_video.objectives.networks import Networks
-from swd_video.objectives.sections import MmdTermConfig
+from swd_video.objectives.objective import (
+    Blocks,
+    ClipPair,
+    NoiseLevels,
+    Objective,
+    ObjectiveConfig,
+    known_blocks,
+)
+from swd_video.objectives.passes import Pass
+from swd_video.student.student import PixelNetwork
 
-Objective = Callable[[Networks, ClipPair, SampleDraws], Tensor]
-"""The mean loss of some clips, whose gradients reach the student's; `SampleDraws` gives noise and sigmas."""
+
+class MmdTermConfig(NoiseLevels):
+    """One comparison of sets of tokens."""
+
+    encoder: AnyEncoder = TeacherEncoderConfig()
+    """The frozen network whose tokens are compared."""
+    kernel: AnyKernel = LinearConfig()
+    """How they are compared: `linear` and `pseudo_huber` compare mean tokens, `rbf` and `rational_quadratic` all pairs
+    of tokens."""
+    tokens: Literal["clip", "frame", "tube", "motion", "change"] = "clip"
+    """What makes a set: all tokens of a `clip`, as in the paper, or those of one latent `frame`, or of one space-time
+    `tube`; or, for each pair of consecutive frames, their differences (`motion`), or these without sign (`change`)."""
+    tubes: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    """For `tokens: tube`: into how many tubes frames, height and width are cut."""
+    join: Literal["none", "tokens", "means"] = "none"
+    """With `loss.group` clips to a prompt: `none` compares each clip with its own target, `tokens` all clips of a
+    prompt joined with all their targets, and `means` does so with one point for each clip's set, its mean token."""
+    block: Blocks | None = Field(default=None, min_length=1)
+    """Block of the encoder, from 0, whose tokens are compared, or a list of them; null is the middle one."""
+    block_weights: tuple[PositiveFloat, ...] | None = None
+    """Weight of each listed block; null gives all 1."""
+    sigma_min: float = Field(default=0.0, ge=0, lt=1)
+    """Lowest noise level at which prediction and target are compared."""
+    sigma_max: float = Field(default=0.6, gt=0, le=1)
+    """Highest noise level at which prediction and target are compared."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of this comparison in the loss; 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> "MmdTermConfig":
+        if not self.encoder.sees_noise and (self.sigma_min, self.sigma_max) != (0.0, 0.6):
+            raise ValueError("sigma_min and sigma_max: this encoder is shown clean clips; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sets(self) -> "MmdTermConfig":
+        if self.tubes != (1, 2, 2) and self.tokens != "tube":
+            raise ValueError(f"tubes: tokens is {self.tokens}; set tokens to tube or leave tubes out")
+        if self.block_weights is not None and len(self.block_weights) != len(self.block or ()):
+            raise ValueError(
+                f"block_weights has {len(self.block_weights)} numbers for {len(self.block or ())} listed blocks; "
+                "give one for each"
+            )
+        return self
+
+    @property
+    def view(self) -> tuple[EncoderConfig, float, float]:
+        """Terms of the same view share one pass through their encoder."""
+        return self.encoder, self.sigma_min, self.sigma_max
+
+    def sets(
+        self, tokens: Float[Tensor, "batch tokens channels"], grid: TokenGrid, group: int
+    ) -> Float[Tensor, "sets set_tokens channels"]:
+        """The sets of tokens that are compared.
+
+        Args:
+            tokens: after a block, of whole clips.
+            grid: tokens of a clip along frames, height and width.
+            group: clips of a prompt, which may be joined.
+        """
+        sets = tokens
+        if self.tokens == "frame":
+            sets = frame_sets(tokens, grid[0])
+        elif self.tokens == "tube":
+            sets = tube_sets(tokens, grid, self.tubes)
+        elif self.tokens != "clip":
+            sets = motion_sets(tokens, grid[0])
+            sets = sets.abs() if self.tokens == "change" else sets
+        if self.join == "none":
+            return sets
+        join = joined_sets if self.join == "tokens" else clip_points
+        return join(sets, group, len(sets) // len(tokens))
+
+    def check(self, grid: TokenGrid) -> None:
+        """Refuse a stage's grid that has too few tokens.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        if self.tokens in ("motion", "change") and grid[0] < 2:
+            raise ValueError(
+                f"tokens {self.tokens}: needs 2 frames of tokens, got {grid[0]}; use another or longer stages"
+            )
+        if self.tokens == "tube" and any(parts > size for parts, size in zip(self.tubes, grid, strict=True)):
+            raise ValueError(
+                f"tubes: {self.tubes} are more than the {grid} tokens along each axis; take fewer"
+            )
+        if self.kernel.estimator != "biased" and self.join == "none":
+            clip = torch.empty(1, grid[0] * grid[1] * grid[2], 1)
+            if self.sets(clip, grid, 1).shape[1] < 2:
+                raise ValueError(
+                    f"kernel.estimator {self.kernel.estimator}: needs sets of 2 tokens; use biased"
+                )
+
+
+class MmdConfig(ObjectiveConfig):
+    """What `loss` says of the MMD: `loss.mmd`, `loss.group` and `loss.window`."""
+
+    terms: tuple[MmdTermConfig, ...]
+    group: int
+    window: WindowConfig
+
+    @property
+    def counted(self) -> dict[int, MmdTermConfig]:
+        """The comparisons that have a weight, by their place in the list."""
+        return {index: term for index, term in enumerate(self.terms) if term.weight > 0}
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Unless a comparison joins the clips of a prompt."""
+        return all(term.join == "none" for term in self.counted.values())
+
+    @property
+    def needs_vae(self) -> bool:
+        """For encoders of pixels."""
+        return any(term.encoder.sees_pixels for term in self.counted.values())
+
+    @property
+    def trained_through(self) -> tuple[PixelNetwork, ...]:
+        """Each encoder of pixels once."""
+        records = [term.encoder.record for term in self.counted.values()]
+        return tuple(dict.fromkeys(record for record in records if record is not None))
+
+    def build(
+        self,
+        key: str,
+        networks: Networks,
+        schedule: ScaleSchedule,
+        prompts: Mapping[str, Tensor],
+        accelerator: Accelerator,
+        seed: int,
+    ) -> "MmdObjective":
+        """Load encoders, and look whether each stage has the tokens that its comparisons need."""
+        terms: list[MmdTermConfig] = []
+        encoders: dict[EncoderConfig, Encoder] = {}
+        for index, term in self.counted.items():
+            here = f"{key}[{index}]"
+            if term.encoder not in encoders:
+                encoders[term.encoder] = term.encoder.build(
+                    f"{here}.encoder", networks.model.spec, self.window, accelerator.device
+                )
+            encoder = encoders[term.encoder]
+            blocks = known_blocks(f"{here}.block", term.block, encoder.name, encoder.num_blocks)
+            for grid in schedule.distinct_grids:
+                for block in blocks:
+                    try:
+                        term.check(encoder.grid(grid, block))
+                    except ValueError as error:
+                        where = f"latent grid {grid}, block {block} of {encoder.name}"
+                        raise ConfigError(f"{here}.{error} ({where})") from None
+            terms.append(term.model_copy(update={"block": blocks}))
+        return MmdObjective(terms, encoders, self.group, self.window)
+
+    def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
+        """Each view runs its encoder on the target, and on the prediction with its way back."""
+        window = self.window.size(grid)
+        depths: dict[tuple[EncoderConfig, float, float], int | None] = {}
+        for term in self.counted.values():
+            unnamed = None if term.encoder.sees_pixels else spec.num_blocks // 2 + 1
+            depth = max(term.block) + 1 if term.block else unnamed
+            depths[term.view] = None if depth is None else max(depth, depths.get(term.view) or 0)
+        runs: list[tuple[str | Section, int | None]] = [("vae_decoder", None)] if self.needs_vae else []
+        for (encoder, *_), depth in depths.items():
+            runs.append((encoder if encoder.sees_pixels else str(getattr(encoder, "kind", "")), depth))
+        passes: list[Pass] = []
+        for network, depth in runs:
+            # What sees pixels runs a prediction once more on the way back, clip by clip.
+            of_latents = network in ("teacher", "critic")
+            shown = grid if of_latents else window
+            passes.append(Pass(network, shown, 1 if of_latents else 2, depth=depth))
+            passes.append(Pass(network, shown, gradient="input", depth=depth))
+        return passes
 
 
 @dataclass(frozen=True)
-class WeightedObjective:
-    """An objective as a part of what a student is trained on.
-
-    Attributes:
-        name: for logs and messages: the key below `loss` in a config.
-        weight: its factor in the sum.
-        objective: the loss.
-    """
-
-    name: str
-    weight: float
-    objective: Objective
-
-
-@dataclass(frozen=True)
-class MmdObjective:
+class MmdObjective(Objective):
     """Match how frozen networks see prediction and target.
 
     Attributes:
         terms: comparisons, all with their blocks named; the loss is their weighted sum.
-        sources: the network of each term's encoder.
+        encoders: made of each term's section.
         group: each so many consecutive clips of a batch have the same prompt.
         window: what networks of pixels are shown.
-
-    Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 4.2 and Eq. 2.
     """
 
     terms: Sequence[MmdTermConfig]
-    sources: Mapping[EncoderConfig, FeatureSource]
+    encoders: Mapping[EncoderConfig, Encoder]
     group: int = 1
-    window: Window = field(default_factory=Window)
+    window: WindowConfig = field(default_factory=WindowConfig)
 
-    def __call__(
-        self,
-        networks: Networks,
-        clips: ClipPair,
-        draws: SampleDraws,
-    ) -> Float[Tensor, ""]:
+    def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only.
 
-        Clips that are not pairs give 0 where no term joins clips.
-        Prediction and target get the same noise, sigma and window, clips that are compared with each other the same
-        sigma.
+        Clips that are no pairs are not compared one by one, which would pull each towards another at random: where no
+        term joins clips they give 0. Prediction and target get the same noise, sigma and window, clips that are
+        compared with each other the same sigma.
         """
         comparison = Comparison(networks, clips, draws, self.group, self.window)
+        views: dict[tuple[EncoderConfig, float, float], list[MmdTermConfig]] = {}
+        for term in self.terms:
+            if clips.paired or term.join != "none":
+                views.setdefault(term.view, []).append(term)
         loss = clips.predicted_x0.new_zeros(())
-        for (encoder, sigmas), terms in self._terms_by_view(clips.paired).items():
+        for (encoder, *sigmas), terms in views.items():
             blocks = sorted({block for term in terms for block in term.block or ()})
-            predicted, target = self.sources[encoder].tokens(comparison, sigmas, blocks)
+            predicted, target = self.encoders[encoder].tokens(comparison, (sigmas[0], sigmas[1]), blocks)
             for term in terms:
-                for block, weight in _weighted_blocks(term):
+                assert term.block is not None, "a term's blocks are named before it is used"
+                weights = term.block_weights or [1.0] * len(term.block)
+                for block, weight in zip(term.block, weights, strict=True):
                     value = self._compare(term, predicted[block], target[block], draws)
                     loss = loss + term.weight * weight * value
         return loss
 
-    def _terms_by_view(
-        self, paired: bool
-    ) -> dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]]:
-        """Terms that one pass through an encoder serves, by it and their noise levels.
-
-        Clips that are no pairs are not compared one by one: that would pull each towards another at random.
-        """
-        terms: dict[tuple[EncoderConfig, tuple[float, float]], list[MmdTermConfig]] = {}
-        for term in self.terms:
-            if term.join == "none" and not paired:
-                continue
-            terms.setdefault((term.encoder, (term.sigma_min, term.sigma_max)), []).append(term)
-        return terms
-
-    def _compare(
-        self,
-        term: MmdTermConfig,
-        predicted: Tensor,
-        target: Tensor,
-        draws: SampleDraws,
-    ) -> Tensor:
+    def _compare(self, term: MmdTermConfig, predicted: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
         frames, height, width = predicted.shape[1:4]
         predicted_sets, target_sets = (
-            token_sets(tokens.flatten(1, 3), term, (frames, height, width), self.group)
+            term.sets(tokens.flatten(1, 3), (frames, height, width), self.group)
             for tokens in (predicted, target)
         )
-        # A draw of a joined set is a clip, which gave `unit` of its tokens.
-        unit = predicted_sets.shape[1] // self.group if term.join == "tokens" else 1
-        if term.kernel == "pseudo_huber":
-            return pseudo_huber_mmd(predicted_sets, target_sets)
-        if term.kernel == "linear":
-            return linear_mmd(predicted_sets, target_sets, term.estimator, unit)
-        if term.kernel == "rational_quadratic":
-            mixture = RationalQuadratic(term.bandwidths, term.bandwidth_unit, term.alpha)
-            return kernel_mmd(predicted_sets, target_sets, mixture, term.estimator, unit)
-        kernel = Rbf(term.bandwidths, term.bandwidth_unit)
-        if not term.random_features:
-            return kernel_mmd(predicted_sets, target_sets, kernel, term.estimator, unit)
-        points = random_features(predicted_sets, target_sets, kernel, term.random_features, draws.shared)
-        return linear_mmd(*points, term.estimator, unit)
-
-
-def token_sets(
-    tokens: Float[Tensor, "batch tokens channels"], term: MmdTermConfig, grid: TokenGrid, group: int
-) -> Float[Tensor, "sets set_tokens channels"]:
-    """The sets of tokens that a term compares.
-
-    Args:
-        tokens: after a block, of whole clips.
-        term: says what a set is.
-        grid: tokens of a clip along frames, height and width.
-        group: clips of a prompt, which a term may join.
-    """
-    sets = tokens
-    if term.tokens == "frame":
-        sets = frame_sets(tokens, grid[0])
-    elif term.tokens == "tube":
-        sets = tube_sets(tokens, grid, term.tubes)
-    elif term.tokens != "clip":
-        sets = motion_sets(tokens, grid[0])
-        sets = sets.abs() if term.tokens == "change" else sets
-    if term.join == "none":
-        return sets
-    join = joined_sets if term.join == "tokens" else clip_points
-    return join(sets, group, len(sets) // len(tokens))
-
-
-def check_term(term: MmdTermConfig, grid: TokenGrid) -> None:
-    """Refuse a term that a stage's grid has too few tokens for.
-
-    Raises:
-        ValueError: naming the key of the term.
-    """
-    frames = grid[0]
-    if term.tokens in ("motion", "change") and frames < 2:
-        raise ValueError(
-            f"tokens {term.tokens}: needs 2 frames of tokens, got {frames}; use another or longer stages"
-        )
-    if term.tokens == "tube" and any(parts > size for parts, size in zip(term.tubes, grid, strict=True)):
-        raise ValueError(f"tubes: {term.tubes} are more than the {grid} tokens along each axis; take fewer")
-    if term.estimator != "biased" and term.join == "none":
-        clip = torch.empty(1, frames * grid[1] * grid[2], 1)
-        if token_sets(clip, term, grid, 1).shape[1] < 2:
-            raise ValueError(f"estimator {term.estimator}: needs sets of 2 tokens; use biased")
-
-
-def _weighted_blocks(term: MmdTermConfig) -> list[tuple[int, float]]:
-    assert term.block is not None, "a term's blocks are named before it is used"
-    return list(zip(term.block, term.block_weights or [1.0] * len(term.block), strict=True))
+        # A draw of a joined set is a clip.
+        tokens_per_draw = predicted_sets.shape[1] // self.group if term.join == "tokens" else 1
+        return term.kernel.compare(predicted_sets, target_sets, tokens_per_draw, draws.shared)

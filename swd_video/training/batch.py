@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from swd_video.training.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class BatchDivision:
@@ -31,35 +33,30 @@ class BatchDivision:
         ]
 
 
-def divide_batch(
-    batch_size: int, num_stages: int, num_processes: int, micro_batch_size: int | None, group_size: int
-) -> BatchDivision:
+def divide_batch(train: TrainConfig, group_size: int, num_processes: int) -> BatchDivision:
     """Divide a batch evenly, or say why that cannot be.
 
     Args:
-        batch_size: clips in a step.
-        num_stages: stages drawn for a step.
-        num_processes: how many processes there are.
-        micro_batch_size: the most clips that a process takes at once; None for all of its own.
+        train: the config's section.
         group_size: clips of a prompt, which stay together.
+        num_processes: how many processes there are.
 
     Raises:
         ValueError: naming the key and what would divide.
     """
-    pieces = num_stages * num_processes * group_size
-    if batch_size % pieces:
+    pieces = train.stages_per_step * num_processes * group_size
+    if train.batch_size % pieces:
         raise ValueError(
-            f"train.batch_size: {batch_size} clips cannot be divided evenly among {num_processes} process(es) x "
-            f"{num_stages} (train.stages_per_step) x groups of {group_size} (loss.mmd.group); make it a multiple of "
-            f"{pieces}, or start another number of processes."
+            f"train.batch_size: {train.batch_size} clips cannot be divided evenly among {num_processes} process(es) x "
+            f"{train.stages_per_step} (train.stages_per_step) x groups of {group_size} (loss.group); make it a "
+            f"multiple of {pieces}, or start another number of processes."
         )
-    share = batch_size // (num_stages * num_processes)
-    micro = share if micro_batch_size is None else min(micro_batch_size, share)
+    share = train.batch_size // (train.stages_per_step * num_processes)
+    micro = min(train.micro_batch_size or share, share)
     fitting = [size for size in range(group_size, share + 1, group_size) if share % size == 0]
     if micro not in fitting:
         raise ValueError(
             f"train.micro_batch_size: {micro} does not divide the {share} clips that a process has of a stage into "
-            f"equal passes of whole groups of {group_size} (loss.mmd.group); take one of "
-            f"{', '.join(map(str, fitting))}."
+            f"equal passes of whole groups of {group_size} (loss.group); take one of {', '.join(map(str, fitting))}."
         )
-    return BatchDivision(batch_size, num_stages, num_processes, micro)
+    return BatchDivision(train.batch_size, train.stages_per_step, num_processes, micro)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from swd_video.files import remove_leftovers, whole_folder
 from swd_video.models.fsdp import full_optimizer_state, full_tensors, load_optimizer_state, shard_like
-from swd_video.objectives.learners import Learner
+from swd_video.objectives.objective import Learner
 
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"

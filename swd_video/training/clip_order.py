@@ -1,12 +1,16 @@
 """The order in which training clips are seen, in groups that share a caption."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import torch
+from accelerate import Accelerator
 
+from swd_video.config import ConfigError
 from swd_video.core.randomness import keyed_generator
+from swd_video.data.latent_cache import LatentCache
 
 
 class ClipOrder:
@@ -49,3 +53,30 @@ class ClipOrder:
             if len(group) == self.group_size:
                 groups.append(tuple(waiting.pop(self._captions[clip])))
         return groups
+
+
+def order_clips(clips: LatentCache, group_size: int, seed: int, accelerator: Accelerator) -> ClipOrder:
+    """The order of a run's clips; what has to be left out is said on stderr.
+
+    Args:
+        clips: the cache.
+        group_size: `loss.group`.
+        seed: of the run.
+        accelerator: knows who speaks.
+
+    Raises:
+        ConfigError: if no caption has clips enough for a group.
+    """
+    order = ClipOrder(clips.captions, group_size, seed)
+    if order.num_groups == 0:
+        raise ConfigError(
+            f"loss.group: no caption of the {len(clips)} clips has {group_size} of them; take smaller groups, or more "
+            "clips of each caption"
+        )
+    if order.num_captions_skipped and accelerator.is_main_process:
+        print(
+            f"loss.group: {order.num_captions_skipped} of {order.num_captions} captions have fewer than {group_size} "
+            "clips and are left out.",
+            file=sys.stderr,
+        )
+    return order

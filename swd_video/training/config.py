@@ -1,24 +1,21 @@
 """Every key of a distillation config, with its default, its limits and what it means.
 
-`load.py` turns YAML into these classes. They are frozen and refuse keys they do not know.
+Sections that belong to one part lie beside it: those of `loss` and `adapt` in `objectives/`.
 """
 
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section, load_config_as
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.load_options import LoadOptions
-from swd_video.objectives.sections import LossConfig
-from swd_video.training.train_section import FullTrainConfig, LoraTrainConfig
+from swd_video.objectives.flow_matching import AdaptConfig
+from swd_video.objectives.loss import LossConfig
+from swd_video.training.optimizers import AdamWConfig, AnyOptimizer
 
 
 class DataConfig(Section):
@@ -62,15 +59,6 @@ class StageConfig(Section):
     """Latent width."""
 
 
-class AdaptConfig(Section):
-    """What `swd-video adapt` trains a teacher on: flow matching, on every grid of the schedule."""
-
-    sigma_shift: float = Field(default=1.0, gt=0)
-    """Noise levels are even draws `u`, shifted: `s u / (1 + (s - 1) u)`; above 1 noisier ones come more often."""
-    empty_prompts: float = Field(default=0.1, ge=0, le=1)
-    """For so many of the clips the prompt is empty, so that the teacher keeps what guidance leads away from."""
-
-
 class UpsamplerConfig(Section):
     """A network that takes clips from a stage's grid to the next, in place of bicubic resizing."""
 
@@ -90,6 +78,110 @@ class UpsamplerConfig(Section):
     """Learning rate, which falls to 0 along a cosine."""
     seed: int = Field(default=0, ge=0)
     """Of its first weights and of the clips in each step. Not the run's, so that runs with several seeds share it."""
+
+
+class TeacherSamplesConfig(Section):
+    """How the teacher makes the clips that stand beside the student's samples."""
+
+    steps: int = Field(default=50, ge=1)
+    """Sampling steps; with guidance each runs the transformer twice."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    shift: float | None = Field(default=None, gt=0)
+    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
+
+
+class TrainConfig(Section):
+    """What full and LoRA training share."""
+
+    steps: int = Field(default=3000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=8, ge=1)
+    """Clips in an optimizer step, of all processes together, however many there are."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """The most clips that one process passes through the networks at once; gradients of several passes are added up.
+    Null takes all that fall to it. Changes memory and time, and losses only in their last bits."""
+    stages_per_step: int = Field(default=1, ge=1)
+    """Stages drawn for a step; each trains on an equal part of the batch."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate."""
+    lr_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0 to `lr`; constant afterwards."""
+    optimizer: AnyOptimizer = AdamWConfig()
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm; null leaves them."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the averaged weights that samples and the student use; 0 uses the weights as they are."""
+    mixed_precision: Literal["bf16", "auto"] | None = None
+    """`bf16` runs the networks under bfloat16 autocast; weights and optimizer stay float32. `auto` is `bf16` where
+    the device multiplies in bfloat16, else null; the saved config says which."""
+    gradient_checkpointing: bool = False
+    """Keep only the tokens between transformer blocks, and compute each block again in the backward pass: the same
+    student in a fraction of the memory, for about a third more work."""
+    backward_simulation: float = Field(default=0.0, ge=0, le=1)
+    """This share of the stages drawn, after the first, start from what the student made itself of the stages
+    before, as in sampling, instead of from true clips (backward simulation, arXiv 2405.14867). Its clip is then
+    another than the true one, so comparisons clip by clip leave these stages out."""
+    stage_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """How often each stage is drawn, relative to the others; null draws all alike."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many of the latest checkpoints stay on disk."""
+    sample_every: int = Field(default=0, ge=0)
+    """Steps between sample clips; 0 makes none."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample clips."""
+    samples_per_prompt: int = Field(default=2, ge=1)
+    """Sample clips of each prompt; diversity is measured from two on."""
+    teacher_samples: TeacherSamplesConfig | None = None
+    """Let the teacher make the same prompts once, beside which the samples are shown and measured; null measures them
+    against training clips."""
+    collapse_share: float = Field(default=0.5, ge=0, lt=1)
+    """A warning is printed where diversity, motion or saturation of the samples falls below this share of the
+    reference's, or the saturation rises above one over it; 0 never warns."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between TensorBoard entries."""
+
+    @property
+    def texts(self) -> dict[str, tuple[str, ...]]:
+        """Texts that samples need embedded, by their key in this section."""
+        if not self.sample_every:
+            return {}
+        teacher = self.teacher_samples
+        negative = {} if teacher is None else {"teacher_samples.negative_prompt": (teacher.negative_prompt,)}
+        return {"sample_prompts": self.sample_prompts, **negative}
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> "TrainConfig":
+        if self.sample_every and not self.sample_prompts:
+            raise ValueError(
+                "sample_every is set but sample_prompts is empty; name prompts or set sample_every to 0"
+            )
+        if self.teacher_samples is not None and not self.sample_every:
+            raise ValueError(
+                "teacher_samples are shown beside samples, but sample_every is 0, which makes none; set sample_every "
+                "or leave teacher_samples out"
+            )
+        return self
+
+
+class FullTrainConfig(TrainConfig):
+    """Train a copy of all the teacher's weights."""
+
+    kind: Literal["full"] = "full"
+
+
+class LoraTrainConfig(TrainConfig):
+    """Train low-rank additions to the teacher's weights; one copy of the weights serves both."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=128, ge=1)
+    """Rank of the additions. Their scale is 1 (alpha equals rank), so that every tool loads them alike."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Ends of the names of the linear layers that get one; null: attention and MLP of the model's blocks."""
 
 
 class DistillConfig(Section):
@@ -132,20 +224,21 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _check_group(self) -> "DistillConfig":
-        group, train = self.loss.mmd.group, self.train
+        group, train = self.loss.group, self.train
         if train.batch_size % (group * train.stages_per_step):
             raise ValueError(
-                f"train.batch_size: {train.batch_size} clips are not a whole number of loss.mmd.group {group} x "
+                f"train.batch_size: {train.batch_size} clips are not a whole number of loss.group {group} x "
                 f"train.stages_per_step {train.stages_per_step}; make it a multiple"
             )
         return self
 
     @model_validator(mode="after")
     def _check_backward_simulation(self) -> "DistillConfig":
-        if self.train.backward_simulation and self.loss.compares_clip_by_clip:
+        share = self.train.backward_simulation
+        if share and all(objective.needs_pairs for objective in self.loss.objectives.values()):
             raise ValueError(
-                f"train.backward_simulation: {self.train.backward_simulation} of the clips have no pair, and no loss "
-                "here does without; set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
+                f"train.backward_simulation: {share} of the clips have no pair, and no loss here does without; set it "
+                "to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
             )
         return self
 

@@ -4,12 +4,15 @@ Clips come from a cache of latents and captions from embeddings, so a step needs
 pixels: then the VAE stays. Together they can be larger than all that trains.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from swd_video.config import ConfigError
+from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 
 
@@ -29,6 +32,27 @@ def moved_to(device: torch.device, *modules: nn.Module) -> Iterator[None]:
 def all_parts(model: VideoModel) -> list[nn.Module]:
     """Everything that encoding clips and captions may look at: text encoders, VAE, and the network beside them."""
     return [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
+
+
+def embed_texts(model: VideoModel, texts: Mapping[str, Sequence[str]], *, speaks: bool) -> dict[str, Tensor]:
+    """Embed what a training needs besides its captions, and say on stderr what the model reads only in part.
+
+    Args:
+        model: with its text encoders.
+        texts: by their key in the config.
+        speaks: whether this process says it.
+
+    Raises:
+        ConfigError: if the tokenizer fails at one.
+    """
+    for key, some in texts.items() if speaks else ():
+        try:
+            cut = cut_texts(model, some)
+        except Exception as error:
+            raise ConfigError(f"{key}: the tokenizer cannot read a text: {error}") from None
+        if line := describe_cut(cut, "prompt"):
+            print(f"warning: {key}: {line}.", file=sys.stderr)
+    return {key: model.encode_prompt(list(some)) for key, some in texts.items()}
 
 
 def drop_text_encoders(model: VideoModel) -> None:

@@ -168,7 +168,7 @@ def _due(done: int, every: int) -> bool:
 def _plan(run: Run) -> TimeLeft:
     stepper = run.stepper
     tokens = stepper.schedule.tokens(stepper.networks.model.spec.compression)
-    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.settings.division.num_stages, tokens)
+    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.division.num_stages, tokens)
 
 
 @contextmanager

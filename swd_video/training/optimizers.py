@@ -1,32 +1,57 @@
 """Which parameter is moved by which optimizer."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from swd_video.training.train_section import MuonConfig, TrainConfig
+from swd_video.config import Section
+
+
+class AdamWConfig(Section):
+    """AdamW for everything."""
+
+    kind: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class MuonConfig(Section):
+    """Muon (orthogonalised momentum) for the matrices of transformer blocks, AdamW for everything else."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adamw_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of what Muon does not take; null is `train.lr`."""
+    adjust_lr: Literal["original", "match_rms_adamw"] = "match_rms_adamw"
+    """How a matrix's shape scales its rate; `match_rms_adamw` makes rates tuned for AdamW fit."""
+
+
+AnyOptimizer = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
 
 
 def build_optimizers(
-    parameters: Mapping[str, nn.Parameter], train: TrainConfig
+    parameters: Mapping[str, nn.Parameter], config: AdamWConfig | MuonConfig, lr: float
 ) -> list[torch.optim.Optimizer]:
     """One AdamW; or Muon for the matrices of transformer blocks and AdamW for the rest.
 
     Args:
         parameters: trainable parameters by name.
-        train: the config's `train` section.
+        config: says which.
+        lr: learning rate.
 
     Returns:
         Optimizers that between them hold every parameter. "initial_lr" in their groups is the rate without warmup.
 
     Source: Muon is Scalable for LLM Training (arXiv 2502.16982), for `match_rms_adamw`.
     """
-    config = train.optimizer
     # One fused kernel for all parameters: on a CPU the plain loop costs more than a small model's step.
     if not isinstance(config, MuonConfig):
         adamw = torch.optim.AdamW(
-            parameters.values(), lr=train.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            parameters.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         return _with_initial_lr([adamw])
     matrices = [weight for name, weight in parameters.items() if _is_block_matrix(name, weight)]
@@ -36,14 +61,14 @@ def build_optimizers(
         optimizers.append(
             torch.optim.Muon(
                 matrices,
-                lr=train.lr,
+                lr=lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 adjust_lr_fn=config.adjust_lr,
             )
         )
     if rest:
-        rate = config.adamw_lr or train.lr
+        rate = config.adamw_lr or lr
         optimizers.append(torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=True))
     return _with_initial_lr(optimizers)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
-from swd_video.core.resize import Upsample, resize_latents
+from swd_video.core.resize import Upsample
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
@@ -40,8 +40,8 @@ class SampleWriter:
             `contact.png`, one row a prompt; and a folder `teacher` with its clips, where these are the reference.
         seed: of the run.
         reference: what the clips are held against.
-        samples_per_prompt: clips of each prompt.
         upsample: takes clean latents from a stage's grid to the next.
+        samples_per_prompt: clips of each prompt.
     """
 
     networks: Networks
@@ -51,8 +51,8 @@ class SampleWriter:
     folder: Path
     seed: int
     reference: Reference
+    upsample: Upsample
     samples_per_prompt: int = 1
-    upsample: Upsample = resize_latents
 
     @cached_property
     def reference_clips(self) -> ClipsByPrompt:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -17,41 +17,17 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_choice
-from swd_video.core.resize import Upsample, resize_latents
+from swd_video.core.resize import Upsample
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.models.fsdp import full_tensor
-from swd_video.objectives.learners import ClipPair, Learner
-from swd_video.objectives.mmd import WeightedObjective
 from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair, Learner, Objective
 from swd_video.training.batch import BatchDivision
 from swd_video.training.clip_order import ClipOrder
+from swd_video.training.config import TrainConfig
 from swd_video.training.finite import check_gradient, check_losses
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """Numbers of a step that stay the same for the whole run.
-
-    Attributes:
-        seed: all draws follow from it, the step, and a clip's number within the step's batch.
-        division: which clips of a step come together, on which process.
-        stage_weights: how often each stage is drawn, relative to the others.
-        lr_warmup_steps: steps over which learning rates rise linearly to what the optimizers were given.
-        max_grad_norm: gradients are scaled down to this norm, if any.
-        bf16: run the networks under bfloat16 autocast.
-        backward_simulation: share of the stages drawn, after the first, that see what the student made itself
-            of the stages before.
-    """
-
-    seed: int
-    division: BatchDivision
-    stage_weights: tuple[float, ...]
-    lr_warmup_steps: int = 0
-    max_grad_norm: float | None = None
-    bf16: bool = False
-    backward_simulation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +52,10 @@ class MicroBatch:
     def key(self) -> tuple[int | str, ...]:
         """Tells its draws from those of other micro-batches with the same clips' numbers."""
         return (self.step, *(("update", self.update) if self.update else ()))
+
+
+Seen = list[tuple[MicroBatch, ClipPair]]
+"""What the student made of micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +101,8 @@ def training_pair(
     schedule: ScaleSchedule,
     stage_index: int,
     noise: Tensor,
+    upsample: Upsample,
     previous_x0: Tensor | None = None,
-    upsample: Upsample = resize_latents,
 ) -> tuple[Float[Tensor, "batch channels _ _ _"], Float[Tensor, "batch channels _ _ _"]]:
     """What the student sees at a stage, and what it should make of it.
 
@@ -134,8 +114,8 @@ def training_pair(
         schedule: the stages.
         stage_index: which stage.
         noise: standard normal, on the stage's grid.
-        previous_x0: the student's own clips of the previous stage, where it is to see these.
         upsample: takes clean latents to the grid of the next stage, as in sampling.
+        previous_x0: the student's own clips of the previous stage, where it is to see these.
 
     Returns:
         (noisy latents, target latents), both on the stage's grid.
@@ -148,8 +128,7 @@ def training_pair(
         return noise, target_x0
     if previous_x0 is None:
         previous_x0 = latents[schedule[stage_index - 1].grid]
-    upsampled = upsample(previous_x0, stage.grid)
-    return add_noise(upsampled, noise, stage.sigma), target_x0
+    return add_noise(upsample(previous_x0, stage.grid), noise, stage.sigma), target_x0
 
 
 @dataclass
@@ -158,47 +137,39 @@ class Stepper:
 
     Attributes:
         networks: teacher and student.
-        objectives: what is trained on, the weighted sum of all.
+        objectives: what is trained on, the weighted sum of all, by name.
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
         order: which of them come when; a micro-batch holds whole groups of it.
         optimizers: between them they hold every trainable parameter; each group's "initial_lr" is its rate.
         ema: running average of the trainable parameters.
         accelerator: device, processes and gradient averaging.
-        settings: numbers.
-        learners: networks that learn from the student's clips after each of its steps.
         upsample: takes clean latents from a stage's grid to the next.
+        train: the config's section.
+        division: which clips of a step come together, on which process.
+        seed: all draws follow from it, the step, and a clip's number within the step's batch.
     """
 
     networks: Networks
-    objectives: Sequence[WeightedObjective]
+    objectives: Mapping[str, Objective]
     schedule: ScaleSchedule
     clips: LatentCache
     order: ClipOrder
     optimizers: Sequence[torch.optim.Optimizer]
     ema: EMAModel
     accelerator: Accelerator
-    settings: StepSettings
-    learners: Sequence[Learner] = ()
-    upsample: Upsample = resize_latents
+    upsample: Upsample
+    train: TrainConfig
+    division: BatchDivision
+    seed: int
 
     def __post_init__(self) -> None:
         self._parameters = self.networks.trainable_parameters()
+        self.learners = [part.learner for part in self.objectives.values() if part.learner is not None]
         self.num_updates = max((learner.updates for learner in self.learners), default=1)
 
-    def stage_of(self, step: int, part: int, update: int = 0) -> int:
-        """Which stage a part of a step's batch trains; known before it is run."""
-        settings, more = self.settings, ("update", update) if update else ()
-        return keyed_choice(settings.stage_weights, settings.seed, "stage", step, part, *more)
-
-    def micro_batches(self, step: int, part: int, update: int = 0) -> list[MicroBatch]:
-        """What this process has to do of a part, pass by pass."""
-        stage_index = self.stage_of(step, part, update)
-        samples = self.settings.division.samples(part, self.accelerator.process_index)
-        return [MicroBatch(step, part, stage_index, some, update) for some in samples]
-
     def take_step(self, step: int) -> StepReport:
-        """Run forward and backward on the whole batch and change the student once.
+        """Run forward and backward on the whole batch and change the student once, then what learns beside it.
 
         Args:
             step: number of the step, from 0.
@@ -208,8 +179,8 @@ class Stepper:
         """
         started = time.perf_counter()
         report = StepReport()
-        seen: list[tuple[MicroBatch, ClipPair]] = []
-        for part in range(self.settings.division.num_stages):
+        seen: Seen = []
+        for part in range(self.division.num_stages):
             seen += self._run_part(step, part, report)
         report.grad_norm = self._clip_gradient(step)
         self._set_learning_rate(step)
@@ -228,6 +199,54 @@ class Stepper:
         report.seconds = time.perf_counter() - started
         return report
 
+    def _run_part(self, step: int, part: int, report: StepReport) -> Seen:
+        """The student's gradients from one stage."""
+        started = time.perf_counter()
+        batches, num_parts = self.micro_batches(step, part), self.division.num_stages
+        seen: Seen = []
+        sums = torch.zeros(len(self.objectives), device=self.accelerator.device)
+        for number, batch in enumerate(batches):
+            is_last = part == num_parts - 1 and number == len(batches) - 1
+            # Gradients are averaged over processes once, in the last backward pass.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.networks.student_forward):
+                clips = self.predict(batch)
+                losses = self.compare(batch, clips)
+                (self._weighted(losses) / (len(batches) * num_parts)).backward()
+            sums += losses.detach()
+            seen.append((batch, clips.detached()))
+        # All processes see the same numbers, so that all stop where one has to.
+        means = self._over_processes(sums / len(batches))
+        values = dict(zip(self.objectives, means.tolist(), strict=True))
+        check_losses(step, batches[0].stage_index, values)
+        for name, value in values.items():
+            report.losses[name] = report.losses.get(name, 0.0) + value / num_parts
+        loss = self._weighted(means).item()
+        report.stages.append((batches[0].stage_index, loss, time.perf_counter() - started))
+        return seen
+
+    def stage_of(self, step: int, part: int, update: int = 0) -> int:
+        """Which stage a part of a step's batch trains; known before it is run."""
+        weights, more = self.train.stage_weights or [1.0] * len(self.schedule), ("update", update)
+        return keyed_choice(weights, self.seed, "stage", step, part, *(more if update else ()))
+
+    def micro_batches(self, step: int, part: int, update: int = 0) -> list[MicroBatch]:
+        """What this process has to do of a part, pass by pass."""
+        stage_index = self.stage_of(step, part, update)
+        samples = self.division.samples(part, self.accelerator.process_index)
+        return [MicroBatch(step, part, stage_index, some, update) for some in samples]
+
+    def predict(self, batch: MicroBatch) -> ClipPair:
+        """The student's clips on a micro-batch, and the true ones; these for both where no objective wants others."""
+        if not any(part.wants_prediction for part in self.objectives.values()):
+            grid, device = self.schedule[batch.stage_index].grid, self.accelerator.device
+            stored = self.read(batch, [grid])
+            x0 = stored.latents[grid].to(device, torch.float32)
+            return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
+        seen = self.inputs(batch)
+        with self.autocast():
+            predicted_x0 = self.networks.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
+        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
+
     def inputs(self, batch: MicroBatch) -> StageInputs:
         """Read a micro-batch's clips and make what its stage sees of them."""
         index, device = batch.stage_index, self.accelerator.device
@@ -237,27 +256,9 @@ class Stepper:
         latents = {grid: stored.latents[grid].to(device, torch.float32) for grid in grids}
         noise = self.draws("noise", batch).normal_like(latents[stage.grid])
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
-        previous_x0 = self.own_previous(batch, prompt_embeds)
-        noisy_latents, target_x0 = training_pair(
-            latents, self.schedule, index, noise, previous_x0, self.upsample
-        )
-        own = previous_x0 is not None
-        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own)
-
-    def predict(self, batch: MicroBatch) -> ClipPair:
-        """The student's clips on a micro-batch, and the true ones."""
-        seen = self.inputs(batch)
-        with self.autocast():
-            predicted_x0 = self.networks.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
-        return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
-
-    def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
-        """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
-        with self.autocast():
-            losses = [
-                part.objective(self.networks, clips, self.draws(part.name, batch)) for part in self.objectives
-            ]
-        return torch.stack([loss.float() for loss in losses])
+        own = self.own_previous(batch, prompt_embeds)
+        noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, self.upsample, own)
+        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own is not None)
 
     def own_previous(
         self, batch: MicroBatch, prompt_embeds: Float[Tensor, "batch text_length text_dim"]
@@ -266,8 +267,8 @@ class Stepper:
 
         Source: backward simulation, Improved Distribution Matching Distillation (arXiv 2405.14867), section 4.4.
         """
-        share, seed = self.settings.backward_simulation, self.settings.seed
-        chosen = keyed_choice((1 - share, share), seed, "own inputs", *batch.key, batch.part)
+        share = self.train.backward_simulation
+        chosen = keyed_choice((1 - share, share), self.seed, "own inputs", *batch.key, batch.part)
         if batch.stage_index == 0 or not chosen:
             return None
 
@@ -285,54 +286,47 @@ class Stepper:
                 upsample=self.upsample,
             )
 
+    def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
+        """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
+        with self.autocast():
+            losses = [
+                objective(self.networks, clips, self.draws(name, batch))
+                for name, objective in self.objectives.items()
+            ]
+        return torch.stack([loss.float() for loss in losses])
+
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""
         return self._weighted(self.compare(batch, self.predict(batch)))
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The precision in which networks run."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.settings.bf16)
+    def read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
+        """A micro-batch's clips on some grids, as they are stored."""
+        size, group = self.division.batch_size, self.order.group_size
+        first, last = batch.samples.start // group, batch.samples.stop // group
+        start = (batch.step * self.num_updates + batch.update) * (size // group)
+        indices = [clip for position in range(first, last) for clip in self.order.group(start + position)]
+        return self.clips.batch(indices, grids)
 
     def draws(self, purpose: str, batch: MicroBatch) -> SampleDraws:
         """The random numbers of a micro-batch's clips for a purpose: "noise", or the name of a loss."""
-        return SampleDraws(batch.samples, self.settings.seed, purpose, *batch.key)
+        return SampleDraws(batch.samples, self.seed, purpose, *batch.key)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision in which networks run."""
+        bf16 = self.train.mixed_precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16)
 
     def _weighted(self, losses: Float[Tensor, " objectives"]) -> Float[Tensor, ""]:
-        return (losses * losses.new_tensor([part.weight for part in self.objectives])).sum()
+        return (losses * losses.new_tensor([part.weight for part in self.objectives.values()])).sum()
 
-    def _run_part(self, step: int, part: int, report: StepReport) -> list[tuple[MicroBatch, ClipPair]]:
-        started = time.perf_counter()
-        batches, num_parts = self.micro_batches(step, part), self.settings.division.num_stages
-        seen: list[tuple[MicroBatch, ClipPair]] = []
-        sums = torch.zeros(len(self.objectives), device=self.accelerator.device)
-        for number, batch in enumerate(batches):
-            is_last = part == num_parts - 1 and number == len(batches) - 1
-            with self._gradient_averaging(is_last):
-                clips = self.predict(batch)
-                losses = self.compare(batch, clips)
-                (self._weighted(losses) / (len(batches) * num_parts)).backward()
-            sums += losses.detach()
-            seen.append((batch, clips.detached()))
-        # All processes see the same numbers, so that all stop where one has to.
-        means = self._over_processes(sums / len(batches))
-        values = dict(zip([part.name for part in self.objectives], means.tolist(), strict=True))
-        check_losses(step, batches[0].stage_index, values)
-        for name, value in values.items():
-            report.losses[name] = report.losses.get(name, 0.0) + value / num_parts
-        loss = self._weighted(means).item()
-        report.stages.append((batches[0].stage_index, loss, time.perf_counter() - started))
-        return seen
-
-    def _new_clips(self, step: int, update: int) -> list[tuple[MicroBatch, ClipPair]]:
+    def _new_clips(self, step: int, update: int) -> Seen:
         """What the student makes by now of other clips and prompts, for the networks beside it to learn from."""
-        parts = range(self.settings.division.num_stages)
+        parts = range(self.division.num_stages)
         batches = [batch for part in parts for batch in self.micro_batches(step, part, update)]
         with torch.no_grad():
             return [(batch, self.predict(batch)) for batch in batches]
 
-    def _train_learner(
-        self, learner: Learner, step: int, seen: Sequence[tuple[MicroBatch, ClipPair]]
-    ) -> float:
+    def _train_learner(self, learner: Learner, step: int, seen: Seen) -> float:
         # The student's loss may have left gradients in it.
         learner.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
@@ -360,26 +354,15 @@ class Stepper:
         mean: Tensor = self.accelerator.reduce(tensor, "mean")
         return mean
 
-    def read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
-        """A micro-batch's clips on some grids, as they are stored."""
-        size, group = self.settings.division.batch_size, self.order.group_size
-        first, last = batch.samples.start // group, batch.samples.stop // group
-        start = (batch.step * self.num_updates + batch.update) * (size // group)
-        indices = [clip for position in range(first, last) for clip in self.order.group(start + position)]
-        return self.clips.batch(indices, grids)
-
-    def _gradient_averaging(self, is_last: bool) -> AbstractContextManager[None]:
-        return nullcontext() if is_last else self.accelerator.no_sync(self.networks.student_forward)
-
     def _clip_gradient(self, step: int) -> float:
-        limit = self.settings.max_grad_norm
+        limit = self.train.max_grad_norm
         weights = list(self._parameters.values())
         norm = float(full_tensor(clip_grad_norm_(weights, math.inf if limit is None else limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
 
     def _set_learning_rate(self, step: int) -> None:
-        share = min(1.0, (step + 1) / max(1, self.settings.lr_warmup_steps))
+        share = min(1.0, (step + 1) / max(1, self.train.lr_warmup_steps))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share

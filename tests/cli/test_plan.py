@@ -82,9 +82,9 @@ def test_the_first_config_holds_all_settings_that_swd_published() -> None:
     from swd_video.training.config import load_config
 
     config = load_config(ROOT / SWD)
-    mmd, train = config.loss.mmd, config.train
+    (mmd,), train = config.loss.mmd, config.train
     assert config.model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    assert (mmd.kernel, mmd.block, mmd.sigma_min, mmd.sigma_max) == ("linear", (15,), 0, 0.6)
+    assert (mmd.kernel.kind, mmd.block, mmd.sigma_min, mmd.sigma_max) == ("linear", (15,), 0, 0.6)
     assert train.kind == "lora" and train.rank == 128
     assert train.targets == ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     assert (train.lr, train.steps, train.batch_size) == (4e-6, 3000, 24)
@@ -186,7 +186,7 @@ def test_losses_with_networks_of_their_own_are_counted(
         "--train.backward_simulation",
         "0.5",
     )
-    through_critic = ("--loss.mmd.encoder", "{kind: critic}", "--json")
+    through_critic = ("--loss.mmd", "[{encoder: {kind: critic}}]", "--json")
     assert main(["plan", str(tiny_config), *words, *adversaries, *through_critic]) == 0
     captured = capsys.readouterr()
     assert (
@@ -222,7 +222,7 @@ def test_losses_with_networks_of_their_own_are_counted(
         (["--utilisation", "0"], "--utilisation: got 0.0, expected above 0"),
         (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),
         (["--num-clips", "0"], "--num-clips: got 0, expected at least 1"),
-        (["--loss.mmd.block", "3"], "loss.mmd.block: 3 does not exist"),
+        (["--loss.mmd", "[{block: 3}]"], "loss.mmd.block: 3 does not exist"),
         (["--loss.gan", "{block: 3}"], "loss.gan.block: 3 does not exist"),
         (
             ["--schedule", "[{sigma: 1, frames: 2, height: 3, width: 4}]"],

@@ -24,8 +24,7 @@ from swd_video.cost.training_memory import TrainingSetup, TrainingSizes, memory_
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.models.wan import WanModel
 from swd_video.objectives.networks import Networks
-from swd_video.training.optimizers import build_optimizers
-from swd_video.training.train_section import FullTrainConfig, MuonConfig
+from swd_video.training.optimizers import AdamWConfig, MuonConfig, build_optimizers
 
 GRID = LatentSize(3, 6, 8)
 BATCH = 3
@@ -198,8 +197,7 @@ def test_weights_that_train_take_what_optimizer_and_average_really_hold(
     parameters = roles_of(real_model, kind).trainable_parameters()
     for weight in parameters.values():
         weight.grad = torch.ones_like(weight)
-    train = FullTrainConfig(optimizer=MuonConfig()) if muon else FullTrainConfig()
-    optimizers = build_optimizers(parameters, train)
+    optimizers = build_optimizers(parameters, MuonConfig() if muon else AdamWConfig(), 1e-4)
     for optimizer in optimizers:
         optimizer.step()
     held = sum(

@@ -148,7 +148,7 @@ def test_presets_have_swds_noise_levels_converted_to_the_models_own_shift(path: 
     swd = load_config(CONFIGS / "wan2.1_1.3b" / "swd_4stage.yaml")
     converted = [round(convert_sigma(stage.sigma, 3.0, shift), 3) for stage in swd.schedule]
     assert [stage.sigma for stage in config.schedule] == converted
-    assert config.loss.mmd.sigma_max == round(convert_sigma(swd.loss.mmd.sigma_max, 3.0, shift), 3)
+    assert config.loss.mmd[0].sigma_max == round(convert_sigma(swd.loss.mmd[0].sigma_max, 3.0, shift), 3)
     assert re.search(rf"\b{shift:.3g}|{shift:.2f}\b", path.read_text().split("model:")[0])
 
 

@@ -11,14 +11,13 @@ from swd_video.cost.counting import count_flops, count_graph, count_kept
 from swd_video.cost.step_cost import LossShape, SharedCounters, StepCounter
 from swd_video.cost.training_cost import LoraShape
 from swd_video.models.wan import WanModel
-from swd_video.objectives.dmd import Critic, DmdObjective, NoiseRange
-from swd_video.objectives.gan import HEADS, Discriminator
-from swd_video.objectives.learners import ClipPair
+from swd_video.objectives.dmd import Critic, DmdConfig, DmdObjective
+from swd_video.objectives.gan import HEADS, Discriminator, GanConfig
 from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair
 
 GRID, SMALL = LatentSize(3, 6, 8), LatentSize(2, 4, 4)
 BATCH = 2
-NOISE = NoiseRange(0.02, 0.98)
 CRITIC = LoraShape(3, ("to_q", "ffn.net.2"))
 
 
@@ -42,8 +41,10 @@ def draws() -> SampleDraws:
 def test_distribution_matching_and_its_critic(
     guidance_scale: float, roles: Networks, clips: ClipPair, tiny_architecture: Architecture
 ) -> None:
-    critic = Critic(roles, CRITIC.rank, CRITIC.targets, 1e-3, NOISE)
-    objective = DmdObjective(NOISE, guidance_scale, clips.prompt_embeds[:1])
+    config = DmdConfig(critic_rank=CRITIC.rank, critic_targets=CRITIC.targets)
+    critic = Critic(roles, config)
+    critic.start(roles)
+    objective = DmdObjective(config, guidance_scale, clips.prompt_embeds[:1])
     scores = count_graph(lambda: objective(roles, clips, draws()))
     learning = count_graph(lambda: critic.loss(roles, clips.detached(), draws()))
 
@@ -76,7 +77,9 @@ def test_a_discriminator(
     head: str, roles: Networks, clips: ClipPair, tiny_architecture: Architecture
 ) -> None:
     hidden_size, blocks = roles.model.spec.hidden_size, (0, 1)
-    judge = Discriminator(head, blocks, hidden_size, 5, 1e-3, NOISE, 0, torch.device("cpu"))
+    config = GanConfig.model_validate({"head": head, "hidden": 5, "block": blocks})
+    judge = Discriminator(config, config.heads(roles.model.spec), blocks)
+    judge.start(roles)
     deceiving = count_graph(lambda: judge.deceive(roles, clips, draws()))
     learning = count_graph(lambda: judge.loss(roles, clips.detached(), draws()))
 

@@ -1,15 +1,38 @@
-"""What objectives say that they run."""
+"""What objectives say that they run, and what really runs."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
 from diffusers import WanPipeline
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.randomness import SampleDraws
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.lora import CRITIC, lora_in_use
 from swd_video.models.spec import ModelSpec
 from swd_video.models.wan import WanModel
+from swd_video.objectives.loss import LossConfig
+from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair
 from swd_video.objectives.passes import Pass
-from swd_video.objectives.sections import LossConfig
 
 GRID = LatentSize(5, 40, 40)
+PARTS: dict[str, dict[str, Any]] = {
+    "mmd": {
+        "mmd": [
+            {"block": 0},
+            {"kernel": {"kind": "rbf"}, "block": 1},
+            {"sigma_max": 0.3},
+            {"encoder": {"kind": "critic"}, "block": 2},
+        ]
+    },
+    "dmd": {"dmd": {"guidance_scale": 3, "critic_updates": 2}},
+    "gan": {"gan": {"updates": 3, "block": [0, 1]}},
+}
 
 
 @pytest.fixture
@@ -17,10 +40,54 @@ def spec(tiny_wan_pipe: WanPipeline) -> ModelSpec:
     return WanModel.from_pipeline(tiny_wan_pipe).spec
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_they_run_what_they_say(
+    name: str,
+    make_networks: Callable[[str], Networks],
+    make_clips: Callable[..., ClipPair],
+    tiny_schedule: ScaleSchedule,
+) -> None:
+    networks, clips, accelerator = make_networks("full"), make_clips(), Accelerator()
+    grid = LatentSize(*clips.target_x0.shape[2:])
+    loss = LossConfig.model_validate({"mmd": [], "dmd": {}, **PARTS[name]})
+    negative = {"negative_prompt": clips.prompt_embeds[:1]}
+    # Whatever is looked at, a critic is there.
+    built = {
+        key: part.build(f"loss.{key}", networks, tiny_schedule, negative, accelerator, 0)
+        for key, part in reversed(loss.objectives.items())
+    }
+    ran: Counter[tuple[str, bool, int]] = Counter()
+    transformer, blocks = networks.model.transformer, networks.model.transformer.blocks
+    who: list[str] = []
+
+    def begin(_: torch.nn.Module, inputs: Any) -> None:
+        who.append("critic" if lora_in_use(transformer) == CRITIC else "teacher")
+
+    for index, block in enumerate(blocks):
+        if index == 0:
+            block.register_forward_pre_hook(begin)
+        block.register_forward_hook(lambda *_, depth=index + 1: ran.update({_key(who, depth): 1}))
+
+    def _key(who: list[str], depth: int) -> tuple[str, bool, int]:
+        return who[-1], torch.is_grad_enabled(), depth
+
+    built[name](networks, clips, SampleDraws(range(2), 0))
+    if (learner := built[name].learner) is not None:
+        learner.start(networks)
+        for update in range(learner.updates):
+            learner.loss(networks, clips.detached(), SampleDraws(range(2), update))
+
+    said: Counter[tuple[str, bool, int]] = Counter()
+    for one in loss.passes(networks.model.spec, grid)[name]:
+        for depth in range(1, (one.depth or len(blocks)) + 1):
+            if isinstance(one.network, str) and one.network in ("teacher", "critic"):
+                said[one.network, one.gradient != "none", depth] += int(one.clips)
+    assert ran == said
+
+
 def test_terms_that_see_the_same_clips_share_a_pair_of_passes(spec: ModelSpec) -> None:
-    loss = LossConfig.model_validate(
-        {"mmd": {"extra_terms": [{"block": 0}, {"kernel": "rbf", "block": 2}, {"sigma_max": 0.3}]}}
-    )
+    terms = [{}, {"block": 0}, {"kernel": {"kind": "rbf"}, "block": 2}, {"sigma_max": 0.3}]
+    loss = LossConfig.model_validate({"mmd": terms})
     both = (3, 2)  # the deepest block of three terms, and the middle one of the fourth
     expected = [
         Pass("teacher", GRID, gradient=way, depth=depth) for depth in both for way in ("none", "input")
@@ -30,31 +97,26 @@ def test_terms_that_see_the_same_clips_share_a_pair_of_passes(spec: ModelSpec) -
 
 def test_encoders_of_pixels_see_a_window_that_is_decoded_once_for_all(spec: ModelSpec) -> None:
     encoders = [{"kind": "transnetv2", "weights": "w"}, {"kind": "transformers", "name": "n"}]
-    mmd = {"encoder": encoders[0], "block": 0, "extra_terms": [{"encoder": encoders[1]}]}
-    loss = LossConfig.model_validate({"mmd": mmd})
+    loss = LossConfig.model_validate(
+        {"mmd": [{"encoder": encoders[0], "block": 0}, {"encoder": encoders[1]}]}
+    )
     window = LatentSize(5, 32, 32)
     passes = loss.passes(spec, GRID)["mmd"]
-    assert [(one.clips, one.gradient) for one in passes] == [(2.0, "none"), (1.0, "input")] * 3
+    assert [(one.clips, one.gradient) for one in passes] == [(2, "none"), (1, "input")] * 3
     assert all(one.grid == window for one in passes)
-    assert [one.network for one in passes[::2]] == [
-        "vae_decoder",
-        loss.mmd.encoder,
-        loss.mmd.extra_terms[0].encoder,
-    ]
+    assert [one.network for one in passes[::2]] == ["vae_decoder", *(term.encoder for term in loss.mmd)]
     assert [one.depth for one in passes[::2]] == [None, 1, None]
 
 
 def test_what_learns_beside_the_student_learns_as_often_as_it_is_told(spec: ModelSpec) -> None:
-    parts = {"dmd": {"guidance_scale": 3, "critic_updates": 5}, "gan": {"updates": 2, "block": [0, 1]}}
-    loss = LossConfig.model_validate({"mmd": {"weight": 0}, **parts})
-    assert loss.num_updates == 5
+    loss = LossConfig.model_validate({"mmd": [{"weight": 0}], **PARTS["dmd"], **PARTS["gan"]})
+    assert loss.num_updates == 3
     assert loss.passes(spec, GRID) == {
-        "mmd": [],
-        "dmd": [Pass("teacher", GRID, 2), Pass("critic", GRID), Pass("critic", GRID, 5, "weights")],
+        "dmd": [Pass("teacher", GRID, 2), Pass("critic", GRID), Pass("critic", GRID, 2, "weights")],
         "gan": [
             Pass("teacher", GRID, gradient="input", depth=2),
             Pass("heads", GRID, gradient="input"),
-            Pass("teacher", GRID, 4, depth=2),
-            Pass("heads", GRID, 4, "weights"),
+            Pass("teacher", GRID, 6, depth=2),
+            Pass("heads", GRID, 6, "weights"),
         ],
     }

@@ -3,13 +3,15 @@
 import pytest
 
 from swd_video.training.batch import divide_batch
+from swd_video.training.config import FullTrainConfig
 
 
 @pytest.mark.parametrize("stages", [1, 3])
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("micro", [None, 2, 100])
 def test_every_clip_falls_to_one_process_once(stages: int, processes: int, micro: int | None) -> None:
-    division = divide_batch(24, stages, processes, micro, group_size=2)
+    train = FullTrainConfig(batch_size=24, stages_per_step=stages, micro_batch_size=micro)
+    division = divide_batch(train, 2, processes)
     for part in range(stages):
         passes = [some for process in range(processes) for some in division.samples(part, process)]
         clips = [clip for some in passes for clip in some]
@@ -29,6 +31,8 @@ def test_every_clip_falls_to_one_process_once(stages: int, processes: int, micro
 def test_what_does_not_divide_is_refused_in_a_line(
     arguments: tuple[int, int, int, int | None, int], message: str
 ) -> None:
+    batch_size, stages, processes, micro, group = arguments
+    train = FullTrainConfig(batch_size=batch_size, stages_per_step=stages, micro_batch_size=micro)
     with pytest.raises(ValueError, match=message) as error:
-        divide_batch(*arguments)
+        divide_batch(train, group, processes)
     assert "\n" not in str(error.value)

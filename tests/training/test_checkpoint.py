@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from swd_video.core.randomness import SampleDraws
-from swd_video.objectives.learners import ClipPair, Learner
 from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair, Learner
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
-from swd_video.training.optimizers import build_optimizers
-from swd_video.training.train_section import AdamWConfig, FullTrainConfig, MuonConfig
+from swd_video.training.optimizers import AdamWConfig, MuonConfig, build_optimizers
 
 
 class _Network(nn.Module):
@@ -35,7 +34,7 @@ class _Training:
         self.network = _Network(width)
         self.parameters = dict(self.network.named_parameters())
         optimizer = MuonConfig() if kind == "muon" else AdamWConfig()
-        self.optimizers = build_optimizers(self.parameters, FullTrainConfig(optimizer=optimizer, lr=1e-2))
+        self.optimizers = build_optimizers(self.parameters, optimizer, 1e-2)
         self.ema = EMAModel(list(self.parameters.values()), decay=0.9, foreach=True)
 
     def step(self, number: int) -> None:
@@ -62,8 +61,14 @@ class _Training:
 
 
 class _Critic(Learner):
+    name = "critic"
+
     def __init__(self) -> None:
-        super().__init__("critic", {"weight": nn.Parameter(torch.ones(5))}, 1e-2)
+        self.parameters = {"weight": nn.Parameter(torch.ones(5))}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=1e-2)
+
+    def find_parameters(self, networks: Networks) -> dict[str, nn.Parameter]:
+        return self.parameters
 
     def step(self) -> None:
         self._squares().backward()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +24,6 @@ from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
 from swd_video.files import alone_in
-from swd_video.objectives.mmd import check_term
-from swd_video.objectives.sections import MmdTermConfig
 from swd_video.student.student import load_student
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.config import DistillConfig, load_config
@@ -43,7 +40,6 @@ torch.set_num_threads(int(sys.argv[3]))
 from swd_video.training.config import load_config
 from swd_video.training.build import build_run
 from swd_video.training.loop import train
-from swd_video.objectives.mmd import check_term
 
 def kill(done, report):
     if done == 3:
@@ -63,15 +59,14 @@ class _Stopped(Exception):
 
 
 def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path: Path) -> None:
-    loss = {
-        "group": 2,
-        "extra_terms": [
-            {"kernel": "rbf", "join": "means", "estimator": "paired"},
-            {"kernel": "rbf", "tokens": "motion", "random_features": 8},
-        ],
-    }
+    mmd = [
+        {},
+        {"kernel": {"kind": "rbf", "estimator": "paired"}, "join": "means"},
+        {"kernel": {"kind": "rbf", "random_features": 8}, "tokens": "motion"},
+    ]
     config = make_config(
-        loss=loss,
+        mmd=mmd,
+        parts={"group": 2},
         steps=5,
         batch_size=4,
         stages_per_step=2,
@@ -277,10 +272,10 @@ def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_runs(
     for mistake in (
         ["--model", str(tmp_path / "no-model")],
         ["--data.manifest", str(tmp_path / "no.jsonl"), "--data.cache", str(tmp_path / "no-cache")],
-        ["--loss.mmd.block", "3"],
+        ["--loss.mmd", "[{block: 3}]"],
         ["--train.targets", '["nowhere"]'],
     ):
-        for command in ("distill",) if "--loss.mmd.block" in mistake else ("distill", "adapt"):
+        for command in ("distill",) if "--loss.mmd" in mistake else ("distill", "adapt"):
             assert main([command, *common, *mistake]) == 2
             assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
             assert not out.exists()
@@ -373,39 +368,12 @@ def test_a_cache_alone_is_enough_and_none_at_all_is_refused(make_config: MakeCon
 
 
 def test_a_block_or_a_grid_that_cannot_be_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"loss\.mmd\.block: 3 does not exist"):
-        build_run(make_config(loss={"block": 3}), tmp_path / "a")
-    extra = [{"kernel": "rbf"}, {"kernel": "rbf", "block": [0, 5]}]
-    with pytest.raises(ConfigError, match=r"loss\.mmd\.extra_terms\[1\]\.block: 5 does not exist"):
-        build_run(make_config(loss={"extra_terms": extra}), tmp_path / "c")
+    with pytest.raises(ConfigError, match=r"loss\.mmd\[0\]\.block: 3 does not exist"):
+        build_run(make_config(mmd=[{"block": 3}]), tmp_path / "a")
+    terms = [{"block": 7, "weight": 0}, {"block": [0, 5]}]
+    with pytest.raises(ConfigError, match=r"loss\.mmd\[1\]\.block: 5 does not exist"):
+        build_run(make_config(mmd=terms), tmp_path / "c")
     config = make_config()
     stages = (*config.schedule[:2], config.schedule[2].model_copy(update={"width": 9}))
     with pytest.raises(ValueError, match=r"schedule\[2\]: .*not a whole number"):
         build_run(config.model_copy(update={"schedule": stages}), tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    "loss, message",
-    [
-        (
-            {"tokens": "tube", "tubes": [3, 1, 1]},
-            r"loss\.mmd\.tubes: \(3, 1, 1\) are more than the \(2, 2, 2\)",
-        ),
-        (
-            {"kernel": "rbf", "tokens": "tube", "tubes": [2, 2, 2], "estimator": "unbiased"},
-            r"loss\.mmd\.estimator unbiased: needs sets of 2 tokens.*latent grid 2x4x4",
-        ),
-        ({"group": 4, "join": "means"}, r"loss\.mmd\.group: no caption of .* has 4 clips"),
-    ],
-)
-def test_a_comparison_that_the_clips_cannot_give_is_refused(
-    loss: dict[str, Any], message: str, make_config: MakeConfig, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_run(make_config(loss=loss, batch_size=4), tmp_path / "run")
-
-
-def test_motion_needs_two_frames() -> None:
-    check_term(MmdTermConfig(tokens="motion"), (2, 4, 4))
-    with pytest.raises(ValueError, match="tokens motion: needs 2 frames of tokens, got 1"):
-        check_term(MmdTermConfig(tokens="motion"), (1, 4, 4))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from swd_video.training.build import build_run, settle_precision
+from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
-from swd_video.training.precision import bf16_slowdown
+from swd_video.training.precision import bf16_slowdown, settle_precision
 
 
 def test_the_warning_follows_the_measurement(

@@ -42,8 +42,8 @@ def launch_two(words: list[str]) -> "subprocess.CompletedProcess[str]":
 def test_two_processes_end_with_the_losses_of_one(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
         "lora",
-        loss={"group": 2, "join": "tokens", "kernel": "rbf"},
-        parts={"dmd": {"critic_rank": 2, "scale_adapted": True}, "gan": {}},
+        mmd=[{"kernel": {"kind": "rbf"}, "join": "tokens"}],
+        parts={"group": 2, "dmd": {"critic_rank": 2, "scale_adapted": True}, "gan": {}},
         steps=3,
         batch_size=8,
         stages_per_step=2,

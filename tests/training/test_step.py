@@ -1,25 +1,16 @@
-"""The training pair, the objective, and a single optimizer step."""
+"""The training pair, and a single optimizer step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
 
 from swd_video.core.flow import add_noise
-from swd_video.core.randomness import SampleDraws
 from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.models.wan import WanModel
-from swd_video.objectives.encoder_sections import TeacherEncoderConfig
-from swd_video.objectives.features import BlockFeatures
-from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.mmd import MmdObjective
-from swd_video.objectives.networks import Networks
-from swd_video.objectives.sections import MmdTermConfig
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.finite import NonFiniteError
@@ -40,21 +31,10 @@ def _losses(stepper: Stepper, step: int, part: int = 0) -> list[torch.Tensor]:
     return [stepper.loss(batch) for batch in stepper.micro_batches(step, part)]
 
 
-def _roles(kind: str, pipe: WanPipeline) -> Networks:
-    model = WanModel.from_pipeline(pipe)
-    return (
-        Networks.with_copy(model) if kind == "full" else Networks.with_lora(model, 4, ("to_q", "ffn.net.2"))
-    )
-
-
-def _objective(terms: Sequence[MmdTermConfig], group: int) -> MmdObjective:
-    return MmdObjective(terms, {TeacherEncoderConfig(): BlockFeatures("teacher", 3, (1, 2, 2))}, group)
-
-
 def test_the_first_stage_sees_pure_noise(tiny_schedule: ScaleSchedule) -> None:
     latents = _latents(tiny_schedule)
     noise = _randn(2, 4, *tiny_schedule[0].grid.as_tuple(), seed=9)
-    noisy, target = training_pair(latents, tiny_schedule, 0, noise)
+    noisy, target = training_pair(latents, tiny_schedule, 0, noise, resize_latents)
     assert torch.equal(noisy, noise)
     assert torch.equal(target, latents[tiny_schedule[0].grid])
 
@@ -76,7 +56,7 @@ def test_later_stages_see_what_sampling_would_show_them(tiny_schedule: ScaleSche
     for stage in tiny_schedule:
         noises.append(torch.randn(2, 4, *stage.grid.as_tuple(), generator=generator))
     for index, noise in enumerate(noises):
-        noisy, _ = training_pair(latents, tiny_schedule, index, noise)
+        noisy, _ = training_pair(latents, tiny_schedule, index, noise, resize_latents)
         torch.testing.assert_close(noisy, seen[index], rtol=0, atol=1e-5)
 
 
@@ -84,107 +64,16 @@ def test_later_stages_upsample_before_they_noise(tiny_schedule: ScaleSchedule) -
     latents = _latents(tiny_schedule)
     stage = tiny_schedule[2]
     noise = _randn(2, 4, *stage.grid.as_tuple(), seed=9)
-    noisy, target = training_pair(latents, tiny_schedule, 2, noise)
+    noisy, target = training_pair(latents, tiny_schedule, 2, noise, resize_latents)
     upsampled = resize_latents(latents[tiny_schedule[1].grid], stage.grid)
     assert torch.equal(noisy, add_noise(upsampled, noise, stage.sigma))
     assert torch.equal(target, latents[stage.grid])
 
 
-TERMS = [
-    {"kernel": "linear"},
-    {"kernel": "pseudo_huber", "tokens": "frame"},
-    {"kernel": "linear", "join": "means", "estimator": "paired"},
-    {"kernel": "rbf", "tokens": "motion"},
-    {"kernel": "rbf", "tokens": "tube", "tubes": (2, 1, 2), "join": "tokens", "bandwidths": (0.5, 1.0)},
-    {"kernel": "rational_quadratic", "tokens": "change", "alpha": 0.5},
-    {"kernel": "rbf", "join": "means", "bandwidth_unit": "absolute", "bandwidths": (3.0,)},
-    {"kernel": "rbf", "tokens": "frame", "random_features": 16},
-]
-
-
-@pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("term", TERMS, ids=str)
-def test_objective_moves_the_prediction_and_no_weight(
-    term: dict[str, Any], kind: str, tiny_wan_pipe: WanPipeline
-) -> None:
-    networks = _roles(kind, tiny_wan_pipe)
-    target, prompt_embeds = _randn(2, 4, 3, 4, 4), _randn(2, 48, 16, seed=2)
-    predicted = _randn(2, 4, 3, 4, 4, seed=1).requires_grad_()
-    objective = _objective([MmdTermConfig(block=1, **term)], 2)
-
-    def loss(x0: torch.Tensor) -> torch.Tensor:
-        return objective(networks, ClipPair(x0, target, prompt_embeds), SampleDraws(range(2), 4))
-
-    if term.get("estimator") != "paired":
-        assert loss(target).item() == pytest.approx(0.0, abs=1e-6)  # the same noise and sigma on both sides
-    loss(predicted).backward()
-    assert predicted.grad is not None and predicted.grad.abs().sum() > 0
-    weights = [*networks.student.parameters(), *networks.model.transformer.parameters()]
-    assert all(weight.grad is None for weight in weights)
-
-
-def test_terms_add_up_and_share_the_teachers_passes(tiny_wan_pipe: WanPipeline) -> None:
-    networks = _roles("full", tiny_wan_pipe)
-    target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
-    prompt_embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
-    passes = []
-    inner = networks.model.transformer.blocks[0]
-    inner.register_forward_hook(lambda *_: passes.append(1))
-
-    def loss(*terms: MmdTermConfig) -> float:
-        passes.clear()
-        objective = _objective(terms, 2)
-        return objective(
-            networks, ClipPair(predicted, target, prompt_embeds), SampleDraws(range(4), 4)
-        ).item()
-
-    first = MmdTermConfig(block=1)
-    second = MmdTermConfig(kernel="rbf", tokens="motion", block=(0, 2), block_weights=(1.0, 0.5), weight=3.0)
-    noisier = MmdTermConfig(block=1, sigma_min=0.5, sigma_max=0.9)
-    parts = [MmdTermConfig(kernel="rbf", tokens="motion", block=block) for block in (0, 2)]
-    alone = [loss(term) for term in (first, noisier, *parts)]
-    expected = alone[0] + 3 * (alone[2] + 0.5 * alone[3])
-    assert loss(first, second) == pytest.approx(expected, rel=1e-5)
-    assert len(passes) == 2  # one for the target, one for the prediction
-    assert loss(first, second, noisier) == pytest.approx(expected + alone[1], rel=1e-5)
-    assert len(passes) == 4
-
-
-def test_clips_that_are_no_pairs_are_not_compared_one_by_one(tiny_wan_pipe: WanPipeline) -> None:
-    networks = _roles("full", tiny_wan_pipe)
-    target, predicted = _randn(4, 4, 3, 4, 4), _randn(4, 4, 3, 4, 4, seed=1)
-    embeds = _randn(1, 48, 16, seed=2).expand(4, -1, -1)
-
-    def loss(*terms: MmdTermConfig, paired: bool) -> float:
-        clips = ClipPair(predicted, target, embeds, paired)
-        return _objective(terms, 2)(networks, clips, SampleDraws(range(4), 4)).item()
-
-    each, joined = MmdTermConfig(block=1), MmdTermConfig(block=1, join="means")
-    assert loss(each, paired=True) > 0
-    assert loss(each, paired=False) == 0
-    assert loss(each, joined, paired=False) == loss(joined, paired=True) > 0
-
-
-def test_clips_that_are_compared_are_noised_to_one_level(tiny_wan_pipe: WanPipeline) -> None:
-    networks = _roles("full", tiny_wan_pipe)
-    target, prompt_embeds = _randn(4, 4, 3, 4, 4), _randn(1, 48, 16, seed=2).expand(4, -1, -1)
-    seen = []
-
-    def watch(module: torch.nn.Module, args: tuple, kwargs: dict[str, torch.Tensor]) -> None:
-        seen.append(kwargs["timestep"])
-
-    networks.model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
-    for group in (2, 1):
-        objective = _objective([MmdTermConfig(block=1)], group)
-        objective(networks, ClipPair(target, target, prompt_embeds), SampleDraws(range(4), 4))
-    assert [len(set(levels.tolist())) for levels in seen] == [2, 2, 4, 4]
-    assert torch.equal(seen[0][::2], seen[0][1::2])
-
-
 def test_a_group_has_one_prompt_and_noise_of_its_own_for_each_clip(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config(loss={"group": 2, "join": "tokens"}, batch_size=4)
+    config = make_config(mmd=[{"join": "tokens"}], parts={"group": 2}, batch_size=4)
     stepper = build_run(config, tmp_path / "run").stepper
     latents, prompts = [], []
 
@@ -203,33 +92,9 @@ def test_a_group_has_one_prompt_and_noise_of_its_own_for_each_clip(
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_student_starts_as_the_teacher_and_alone_is_trainable(
-    kind: str, tiny_wan_pipe: WanPipeline
-) -> None:
-    before = {name: weight.clone() for name, weight in tiny_wan_pipe.transformer.state_dict().items()}
-    noisy, prompt_embeds = _randn(1, 4, 3, 4, 4), _randn(1, 48, 16, seed=2)
-    model = WanModel.from_pipeline(tiny_wan_pipe)
-    expected = model.predict_velocity(noisy, 0.7, prompt_embeds)
-    networks = _roles(kind, tiny_wan_pipe)
-    assert torch.equal(networks.predict_velocity(noisy, 0.7, prompt_embeds), expected)
-    with torch.no_grad():
-        for weight in networks.trainable_parameters().values():
-            weight.add_(0.1)
-    assert not torch.equal(networks.predict_velocity(noisy, 0.7, prompt_embeds), expected)
-    with networks.teacher() as teacher:
-        assert torch.equal(model.predict_velocity(noisy, 0.7, prompt_embeds, transformer=teacher), expected)
-    # Outside the context the student is a student again.
-    assert all(weight.requires_grad for weight in networks.trainable_parameters().values())
-    after = {
-        name.replace(".base_layer.", "."): w for name, w in networks.model.transformer.state_dict().items()
-    }
-    assert all(torch.equal(after[name], weight) for name, weight in before.items())
-
-
-@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("kernel", ["linear", "pseudo_huber"])
 def test_a_few_steps_reduce_the_loss(kind: str, kernel: str, make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(kind, loss={"kernel": kernel}, steps=30, lr=1e-2, batch_size=4)
+    config = make_config(kind, mmd=[{"kernel": {"kind": kernel}}], steps=30, lr=1e-2, batch_size=4)
     stepper = build_run(config, tmp_path / "run").stepper
 
     @torch.no_grad()
@@ -259,20 +124,19 @@ def test_a_step_is_the_mean_over_its_stages(make_config: MakeConfig, tmp_path: P
 ALL_LOSSES: dict[str, Any] = {
     "dmd": {"critic_rank": 2, "guidance_scale": 2.0, "data_share": 0.5, "scale_adapted": True},
     "gan": {},
-}
-GROUPS: dict[str, Any] = {
     "group": 2,
-    "join": "means",
-    "kernel": "rbf",
-    "extra_terms": [{"kernel": "rbf", "random_features": 8, "tokens": "frame"}],
 }
+GROUPS: list[dict[str, Any]] = [
+    {"kernel": {"kind": "rbf"}, "join": "means"},
+    {"kernel": {"kind": "rbf", "random_features": 8}, "tokens": "frame"},
+]
 
 
 def test_the_size_of_a_pass_changes_no_loss(make_config: MakeConfig, tmp_path: Path) -> None:
     reports = []
     for micro in (None, 4, 2):
         config = make_config(
-            "lora", loss=GROUPS, parts=ALL_LOSSES, batch_size=8, stages_per_step=2, micro_batch_size=micro
+            "lora", mmd=GROUPS, parts=ALL_LOSSES, batch_size=8, stages_per_step=2, micro_batch_size=micro
         )
         stepper = build_run(config, tmp_path / "run").stepper
         assert len(stepper.micro_batches(0, 0)) == 4 // (micro or 4)
@@ -339,7 +203,7 @@ def test_a_gradient_that_is_not_finite_is_named(make_config: MakeConfig, tmp_pat
     assert all(torch.equal(weight, before[name]) for name, weight in parameters.items())
 
 
-def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
+def test_a_learner_that_is_not_finite_stops_before_its_optimizer(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     stepper = build_run(make_config(parts={"gan": {}}), tmp_path / "run").stepper
@@ -347,7 +211,7 @@ def test_an_opponent_that_is_not_finite_stops_before_its_optimizer(
     weight = next(iter(discriminator.parameters.values()))
     weight.register_hook(lambda gradient: gradient * float("nan"))
     before = weight.clone()
-    stepper.objectives = [part for part in stepper.objectives if part.name == "mmd"]
+    stepper.objectives = {"mmd": stepper.objectives["mmd"]}
     with pytest.raises(
         NonFiniteError, match=r"step 0: the norm of the discriminator's gradient is nan, first in 0"
     ):
@@ -360,8 +224,8 @@ def test_its_own_inputs_are_what_sampling_gives_before(
 ) -> None:
     seen: list[tuple[int, torch.Tensor | None]] = []
 
-    def watch(latents: dict, schedule: ScaleSchedule, index: int, *rest: torch.Tensor) -> Any:
-        seen.append((index, rest[1]))
+    def watch(latents: dict, schedule: ScaleSchedule, index: int, *rest: Any) -> Any:
+        seen.append((index, rest[2]))
         return training_pair(latents, schedule, index, *rest)
 
     monkeypatch.setattr("swd_video.training.step.training_pair", watch)

@@ -51,9 +51,7 @@ def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     make_config: MakeConfig, tmp_path: Path, tiny_schedule: ScaleSchedule
 ) -> None:
     path = tmp_path / "kept" / "upsampler.safetensors"
-    config = _with_upsampler(
-        make_config(backward_simulation=0.5, loss={"weight": 0}, parts={"gan": {}}), path
-    )
+    config = _with_upsampler(make_config(backward_simulation=0.5, mmd=[], parts={"gan": {}}), path)
     run = build_run(config, tmp_path / "run")
     assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
     assert isinstance(run.stepper.upsample, LatentUpsampler)

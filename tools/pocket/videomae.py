@@ -1,4 +1,4 @@
-"""Train a small VideoMAE on the pocket corpus: a video network of pixels for `loss.mmd.encoder`, where no hub is near.
+"""Train a small VideoMAE on the pocket corpus: a video encoder of pixels for `loss.mmd`, where no hub is near.
 
     python -m tools.pocket.videomae --out out/pocket/videomae
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from swd_video.config import ConfigError, dump_config
+from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.windows import LatentWindow, draw_window
@@ -21,17 +21,17 @@ from swd_video.models.pixel_encoders import TransformersEncoder
 from swd_video.models.recomputation import decode_clips
 from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.models.wan import WanModel
-from swd_video.objectives.dmd import Critic, NoiseRange
-from swd_video.objectives.encoder_sections import (
-    CriticEncoderConfig,
-    TeacherEncoderConfig,
+from swd_video.objectives.dmd import Critic, DmdConfig
+from swd_video.objectives.encoders import (
+    BlockFeatures,
+    Comparison,
+    PixelFeatures,
     TransformersEncoderConfig,
+    WindowConfig,
 )
-from swd_video.objectives.features import BlockFeatures, Comparison, PixelFeatures, Window
-from swd_video.objectives.learners import ClipPair
-from swd_video.objectives.mmd import MmdObjective
+from swd_video.objectives.mmd import MmdObjective, MmdTermConfig
 from swd_video.objectives.networks import Networks
-from swd_video.objectives.sections import MmdTermConfig
+from swd_video.objectives.objective import ClipPair
 from swd_video.student.student import Student
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
@@ -39,7 +39,7 @@ from swd_video.training.idle_parts import moved_to
 from swd_video.training.loop import train
 
 MakeConfig = Callable[..., DistillConfig]
-PATCH = (1, 2, 2)
+MakeClips = Callable[..., ClipPair]
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +62,25 @@ def networks(tiny_wan_pipe: WanPipeline) -> Networks:
     return Networks.with_copy(WanModel.from_pipeline(tiny_wan_pipe))
 
 
-def _clips(frames: int = 3, size: int = 6) -> ClipPair:
-    generator = torch.Generator().manual_seed(0)
-    predicted, target = torch.randn(2, 2, 4, frames, size, size, generator=generator)
-    return ClipPair(predicted.requires_grad_(), target, torch.randn(2, 48, 16, generator=generator))
-
-
 def _comparison(
-    networks: Networks, clips: ClipPair, window: Window | None = None, seed: int = 1
+    networks: Networks, clips: ClipPair, window: WindowConfig | None = None, seed: int = 1
 ) -> Comparison:
-    return Comparison(networks, clips, SampleDraws(range(2), seed), 1, window or Window())
+    return Comparison(
+        networks, clips, SampleDraws(range(2), seed), 1, window or WindowConfig(frames=None, crop=None)
+    )
 
 
-def test_clean_latents_and_the_critics_blocks(networks: Networks) -> None:
-    clips = _clips()
-    teacher, clean = (BlockFeatures("teacher", 3, PATCH, clean=clean) for clean in (False, True))
-    of_critic = BlockFeatures("critic", 3, PATCH)
-    critic = Critic(networks, 2, ("to_q", "to_v"), 1e-2, NoiseRange(0.1, 0.9))
+def test_clean_latents_and_the_critics_blocks(networks: Networks, make_clips: MakeClips) -> None:
+    clips = make_clips(size=6)
+    teacher, clean = (BlockFeatures("teacher", networks.model.spec, clean) for clean in (False, True))
+    of_critic = BlockFeatures("critic", networks.model.spec)
+    critic = Critic(
+        networks,
+        DmdConfig(
+            critic_rank=2, critic_targets=("to_q", "to_v"), critic_lr=1e-2, sigma_min=0.1, sigma_max=0.9
+        ),
+    )
+    critic.start(networks)
     found = {
         name: source.tokens(_comparison(networks, clips), (0.3, 0.5), [1])[0][1]
         for name, source in (("teacher", teacher), ("clean", clean), ("critic", of_critic))
@@ -99,8 +101,8 @@ def test_clean_latents_and_the_critics_blocks(networks: Networks) -> None:
     assert clips.predicted_x0.grad is not None and clips.predicted_x0.grad.any()
 
 
-def test_pixels_of_one_window_of_both(networks: Networks, encoders: Path) -> None:
-    clips, window = _clips(), Window(2, (4, 4))
+def test_pixels_of_one_window_of_both(networks: Networks, make_clips: MakeClips, encoders: Path) -> None:
+    clips, window = make_clips(size=6), WindowConfig(frames=2, crop=(4, 4))
     predicted, target = _comparison(networks, clips, window).pixels
     assert predicted.shape == (2, 3, 5, 32, 32) and not target.requires_grad
     same = ClipPair(clips.target_x0, clips.target_x0, clips.prompt_embeds)
@@ -112,7 +114,7 @@ def test_pixels_of_one_window_of_both(networks: Networks, encoders: Path) -> Non
     assert torch.equal(cut, clips.target_x0[:, :, 1:, 2:5, :4])
 
     encoder = TransformersEncoder(str(encoders / "videomae"))
-    source = PixelFeatures(encoder, networks.model.spec.compression, window)
+    source = PixelFeatures(encoder, networks.model.spec, window)
     config = TransformersEncoderConfig(name="videomae")
     terms = [MmdTermConfig(encoder=config, block=(0, 1), tokens=tokens) for tokens in ("clip", "motion")]
     objective = MmdObjective(terms, {config: source}, window=window)
@@ -129,8 +131,10 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(networks: Networks) -> None:
-    model, latents = networks.model, _clips(2, 4).predicted_x0
+def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(
+    networks: Networks, make_clips: MakeClips
+) -> None:
+    model, latents = networks.model, make_clips(2).predicted_x0
     plain, frugal = (
         count_kept(lambda decode=decode: decode(latents), model.vae)
         for decode in (model.decode, lambda x: decode_clips(model, x))
@@ -154,22 +158,19 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
     make_config: MakeConfig, encoders: Path, tmp_path: Path
 ) -> None:
     name = str(encoders / "videomae")
-    loss = {
-        "encoder": {"kind": "transformers", "name": name},
-        "window": {"frames": 2, "crop": [2, 2]},
-        "extra_terms": [
-            {"kernel": "rbf", "tokens": "change"},
-            {"encoder": {"kind": "teacher"}, "sigma_max": 0.4},
-            {
-                "encoder": {"kind": "transnetv2", "weights": str(encoders / "trunk.safetensors")},
-                "block": [0, 2],
-                "tokens": "tube",
-                "tubes": [2, 1, 1],
-            },
-        ],
-    }
-    config = make_config("lora", loss=loss, steps=1)
-    assert config.loss.mmd.extra_terms[0].encoder == config.loss.mmd.encoder
+    videomae = {"kind": "transformers", "name": name}
+    mmd = [
+        {"encoder": videomae},
+        {"encoder": videomae, "kernel": {"kind": "rbf"}, "tokens": "change"},
+        {"sigma_max": 0.4},
+        {
+            "encoder": {"kind": "transnetv2", "weights": str(encoders / "trunk.safetensors")},
+            "block": [0, 2],
+            "tokens": "tube",
+            "tubes": [2, 1, 1],
+        },
+    ]
+    config = make_config("lora", mmd=mmd, parts={"window": {"frames": 2, "crop": [2, 2]}}, steps=1)
     run = build_run(config, tmp_path / "run")
     (first,), (second,) = (run.stepper.micro_batches(step, 0) for step in range(2))
     losses = [run.stepper.loss(batch).item() for batch in (first, first, second)]
@@ -188,53 +189,39 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
 
 
 @pytest.mark.parametrize(
-    ("loss", "message"),
+    ("term", "message"),
     [
-        ({"window": {"frames": 1}}, "window: no encoder here sees pixels"),
-        ({"encoder": {"kind": "critic"}}, r"mmd\.encoder is critic, but nothing trains one; add loss\.dmd"),
+        ({"encoder": {"kind": "critic"}}, r"mmd: an encoder is critic, but nothing trains one; add loss\.dmd"),
         (
             {"encoder": {"kind": "teacher", "clean": True}, "sigma_max": 0.3},
-            "sigma_min and sigma_max: this encoder, teacher, is shown clean clips",
+            r"loss\.mmd\[0\]: sigma_min and sigma_max: this encoder is shown clean clips",
         ),
-        ({"encoder": {"kind": "transformers", "name": "no/where/at/all"}}, r"loss\.mmd\.encoder: .* no such folder"),
+        ({"encoder": {"kind": "transformers", "name": "no/where/x"}}, r"loss\.mmd\[0\]\.encoder: .* no such folder"),
         (
             {"encoder": {"kind": "transnetv2", "weights": "nowhere"}},
-            r"loss\.mmd\.encoder: nowhere: does not exist; .* Make the file with",
+            r"loss\.mmd\[0\]\.encoder: nowhere: does not exist; .* Make the file with",
         ),
-        ({"encoder": "VIDEOMAE", "block": 2}, r"loss\.mmd\.block: 2 does not exist; the .*videomae has blocks 0 to 1"),
+        ({"encoder": "VIDEOMAE", "block": 2}, r"loss\.mmd\[0\]\.block: 2 does not exist; .*videomae has blocks 0 to 1"),
         (
-            {"encoder": "VIDEOMAE", "window": {"frames": 1}, "tokens": "motion"},
-            r"loss\.mmd\.tokens motion: needs 2 frames of tokens, got 1; .* block 1 of",
+            {"encoder": "VIDEOMAE", "frames": 1, "tokens": "motion"},
+            r"loss\.mmd\[0\]\.tokens motion: needs 2 frames of tokens, got 1; .* block 1 of",
         ),
         (
             {"encoder": "VIDEOMAE", "tokens": "tube", "tubes": [1, 8, 1]},
-            r"loss\.mmd\.tubes: \(1, 8, 1\) are more than the \(2, 4, 4\) tokens",
+            r"loss\.mmd\[0\]\.tubes: \(1, 8, 1\) are more than the \(2, 4, 4\) tokens",
         ),
     ],
 )  # fmt: skip
 def test_impossible_encoders_are_refused(
-    loss: dict[str, Any], message: str, make_config: MakeConfig, encoders: Path, tmp_path: Path
+    term: dict[str, Any], message: str, make_config: MakeConfig, encoders: Path, tmp_path: Path
 ) -> None:
-    if loss.get("encoder") == "VIDEOMAE":
-        loss = {**loss, "encoder": {"kind": "transformers", "name": str(encoders / "videomae")}}
+    if term.get("encoder") == "VIDEOMAE":
+        term = {**term, "encoder": {"kind": "transformers", "name": str(encoders / "videomae")}}
+    parts = {"window": {"frames": term.pop("frames")}} if "frames" in term else {}
     with pytest.raises(ConfigError, match=message):
-        build_run(make_config(loss=loss), tmp_path / "run")
+        build_run(make_config(mmd=[term], parts=parts), tmp_path / "run")
 
 
-def test_terms_take_over_what_fits_their_encoder(make_config: MakeConfig) -> None:
-    loss = {
-        "block": 2,
-        "sigma_max": 0.3,
-        "extra_terms": [
-            {"kernel": "rbf"},
-            {"encoder": {"kind": "teacher", "clean": True}},
-            {"encoder": {"kind": "critic"}},
-        ],
-    }
-    config = make_config(loss=loss, parts={"dmd": {}})
-    assert [(term.encoder, term.block, term.sigma_max) for term in config.loss.mmd.terms[1:]] == [
-        (TeacherEncoderConfig(), (2,), 0.3),
-        (TeacherEncoderConfig(clean=True), None, 0.6),
-        (CriticEncoderConfig(), None, 0.3),
-    ]
-    assert "clean: true" in dump_config(config)
+def test_a_window_is_for_encoders_of_pixels(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="window: no encoder here sees pixels"):
+        make_config(parts={"window": {"frames": 1}})

@@ -1,0 +1,305 @@
+"""Frozen networks through which the MMD looks at clips, of latents or of pixels, and what they are shown."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt, SerializeAsAny
+from torch import Tensor
+
+from swd_video.config import ConfigError, Section, or_from_outside
+from swd_video.core.flow import add_noise
+from swd_video.core.grid import LatentSize, window_size
+from swd_video.core.randomness import SampleDraws
+from swd_video.core.windows import draw_window
+from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.pixel_encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
+from swd_video.models.recomputation import decode_clips
+from swd_video.models.spec import ModelSpec
+from swd_video.objectives.networks import Networks
+from swd_video.objectives.objective import ClipPair
+from swd_video.student.student import PixelNetwork
+
+TokenGrid = tuple[int, int, int]
+Tokens = dict[int, Tensor]
+"""By block: batch, frames, height, width, channels."""
+
+
+class WindowConfig(Section):
+    """What encoders of pixels are shown of each clip: one window for all clips of a stage, drawn anew for every step.
+
+    Student's clip and true clip are cut alike.
+    """
+
+    frames: int | None = Field(default=5, ge=1)
+    """Latent frames, consecutive, of longer stages; null shows all."""
+    crop: tuple[PositiveInt, PositiveInt] | None = (32, 32)
+    """Height and width in latents, of larger stages; null shows whole pictures."""
+
+    def size(self, grid: LatentSize) -> LatentSize:
+        """The size of a window of a grid."""
+        return window_size(grid, self.frames, self.crop)
+
+
+class Comparison:
+    """The clips of a micro-batch as they are compared: with the same noise, or cut to the same window.
+
+    Args:
+        networks: teacher, critic and VAE.
+        clips: the student's and the true ones.
+        draws: give noise, noise levels, and the place of a window.
+        group: each so many consecutive clips get one noise level.
+        window: what networks of pixels are shown.
+    """
+
+    def __init__(
+        self, networks: Networks, clips: ClipPair, draws: SampleDraws, group: int, window: WindowConfig
+    ) -> None:
+        self.networks, self.clips = networks, clips
+        target, device = clips.target_x0, clips.predicted_x0.device
+        self._noise = draws.normal_like(target)
+        # The first clip of a group draws for all of it.
+        self._share = draws.uniform()[::group].repeat_interleave(group).to(device)
+        self._draws, self._window = draws, window
+
+    def noised(self, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(student's clips, true clips, noise levels), for levels drawn evenly between two."""
+        sigma = sigma_min + (sigma_max - sigma_min) * self._share
+        predicted, target = (
+            add_noise(x0, self._noise, sigma) for x0 in (self.clips.predicted_x0, self.clips.target_x0)
+        )
+        return predicted, target, sigma
+
+    @cached_property
+    def pixels(self) -> tuple[Tensor, Tensor]:
+        """One window of (student's clips, true clips), decoded once for all networks."""
+        grid = LatentSize(*self.clips.target_x0.shape[2:])
+        window = draw_window(grid, self._window.size(grid), self._draws.shared)
+        with torch.no_grad():
+            target = decode_clips(self.networks.model, window.cut(self.clips.target_x0))
+        return decode_clips(self.networks.model, window.cut(self.clips.predicted_x0)), target
+
+
+class Encoder(ABC):
+    """A frozen network that gives tokens to compare.
+
+    Attributes:
+        name: for messages.
+        num_blocks: that it has.
+    """
+
+    name: str
+    num_blocks: int
+
+    @abstractmethod
+    def grid(self, latents: LatentSize, block: int) -> TokenGrid:
+        """Tokens along frames, height and width of a stage's clips; frames that repeat each other do not count."""
+
+    @abstractmethod
+    def tokens(
+        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> tuple[Tokens, Tokens]:
+        """Tokens of (student's clips, true clips); gradients reach the student's clips alone.
+
+        Args:
+            comparison: the clips.
+            sigmas: lowest and highest noise level, for networks that see noise.
+            blocks: of the network, from 0.
+        """
+
+
+class EncoderConfig(Section, ABC):
+    """A section that turns into an encoder. One from outside of the package has `kind: str`, which names it."""
+
+    @property
+    def sees_noise(self) -> bool:
+        """Whether clips are noised before they are compared."""
+        return False
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Whether clips are decoded, in a window."""
+        return True
+
+    @property
+    def record(self) -> PixelNetwork | None:
+        """Its name for the student's record, where it sees pixels."""
+        return PixelNetwork(str(getattr(self, "kind", ""))) if self.sees_pixels else None
+
+    def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
+        """Make the encoder.
+
+        Args:
+            key: of this section, for messages.
+            spec: of the teacher.
+            window: what networks of pixels are shown.
+            device: where to run it.
+
+        Raises:
+            ConfigError: if it cannot be loaded.
+        """
+        try:
+            return PixelFeatures(self.load(device), spec, window)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
+
+    def load(self, device: torch.device) -> PixelEncoder:
+        """The network, where it sees pixels; on the meta device without weights.
+
+        Raises:
+            ValueError: if it cannot be loaded.
+        """
+        raise NotImplementedError(f"{type(self).__name__} loads no network of pixels")
+
+
+class _BlocksConfig(EncoderConfig):
+    kind: Any
+    clean: bool = False
+    """See the latents as they are, at noise level 0; else noised to a level between `sigma_min` and `sigma_max`."""
+
+    @property
+    def sees_noise(self) -> bool:
+        """Unless it shall not."""
+        return not self.clean
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Latents."""
+        return False
+
+    def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
+        """Nothing has to be loaded."""
+        return BlockFeatures(self.kind, spec, self.clean)
+
+
+class TeacherEncoderConfig(_BlocksConfig):
+    """The teacher's transformer blocks, which see latents."""
+
+    kind: Literal["teacher"] = "teacher"
+
+
+class CriticEncoderConfig(_BlocksConfig):
+    """The blocks of the critic of `loss.dmd`, which learns beside the student, as in the public code of SwD."""
+
+    kind: Literal["critic"] = "critic"
+
+
+class TransformersEncoderConfig(EncoderConfig):
+    """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT. It sees pixels."""
+
+    kind: Literal["transformers"] = "transformers"
+    name: str = Field(min_length=1)
+    """Its folder or hub name."""
+    frames: int | None = Field(default=None, ge=1)
+    """Pictures that it is shown of a window; null is what it was trained with."""
+
+    @property
+    def record(self) -> PixelNetwork:
+        """Where a folder lies says nothing on another machine; what is in it does."""
+        folder = Path(self.name)
+        if not folder.is_dir():
+            return PixelNetwork(self.name)
+        return PixelNetwork(folder.resolve().name, fingerprint_folders([folder]))
+
+    def load(self, device: torch.device) -> PixelEncoder:
+        """From its folder or the hub."""
+        return TransformersEncoder(self.name, self.frames, device)
+
+
+class TransNetEncoderConfig(EncoderConfig):
+    """The trunk of TransNetV2, which finds cuts in films (arXiv 2008.04838). It sees pixels."""
+
+    kind: Literal["transnetv2"] = "transnetv2"
+    weights: str
+    """Safetensors file that `python -m tools.transnetv2` makes from the published weights."""
+    short_side_px: int = Field(default=27, ge=8)
+    """Short side that pictures are resized to; it was trained on pictures of 27x48."""
+
+    def load(self, device: torch.device) -> PixelEncoder:
+        """From its file."""
+        return TransNetEncoder(self.weights, self.short_side_px, device)
+
+
+AnyEncoder = Annotated[
+    SerializeAsAny[
+        Annotated[
+            TeacherEncoderConfig | CriticEncoderConfig | TransformersEncoderConfig | TransNetEncoderConfig,
+            Field(discriminator="kind"),
+        ]
+    ],
+    or_from_outside("encoders", EncoderConfig),
+]
+
+
+class BlockFeatures(Encoder):
+    """Blocks of the transformer, which see latents.
+
+    Args:
+        whose: the teacher's, or those of the critic, which learns beside the student.
+        spec: of the teacher.
+        clean: at noise level 0 whatever `sigmas` are.
+    """
+
+    def __init__(self, whose: Literal["teacher", "critic"], spec: ModelSpec, clean: bool = False) -> None:
+        self.name: Literal["teacher", "critic"] = whose
+        self.num_blocks = spec.num_blocks
+        self._patch, self._clean = spec.compression.patch, clean
+
+    def grid(self, latents: LatentSize, block: int) -> TokenGrid:
+        """Tokens of the transformer."""
+        return token_grid(latents.as_tuple(), self._patch)
+
+    def tokens(
+        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> tuple[Tokens, Tokens]:
+        """Tokens of (student's clips, true clips), noised alike."""
+        predicted, target, sigma = comparison.noised(*((0.0, 0.0) if self._clean else sigmas))
+        networks, prompt_embeds = comparison.networks, comparison.clips.prompt_embeds
+        with torch.no_grad():
+            of_target = networks.features(self.name, target, sigma, prompt_embeds, blocks)
+        of_predicted = networks.features(self.name, predicted, sigma, prompt_embeds, blocks)
+        grid = token_grid(target.shape[2:], self._patch)
+        of_predicted, of_target = (
+            {block: flat.unflatten(1, grid) for block, flat in tokens.items()}
+            for tokens in (of_predicted, of_target)
+        )
+        return of_predicted, of_target
+
+
+class PixelFeatures(Encoder):
+    """Blocks of a network that sees pixels.
+
+    Args:
+        network: that it is.
+        spec: of the teacher, whose VAE decodes.
+        window: what it is shown of a clip.
+    """
+
+    def __init__(self, network: PixelEncoder, spec: ModelSpec, window: WindowConfig) -> None:
+        self.name, self.num_blocks = network.name, network.num_blocks
+        self._network, self._compression, self._window = network, spec.compression, window
+
+    def grid(self, latents: LatentSize, block: int) -> TokenGrid:
+        """Tokens of a window."""
+        shown = self._compression.pixel_size(self._window.size(latents))
+        frames, height, width = self._network.grid(shown, block)
+        return min(frames, shown.frames), height, width
+
+    def tokens(
+        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> tuple[Tokens, Tokens]:
+        """Tokens of (student's clips, true clips) in the same window."""
+        predicted, target = comparison.pixels
+        with torch.no_grad():
+            of_target = self._network.features(target, blocks)
+        of_predicted = self._network.features(predicted, blocks)
+        return dict(zip(blocks, of_predicted, strict=True)), dict(zip(blocks, of_target, strict=True))
+
+
+def token_grid(latent_size: Sequence[int], patch: tuple[int, int, int]) -> TokenGrid:
+    """Tokens of a transformer for a clip, along frames, height and width."""
+    frames, height, width = (size // step for size, step in zip(latent_size, patch, strict=True))
+    return frames, height, width
