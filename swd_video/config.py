@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from swd_video.extensions import find
-from swd_video.yaml_source import KeyPath, SourceError, dotted, parse_value, read_source
+from swd_video.yaml_source import KeyPath, SourceError, dotted, dump_values, parse_value, read_source
 
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
@@ -110,7 +110,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 def dump_config(config: BaseModel) -> str:
     """The whole config, defaults included, as YAML that `load_config_as` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_values(config.model_dump(mode="json"))
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:

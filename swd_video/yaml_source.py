@@ -51,15 +51,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML declares it
 
 
+_FLOAT = re.compile(
+    r"^(?:[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+)
 for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+    ("float", _FLOAT.pattern, list("-+.0123456789")),
     ("merge", "<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
@@ -86,6 +85,18 @@ def read_source(path: Path, noun: str) -> "Source":
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from None
     return Source(text, path)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text in quotes where `_Loader` or YAML 1.1 would take it for something else."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def dump_values(values: Any) -> str:
+    """YAML that is read back to the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_value(text: str) -> Any:
@@ -133,7 +144,7 @@ class Source:
             raise SourceError(f"{path}: not valid YAML: {reason}.") from None
 
     def values(self) -> tuple[Any, dict[KeyPath, str]]:
-        """What the file holds, and for every value of it `file:line`.
+        """What the file holds, its keys as texts, and for every value of it `file:line`.
 
         Raises:
             SourceError: if a key is written twice.
@@ -141,17 +152,22 @@ class Source:
         origins: dict[KeyPath, str] = {}
         if self.root is None:
             return None, origins
-        self._note_origins(self.root, (), origins)
+        self._note_origins(self.root, (), origins, set())
         try:
             return _Loader("").construct_document(self.root), origins
         except yaml.MarkedYAMLError as error:
             raise self._not_yaml(error) from None
 
-    def _note_origins(self, node: yaml.Node, at: KeyPath, origins: dict[KeyPath, str]) -> None:
+    def _note_origins(
+        self, node: yaml.Node, at: KeyPath, origins: dict[KeyPath, str], seen: set[int]
+    ) -> None:
         origins.setdefault(at, f"{self.path}:{node.start_mark.line + 1}")
+        if id(node) in seen:  # anchors can make a circle, or a tree with more branches than memory holds
+            return
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
-                self._note_origins(item, (*at, index), origins)
+                self._note_origins(item, (*at, index), origins, seen)
         if isinstance(node, yaml.MappingNode):
             for name_node, value_node in node.value:
                 key = (*at, str(name_node.value))
@@ -161,7 +177,9 @@ class Source:
                         f"{here}: {dotted(key)}: written twice, first at {origins[key]}. Keep one."
                     )
                 origins[key] = here
-                self._note_origins(value_node, key, origins)
+                if isinstance(name_node, yaml.ScalarNode) and name_node.tag != _MERGE:
+                    name_node.tag = "tag:yaml.org,2002:str"
+                self._note_origins(value_node, key, origins, seen)
 
     def _not_yaml(self, error: yaml.MarkedYAMLError) -> SourceError:
         open_quote = error.context == "while scanning a quoted scalar" and "end of stream" in str(

@@ -10,7 +10,7 @@ from swd_video.config import ConfigError, dump_config, flatten, parse_overrides
 from swd_video.core.grid import LatentSize
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
 from swd_video.training.optimizers import MuonConfig
-from swd_video.yaml_source import SourceError, parse_value, read_source
+from swd_video.yaml_source import SourceError, dump_values, parse_value, read_source
 
 BASE = """\
 model: some-teacher
@@ -357,3 +357,38 @@ def test_every_key_of_the_schema_is_explained() -> None:
         for key, entry in schema["$defs"][section]["properties"].items():
             plain = key in ("kind", "optimizer")
             assert plain or entry.get("description"), f"{section}.{key} has no description"
+
+
+def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    odd = [
+        "1e-4",
+        "1:30",
+        "no",
+        "010",
+        "yes",
+        "~",
+        "true",
+        "1",
+        "",
+        "on: off",
+        "é",
+        1e-05,
+        1e300,
+        7,
+        None,
+        False,
+    ]
+    path.write_text(dump_values({"odd": odd, "4090": 1}), encoding="utf-8")
+    values, _ = read_source(path, "file").values()
+    assert values == {"odd": odd, "4090": 1}
+    assert list(map(type, values["odd"])) == list(map(type, odd))
+
+
+def test_keys_are_texts_and_anchors_may_branch_and_meet(tmp_path: Path) -> None:
+    tree = "".join(f"n{n}: &n{n} [{', '.join([f'*n{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    path = tmp_path / "tree.yaml"
+    path.write_text(f"4090: 1\nno: 2\nn0: &n0 [1]\n{tree}loop: &loop [*loop]\n")
+    values, origins = read_source(path, "file").values()
+    assert (values["4090"], values["no"], values["n1"]) == (1, 2, [[1]] * 9)
+    assert origins["n29", 8] == f"{path}:31" and origins["loop", 0] == f"{path}:33"
