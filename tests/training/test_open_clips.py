@@ -38,4 +38,4 @@ def test_a_cache_that_lost_a_file_is_made_whole_before_training(
     ):
         open_again(data.model_copy(update={"manifest": None}))
     assert open_again(data) == 1 and lost.read_bytes() == before
-    assert "missing or damaged, so encoded again: latents-00000.safetensors" in capsys.readouterr().err
+    assert "missing or damaged, so made again: latents-00000.safetensors" in capsys.readouterr().err
