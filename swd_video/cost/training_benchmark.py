@@ -18,10 +18,11 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.cost.process_memory import highest_resident_bytes
 from swd_video.models.lora import CRITIC, STUDENT, lora_parameters
 from swd_video.objectives.objective import ClipPair
+from swd_video.training.batch import MicroBatch
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.precision import settle_precision
-from swd_video.training.step import MicroBatch, StageInputs, Stepper
+from swd_video.training.step import StageInputs, Stepper
 
 GIB = 2**30
 

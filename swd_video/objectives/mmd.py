@@ -263,4 +263,5 @@ class MmdObjective(Objective):
         )
         # A draw of a joined set is a clip.
         tokens_per_draw = predicted_sets.shape[1] // self.group if term.join == "tokens" else 1
+        # `linear_mmd` or another function of losses/mmd.py: see the sections in kernels.py.
         return term.kernel.compare(predicted_sets, target_sets, tokens_per_draw, draws.shared)

@@ -33,6 +33,30 @@ class BatchDivision:
         ]
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """Clips that this process takes at once.
+
+    Attributes:
+        step: number of the step, from 0.
+        part: of the step's batch, from 0.
+        stage_index: the stage that this part trains.
+        samples: numbers of the clips within the step's batch.
+        update: of the networks that learn beside the student; 0 is what the student itself learns from, too.
+    """
+
+    step: int
+    part: int
+    stage_index: int
+    samples: range
+    update: int = 0
+
+    @property
+    def key(self) -> tuple[int | str, ...]:
+        """Tells its draws from those of other micro-batches with the same clips' numbers."""
+        return (self.step, *(("update", self.update) if self.update else ()))
+
+
 def divide_batch(train: TrainConfig, group_size: int, num_processes: int) -> BatchDivision:
     """Divide a batch evenly, or say why that cannot be.
 

@@ -24,35 +24,10 @@ from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.models.fsdp import full_tensor
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair, Learner, Objective
-from swd_video.training.batch import BatchDivision
+from swd_video.training.batch import BatchDivision, MicroBatch
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.config import TrainConfig
 from swd_video.training.finite import check_gradient, check_losses
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Clips that this process takes at once.
-
-    Attributes:
-        step: number of the step, from 0.
-        part: of the step's batch, from 0.
-        stage_index: the stage that this part trains.
-        samples: numbers of the clips within the step's batch.
-        update: of the networks that learn beside the student; 0 is what the student itself learns from, too.
-    """
-
-    step: int
-    part: int
-    stage_index: int
-    samples: range
-    update: int = 0
-
-    @property
-    def key(self) -> tuple[int | str, ...]:
-        """Tells its draws from those of other micro-batches with the same clips' numbers."""
-        return (self.step, *(("update", self.update) if self.update else ()))
-
 
 Seen = list[tuple[MicroBatch, ClipPair]]
 """What the student made of micro-batches."""
@@ -112,9 +87,9 @@ def training_pair(
     Args:
         latents: the clips on every grid of the schedule.
         schedule: the stages.
-        stage_index: which stage.
+        stage_index: which of them.
         noise: standard normal, on the stage's grid.
-        upsample: takes clean latents to the grid of the next stage, as in sampling.
+        upsample: takes clean latents to the next grid, as in sampling.
         previous_x0: the student's own clips of the previous stage, where it is to see these.
 
     Returns:
@@ -289,6 +264,7 @@ class Stepper:
     def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
         """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
         with self.autocast():
+            # The first is `MmdObjective` of objectives/mmd.py, unless a config says otherwise.
             losses = [
                 objective(self.networks, clips, self.draws(name, batch))
                 for name, objective in self.objectives.items()
