@@ -26,12 +26,11 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import STUDENT_FOLDER, Student
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedTeacher
 from swd_video.training.batch import divide_batch
-from swd_video.training.build_samples import build_samples
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
 from swd_video.training.config import DistillConfig, LoraTrainConfig
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts, keep_vae
-from swd_video.training.loop import SUMMARY_FILE, LoopSettings, Product, Run, TrainSummary
+from swd_video.training.loop import SUMMARY_FILE, Product, Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import warn_of_slow_bf16
@@ -47,6 +46,7 @@ from swd_video.training.provenance import (
     known_now,
     settings_of,
 )
+from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
@@ -135,7 +135,7 @@ def _build(
 
     # All that could be wrong has been found, so the folder becomes this run's.
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
-    samples = build_samples(stepper, embeds, folder / "samples")
+    samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
     product: Product
     file = config.load.transformer_file
     if adapts:
@@ -155,16 +155,8 @@ def _build(
             ),
             folder / STUDENT_FOLDER,
         )
-    settings = LoopSettings(
-        steps=train.steps,
-        checkpoint_every=train.checkpoint_every,
-        sample_every=train.sample_every,
-        log_every=train.log_every,
-        average=train.ema_decay > 0,
-        collapse_share=train.collapse_share,
-    )
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
-    return Run(folder, stepper, checkpoints, samples, settings, product, result)
+    return Run(folder, stepper, checkpoints, samples, product, result)
 
 
 def _key(name: str) -> str:

@@ -16,32 +16,12 @@ from swd_video.files import write_json
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
+from swd_video.training.config import TrainConfig
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
-from swd_video.training.samples import SampleWriter, with_shares
+from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper, StepReport
 
 SUMMARY_FILE = "train.json"
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """When things happen, in steps; 0 for never.
-
-    Attributes:
-        steps: how many to take.
-        checkpoint_every: steps between checkpoints; one is also written at the end.
-        sample_every: steps between sample clips.
-        log_every: steps between TensorBoard entries.
-        average: whether samples and the final student use the running average of the weights.
-        collapse_share: see `collapse.collapse_warning`.
-    """
-
-    steps: int
-    checkpoint_every: int
-    sample_every: int = 0
-    log_every: int = 10
-    average: bool = True
-    collapse_share: float = 0.0
 
 
 @runtime_checkable
@@ -61,7 +41,6 @@ class Run:
         stepper: takes steps.
         checkpoints: where they are kept.
         samples: writes sample clips, if any.
-        settings: when things happen.
         product: what comes out in the end.
         result: the folder in which it is written.
     """
@@ -70,7 +49,6 @@ class Run:
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
-    settings: LoopSettings
     product: Product
     result: Path
 
@@ -108,7 +86,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         ValueError: if no checkpoint is whole, or more steps were taken already than are asked for.
         OSError: if something cannot be written; the last checkpoint stays.
     """
-    stepper, settings = run.stepper, run.settings
+    stepper, settings = run.stepper, run.stepper.train
     is_main = stepper.accelerator.is_main_process
     state = TrainingState(
         stepper.networks.trainable_parameters(), stepper.ema, stepper.optimizers, stepper.learners
@@ -121,10 +99,11 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         )
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
-    clock = _Clock(progress.get("seconds", 0.0))
-    time_left = _plan(run)
+    started = time.perf_counter() - progress.get("seconds", 0.0)
+    tokens = stepper.schedule.tokens(stepper.networks.model.spec.compression)
+    time_left = TimeLeft(stepper.stage_of, settings.steps, stepper.division.num_stages, tokens)
 
-    with _logging(run, done), _progress_bar(settings.steps, done, disable=not is_main) as bar:
+    with _logging(run, done), _progress_bar(settings.steps, done, speaks=is_main) as bar:
         for step in range(done, settings.steps):
             report = stepper.take_step(step)
             time_left.add_step(report.stages, report.seconds)
@@ -136,12 +115,12 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if run.samples is not None and _due(done, settings.sample_every):
                 time_left.add_pause(_write_samples(run, run.samples, done))
             if _due(done, settings.checkpoint_every) or done == settings.steps:
-                at = {"losses": losses.state, "seconds": clock.seconds}
-                run.checkpoints.save(done, state, at, write=is_main)
+                progress = {"losses": losses.state, "seconds": time.perf_counter() - started}
+                run.checkpoints.save(done, state, progress, write=is_main)
             _show(bar, time_left, losses, done, settings)
             if on_step is not None:
                 on_step(done, report)
-        summary = _summarise(run, clock.seconds, losses)
+        summary = _summarise(run, time.perf_counter() - started, losses)
         with _averaged_weights(run):
             weights = stepper.networks.trained_weights()
             if is_main:
@@ -152,23 +131,8 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     return summary
 
 
-class _Clock:
-    def __init__(self, before: float) -> None:
-        self._start = time.perf_counter() - before
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-
 def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
-
-
-def _plan(run: Run) -> TimeLeft:
-    stepper = run.stepper
-    tokens = stepper.schedule.tokens(stepper.networks.model.spec.compression)
-    return TimeLeft(stepper.stage_of, run.settings.steps, stepper.division.num_stages, tokens)
 
 
 @contextmanager
@@ -182,16 +146,14 @@ def _logging(run: Run, done: int) -> Iterator[None]:
         accelerator.end_training()
 
 
-@contextmanager
-def _progress_bar(steps: int, done: int, disable: bool) -> Iterator[Any]:
+def _progress_bar(steps: int, done: int, *, speaks: bool) -> Any:
     layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
-    with tqdm(
-        total=steps, initial=done, desc="distill", bar_format=layout, file=sys.stderr, disable=disable
-    ) as bar:
-        yield bar
+    return tqdm(
+        total=steps, initial=done, desc="distill", bar_format=layout, file=sys.stderr, disable=not speaks
+    )
 
 
-def _show(bar: Any, time_left: TimeLeft, losses: SmoothLoss, done: int, settings: LoopSettings) -> None:
+def _show(bar: Any, time_left: TimeLeft, losses: SmoothLoss, done: int, settings: TrainConfig) -> None:
     every = settings.sample_every
     pauses = settings.steps // every - done // every if every else 0
     left = time_left.seconds_left(done, pauses)
@@ -214,7 +176,7 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
 @contextmanager
 def _averaged_weights(run: Run) -> Iterator[None]:
     parameters = list(run.stepper.networks.trainable_parameters().values())
-    if not run.settings.average:
+    if run.stepper.train.ema_decay == 0:
         yield
         return
     run.stepper.ema.store(parameters)
@@ -233,18 +195,18 @@ def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
     with _averaged_weights(run):
         clips, _ = samples.sample(), samples.reference_clips
     if run.stepper.accelerator.is_main_process:
-        measured, shares = samples.write(done, clips)
-        _log_samples(run, samples, done, clips, with_shares(measured, shares))
-        warning = collapse_warning(shares, run.settings.collapse_share, samples.reference.whose)
+        values, shares = samples.write(done, clips)
+        _log_samples(run, samples, done, clips, values)
+        warning = collapse_warning(shares, run.stepper.train.collapse_share, samples.whose)
         if warning is not None:
             tqdm.write(f"warning: step {done}: {warning}", file=sys.stderr)
     return time.perf_counter() - started
 
 
 def _log_samples(
-    run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: dict[str, float]
+    run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: Mapping[str, float]
 ) -> None:
-    accelerator, fps = run.stepper.accelerator, samples.networks.model.spec.fps
+    accelerator, fps = run.stepper.accelerator, run.stepper.networks.model.spec.fps
     accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
@@ -252,7 +214,7 @@ def _log_samples(
 
 
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
-    steps = run.settings.steps
+    steps = run.stepper.train.steps
     return TrainSummary(
         student=str(run.result),
         steps=steps,

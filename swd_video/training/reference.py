@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,128 +10,84 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
-from swd_video.data.latent_cache import LatentCache
 from swd_video.files import whole_file
 from swd_video.models.teacher_sampling import sample_teacher
-from swd_video.objectives.networks import Networks
+from swd_video.training.config import TeacherSamplesConfig
+from swd_video.training.step import Stepper
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Clips on the last grid, for each prompt some samples.
-
-    Attributes:
-        whose: for logs and warnings.
-        by_prompt: whether they show the student's own prompts, so that they can stand beside its clips.
-        latents: makes or reads them, when first asked for: (samples, channels, frames, height, width) for each prompt.
-    """
-
-    whose: str
-    by_prompt: bool
-    latents: Callable[[], list[Tensor]]
-
-
-@dataclass(frozen=True)
-class TeacherSampling:
-    """How the teacher makes its clips.
-
-    Attributes:
-        grid: on which.
-        samples: of each prompt.
-        seed: of the run.
-        steps: evaluations of the transformer, times two with guidance.
-        guidance_scale: 1 is off.
-        shift: see `sample_teacher`.
-        negative_prompt: what guidance leads away from.
-    """
-
-    grid: LatentSize
-    samples: int
-    seed: int
-    steps: int
-    guidance_scale: float | int
-    shift: float | None
-    negative_prompt: str
-
-    def as_json(self, prompts: tuple[str, ...]) -> str:
-        """All that the clips depend on, but the weights."""
-        return json.dumps({**asdict(self), "grid": str(self.grid), "prompts": prompts})
-
-
-def teacher_reference(
-    networks: Networks,
-    sampling: TeacherSampling,
-    prompts: tuple[str, ...],
+@torch.no_grad()
+def teacher_latents(
+    stepper: Stepper,
+    teacher: TeacherSamplesConfig,
+    guidance_scale: float | int,
     prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
     negative_embeds: Float[Tensor, "1 text_length text_dim"],
     path: Path,
-    keep: bool,
-) -> Reference:
-    """The teacher's clips of the student's prompts.
+) -> list[Tensor]:
+    """The teacher's clips of the sample prompts, on the last grid: the samples of each prompt.
 
     Args:
-        networks: who the teacher is.
-        sampling: how it samples.
-        prompts: the texts.
+        stepper: of the run.
+        teacher: how it makes them.
+        guidance_scale: 1 is off.
         prompt_embeds: of the prompts.
-        negative_embeds: of the negative prompt.
-        path: latents that an earlier start made are found here.
-        keep: whether this process writes that file.
+        negative_embeds: of what guidance leads away from.
+        path: those that an earlier start of the run made lie here; the first process writes them.
     """
-    recipe = sampling.as_json(prompts)
-    if (embedded := networks.model.spec.embedded_guidance) is not None:
-        recipe += f" embedded guidance {embedded:g}"
+    train, spec, count = stepper.train, stepper.networks.model.spec, stepper.train.samples_per_prompt
+    # All that the clips depend on, but the weights.
+    recipe = json.dumps(
+        {
+            "grid": str(stepper.schedule.target),
+            "samples": count,
+            "seed": stepper.seed,
+            "steps": teacher.steps,
+            "guidance_scale": guidance_scale,
+            "shift": teacher.shift,
+            "negative_prompt": teacher.negative_prompt,
+            "prompts": train.sample_prompts,
+        }
+    )
+    if spec.embedded_guidance is not None:
+        recipe += f" embedded guidance {spec.embedded_guidance:g}"
+    if (known := _read(path, recipe)) is not None:
+        return known
+    made = []
+    for index in range(len(train.sample_prompts)):
+        generators = [
+            keyed_generator(stepper.seed, "teacher sample", index, number) for number in range(count)
+        ]
+        with stepper.networks.teacher():
+            latents = sample_teacher(
+                stepper.networks.model,
+                prompt_embeds[index : index + 1].expand(count, -1, -1),
+                stepper.schedule.target,
+                steps=teacher.steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_embeds.expand(count, -1, -1),
+                shift=teacher.shift,
+                generator=generators,
+            )
+        made.append(latents.cpu())
+    if stepper.accelerator.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as draft:
+            tensors = {f"{index:04d}": some.contiguous() for index, some in enumerate(made)}
+            save_file(tensors, draft, {"recipe": recipe})
+    return made
 
-    @torch.no_grad()
-    def make() -> list[Tensor]:
-        if (kept := _read(path, recipe)) is not None:
-            return kept
-        made = []
-        for index in range(len(prompts)):
-            generators = [
-                keyed_generator(sampling.seed, "teacher sample", index, number)
-                for number in range(sampling.samples)
-            ]
-            with networks.teacher():
-                made.append(
-                    sample_teacher(
-                        networks.model,
-                        prompt_embeds[index : index + 1].expand(sampling.samples, -1, -1),
-                        sampling.grid,
-                        steps=sampling.steps,
-                        guidance_scale=sampling.guidance_scale,
-                        negative_prompt=negative_embeds.expand(sampling.samples, -1, -1),
-                        shift=sampling.shift,
-                        generator=generators,
-                    ).cpu()
-                )
-        if keep:
-            _write(path, made, recipe)
-        return made
 
-    return Reference("teacher", True, make)
-
-
-def real_reference(clips: LatentCache, grid: LatentSize, num_prompts: int, samples: int) -> Reference:
-    """Training clips: of the first captions, as many samples as there are.
-
-    Args:
-        clips: the cache.
-        grid: of the clips.
-        num_prompts: how many captions to take.
-        samples: the most clips of one caption.
-    """
-
-    def read() -> list[Tensor]:
-        chosen: dict[str, list[int]] = {}
-        for index, caption in enumerate(clips.captions):
-            if len(chosen) < num_prompts or caption in chosen:
-                chosen.setdefault(caption, []).append(index)
-        return [clips.batch(some[:samples], [grid]).latents[grid].float() for some in chosen.values()]
-
-    return Reference("real clips", False, read)
+def real_latents(stepper: Stepper) -> list[Tensor]:
+    """Training clips on the last grid: of as many captions as there are sample prompts, at most as many of each."""
+    train, clips, grid = stepper.train, stepper.clips, stepper.schedule.target
+    chosen: dict[str, list[int]] = {}
+    for index, caption in enumerate(clips.captions):
+        if len(chosen) < len(train.sample_prompts) or caption in chosen:
+            chosen.setdefault(caption, []).append(index)
+    some = [indices[: train.samples_per_prompt] for indices in chosen.values()]
+    return [clips.batch(indices, [grid]).latents[grid].float() for indices in some]
 
 
 def _read(path: Path, recipe: str) -> list[Tensor] | None:
@@ -144,17 +98,10 @@ def _read(path: Path, recipe: str) -> list[Tensor] | None:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("recipe") != recipe:
                 return None
-            kept = [file.get_tensor(key) for key in sorted(file.keys())]
+            latents = [file.get_tensor(key) for key in sorted(file.keys())]
     except (OSError, SafetensorError) as error:
         print(
             f"warning: {path}: cannot be read: {error}. The teacher's clips are made again.", file=sys.stderr
         )
         return None
-    return kept if all(latents.isfinite().all() for latents in kept) else None
-
-
-def _write(path: Path, latents: list[Tensor], recipe: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{index:04d}": some.contiguous() for index, some in enumerate(latents)}
-    with whole_file(path) as draft:
-        save_file(tensors, draft, {"recipe": recipe})
+    return latents if all(some.isfinite().all() for some in latents) else None

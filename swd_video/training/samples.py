@@ -1,8 +1,7 @@
 """Sample clips of a student in training, so that one sees early whether it goes well."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +12,70 @@ from torch import Tensor
 
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
-from swd_video.core.resize import Upsample
 from swd_video.core.sampling import sample_scalewise
-from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
-from swd_video.objectives.networks import Networks
+from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.idle_parts import moved_to
-from swd_video.training.reference import Reference
+from swd_video.training.reference import real_latents, teacher_latents
+from swd_video.training.step import Stepper
 
 _CONTACT_COLUMNS = 6
 MEASURES_FILE, TEACHER_FOLDER = "measures.json", "teacher"
 
 
-@dataclass
 class SampleWriter:
-    """Renders the same prompts from the same noise each time it is asked.
+    """Renders the same prompts from the same noise each time it is asked, and holds the clips against others.
+
+    Those are the teacher's of the same prompts, where the config has `train.teacher_samples`, else training clips.
+
+    Args:
+        stepper: of the run.
+        embeds: of the texts that the `train` section names, by their keys in the config.
+        folder: gets a folder `step_00000100` with an MP4 for each sample of each prompt, `measures.json`, and
+            `contact.png`, one row a prompt; and a folder `teacher` with its clips, where it makes them.
 
     Attributes:
-        networks: the student, and the model whose VAE decodes.
-        schedule: the stages.
-        prompts: what to show.
-        prompt_embeds: of the prompts.
-        folder: gets a folder `step_00000100` with an MP4 for each sample of each prompt, `measures.json`, and
-            `contact.png`, one row a prompt; and a folder `teacher` with its clips, where these are the reference.
-        seed: of the run.
-        reference: what the clips are held against.
-        upsample: takes clean latents from a stage's grid to the next.
-        samples_per_prompt: clips of each prompt.
+        prompts: what is shown.
+        whose: the clips that the student's are held against, in words.
+
+    Raises:
+        ValueError: if the teacher cannot be guided as the config says.
     """
 
-    networks: Networks
-    schedule: ScaleSchedule
-    prompts: Sequence[str]
-    prompt_embeds: Float[Tensor, "prompts text_length text_dim"]
-    folder: Path
-    seed: int
-    reference: Reference
-    upsample: Upsample
-    samples_per_prompt: int = 1
+    def __init__(self, stepper: Stepper, embeds: Mapping[str, Tensor], folder: Path) -> None:
+        train, speaks = stepper.train, stepper.accelerator.is_main_process
+        self.prompts, self.folder = train.sample_prompts, folder
+        self._stepper, self._model = stepper, stepper.networks.model
+        self._prompt_embeds = embeds["train.sample_prompts"]
+        if train.teacher_samples is None:
+            self.whose = "real clips"
+            self._read_reference = partial(real_latents, stepper)
+        else:
+            self.whose = "teacher"
+            negative_embeds = embeds["train.teacher_samples.negative_prompt"]
+            guidance_scale = chosen_guidance(
+                self._model.spec,
+                train.teacher_samples.guidance_scale,
+                train.teacher_samples.negative_prompt,
+                "train.teacher_samples.",
+                quiet=not speaks,
+            )
+            self._read_reference = partial(
+                teacher_latents,
+                stepper,
+                train.teacher_samples,
+                guidance_scale,
+                self._prompt_embeds,
+                negative_embeds,
+                folder / "teacher.safetensors",
+            )
 
     @cached_property
     def reference_clips(self) -> ClipsByPrompt:
-        """The reference's clips, decoded once."""
-        return [self._decode(latents) for latents in self.reference.latents()]
+        """The clips that the student's are held against, made and decoded once."""
+        return [self._decode(latents) for latents in self._read_reference()]
 
     @cached_property
     def reference_measures(self) -> dict[str, float]:
@@ -77,23 +95,27 @@ class SampleWriter:
             clips: from `sample`.
 
         Returns:
-            (measures by name, the same as shares of the reference's).
+            (all that was measured by name, as its file and logs have it; the shares of the reference's among it).
         """
         final = self.folder / f"step_{step:08d}"
-        beside = self.reference_clips if self.reference.by_prompt else None
+        beside = self._teachers_clips()
         measured = measure_clips(clips)
         shares = shares_of(measured, self.reference_measures)
-        self._write_folder(final, clips, beside, with_shares(measured, shares))
+        values = measured | {f"{name}_share": share for name, share in shares.items()}
+        self._write_folder(final, clips, beside, values)
         if beside is not None and not (self.folder / TEACHER_FOLDER / MEASURES_FILE).is_file():
             self._write_folder(self.folder / TEACHER_FOLDER, beside, None, self.reference_measures)
-        return measured, shares
+        return values, shares
 
     def side_by_side(self, clips: ClipsByPrompt) -> list[UInt8[np.ndarray, "frames height width 3"]]:
         """The first sample of each prompt, with the teacher's on its right where that is the reference."""
-        if not self.reference.by_prompt:
+        beside = self._teachers_clips()
+        if beside is None:
             return [samples[0] for samples in clips]
-        pairs = zip(clips, self.reference_clips, strict=True)
-        return [np.concatenate([own[0], other[0]], axis=2) for own, other in pairs]
+        return [np.concatenate([own[0], other[0]], axis=2) for own, other in zip(clips, beside, strict=True)]
+
+    def _teachers_clips(self) -> ClipsByPrompt | None:
+        return self.reference_clips if self.whose == "teacher" else None
 
     def _write_folder(
         self, final: Path, clips: ClipsByPrompt, beside: ClipsByPrompt | None, values: dict[str, float]
@@ -102,9 +124,7 @@ class SampleWriter:
             for index, (prompt, samples) in enumerate(zip(self.prompts, clips, strict=True)):
                 for number, frames in enumerate(samples):
                     name = f"{index:02d}-{number}.mp4" if len(samples) > 1 else f"{index:02d}.mp4"
-                    write_video(
-                        draft / name, frames, self.networks.model.spec.fps, metadata={"comment": prompt}
-                    )
+                    write_video(draft / name, frames, self._model.spec.fps, metadata={"comment": prompt})
             rows = [samples[0] for samples in clips]
             if beside is not None:
                 rows = [row for own, other in zip(clips, beside, strict=True) for row in (own[0], other[0])]
@@ -112,38 +132,32 @@ class SampleWriter:
             write_json(draft / MEASURES_FILE, values)
 
     def _sample(self, index: int) -> Float[Tensor, "samples channels frames height width"]:
-        model, count = self.networks.model, self.samples_per_prompt
-        prompt_embeds = self.prompt_embeds[index : index + 1].expand(count, -1, -1)
+        stepper, count = self._stepper, self._stepper.train.samples_per_prompt
+        prompt_embeds = self._prompt_embeds[index : index + 1].expand(count, -1, -1)
 
         def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
-            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds)
+            return stepper.networks.predict_velocity(noisy_latents, sigma, prompt_embeds)
 
         return sample_scalewise(
             predict_velocity,
-            self.schedule,
+            stepper.schedule,
             batch_size=count,
-            channels=model.spec.latent_channels,
-            generator=[keyed_generator(self.seed, "sample", index, number) for number in range(count)],
-            device=model.device,
-            upsample=self.upsample,
+            channels=self._model.spec.latent_channels,
+            generator=[keyed_generator(stepper.seed, "sample", index, number) for number in range(count)],
+            device=self._model.device,
+            upsample=stepper.upsample,
         )
 
     @torch.no_grad()
     def _decode(
         self, latents: Float[Tensor, "samples channels _ _ _"]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
-        model = self.networks.model
-        clips = []
+        model, clips = self._model, []
         with moved_to(model.device, model.vae):
             for one in latents.to(model.device).split(1):
                 frames = frames_from_pixels(model.decode(one)[0])
                 clips.append(frames.permute(1, 2, 3, 0).cpu().numpy())
         return clips
-
-
-def with_shares(measured: dict[str, float], shares: dict[str, float]) -> dict[str, float]:
-    """Both under one set of names, for files and logs: a share is called `..._share`."""
-    return measured | {f"{name}_share": share for name, share in shares.items()}
 
 
 def _contact_sheet(
