@@ -64,27 +64,31 @@ for _kind, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
-def read_source(path: Path, noun: str) -> "Source":
-    """The YAML file at a path.
+def read_file(path: Path, noun: str) -> str:
+    """The text of a file.
 
     Args:
         path: the file.
         noun: what it is to hold, for messages.
 
     Raises:
-        SourceError: if it cannot be read, or is not YAML.
+        SourceError: if it cannot be read.
     """
     try:
-        text = read_text(path)
+        return read_text(path)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such {noun}. Check the path.") from None
     except IsADirectoryError:
-        raise SourceError(f"{path}: is a folder. Name the {noun}'s YAML file.") from None
+        raise SourceError(f"{path}: is a folder. Name the {noun}'s file.") from None
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from None
-    return Source(text, path)
+
+
+def read_source(path: Path, noun: str) -> "Source":
+    """The YAML file at a path; see `read_file`. Raises `SourceError` also if it is not YAML."""
+    return Source(read_file(path, noun), path)
 
 
 class _Dumper(yaml.SafeDumper):

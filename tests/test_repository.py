@@ -22,7 +22,8 @@ from swd_video.config import load_config_as, parse_overrides
 from swd_video.core.flow import add_noise
 from swd_video.data.synthesize import SynthesizeConfig
 from swd_video.evaluation.config import EvaluateConfig
-from swd_video.studio.script import load_script, parse_script
+from swd_video.studio.script import load_script
+from swd_video.studio.yaml_script import parse_script
 from swd_video.training.config import DistillConfig, load_config
 from tools.pocket.study import StudyConfig
 

@@ -22,7 +22,7 @@ class Arguments:
     """Options of `swd-video render`."""
 
     script: tyro.conf.Positional[Path]
-    """The script, a YAML file with `shots`; docs/render.md explains it."""
+    """The script, a YAML file with `shots` or one of another reader's form; docs/render.md explains it."""
     out: Path
     """Folder for the clips; finished clips in it are kept, so run again to go on."""
     model: str | None = None
@@ -31,6 +31,9 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     dtype: Precision = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    reader: str | None = None
+    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
+    the file's suffix."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -44,7 +47,9 @@ def run(argv: list[str]) -> int:
         ValueError: The script or the model is not usable.
     """
     arguments = read_arguments(Arguments, "render", HELP, argv)
-    script = load_script(arguments.script)  # before torch is imported: mistakes should show at once
+    script = load_script(
+        arguments.script, arguments.reader
+    )  # before torch is imported: mistakes should show at once
     out: Path = arguments.out
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before

@@ -19,7 +19,7 @@ RENDER_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Clip:
+class PlannedClip:
     """One clip to render, with everything that its bytes depend on.
 
     Attributes:
@@ -53,7 +53,7 @@ class Clip:
         return self.size.frames / self.fps
 
 
-def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
+def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
     """Work out every clip of a script for a model.
 
     Raises:
@@ -90,11 +90,11 @@ def plan_clips(script: Script, model: ModelFacts) -> list[Clip]:
         if prompt != take.shot.prompt:
             fields["read_as"] = prompt
         content_hash = hash_content(fields)
-        clips.append(Clip(take, size, model.fps, stages, metadata, content_hash, prompt, unknown))
+        clips.append(PlannedClip(take, size, model.fps, stages, metadata, content_hash, prompt, unknown))
     return clips
 
 
-def prompt_warnings(script: Script, clips: Sequence[Clip]) -> list[str]:
+def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
     """What the model does not read as it is written, a line for each prompt."""
     first = {clip.take.shot.id: clip for clip in reversed(clips)}
     lines = []

@@ -22,7 +22,7 @@ from PIL import Image
 from swd_video.data.video import write_preview, write_video
 from swd_video.files import alone_in, hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.clips import Clip, plan_clips, prompt_warnings
+from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import read_picture
@@ -53,7 +53,7 @@ class ClipResult:
         error: Why it failed, in one line.
     """
 
-    clip: Clip
+    clip: PlannedClip
     status: Status = "pending"
     stage_seconds: list[float | None] = field(default_factory=list)
     error: str = ""
@@ -148,7 +148,7 @@ def render_script(
 
 def _render_clips(
     script: Script,
-    clips: Sequence[Clip],
+    clips: Sequence[PlannedClip],
     pipe: ScaleWisePipeline,
     model: ModelFacts,
     out: Path,
@@ -200,7 +200,7 @@ def _is_of_the_folder(error: BaseException | None) -> bool:
 
 
 def _generate(
-    clip: Clip, pipe: ScaleWisePipeline
+    clip: PlannedClip, pipe: ScaleWisePipeline
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], list[float | None]]:
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
     shot = clip.take.shot
@@ -220,7 +220,7 @@ def _generate(
 
 
 def _write_clip(
-    clip: Clip, frames: UInt8[np.ndarray, "frames height width 3"], model: ModelFacts, out: Path
+    clip: PlannedClip, frames: UInt8[np.ndarray, "frames height width 3"], model: ModelFacts, out: Path
 ) -> None:
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
     write_preview(preview, _shrink(frames), clip.fps)
@@ -249,7 +249,7 @@ def _write_clip(
     write_json(_sidecar(clip, out), sidecar)
 
 
-def _is_finished(clip: Clip, out: Path) -> bool:
+def _is_finished(clip: PlannedClip, out: Path) -> bool:
     sidecar = _read_json(_sidecar(clip, out))
     files = sidecar.get("files")
     if sidecar.get("content_hash") != clip.content_hash or not isinstance(files, Mapping):
@@ -270,7 +270,7 @@ def _shrink(frames: UInt8[np.ndarray, "frames height width 3"]) -> UInt8[np.ndar
     )
 
 
-def _stages(clip: Clip) -> list[dict[str, float | int]]:
+def _stages(clip: PlannedClip) -> list[dict[str, float | int]]:
     return [
         {"frames": size.frames, "height": size.height, "width": size.width, "sigma": sigma}
         for sigma, size in clip.stages
@@ -327,13 +327,13 @@ def _read_times(path: Path) -> dict[str, list[float | None]]:
     return times
 
 
-def _times_of(clip: Clip, known: Mapping[str, list[float | None]]) -> list[float | None]:
+def _times_of(clip: PlannedClip, known: Mapping[str, list[float | None]]) -> list[float | None]:
     times = known.get(clip.content_hash, [])
     known_well = len(times) == len(clip.stages) and all(isinstance(time, float | None) for time in times)
     return times if known_well else []
 
 
-def _sidecar(clip: Clip, out: Path) -> Path:
+def _sidecar(clip: PlannedClip, out: Path) -> Path:
     return out / f"{clip.name}.json"
 
 

@@ -1,14 +1,16 @@
-"""Scripts: a YAML file that lists shots, read into frozen objects with errors that name the line."""
+"""Scripts: a title, a model and shots, whatever the form of the file that lists them."""
 
 import hashlib
+import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from swd_video.yaml_source import Mapping, Source, SourceError, describe, read_source
+from swd_video.extensions import find
+from swd_video.plain_text import clean_text
+from swd_video.yaml_source import SourceError, read_file
 
 DEFAULT_MODEL = "pocket-wan-swd"
 """The model of a script that names none: the one that ships with the package."""
@@ -22,7 +24,6 @@ MAX_TAKES = 1000
 MAX_CLIPS = 100_000
 """Of one script; planning a clip costs time and memory before the first is rendered."""
 
-_SHOT_KEYS = ("id", "prompt", "picture", "seconds", "seed", "takes")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
@@ -123,112 +124,109 @@ def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def load_script(path: str | Path) -> Script:
-    """Read and validate a script.
+class ScriptReader(ABC):
+    """Reads scripts of one form.
+
+    Another package offers one by an entry point in the group `swd_video.script_readers`, named like the suffix of its
+    files: `csv = "package.module:CsvReader"`. What it returns is checked as every script is.
+    """
+
+    @abstractmethod
+    def read(self, text: str, path: Path) -> Script:
+        """The script that a text holds.
+
+        Args:
+            text: of the file.
+            path: of the file: for messages, and because pictures are named from its folder.
+
+        Raises:
+            SourceError: if it is no script of this form; the message names file, line, key and cure.
+        """
+
+
+def load_script(path: str | Path, reader: str | None = None) -> Script:
+    """Read and check a script.
 
     Args:
-        path: YAML file with `shots` and optionally `title`, `model`, `seed` and `defaults`, or with a list of prompts.
+        path: its file. The reader follows from the suffix; files of a suffix that none is known for are YAML.
+        reader: `module:Class` of the reader to take instead, or the name of its entry point.
 
     Raises:
-        SourceError: The file is missing, is not YAML or holds something that a script may not hold.
+        SourceError: The file is missing, is not of its form or holds something that a script may not hold.
+        ValueError: The reader is none.
     """
-    return _read_script(read_source(Path(path), "script"))
+    path = Path(path)
+    name = reader or path.suffix.removeprefix(".").lower()
+    found = None if reader is None and name in ("yaml", "yml", "") else find("script_readers", name)
+    if found is None and reader is None:
+        from swd_video.studio.yaml_script import YamlReader as found
+    if not (isinstance(found, type) and issubclass(found, ScriptReader)):
+        raise ValueError(f"{name}: is no ScriptReader; give the module:Class of one derived from it.")
+    return check_script(found().read(read_file(path, "script"), path))
 
 
-def parse_script(text: str, path: str | Path) -> Script:
-    """Validate the text of a script; `path` is only used in messages. Raises as `load_script` does."""
-    return _read_script(Source(text, Path(path)))
+def check_script(script: Script) -> Script:
+    """The script itself, with shots that can be told apart, seeded and stored.
 
-
-def _read_script(source: Source) -> Script:
-    path, root = source.path, source.root
-    if root is None:
-        raise SourceError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
-    bare = isinstance(root, yaml.SequenceNode)  # nothing but prompts or shots
-    top = Mapping(source, "", None if bare else root, ("title", "model", "seed", "defaults", "shots"))
-    defaults = Mapping(source, "defaults", top.node("defaults"), ("seconds", "takes"))
-    entries = _shot_nodes(top, root if bare else top.node("shots"))
-    script = Script(
-        path=path,
-        title=top.text("title", path.stem, prose=True),
-        model=top.text("model", DEFAULT_MODEL),
-        seed=top.integer("seed", 0, minimum=0, limit=SEED_LIMIT),
-        shots=tuple(_read_shot(source, index, node, defaults) for index, node in enumerate(entries)),
-        warnings=tuple(source.warnings),
-    )
-    _check_ids(script)
+    Raises:
+        SourceError: naming the first shot and key that cannot.
+    """
+    first: dict[str, int] = {}
+    for index, shot in enumerate(script.shots):
+        if problem := _problem_of(shot) or _problem_of_id(shot.id, first, script):
+            raise script.error(shot.line, f"shots[{index}].{problem[0]}", problem[1])
+        first[shot.id.lower()] = index
+    if not script.shots:
+        raise SourceError(f"{script.path}:1: shots: there is none. Give at least one shot with a prompt.")
     count = sum(shot.takes for shot in script.shots)
     if count > MAX_CLIPS:
         raise SourceError(
-            f"{path}: has {count} clips, expected at most {MAX_CLIPS}. Take fewer `takes`, or divide the script."
+            f"{script.path}: has {count} clips, expected at most {MAX_CLIPS}. Take fewer `takes`, or divide the "
+            "script."
         )
     return script
 
 
-def _shot_nodes(top: Mapping, node: yaml.Node | None) -> list[yaml.Node]:
-    if node is None:
-        raise top.missing("shots", "a list of shots, each with `id` and `prompt`")
-    if not isinstance(node, yaml.SequenceNode):
-        raise top.error("shots", f"expected a list of shots (`- id: ...`), got {describe(node)}.")
-    if not node.value:
-        raise top.fail(node, "shots", "the list is empty. Give at least one shot with `id` and `prompt`.")
-    return list(node.value)
+def id_problem(shot_id: str) -> str | None:
+    """Why an id cannot name a file, with the cure; None if it can."""
+    if not _ID.fullmatch(shot_id):
+        return (
+            f"{shot_id!r} is not a file name that works everywhere. "
+            "Use up to 64 letters, digits, '-' and '_', starting with a letter or digit."
+        )
+    if shot_id.lower() in _RESERVED_IDS:
+        return f"{shot_id!r} is reserved for another file. Choose another id."
+    if _TAKE_SUFFIX.search(shot_id):
+        return f"{shot_id!r} ends like the file of another take. Choose another id, or use `takes`."
+    return None
 
 
-def _read_shot(source: Source, index: int, node: yaml.Node, defaults: Mapping) -> Shot:
-    key = f"shots[{index}]"
-    seconds, seconds_line = defaults.seconds("seconds", None), defaults.line("seconds")
-    takes = defaults.integer("takes", 1, minimum=1, limit=MAX_TAKES + 1)
-    if isinstance(node, yaml.ScalarNode):  # a bare prompt
-        line = node.start_mark.line + 1
-        entry = Mapping(source, key, None, _SHOT_KEYS)
-        prompt = entry.read_text(node, key, prose=True)
-        return Shot(f"shot-{index + 1}", prompt, seconds, None, takes, line, line, seconds_line or line)
-    entry = Mapping(source, key, node, _SHOT_KEYS)
-    own_seconds = entry.has("seconds")
-    return Shot(
-        id=_read_id(entry),
-        prompt=entry.text("prompt", prose=True),
-        seconds=entry.seconds("seconds", seconds),
-        seed=entry.integer("seed", minimum=0, limit=SEED_LIMIT) if entry.has("seed") else None,
-        takes=entry.integer("takes", takes, minimum=1, limit=MAX_TAKES + 1),
-        line=entry.line(),
-        prompt_line=entry.line("prompt"),
-        seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
-        picture=source.path.parent / Path(entry.text("picture")).expanduser()
-        if entry.has("picture")
-        else None,
-        picture_line=entry.line("picture"),
+def _problem_of_id(shot_id: str, first: dict[str, int], script: Script) -> tuple[str, str] | None:
+    if problem := id_problem(shot_id):
+        return "id", problem
+    if (index := first.get(shot_id.lower())) is None:  # some file systems do not tell cases apart
+        return None
+    return "id", (
+        f"{shot_id!r} is already the id of shots[{index}] on line {script.shots[index].line} "
+        "(upper and lower case count as the same). Ids must be unique: rename one."
     )
 
 
-def _read_id(entry: Mapping) -> str:
-    shot_id = entry.text("id")
-    if not _ID.fullmatch(shot_id):
-        raise entry.error(
-            "id",
-            f"{shot_id!r} is not a file name that works everywhere. "
-            "Use up to 64 letters, digits, '-' and '_', starting with a letter or digit.",
-        )
-    if shot_id.lower() in _RESERVED_IDS:
-        raise entry.error("id", f"{shot_id!r} is reserved for another file. Choose another id.")
-    if _TAKE_SUFFIX.search(shot_id):
-        raise entry.error(
-            "id", f"{shot_id!r} ends like the file of another take. Choose another id, or use `takes`."
-        )
-    return shot_id
-
-
-def _check_ids(script: Script) -> None:
-    seen: dict[str, int] = {}
-    for index, shot in enumerate(script.shots):
-        folded = shot.id.lower()  # some file systems do not tell cases apart
-        if folded in seen:
-            first = seen[folded]
-            raise script.error(
-                shot.line,
-                f"shots[{index}].id",
-                f"{shot.id!r} is already the id of shots[{first}] on line {script.shots[first].line} "
-                "(upper and lower case count as the same). Ids must be unique: rename one.",
+def _problem_of(shot: Shot) -> tuple[str, str] | None:
+    try:
+        if clean_text(shot.prompt) != shot.prompt or not shot.prompt.strip():
+            return "prompt", "expected text without control characters. Write something."
+    except ValueError as error:
+        return "prompt", str(error)
+    if shot.seconds is not None and not 0 < shot.seconds < math.inf:
+        return "seconds", f"expected seconds above 0, got {shot.seconds}. Correct or drop it."
+    for key, value, least, limit in (
+        ("seed", shot.seed, 0, SEED_LIMIT),
+        ("takes", shot.takes, 1, MAX_TAKES + 1),
+    ):
+        if value is not None and not least <= value < limit:
+            return (
+                key,
+                f"expected a whole number from {least} to {limit - 1}, got {value}. Correct or drop it.",
             )
-        seen[folded] = index
+    return None

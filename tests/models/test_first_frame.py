@@ -23,7 +23,8 @@ from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture
 from swd_video.studio.render import render_script
-from swd_video.studio.script import Script, parse_script
+from swd_video.studio.script import Script
+from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 
 from ..reference import sample_clips

@@ -20,7 +20,7 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student, load_student
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.render import render_script
-from swd_video.studio.script import parse_script
+from swd_video.studio.yaml_script import parse_script
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train

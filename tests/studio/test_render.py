@@ -22,7 +22,8 @@ from swd_video.studio import render as studio_render
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.render import RenderReport, render_script
-from swd_video.studio.script import derive_seed, parse_script
+from swd_video.studio.script import derive_seed
+from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 
 from .conftest import SCRIPT

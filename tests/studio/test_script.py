@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.studio.script import DEFAULT_MODEL, derive_seed, load_script, parse_script
+from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot, derive_seed, load_script
+from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, parse_caption
 
@@ -274,3 +275,59 @@ def test_characters_that_are_none() -> None:
         SourceError, match=r"nul.yaml:3: shots\[0\].prompt: holds a control character, U\+0000"
     ):
         load_script(cases / "nul.yaml")
+
+
+class LinesReader(ScriptReader):
+    """A prompt on each line; behind a `|` seconds."""
+
+    def read(self, text: str, path: Path) -> Script:
+        shots = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            prompt, _, seconds = line.partition("|")
+            name = prompt.split()[0] if prompt.strip() else ""
+            length = float(seconds) if seconds else None
+            shots.append(Shot(name, prompt.strip(), length, None, 1, number, number, number))
+        return Script(path, path.stem, DEFAULT_MODEL, 0, tuple(shots))
+
+
+NAMED = f"{__name__}:LinesReader"
+
+
+def test_a_reader_from_outside_reads_another_form(tmp_path: Path) -> None:
+    path = tmp_path / "film.lines"
+    path.write_text("tiger walks left | 2\nfish stays\n")
+    script = load_script(path, NAMED)
+    assert [(take.name, take.shot.prompt, take.shot.seconds) for take in script.takes()] == [
+        ("tiger", "tiger walks left", 2.0),
+        ("fish", "fish stays", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tiger\n../fish\n", ":2: shots[1].id: '../fish' is not a file name"),
+        ("tiger\nTIGER\n", ":2: shots[1].id: 'TIGER' is already the id of shots[0] on line 1"),
+        ("tiger|-1\n", ":1: shots[0].seconds: expected seconds above 0, got -1.0"),
+        ("\n", ":1: shots[0].prompt: expected text"),
+        ("tiger \x00\n", ":1: shots[0].prompt: holds a control character"),
+        ("", ":1: shots: there is none"),
+    ],
+)
+def test_what_a_reader_from_outside_gives_is_checked(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "film.lines"
+    path.write_text(text)
+    with pytest.raises(SourceError) as caught:
+        load_script(path, NAMED)
+    assert str(caught.value).startswith(f"{path}{message}")
+
+
+def test_what_is_no_reader_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "film.lines"
+    path.write_text("- a tiger\n")
+    assert load_script(path).shots[0].prompt == "a tiger", "a suffix that nobody knows is YAML"
+    for name in ("pathlib:Path", "csv"):
+        with pytest.raises(ValueError, match=f"{name}: is no ScriptReader"):
+            load_script(path, name)
+    with pytest.raises(ValueError, match="expected module:Class"):
+        load_script(path, "no_such_module:Reader")
