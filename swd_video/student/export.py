@@ -119,13 +119,8 @@ def read_lora_schedule(path: str | Path) -> ScaleSchedule:
 def exported_base_name(student: Student, base_model: str | None, out: Path) -> str:
     """A student's teacher as a card in `out` names it: a hub name, a shipped model, or a folder relative to `out`.
 
-    Args:
-        student: whose.
-        base_model: the hub name, where one is given.
-        out: folder of the card.
-
     Raises:
-        ValueError: if `base_model` is no hub name.
+        ValueError: if `base_model` is given and no hub name.
     """
     if base_model is None:
         return student.base_name(out)

@@ -2,10 +2,8 @@
 
 Its folder holds what distillation changed, and the name of the rest:
 
-- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, `"positions": "rescaled"` where
-  temporal positions were rescaled, `"encoders"`, the networks of pixels that its training looked through, and
-  `"transformer_file"`, where additions belong to a single file's weights instead of the base model's own;
-  `"made_of"`: digests of its teacher, VAE, clips and the like, and the settings of its training, where they are known;
+- `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, and what else `Student` knows
+  under `"positions"`, `"encoders"` (`trained_through`), `"transformer_file"`, `"made_of"` and `"adapter"`;
   `"adapter"`: of a model that the package does not know, where its adapter is found;
 - `scheduler/`: the stages, and how its clips go from grid to grid;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
@@ -175,13 +173,7 @@ class Student:
             self.write_facts(draft, "lora" if isinstance(weights, Mapping) else "full", folder)
 
     def write_facts(self, draft: Path, kind: str, folder: Path) -> None:
-        """Write `student.json`.
-
-        Args:
-            draft: gets it.
-            kind: "full" or "lora".
-            folder: what the draft becomes; paths are relative to it.
-        """
+        """Write `student.json` into a draft of `folder`, to which its paths are relative; `kind` is full or lora."""
         file, used = self.transformer_file, self.trained_through
         facts = {
             "format": _FORMAT,
@@ -234,11 +226,7 @@ class Student:
         return None if self.transformer_file is None else self._here(self.transformer_file)
 
     def folders(self) -> list[Path]:
-        """The folders whose files make it up: its own, and its base model's where that is another.
-
-        Raises:
-            ValueError: if the base model is not there.
-        """
+        """The folders whose files make it up: its own, and its base model's where that is another."""
         own = [] if self.folder is None else [self.folder]
         return own if self.kind == "pipeline" and own else [*own, model_folder(self.base_path)]
 
@@ -330,17 +318,7 @@ def load_student(
     dtype: torch.dtype = torch.float32,
     options: LoadOptions = DEFAULT_OPTIONS,
 ) -> ScaleWisePipeline:
-    """Load a student of any family, ready to sample.
-
-    Args:
-        name_or_path: as for `Student.load`.
-        device: as for `Student.pipeline`, as are the others.
-        dtype: precision of all its parts.
-        options: how it is fitted into memory and run.
-
-    Raises:
-        ValueError: if there is no such student, it cannot be loaded, or an option cannot work here.
-    """
+    """Load a student of any family, ready to sample: `Student.load` and `Student.pipeline` in one."""
     return Student.load(name_or_path).pipeline(device=device, dtype=dtype, options=options)
 
 
@@ -358,11 +336,7 @@ def is_student(name_or_path: str | Path) -> bool:
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
-    """What `student.json` says, as fields of `Student`.
-
-    Raises:
-        ValueError: if it is not what this version writes.
-    """
+    """What `student.json` says, as fields of `Student`."""
     path = folder / STUDENT_FILE_NAME
     facts = {"positions": "native", **read_json(path)}
     base, kind, networks = (facts.get(key) for key in ("base_model", "kind", "encoders"))

@@ -61,7 +61,9 @@ def collapse_warning(shares: Mapping[str, float], least: float, whose: str) -> s
 
 def _motion(clip: Clip) -> float:
     return (
-        fmean(float(np.abs(_unit(b) - _unit(a)).mean()) for a, b in pairwise(clip)) if len(clip) > 1 else 0.0
+        fmean(float(np.abs(_from_0_to_1(b) - _from_0_to_1(a)).mean()) for a, b in pairwise(clip))
+        if len(clip) > 1
+        else 0.0
     )
 
 
@@ -70,9 +72,11 @@ def _saturation(clip: Clip) -> float:
 
 
 def _distance(first: Clip, second: Clip) -> float:
-    squared = [float(np.square(_unit(a) - _unit(b)).mean()) for a, b in zip(first, second, strict=True)]
+    squared = [
+        float(np.square(_from_0_to_1(a) - _from_0_to_1(b)).mean()) for a, b in zip(first, second, strict=True)
+    ]
     return fmean(squared) ** 0.5
 
 
-def _unit(frame: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
+def _from_0_to_1(frame: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
     return frame.astype(np.float32) / 255
