@@ -1,5 +1,6 @@
 """The model card of an exported student: what it is, how it was made, and how to load it."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
 
 def stock_lora_code(base_model: str, source: str, text_length: int | None = None) -> str:
     """Python that samples an exported LoRA with a stock `WanPipeline`, as our own pipeline does, bit for bit."""
-    find, base = "", f'"{base_model}"'
+    find, base = "", json.dumps(base_model, ensure_ascii=False)
     if base_model in shipped_models():
         find, base = (
             "\nfrom swd_video.models.loading import resolve_model_path",
