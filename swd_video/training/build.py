@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
+from torch import Tensor
 
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.randomness import keyed_global
@@ -21,7 +22,7 @@ from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
 from swd_video.objectives.networks import Networks
-from swd_video.objectives.objective import ObjectiveConfig
+from swd_video.objectives.objective import Objective, ObjectiveConfig
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import STUDENT_FOLDER, Student
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedTeacher
@@ -104,19 +105,7 @@ def _build(
     if any(section.needs_vae for section in sections.values()):
         keep_vae(model, accelerator.device)
     networks = _place_networks(config, model, accelerator, adapts)
-
-    # Averaging over processes goes around the student before a critic comes in, whose gradients are averaged apart.
-    if not sharded:
-        networks.student_forward = accelerator.prepare_model(networks.student)
-    objectives = {}
-    for name, section in sections.items():
-        prompts = {key: embeds[f"{_key(name)}.{key}"] for key in section.texts}
-        objectives[name] = section.build(_key(name), networks, schedule, prompts, accelerator, config.seed)
-    if sharded:
-        networks.divide(accelerator.device)
-    for objective in objectives.values():
-        if objective.learner is not None:
-            objective.learner.start(networks)
+    objectives = _build_objectives(config, sections, networks, embeds, accelerator)
     parameters = networks.trainable_parameters()
     stepper = Stepper(
         networks=networks,
@@ -137,24 +126,10 @@ def _build(
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
     product: Product
-    file = config.load.transformer_file
     if adapts:
         product, result = AdaptedTeacher(resolve_model_path(config.model)), folder / TEACHER_FOLDER
     else:
-        product, result = (
-            Student(
-                config.model,
-                ScaleWiseFlowMatchScheduler.from_schedule(schedule, upsampler=upsampler),
-                positions=config.positions,
-                trained_through=tuple(
-                    network for section in sections.values() for network in section.trained_through
-                ),
-                transformer_file=None if file is None else str(file),
-                adapter=config.load.adapter,
-                made_of=known,
-            ),
-            folder / STUDENT_FOLDER,
-        )
+        product, result = _student(config, sections, upsampler, known), folder / STUDENT_FOLDER
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
     return Run(folder, stepper, checkpoints, samples, product, result)
 
@@ -223,6 +198,49 @@ def _place_networks(
         for network in {networks.student, model.transformer}:
             recompute_blocks(network)
     return networks
+
+
+def _build_objectives(
+    config: DistillConfig,
+    sections: Mapping[str, ObjectiveConfig],
+    networks: Networks,
+    embeds: Mapping[str, Tensor],
+    accelerator: Accelerator,
+) -> dict[str, Objective]:
+    """What is trained on, by name; once all weights are where they stay, what learns beside the student can start."""
+    sharded, objectives = wants_sharding(), {}
+    # Averaging over processes goes around the student before a critic comes in, whose gradients are averaged apart.
+    if not sharded:
+        networks.student_forward = accelerator.prepare_model(networks.student)
+    for name, section in sections.items():
+        prompts = {key: embeds[f"{_key(name)}.{key}"] for key in section.texts}
+        objectives[name] = section.build(
+            _key(name), networks, config.scale_schedule(), prompts, accelerator, config.seed
+        )
+    if sharded:
+        networks.divide(accelerator.device)
+    for objective in objectives.values():
+        if objective.learner is not None:
+            objective.learner.start(networks)
+    return objectives
+
+
+def _student(
+    config: DistillConfig,
+    sections: Mapping[str, ObjectiveConfig],
+    upsampler: LatentUpsampler | None,
+    made_of: dict[str, Any] | None,
+) -> Student:
+    file = config.load.transformer_file
+    return Student(
+        config.model,
+        ScaleWiseFlowMatchScheduler.from_schedule(config.scale_schedule(), upsampler=upsampler),
+        positions=config.positions,
+        trained_through=tuple(seen for section in sections.values() for seen in section.trained_through),
+        transformer_file=None if file is None else str(file),
+        adapter=config.load.adapter,
+        made_of=made_of,
+    )
 
 
 def _claim_folder(
