@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from swd_video.cli.main import COMMANDS, main
 from swd_video.config import load_config_as, parse_overrides
 from swd_video.core.flow import add_noise
-from swd_video.data.synthesize import SynthesizeConfig
+from swd_video.data.sections import SynthesizeConfig
 from swd_video.evaluation.config import EvaluateConfig
 from swd_video.studio.script import load_script
 from swd_video.studio.yaml_script import parse_script

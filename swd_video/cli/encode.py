@@ -94,7 +94,6 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
     import torch
 
     from swd_video.cli.devices import choose_device
-    from swd_video.core.grid import LatentSize
     from swd_video.data.encode import encode_manifest
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.latent_cache_filling import progress_bar
@@ -117,12 +116,11 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
         device = choose_device(arguments.device)
         return load_model(config.model, device=device, dtype=precision, options=config.load)
 
-    extra_grids = [LatentSize.parse(text) for text in config.data.extra_grids]
     with progress_bar("encoding") as (progress, say):
         return encode_manifest(
             clips,
             load,
-            [*extra_grids, *config.scale_schedule().distinct_grids],
+            [*config.data.extra_latent_grids, *config.scale_schedule().distinct_grids],
             out,
             model_name=config.model,
             encoders=fingerprint_encoders(resolve_model_path(config.model)),

@@ -147,9 +147,8 @@ def read_request(config: "DistillConfig") -> "Request":
 
 
 def _extra_grids(config: "DistillConfig", architecture: "Architecture") -> "tuple[LatentSize, ...]":
-    from swd_video.core.grid import LatentSize
 
-    grids = tuple(LatentSize.parse(text) for text in config.data.extra_grids)
+    grids = tuple(config.data.extra_latent_grids)
     for index, grid in enumerate(grids):
         try:
             architecture.spec.compression.tokens(grid)

@@ -20,7 +20,7 @@ Running the same command again after it was stopped goes on where it was. Severa
 --shard 1/4 to --shard 4/4, on one folder or on several machines whose folders are put together afterwards.
 
 Any key of the config is a flag too: --steps 30 --samples-per-prompt 2. The keys and their defaults are explained in
-docs/distill.md and swd_video/data/synthesize.py.
+docs/distill.md and swd_video/data/sections.py.
 """
 
 
@@ -49,14 +49,16 @@ def run(argv: list[str]) -> int:
     """
     arguments, keys = read_arguments_and_keys(Arguments, "synthesize", _DESCRIPTION, argv)
     started = time.monotonic()
-    from swd_video.cli.devices import choose_device
     from swd_video.config import load_config_as
+    from swd_video.data.sections import SynthesizeConfig
+
+    config = load_config_as(SynthesizeConfig, arguments.config, keys)
+    from swd_video.cli.devices import choose_device
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.latent_cache_filling import progress_bar
     from swd_video.data.share import Share
-    from swd_video.data.synthesize import SynthesizeConfig, synthesize
+    from swd_video.data.synthesize import synthesize
 
-    config = load_config_as(SynthesizeConfig, arguments.config, keys)
     device, share = choose_device(arguments.device), Share.parse(arguments.shard)
     if not (arguments.out / INDEX_NAME).is_file():
         check_writable(arguments.out)  # now, as a hub model may have to be downloaded

@@ -9,13 +9,11 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from swd_video.config import Section, dump_config
+from swd_video.config import dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.latent_cache import CacheHeader
@@ -28,6 +26,7 @@ from swd_video.data.latent_cache_filling import (
     encode_on_grids,
 )
 from swd_video.data.prompts import choose_prompts
+from swd_video.data.sections import SynthesizeConfig
 from swd_video.data.share import WHOLE, Share
 from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
@@ -39,64 +38,6 @@ from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.plain_text import clean_text
 
 CONFIG_NAME = "synthesize.yaml"
-
-
-class SynthesizeConfig(Section):
-    """Training clips made by a teacher."""
-
-    model: str = "pocket-wan"
-    """The teacher: a shipped name, a diffusers folder or a hub name."""
-    seed: int = Field(default=0, ge=0)
-    """The noise of a clip follows from this, its prompt and the number of the sample."""
-    prompts: tuple[str, ...] = ()
-    """Prompts, or"""
-    prompts_file: str | None = None
-    """a text file of them, one a line. Relative paths start at the working directory."""
-    samples_per_prompt: int = Field(default=1, ge=1)
-    """Clips of each prompt."""
-    grids: tuple[str, ...] = Field(min_length=1)
-    """Latent grids as "2x6x6" to write every clip on; the last is the size that the teacher makes."""
-    steps: int = Field(default=50, ge=1)
-    """Sampling steps; with guidance each runs the transformer twice."""
-    guidance_scale: float | None = Field(default=None, ge=1)
-    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
-    guidance_scale_2: float | None = Field(default=None, ge=1)
-    """Of the second transformer of Wan 2.2 A14B; null is the same."""
-    embedded_guidance: float | None = Field(default=None, ge=0)
-    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
-    shift: float | None = Field(default=None, gt=0)
-    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
-    keep_latents: bool = True
-    """Store the teacher's own latents on the last grid; else they too are decoded and encoded again."""
-    prompts_per_file: int = Field(default=4, ge=1)
-    """Prompts in one file of the cache: what a kill loses at most, and what processes divide among them."""
-    batch_size: int = Field(default=4, ge=1)
-    """Clips sampled at once. Another number changes clips in their last bits."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the teacher."""
-    cache_dtype: Literal["float16", "bfloat16"] = "float16"
-    """Precision of what is stored."""
-
-    @field_validator("grids")
-    @classmethod
-    def _check_grids(cls, grids: tuple[str, ...]) -> tuple[str, ...]:
-        for grid in grids:
-            LatentSize.parse(grid)
-        return grids
-
-    @model_validator(mode="after")
-    def _check_prompts(self) -> "SynthesizeConfig":
-        if bool(self.prompts) == (self.prompts_file is not None):
-            got = "both" if self.prompts else "neither"
-            raise ValueError(f"prompts and prompts_file: got {got}, expected exactly one of them")
-        return self
-
-    @property
-    def latent_grids(self) -> list[LatentSize]:
-        """The grids, parsed."""
-        return [LatentSize.parse(grid) for grid in self.grids]
 
 
 def synthesize(

@@ -1,6 +1,6 @@
 """Every key of a distillation config, with its default, its limits and what it means.
 
-Sections that belong to one part lie beside it: those of `loss` and `adapt` in `objectives/`.
+Sections that belong to one part lie beside it: those of `loss` and `adapt` in `objectives/`, that of `data` in `data/`.
 """
 
 import os
@@ -10,32 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section, load_config_as
-from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.sections import DataConfig
 from swd_video.models.load_options import LoadOptions
 from swd_video.objectives.flow_matching import AdaptConfig
 from swd_video.objectives.loss import LossConfig
 from swd_video.training.optimizers import AdamWConfig, AnyOptimizer
-
-
-class DataConfig(Section):
-    """Where training clips come from."""
-
-    manifest: str | None = None
-    """JSON lines of path, caption, start and end. Encoded into `cache` first where that is not complete."""
-    cache: str
-    """Folder of latents on every grid of the schedule. Relative paths start at the working directory."""
-    extra_grids: tuple[str, ...] = ()
-    """Grids to encode besides the schedule's, as "3x8x8", so that runs on other schedules share the cache."""
-    encode_batch_size: int = Field(default=4, ge=1)
-    """Clips encoded at once."""
-
-    @field_validator("extra_grids")
-    @classmethod
-    def _check_grids(cls, grids: tuple[str, ...]) -> tuple[str, ...]:
-        for grid in grids:
-            LatentSize.parse(grid)
-        return grids
 
 
 class LoadConfig(LoadOptions):

@@ -5,16 +5,15 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from swd_video.config import ConfigError
-from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished
 from swd_video.data.latent_cache_filling import progress_bar
 from swd_video.data.manifest import clips_digest, read_manifest
+from swd_video.data.sections import DataConfig
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import resolve_model_path
-from swd_video.training.config import DataConfig
 from swd_video.training.idle_parts import all_parts, moved_to
 
 _CURE = "Repair them and run `swd-video encode` on this config with --retry-skipped."
@@ -54,12 +53,11 @@ def _encode(
 ) -> None:
     assert data.manifest is not None
     manifest = read_manifest(data.manifest)
-    extra = [LatentSize.parse(text) for text in data.extra_grids]
     with progress_bar("encode") as (progress, say):
         encode_manifest(
             manifest,
             lambda: model,
-            [*extra, *schedule.distinct_grids],
+            [*data.extra_latent_grids, *schedule.distinct_grids],
             data.cache,
             model_name=model_name,
             encoders=encoders,

@@ -14,7 +14,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache
-from swd_video.data.synthesize import SynthesizeConfig
+from swd_video.data.sections import SynthesizeConfig
 from swd_video.models.loading import load_model
 from swd_video.models.teacher_sampling import sample_teacher
 

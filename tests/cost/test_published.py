@@ -13,7 +13,7 @@ from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.cost.architecture import Architecture, load_architecture, shipped_architectures
 from swd_video.cost.counting import KernelAttention, count_graph
 from swd_video.cost.sampling_cost import TransformerCounter
-from swd_video.data.synthesize import SynthesizeConfig
+from swd_video.data.sections import SynthesizeConfig
 from swd_video.models.shift import noise_shift
 from swd_video.training.config import load_config
 

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.sections import DataConfig
 from swd_video.models.loading import load_model
-from swd_video.training.config import DataConfig
 from swd_video.training.open_clips import open_clips
 
 EMOJI = Path(__file__).parents[1] / "data" / "files"
