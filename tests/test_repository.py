@@ -28,7 +28,8 @@ from swd_video.training.config import DistillConfig, load_config
 from tools.pocket.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, IMPORT_RULES = _SETTINGS["project"], _SETTINGS["tool"]["importlinter"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Configs of others than `distill`, by the name of the file, which is that of the command or tool.
@@ -202,6 +203,19 @@ def test_the_citation_names_this_package_and_its_method() -> None:
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert (citation["title"], citation["license"]) == (PROJECT["name"], PROJECT["license"])
     assert "2503.16397" in citation["references"][0]["url"]
+
+
+def test_the_layout_in_contributing_is_the_packages() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (contract,) = (rules for rules in IMPORT_RULES["contracts"] if rules["type"] == "layers")
+    line = text[text.index("**Imports point down only**") :].partition(". Names joined")[0]
+    assert re.findall(r"`([^`]+)`", line) == contract["layers"]
+    package = {path.stem for path in (ROOT / "swd_video").iterdir() if path.suffix in ("", ".py")} - {"__init__"}
+    table = text[text.index("| room | holds |") : text.index("Beside the package:")]
+    rows = " ".join(row.split("|")[1] for row in table.splitlines()[2:] if row.count("|") > 2)
+    assert set(re.findall(r"`(\w+)[/.]", rows)) == package - {"__pycache__"}
+    drawn = text[text.index("```mermaid") :].partition("```\n")[0]
+    assert {name for name in package if not re.search(rf"\b{name}\b", drawn)} <= {"assets", "__pycache__", "py"}
 
 
 def test_import_rules_hold() -> None:
