@@ -127,10 +127,26 @@ def check_flags(command: str, arguments: list[str], text: str) -> None:
         load_config_as(schema, ROOT / arguments[0], overrides)
 
 
+def anchors_of(document: Path) -> set[str]:
+    """What links may name behind a #: the headings, as GitHub turns them into anchors."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+?)\s*$", text, flags=re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        found.append(f"{anchor}-{found.count(anchor)}" if anchor in found else anchor)
+    return set(found)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
-    broken = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    broken = []
+    for link in (link for link in links if "://" not in link):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            broken.append(link)
     assert broken == []
 
 

@@ -56,7 +56,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    document = tmp_path / "pocket.md"
+    document = tmp_path / "pocket-results.md"
     document.write_text(f"# Pocket\n<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\nrest\n")
     arguments = [
         *("--teacher", str(tiny_wan_folder), "--judge", str(judge_folder), "--out", str(tmp_path / "out")),

@@ -1,4 +1,4 @@
-r"""Make the table of docs/pocket.md: teacher, students and real clips on held-out prompts, and their cost.
+r"""Make the table of docs/pocket-results.md: teacher, students and real clips on held-out prompts, and their cost.
 
     python -m tools.pocket.table --judge runs/pocket/judge --out runs/pocket/table \
         --full-resolution runs/pocket/full-4 --two-step runs/pocket/full-2 --spatiotemporal pocket-wan-swd
@@ -63,7 +63,7 @@ class TableOptions:
     """Student whose stages grow in space and time."""
     others: tuple[str, ...] = ()
     """More students, each as TITLE=FOLDER."""
-    docs: Path | None = Path("docs/pocket.md")
+    docs: Path | None = Path("docs/pocket-results.md")
     """Document with the markers; "None" to leave it alone."""
     size: str | None = None
     """Clip size of the teacher, FRAMESxHEIGHTxWIDTH; default what the model folder says."""
