@@ -49,10 +49,10 @@ def run(argv: list[str]) -> int:
     config = load_config_as(EvaluateConfig, arguments.config, keys)
 
     from swd_video.cli.devices import choose_device
-    from swd_video.evaluation.build import build_evaluation
+    from swd_video.cli.evaluate_rows import build_evaluation
+    from swd_video.evaluation.columns import comparison_table, results_table
     from swd_video.evaluation.evaluate import run_evaluation
     from swd_video.evaluation.page import PAGE_NAME, write_page
-    from swd_video.evaluation.tables import comparison_table, results_table
     from swd_video.files import write_text
 
     evaluation = build_evaluation(config, arguments.config.stem, choose_device(arguments.device))

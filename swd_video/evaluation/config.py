@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section
 from swd_video.core.grid import PixelSize
@@ -86,8 +86,6 @@ class MetricsConfig(Section):
     """Network of subject consistency: an image encoder, chosen likewise."""
     optical_flow: Literal["dis", "farneback"] = "dis"
     """How motion is measured."""
-    others: tuple[str, ...] = ()
-    """Metrics from outside of the package: entry points of the group `swd_video.metrics`, or `module:Class`."""
     real_clips: RealClips | None = None
     """What the distances are measured to, and, if they hold several of each prompt, diversity and spread as well; null
     takes the reference row's clips."""
@@ -100,6 +98,27 @@ class CostConfig(Section):
     """Timed runs of each row."""
     batch_size: int = Field(default=8, ge=1)
     """Clips in one timed run; one alone of a small model would mostly time Python."""
+
+
+class MarginsConfig(Section):
+    """Differences that do not matter, chosen before anything is measured; "equal" means that one lies inside."""
+
+    adherence: float = Field(default=0.05, gt=0)
+    """In the share of clips read right, each attribute apart."""
+    kernel: float = Field(default=0.1, gt=0)
+    """Of the kernel distance, as a share of the reference row's."""
+    diversity: float = Field(default=0.05, gt=0)
+    """In the share of diversity."""
+    spread: float = Field(default=0.05, gt=0)
+    """In the share of the spread of pixels."""
+    flow: float = Field(default=0.05, gt=0)
+    """In the share of motion."""
+    sharpness: float = Field(default=0.05, gt=0)
+    """In the share of sharpness."""
+    flicker: float = Field(default=0.005, gt=0)
+    """In steadiness."""
+    consistency: float = Field(default=0.01, gt=0)
+    """In subject consistency."""
 
 
 class PageConfig(Section):
@@ -136,9 +155,7 @@ class EvaluateConfig(Section):
     """Key of the row whose motion and sharpness the others' are shares of."""
     against: tuple[str, ...] = ()
     """Keys of rows that all others are held against, by paired differences; none takes the reference."""
-    margins: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Differences that do not matter, by a metric's key, in place of the metric's own; chosen before anything is
-    measured. "equal" means that a difference lies inside."""
+    margins: MarginsConfig = MarginsConfig()
     metrics: MetricsConfig = MetricsConfig()
     cost: CostConfig | None = CostConfig()
     """null measures no cost."""

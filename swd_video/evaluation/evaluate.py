@@ -12,16 +12,20 @@ import numpy as np
 import torch
 
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.config import CostConfig
+from swd_video.evaluation.columns import as_json
 from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json, machine_name
-from swd_video.evaluation.metrics import METRICS
-from swd_video.evaluation.metrics.adherence import labels_from_captions
-from swd_video.evaluation.metrics.metric import Beside, Metric, Networks, Scores, is_spread_over
 from swd_video.evaluation.report import write_json
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row
-from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
-from swd_video.evaluation.tables import as_json
+from swd_video.evaluation.scores import (
+    Judges,
+    Scores,
+    distance_floor,
+    is_spread_over,
+    labels_from_captions,
+    row_figures,
+    score_clips,
+)
 
 RESULT_NAME = "evaluation.json"
 
@@ -42,6 +46,14 @@ class RowTask:
 
 
 @dataclass(frozen=True)
+class CostTask:
+    """How cost is measured: `rounds` runs of `batch_size` clips at once."""
+
+    rounds: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything that an evaluation needs.
 
@@ -49,27 +61,25 @@ class Evaluation:
         tasks: Rows in the order of the table.
         reference: Key of the row whose motion and sharpness count as 1.
         real: Real clips that distances are measured to; None measures them to the reference row's.
-        networks: What metrics look through.
+        judges: What measures clips.
         seed: Of the noise.
         batch_size: Clips made at once.
         cost: None measures no cost.
         margins: See `Results`.
         pairs: See `Results`.
         about: What the results say of how they were made.
-        metrics: What is measured.
     """
 
     tasks: Sequence[RowTask]
     reference: str
     real: RowTask | None
-    networks: Networks
+    judges: Judges
     seed: int
     batch_size: int
-    cost: CostConfig | None
+    cost: CostTask | None
     margins: Mapping[str, float] = field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Metric] = METRICS
 
 
 def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
@@ -82,13 +92,13 @@ def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
     Raises:
         ValueError: If a prompt asks for what the judge does not know.
     """
-    labels = {task.row.key: _labels(task, evaluation.networks) for task in evaluation.tasks}
+    labels = {task.row.key: _labels(task, evaluation.judges) for task in evaluation.tasks}
 
     def measured(task: RowTask) -> tuple[StoredClips, Scores]:
         clips = make_clips(
             task.row, task.requests, out / "clips", seed=evaluation.seed, batch_size=evaluation.batch_size
         )
-        return clips, score_clips(clips, evaluation.networks, evaluation.metrics)
+        return clips, score_clips(clips, evaluation.judges)
 
     real = None if evaluation.real is None else measured(evaluation.real)[1]
     rows = {task.row.key: measured(task) for task in evaluation.tasks}
@@ -100,9 +110,7 @@ def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
         clips, scores = rows[key]
         # The distance of a set to itself says nothing.
         reference = real if real is not None else None if key == evaluation.reference else baseline
-        beside = Beside(baseline, reference, labels[key])
-        quality = row_figures(scores, beside, evaluation.metrics)
-        figures: Figures = {**quality, **costs.get(key, {})}
+        figures: Figures = {**row_figures(scores, baseline, reference, labels[key]), **costs.get(key, {})}
         results.append(RowResult(key, task.row.title, figures, clips))
     title = next(task.row.title for task in evaluation.tasks if task.row.key == evaluation.reference)
     about = {
@@ -111,26 +119,24 @@ def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
         "distances_to": "real clips" if real is not None else f"the clips of {evaluation.reference}",
         "spread_of": "real clips" if real is not None and is_spread_over(real, baseline) else title,
         "real_clips": None if real is None else len(real.captions),
-        "encoder": evaluation.networks.encoder.name,
-        "frame_encoder": evaluation.networks.frame_encoder.name,
-        "optical_flow": evaluation.networks.flow,
+        "encoder": evaluation.judges.encoder.name,
+        "frame_encoder": evaluation.judges.frame_encoder.name,
+        "optical_flow": evaluation.judges.flow,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": machine_name(),
     }
     floor = {} if real is None else distance_floor(real)
-    found = Results(
-        results, evaluation.reference, about, floor, evaluation.margins, evaluation.pairs, evaluation.metrics
-    )
+    found = Results(results, evaluation.reference, about, floor, evaluation.margins, evaluation.pairs)
     write_json(out / RESULT_NAME, as_json(found))
     return found
 
 
-def _labels(task: RowTask, networks: Networks) -> dict[str, np.ndarray]:
-    if networks.judge is None:
+def _labels(task: RowTask, judges: Judges) -> dict[str, np.ndarray]:
+    if judges.judge is None:
         return {}
     try:
-        return labels_from_captions(networks.judge.classes, [request.caption for request in task.requests])
+        return labels_from_captions(judges.judge.classes, [request.caption for request in task.requests])
     except ValueError as error:
         if not task.is_real:
             raise

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from swd_video.core.interval import Estimate
 from swd_video.data.video import write_preview, write_video
-from swd_video.evaluation.report import Column, format_figure
+from swd_video.evaluation.columns import Metric, compared_metrics, metrics_of
+from swd_video.evaluation.report import format_figure
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.files import write_text
 
@@ -54,7 +55,7 @@ class Mark:
 class Plot:
     """A metric's figures on one axis: a mark for each row, and ticks as (position, label)."""
 
-    metric: Column
+    metric: Metric
     marks: Sequence[Mark]
     ticks: Sequence[tuple[float, str]]
 
@@ -85,7 +86,7 @@ def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    metrics = results.columns
+    metrics = metrics_of(results)
     rows = [
         {
             "title": row.title,
@@ -98,8 +99,8 @@ def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, 
     text = environment.get_template(_TEMPLATE).render(
         about=results.about,
         floor=floor if results.floor else None,
-        compared=results.compared,
-        margins={m.key: f"{results.margin(m):.{m.digits}f}" for m in results.compared},
+        compared=compared_metrics(results),
+        margins={m.key: f"{results.margin(m.key):.{m.digits}f}" for m in compared_metrics(results)},
         comparisons=_comparisons(results),
         record=json.dumps(dict(results.about), indent=2, ensure_ascii=False),
         metrics=metrics,
@@ -127,8 +128,8 @@ def _comparisons(results: Results) -> list[dict[str, Any]]:
         rows = []
         for ours in (ours for ours, other in results.pairs if other == theirs):
             cells = []
-            for m in results.compared:
-                found = results.compare(ours, theirs, m)
+            for m in compared_metrics(results):
+                found = results.compare(ours, theirs, m.key, m.better)
                 ends = "" if found is None else f"[{found.low:.{m.digits}f}, {found.high:.{m.digits}f}]"
                 value = "–" if found is None else f"{found.value:+.{m.digits}f}"
                 cells.append(
@@ -148,7 +149,7 @@ def choose_shown(results: Results, count: int) -> list[str]:
     return [captions[index] for index in picked]
 
 
-def plot_metric(metric: Column, results: Results) -> Plot:
+def plot_metric(metric: Metric, results: Results) -> Plot:
     """Place every row's figure on an axis that holds all figures and their intervals."""
     figures = [row.figures.get(metric.key) for row in results.rows]
     known = [_as_estimate(figure) for figure in figures if figure is not None]

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.difference import Difference, Direction
+from swd_video.evaluation.difference import Difference
 from swd_video.files import write_text
-
-_ARROWS: dict[Direction, str] = {"higher": "↑", "lower": "↓", "reference": "→ 1"}
 
 
 @dataclass(frozen=True)
@@ -23,25 +21,12 @@ class Column:
         title: Head of the column.
         digits: Digits after the point.
         interval: Whether the interval is printed too.
-        better: Which way is better; "reference" means near 1, what it is a share of. None is nobody's matter.
-        meaning: One or two sentences for somebody who sees it for the first time.
-        margin: Difference that does not matter; None: rows are not compared by it.
-        margin_is_share: Whether the margin counts in the reference row's figure.
     """
 
     key: str
     title: str
     digits: int = 2
     interval: bool = True
-    better: Direction | None = None
-    meaning: str = ""
-    margin: float | None = None
-    margin_is_share: bool = False
-
-    @property
-    def heading(self) -> str:
-        """The title, with an arrow that says which way is better."""
-        return self.title if self.better is None else f"{self.title} {_ARROWS[self.better]}"
 
 
 def format_figure(figure: Estimate | float | str | None, digits: int, *, interval: bool = True) -> str:
@@ -61,7 +46,7 @@ def markdown_table(
 ) -> str:
     """A Markdown table with one row for each `(title, figures)`; missing figures become dashes."""
     lines = [
-        "| | " + " | ".join(column.heading for column in columns) + " |",
+        "| | " + " | ".join(column.title for column in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
     for title, figures in rows:

@@ -11,7 +11,7 @@ import yaml
 
 from swd_video.cli.main import main
 from swd_video.data.video import write_video
-from swd_video.evaluation.judge import AttributeJudge
+from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model
 
@@ -36,41 +36,11 @@ def real_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.jsonl"
 
 
-METRIC = """
-import numpy as np
-from swd_video.core.interval import bootstrap_mean
-from swd_video.evaluation.metrics.metric import Metric
-
-
-class Brightness(Metric):
-    key = "brightness"
-    title = "brightness"
-    meaning = "Mean of all pixels beside {reference}, 0 to 1."
-    margin = 0.02
-
-    def measure(self, batch):
-        return {self.key: batch.frames.mean(axis=(1, 2, 3, 4)) / 255}
-
-    def summarise(self, scores, beside):
-        return {self.key: bootstrap_mean(scores.arrays[self.key], scores.prompts)}
-
-
-class Copy(Brightness):
-    key = "flow"
-"""
-
-
 @pytest.fixture
 def values(
-    tiny_wan_folder: Path,
-    student_folder: Path,
-    real_manifest: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_wan_folder: Path, student_folder: Path, real_manifest: Path, tmp_path: Path
 ) -> dict[str, Any]:
-    """A whole config, with a metric from a module that is no part of the package."""
-    (tmp_path / "own_metric.py").write_text(METRIC)
-    monkeypatch.syspath_prepend(tmp_path)
+    """A whole config."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classes = {"colour": ["red", "green"], "speed": ["slowly", "fast"]}
@@ -86,11 +56,7 @@ def values(
             {"kind": "teacher", "key": "teacher", "model": teacher, "steps": 2, "guidance_scale": 2.0},
             {"kind": "student", "key": "student", "model": str(student_folder), "title": "ours <3 stages>"},
         ],
-        "metrics": {
-            "judge": str(tmp_path / "judge"),
-            "real_clips": {**real, "first": 4},
-            "others": ["own_metric:Brightness"],
-        },
+        "metrics": {"judge": str(tmp_path / "judge"), "real_clips": {**real, "first": 4}},
         "cost": {"rounds": 1, "batch_size": 2},
         "page": {"prompts": 2},
         "batch_size": 3,
@@ -112,12 +78,8 @@ def test_rows_are_made_judged_timed_and_shown_once(
     found = json.loads(capsys.readouterr().out)
     rows = found["rows"]
     assert list(rows) == ["real", "codec", "teacher", "student"]
-    assert 0.5 < rows["real"]["brightness"]["value"] < 0.9 and found["margins"]["brightness"] == 0.02
-    assert "own_metric:Brightness" in (out / "config.yaml").read_text()
-    assert "Mean of all pixels beside teacher, 2 steps" in (out / "index.html").read_text()
     assert rows["teacher"]["flow"]["value"] == 1.0 and found["about"]["spread_of"] == "real clips"
     names = {"adherence_colour", "adherence_speed", "frechet", "kernel", "diversity", "spread", "consistency"}
-    names |= {"brightness"}
     assert set(rows["student"]) >= names
     assert found["floor"]["kernel"]["value"] < rows["student"]["kernel"]["value"]
     student = found["comparisons"][-1]
@@ -241,32 +203,10 @@ def test_keys_of_rows_are_named_with_their_line(
 
 
 def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Path) -> None:
-    from swd_video.evaluation.build import ModelPool
+    from swd_video.cli.evaluate_rows import ModelPool
 
     pool = ModelPool(torch.float32, "cpu")
     teacher, student = pool.teacher(str(tiny_wan_folder)), pool.student(str(student_folder))
     assert student.model.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
     assert student.model.transformer is not teacher.transformer
     assert load_model(tiny_wan_folder).vae is not teacher.vae
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"metrics.others": "[own_metric:Copy]"}, "there is a metric of key 'flow' already"),
-        ({"metrics.others": "[pathlib:Path]"}, "is no metric"),
-        ({"metrics.others": "[no_such_module:Metric]"}, "expected module:Class"),
-        ({"margins": "{warmth: 0.1}"}, "margins.warmth: no such margin; known are adherence, kernel"),
-    ],
-)
-def test_metrics_and_margins_that_are_none_are_refused(
-    change: dict[str, str],
-    message: str,
-    values: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (flag, value), out = *change.items(), tmp_path / "out"
-    assert main(["evaluate", write(values, tmp_path), "--out", str(out), f"--{flag}", value]) == 2
-    error = capsys.readouterr().err
-    assert message in error.splitlines()[-1] and not out.exists()

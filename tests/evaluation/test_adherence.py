@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional
 
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.evaluation.judge import AttributeJudge
-from swd_video.evaluation.metrics.adherence import adherence
+from swd_video.evaluation.adherence import AttributeJudge, adherence
 
 CLASSES = {
     "subject": ("square", "bar"),

@@ -10,9 +10,9 @@ import pytest
 from swd_video.core.interval import Estimate, bootstrap_mean
 from swd_video.data.video import read_video
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
+from swd_video.evaluation.columns import as_json, comparison_table, metrics_of
 from swd_video.evaluation.page import choose_shown, clip_address, plot_metric, ticks_between, write_page
 from swd_video.evaluation.results import Results, RowResult
-from swd_video.evaluation.tables import as_json, comparison_table
 
 
 def row(key: str, captions: tuple[str, ...], frechet: Estimate | None, folder: Path) -> RowResult:
@@ -50,7 +50,7 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_a_plot_places_figures_in_proportion(results: Results) -> None:
-    frechet = next(metric for metric in results.columns if metric.key == "frechet")
+    frechet = next(metric for metric in metrics_of(results) if metric.key == "frechet")
     plot = plot_metric(frechet, results)
     a, b, c = plot.marks
     assert c.at is None and c.text == "–"
@@ -108,10 +108,3 @@ def test_odd_sizes_become_pictures() -> None:
         path = Path(folder) / "clip.webp"
         path.write_bytes(base64.b64decode(address.partition(",")[2]))
         assert read_video(path)[0].shape[1:] == (21, 30, 3)
-
-
-def test_figures_over_different_prompts_are_not_compared(results: Results) -> None:
-    flow = next(column for column in results.columns if column.key == "flow")
-    assert results.compare("c", "a", flow) is not None
-    fewer = replace(results.rows[2], figures={"flow": bootstrap_mean(np.arange(3.0))})
-    assert replace(results, rows=[*results.rows[:2], fewer]).compare("c", "a", flow) is None

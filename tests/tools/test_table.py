@@ -9,8 +9,8 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_share
 from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.judge import AttributeJudge
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, teacher_row
 from swd_video.models.fingerprint import fingerprint_folders
@@ -19,7 +19,7 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import PixelNetwork, Student
 from tools.pocket.corpus import split_of
 from tools.pocket.judge import CLASSES
-from tools.pocket.rows import composed_row, evaluation_specs
+from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
 from tools.pocket.table import MARKER, check_targets, main
 
 SIZE = PixelSize(5, 32, 32)
@@ -159,9 +159,11 @@ def row_of(key: str, gains: dict[str, float], seconds: float, seed: int) -> RowR
     return RowResult(key, key, figures, StoredClips(Path(), (), 1, PROMPTS, 12.0))
 
 
-def checks_of(*rows: RowResult, adherence: float = 0.1) -> list[tuple[str, bool]]:
+def checks_of(
+    *rows: RowResult, margins: dict[str, float] = MARGINS | {"adherence": 0.1}
+) -> list[tuple[str, bool]]:
     about = dict.fromkeys(("distances_to", "spread_of", "encoder", "frame_encoder"), "x")
-    results = Results(rows, "teacher-50", about, margins={"adherence": adherence})
+    results = Results(rows, "teacher-50", about, margins=margins)
     return [(check["name"], check["met"]) for check in check_targets(results)]
 
 
@@ -189,7 +191,7 @@ def test_few_prompts_do_not_make_rows_equal() -> None:
     """All right in both rows: with forty prompts that leaves room for 0.09, which is no 0.05."""
     rows = [row_of("teacher-50", {}, 4.0, 1), row_of("spatiotemporal", {}, 0.05, 3)]
     for margin, met in ((0.05, False), (0.1, True)):
-        checks = dict(checks_of(*rows, adherence=margin))
+        checks = dict(checks_of(*rows, margins=MARGINS | {"adherence": margin}))
         assert checks[f"student's subject no worse than teacher-50's by {margin}"] == met
 
 

@@ -26,7 +26,7 @@ from swd_video.core.interval import Estimate, bootstrap_ratio
 from swd_video.core.resize import resize_pixels
 from swd_video.core.sampling import draw_noise
 from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.metrics.motion import flow_lengths
+from swd_video.evaluation.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
 from swd_video.models.loading import load_model
 from swd_video.student.pipeline import ScaleWisePipeline

@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.evaluation.judge import CONFIG_NAME, AttributeJudge
-from swd_video.evaluation.metrics.adherence import adherence
+from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence
 from swd_video.files import whole_file
 from tools.pocket import corpus
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint

@@ -8,6 +8,18 @@ from swd_video.core.grid import PixelSize
 from swd_video.evaluation.rows import Row
 from tools.pocket.corpus import ClipSpec, compose_clip, corpus_specs, frame_rate
 
+MARGINS = {
+    "adherence": 0.05,
+    "kernel": 0.1,
+    "diversity": 0.05,
+    "spread": 0.05,
+    "flow": 0.05,
+    "sharpness": 0.05,
+    "flicker": 0.005,
+    "consistency": 0.01,
+}
+"""Differences that do not matter here, chosen before the table was made; see `Results`."""
+
 
 def evaluation_specs(split: str, seed: int, count: int, samples_per_prompt: int) -> list[ClipSpec]:
     """Clips to judge: prompts of a split, each `samples_per_prompt` times with different seeds."""

@@ -30,10 +30,10 @@ from swd_video.cli.main import main as swd_video
 from swd_video.config import flatten, load_config_as
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import by_stage, count_tflops
+from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
 from swd_video.evaluation.clip_encoders import ImageNetVideoFeatures
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.judge import CONFIG_NAME, AttributeJudge
-from swd_video.evaluation.metrics.metric import Beside, Networks, Scores
+from swd_video.evaluation.columns import as_json
 from swd_video.evaluation.report import (
     check_markers,
     replace_between_markers,
@@ -41,14 +41,13 @@ from swd_video.evaluation.report import (
 )
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
-from swd_video.evaluation.scores import row_figures, score_clips
-from swd_video.evaluation.tables import as_json
+from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
 from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
 from swd_video.student.student import load_student
 from swd_video.training.config import DistillConfig, load_config
 from tools.pocket import corpus
 from tools.pocket.judge import attribute_labels
-from tools.pocket.rows import composed_row, evaluation_specs
+from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
 from tools.pocket.study_tables import RowConfig, StudyConfig, about, render
 
 MARKER = "study tables"
@@ -142,10 +141,10 @@ class Bench:
         self.options = options
         features = ImageNetVideoFeatures(device=options.device)
         judge = AttributeJudge.load(options.judge, device=options.device)
-        self.networks = Networks(features, features, judge)
+        self.judges = Judges(features, features, judge)
         # A judge trained anew in the same way says the same, and is never the same to the last bit.
         record = json.loads((options.judge / CONFIG_NAME).read_text(encoding="utf-8"))
-        self._judging = [features.name, self.networks.flow, record["classes"], record["about"].get("recipe")]
+        self._judging = [features.name, self.judges.flow, record["classes"], record["about"].get("recipe")]
         self.specs = evaluation_specs(SPLIT, seed=1, count=options.count, samples_per_prompt=2)
         self._digests: dict[str, str] = {}
 
@@ -177,7 +176,9 @@ class Bench:
         if run.first is not None and self.is_at_hand(run.first):
             pair = (result.key, run.first.key)
             rows = [self._result(run.first)[1], result]
-            compared = as_json(Results(rows, run.first.key, {}, pairs=[pair]))["comparisons"][0]
+            compared = as_json(Results(rows, run.first.key, {}, margins=MARGINS, pairs=[pair]))[
+                "comparisons"
+            ][0]
             found |= {"against": compared["against"], "differences": compared["differences"]}
         return found
 
@@ -189,7 +190,7 @@ class Bench:
         steps, model = run.row.teacher_steps, run.config.model
         row = self._teacher_row(steps, model) if steps else self._student_row(run)
         clips, scores = self._scores(row, self.specs)
-        figures = row_figures(scores, Beside(self._baseline, self._reference, attribute_labels(self.specs)))
+        figures = row_figures(scores, self._baseline, self._reference, attribute_labels(self.specs))
         return row, RowResult(run.key, run.row.title, dict(figures), clips)
 
     @cached_property
@@ -209,7 +210,7 @@ class Bench:
 
     def _scores(self, row: Row, specs: Sequence[corpus.ClipSpec]) -> tuple[StoredClips, Scores]:
         clips = make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16)
-        return clips, score_clips(clips, self.networks)
+        return clips, score_clips(clips, self.judges)
 
     def _teacher_row(self, steps: int, name: str) -> Row:
         model, guidance = load_model(name, device=self.options.device), self.options.guidance

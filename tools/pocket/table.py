@@ -22,22 +22,21 @@ import tyro
 
 from swd_video.core.grid import PixelSize
 from swd_video.core.interval import Estimate
+from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_encoders import PACKAGED, ImageNetVideoFeatures
-from swd_video.evaluation.config import CostConfig
+from swd_video.evaluation.columns import comparison_table, metrics_of, results_table
 from swd_video.evaluation.difference import Difference
-from swd_video.evaluation.evaluate import RESULT_NAME, Evaluation, RowTask, run_evaluation
-from swd_video.evaluation.judge import AttributeJudge
-from swd_video.evaluation.metrics.metric import Networks
+from swd_video.evaluation.evaluate import RESULT_NAME, CostTask, Evaluation, RowTask, run_evaluation
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.evaluation.report import check_markers, replace_between_markers
 from swd_video.evaluation.results import Results
 from swd_video.evaluation.rows import Row, student_row, teacher_row, through_vae, weights_digest
-from swd_video.evaluation.tables import comparison_table, results_table
+from swd_video.evaluation.scores import Judges
 from swd_video.models.loading import load_model, resolve_model_path
 from swd_video.student.student import load_student
 from tools.pocket import corpus
 from tools.pocket.judge import CLASSES
-from tools.pocket.rows import composed_row, evaluation_specs
+from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
 
 MARKER = "pocket table"
 _STUDENT = "spatiotemporal"
@@ -189,8 +188,8 @@ def _ahead(results: Results, other: str, name: str) -> dict[str, Any]:
 
 
 def _difference(results: Results, other: str, name: str) -> Difference:
-    column = next(column for column in results.columns if column.key == name)
-    found = results.compare(_STUDENT, other, column)
+    better = next(metric.better for metric in metrics_of(results) if metric.key == name)
+    found = results.compare(_STUDENT, other, name, better)
     assert found is not None, f"rows of this table share prompts, and {name} has a margin"
     return found
 
@@ -258,12 +257,11 @@ def run(options: TableOptions) -> dict[str, Any]:
             tasks=[RowTask(row, specs) for row in rows],
             reference=f"teacher-{options.teacher_steps[0]}",
             real=RowTask(rows[0], real),
-            networks=Networks(features, features, judge),
+            judges=Judges(features, features, judge),
             seed=options.seed,
             batch_size=options.batch_size,
-            cost=CostConfig(rounds=options.rounds, batch_size=options.timed_batch)
-            if options.rounds
-            else None,
+            cost=CostTask(options.rounds, options.timed_batch) if options.rounds else None,
+            margins=MARGINS,
             pairs=[(_STUDENT, other) for other in keys[1:] if _STUDENT in keys and other != _STUDENT],
             about={**about, "size": str(size), "judge_weights": weights_digest(judge)},
         ),

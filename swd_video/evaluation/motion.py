@@ -1,15 +1,17 @@
-"""How much clips move, and how steady their pixels are."""
+"""Motion and flicker, measured on pixels."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from swd_video.core.interval import Estimate, bootstrap_mean
 from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.metrics.metric import Batch, Beside, FlowMethod, Metric, Scores, share_of_baseline
+
+FlowMethod = Literal["dis", "farneback"]
+
 
 _Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -76,47 +78,3 @@ def _estimator(method: FlowMethod) -> _Flow:
 def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     start = np.zeros((*first.shape, 2), dtype=np.float32)
     return cv2.calcOpticalFlowFarneback(first, second, start, 0.5, 3, 15, 3, 5, 1.2, 0)
-
-
-class Motion(Metric):
-    """As a share of the reference row's, and in pixels a frame."""
-
-    key = "flow"
-    title = "motion, share"
-    meaning = (
-        "Mean length of the optical flow, as a share of {reference}'s. Below 1, things move more slowly."
-    )
-    better = "reference"
-    margin = 0.05
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """One number for each clip, in pixels a frame."""
-        return {self.key: np.array([flow_magnitude(clip, batch.networks.flow) for clip in batch.frames])}
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The share, and the mean."""
-        return {
-            self.key: share_of_baseline(self.key, scores, beside.baseline),
-            f"{self.key}_px": bootstrap_mean(scores.arrays[self.key], scores.prompts),
-        }
-
-
-class Steadiness(Metric):
-    """Falls with motion too."""
-
-    key = "flicker"
-    title = "steadiness"
-    meaning = (
-        "1 minus the mean change of a pixel from frame to frame (VBench's temporal flickering). It falls with motion "
-        "too: read it beside the motion."
-    )
-    digits = 3
-    margin = 0.005
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """One number for each clip."""
-        return {self.key: np.array([flicker_score(clip) for clip in batch.frames])}
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The mean."""
-        return {self.key: bootstrap_mean(scores.arrays[self.key], scores.prompts)}

@@ -10,6 +10,7 @@ from torch import nn
 from swd_video.core.grid import PixelSize
 from swd_video.data.manifest import Clip
 from swd_video.data.prompts import choose_prompts
+from swd_video.evaluation.adherence import AttributeJudge
 from swd_video.evaluation.clip_encoders import FrameFeatures, load_encoder, load_frame_encoder
 from swd_video.evaluation.config import (
     EvaluateConfig,
@@ -19,10 +20,7 @@ from swd_video.evaluation.config import (
     StudentRowConfig,
     TeacherRowConfig,
 )
-from swd_video.evaluation.evaluate import Evaluation, RowTask
-from swd_video.evaluation.judge import AttributeJudge
-from swd_video.evaluation.metrics import metrics_with
-from swd_video.evaluation.metrics.metric import Metric, Networks
+from swd_video.evaluation.evaluate import CostTask, Evaluation, RowTask
 from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
 from swd_video.evaluation.rows import (
     Row,
@@ -34,6 +32,7 @@ from swd_video.evaluation.rows import (
     through_vae,
     weights_digest,
 )
+from swd_video.evaluation.scores import Judges
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import LoadOptions, load_model, resolve_model_path
 from swd_video.student.pipeline import ScaleWisePipeline
@@ -100,12 +99,10 @@ def build_evaluation(config: EvaluateConfig, title: str, device: str) -> Evaluat
     Raises:
         ValueError: Something that the config names is missing or cannot work, in one line.
     """
-    metrics = metrics_with(config.metrics.others)
-    margins = _margins(config, metrics)
     prompts = choose_prompts(config.prompts, config.prompts_file, config.num_prompts)
     unrecorded = _check_students(config)
     sources = _find_sources(config)
-    networks = _load_networks(config.metrics, device)
+    judges = _build_judges(config.metrics, device)
     pool = ModelPool(getattr(torch, config.dtype), device)
     size, fps = _size_and_fps(config, pool)
     requests = prompt_requests(prompts, config.samples_per_prompt)
@@ -123,12 +120,11 @@ def build_evaluation(config: EvaluateConfig, title: str, device: str) -> Evaluat
         tasks=tasks,
         reference=config.reference,
         real=real,
-        networks=networks,
+        judges=judges,
         seed=config.seed,
         batch_size=config.batch_size,
-        cost=config.cost,
-        margins=margins,
-        metrics=metrics,
+        cost=None if config.cost is None else CostTask(config.cost.rounds, config.cost.batch_size),
+        margins=config.margins.model_dump(),
         pairs=[
             (row.key, theirs)
             for theirs in config.against or (config.reference,)
@@ -148,14 +144,6 @@ def build_evaluation(config: EvaluateConfig, title: str, device: str) -> Evaluat
             "unrecorded": unrecorded,
         },
     )
-
-
-def _margins(config: EvaluateConfig, metrics: Sequence[Metric]) -> dict[str, float]:
-    known = [metric.key for metric in metrics if metric.margin is not None]
-    for key in config.margins:
-        if key not in known:
-            raise ValueError(f"margins.{key}: no such margin; known are {', '.join(known)}.")
-    return dict(config.margins)
 
 
 def _check_students(config: EvaluateConfig) -> list[str]:
@@ -196,14 +184,14 @@ def _place(clip: Clip) -> tuple[Path, float, float | None]:
     return clip.path.resolve(), clip.start, clip.end
 
 
-def _load_networks(metrics: MetricsConfig, device: str) -> Networks:
+def _build_judges(metrics: MetricsConfig, device: str) -> Judges:
     encoder = load_encoder(metrics.encoder, device=device)
     same = metrics.frame_encoder == metrics.encoder and isinstance(encoder, FrameFeatures)
     frame_encoder: Any = encoder if same else load_frame_encoder(metrics.frame_encoder, device=device)
     judge = None
     if metrics.judge is not None:
         judge = AttributeJudge.load(Path(metrics.judge), device=device)
-    return Networks(encoder, frame_encoder, judge, metrics.optical_flow)
+    return Judges(encoder, frame_encoder, judge, metrics.optical_flow)
 
 
 def _size_and_fps(config: EvaluateConfig, pool: ModelPool) -> tuple[PixelSize, float]:

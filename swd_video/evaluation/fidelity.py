@@ -1,12 +1,9 @@
 """Fidelity: Frechet and kernel distances between the features of generated and of real clips."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Float, Int
 
 from swd_video.core.interval import Estimate, bootstrap_statistic
-from swd_video.evaluation.metrics.metric import Batch, Beside, Metric, Scores
 
 
 def frechet_distance_of_moments(
@@ -187,49 +184,3 @@ def _frechet(mean_a: np.ndarray, factor_a: np.ndarray, mean_b: np.ndarray, facto
     cross = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
     distance = ((mean_a - mean_b) ** 2).sum() + (factor_a**2).sum() + (factor_b**2).sum() - 2.0 * cross
     return float(distance)
-
-
-class KernelDistance(Metric):
-    """Of a row's clips as a whole to the reference clips."""
-
-    key = "kernel"
-    title = "kernel distance"
-    meaning = (
-        "How far the clips as a whole lie from {distances_to} in what {encoder} sees (KID's kernel). Without bias by "
-        "the number of clips: of two sets of one kind it is 0 on average, and below 0 as often as above."
-    )
-    better = "lower"
-    margin: float | None = 0.1
-    margin_is_share = True
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The encoder's features."""
-        return {"features": batch.features}
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The distance."""
-        if beside.reference is None:
-            return {}
-        ours, theirs = scores.arrays["features"], beside.reference.arrays["features"]
-        prompts, reference_prompts = scores.numbers_beside(beside.reference)
-        return {self.key: kernel_estimate(ours, theirs, prompts, reference_prompts)}
-
-
-class FrechetDistance(KernelDistance):
-    """The same question, asked of mean and covariance."""
-
-    key = "frechet"
-    title = "Frechet distance"
-    meaning = (
-        "The same question asked of mean and covariance. It is biased by the number of clips, which its floor shows, "
-        "and can rank rows wrongly, so that rows are not compared by it."
-    )
-    digits = 1
-    margin = None
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The distance."""
-        if beside.reference is None:
-            return {}
-        ours, theirs = scores.arrays["features"], beside.reference.arrays["features"]
-        return {self.key: frechet_estimate(ours, theirs, scores.numbers_beside(beside.reference)[0])}

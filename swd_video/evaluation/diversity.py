@@ -1,14 +1,11 @@
 """Diversity: how far the samples of one prompt lie apart, in features and in plain pixels."""
 
-from collections.abc import Mapping
-
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from swd_video.core.interval import Estimate, bootstrap_mean, bootstrap_ratio
+from swd_video.core.interval import Estimate, bootstrap_ratio
 from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.metrics.metric import Batch, Beside, Metric, Scores
 
 _THUMBNAIL_PX = 16
 _THUMBNAIL_FRAMES = 9
@@ -70,49 +67,3 @@ def diversity_share(
     top = np.array([spread[p] for p in shared])
     bottom = np.array([reference[p] for p in shared])
     return bootstrap_ratio(top, bottom, resamples=resamples, seed=seed)
-
-
-class Diversity(Metric):
-    """How far samples of a prompt lie apart, as it is and as a share of other clips'."""
-
-    key = "diversity"
-    title = "diversity, share"
-    meaning = (
-        "How much the samples of one prompt differ in what {encoder} sees, as a share of {spread_of}. Artefacts that "
-        "come and go count too, so more than 1 is no merit."
-    )
-    better = "reference"
-    margin = 0.05
-    _array = "features"
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The encoder's features."""
-        return {self._array: batch.features}
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The share, and the distance itself."""
-        rows = scores, beside.spread_of
-        spread, theirs = (
-            prompt_diversity(row.arrays[self._array], numbers)
-            for row, numbers in zip(rows, scores.numbers_beside(beside.spread_of), strict=True)
-        )
-        figures = {self.key: diversity_share(spread, theirs)} if spread.keys() & theirs.keys() else {}
-        if spread:
-            figures[f"{self.key}_distance"] = bootstrap_mean(np.array(list(spread.values())))
-        return figures
-
-
-class Spread(Diversity):
-    """The same of plain pixels."""
-
-    key = "spread"
-    title = "spread of pixels, share"
-    meaning = (
-        "How much the samples of one prompt differ in plain pixels, reduced to 16 along the shorter side, as a share "
-        "of {spread_of}. Below 1, the model makes more of the same."
-    )
-    _array = "thumbnails"
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """Thumbnails."""
-        return {self._array: np.stack([thumbnail(clip) for clip in batch.frames])}

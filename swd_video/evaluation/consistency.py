@@ -1,12 +1,7 @@
 """Subject consistency: whether what a clip shows stays the same thing from frame to frame."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Float
-
-from swd_video.core.interval import Estimate, bootstrap_mean
-from swd_video.evaluation.metrics.metric import Batch, Beside, Metric, Scores
 
 
 def subject_consistency(
@@ -25,24 +20,3 @@ def subject_consistency(
     to_previous = (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).clip(min=0)
     to_first = (unit[:, 1:] * unit[:, :1]).sum(axis=-1).clip(min=0)
     return np.asarray((to_previous + to_first).mean(axis=1) / 2)
-
-
-class SubjectConsistency(Metric):
-    """Falls with motion too."""
-
-    key = "consistency"
-    title = "subject consistency"
-    meaning = (
-        "How similar each frame is to the one before and to the first (VBench's formula, features of "
-        "{frame_encoder}). It falls with motion too."
-    )
-    digits = 3
-    margin = 0.01
-
-    def measure(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """One number for each clip."""
-        return {self.key: subject_consistency(batch.frame_features)}
-
-    def summarise(self, scores: Scores, beside: Beside) -> Mapping[str, Estimate]:
-        """The mean."""
-        return {self.key: bootstrap_mean(scores.arrays[self.key], scores.prompts)}
