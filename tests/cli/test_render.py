@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,29 @@ def test_how_the_model_is_loaded_can_be_said(
     # Not the same clips: they are rendered anew without.
     assert main([*arguments, "--load.vae-slicing"]) == 0
     assert capsys.readouterr().out.startswith("2 rendered, 0 skipped")
+
+
+RENDER = """
+import sys
+from swd_video.cli.main import main
+code = main(["render", *sys.argv[1:]])
+print(*sys.modules)
+sys.exit(code)
+"""
+
+
+def test_rendering_imports_nothing_of_training_or_other_families(
+    script: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    arguments = [str(script), "--out", str(tmp_path / "out"), "--model", str(student_folder), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", RENDER, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"torch", "diffusers", "swd_video.studio.render", "swd_video.models.wan"} <= imported
+    ours = ("training", "objectives", "losses", "evaluation", "cost", "data.encode", "data.latent_cache")
+    families = ("ltx", "hunyuan", "cogvideox", "single_file", "lora")
+    unused = [f"swd_video.{name}" for name in ours] + [f"swd_video.models.{name}" for name in families]
+    unused += ["cv2", "tensorboard", "accelerate.commands"]
+    assert not imported.intersection(unused)
