@@ -1,10 +1,7 @@
 """`swd-video plan CONFIG`: what a schedule costs to sample and to train, before it is paid."""
 
-import gc
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.environment import collecting_no_garbage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +60,7 @@ def run(argv: list[str]) -> int:
         ValueError: for wrong input, in one line.
     """
     arguments, keys = read_arguments_and_keys(_Arguments, "plan", _DESCRIPTION, argv)
-    with _collecting_no_garbage():
+    with collecting_no_garbage():
         print(_plan(arguments, keys))
     return 0
 
@@ -92,18 +90,6 @@ def _plan(arguments: _Arguments, keys: dict[str, str]) -> str:
     assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)
     plan = make_plan(read_request(config), gpus, arguments.num_gpus, assumptions)
     return json.dumps(plan) if arguments.json else describe(plan)
-
-
-@contextmanager
-def _collecting_no_garbage() -> Iterator[None]:
-    """Half of the command is importing, which drops little: looking for garbage would take a quarter of its time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def read_request(config: "DistillConfig") -> "Request":
