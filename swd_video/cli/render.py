@@ -48,9 +48,8 @@ def run(argv: list[str]) -> int:
         ValueError: The script or the model is not usable.
     """
     arguments = read_arguments(Arguments, "render", HELP, argv)
-    script = load_script(
-        arguments.script, arguments.reader
-    )  # before torch is imported: mistakes should show at once
+    # Before torch is imported: mistakes should show at once.
+    script = load_script(arguments.script, arguments.reader)
     out: Path = arguments.out
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before
