@@ -42,9 +42,9 @@ class SynthesizeConfig(Section):
     seed: int = Field(default=0, ge=0)
     """The noise of a clip follows from this, its prompt and the number of the sample."""
     prompts: tuple[str, ...] = ()
-    """Prompts, or"""
+    """Give these or `prompts_file`."""
     prompts_file: str | None = None
-    """a text file of them, one a line. Relative paths start at the working directory."""
+    """A text file of prompts, one a line. Relative paths start at the working directory."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Clips of each prompt."""
     grids: tuple[str, ...] = Field(min_length=1)

@@ -136,9 +136,9 @@ class EvaluateConfig(Section):
     """An evaluation: prompts, rows to compare, and what is measured on their clips."""
 
     prompts: tuple[str, ...] = ()
-    """Prompts, or"""
+    """Give these or `prompts_file`."""
     prompts_file: str | None = None
-    """a text file of them, one a line. Relative paths start at the working directory."""
+    """A text file of prompts, one a line. Relative paths start at the working directory."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Take only the first so many."""
     samples_per_prompt: int = Field(default=2, ge=1)
@@ -158,7 +158,7 @@ class EvaluateConfig(Section):
     margins: MarginsConfig = MarginsConfig()
     metrics: MetricsConfig = MetricsConfig()
     cost: CostConfig | None = CostConfig()
-    """null measures no cost."""
+    """Null measures no cost."""
     page: PageConfig = PageConfig()
     batch_size: int = Field(default=8, ge=1)
     """Clips made at once."""

@@ -40,9 +40,9 @@ class LossConfig(Section):
     window: WindowConfig = WindowConfig()
     """What encoders of pixels are shown."""
     dmd: DmdConfig | None = None
-    """Left out if null."""
+    """Distribution matching with a critic; null leaves it out."""
     gan: GanConfig | None = None
-    """Left out if null."""
+    """A discriminator; null leaves it out."""
     others: tuple[OtherObjective, ...] = ()
     """Objectives from outside of the package, each with `kind: module:Class` and keys of its own."""
 

@@ -168,7 +168,7 @@ class DistillConfig(Section):
     """A whole distillation: teacher, clips, schedule, loss and training."""
 
     model: str = "pocket-wan"
-    """The teacher: a shipped name or a diffusers folder."""
+    """The teacher: a shipped name, a diffusers folder of any family, or a hub name."""
     architecture: str | None = None
     """A model of the same shape, which `swd-video plan` counts where `model` is a folder that is not made yet."""
     seed: int = Field(default=0, ge=0)
@@ -178,7 +178,8 @@ class DistillConfig(Section):
     schedule: tuple[StageConfig, ...]
     """Stages in order, in latents."""
     positions: Literal["native", "rescaled"] = "native"
-    """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566)."""
+    """`rescaled` gives short stages temporal positions over the whole range of the last one (arXiv 2503.09566);
+    not for CogVideoX-2b."""
     upsampler: UpsamplerConfig | None = None
     """What takes clips from grid to grid; null resizes latents bicubically, as the paper does."""
     loss: LossConfig = LossConfig()

@@ -15,7 +15,9 @@ class AdamWConfig(Section):
 
     kind: Literal["adamw"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of the gradient and of its square."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Share of a weight, times the learning rate, that each step takes off."""
 
 
 class MuonConfig(Section):
@@ -23,7 +25,9 @@ class MuonConfig(Section):
 
     kind: Literal["muon"] = "muon"
     momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the average of the gradient."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Share of a weight, times the learning rate, that each step takes off."""
     adamw_lr: float | None = Field(default=None, gt=0)
     """Learning rate of what Muon does not take; null is `train.lr`."""
     adjust_lr: Literal["original", "match_rms_adamw"] = "match_rms_adamw"
