@@ -10,7 +10,6 @@ fastest time of each stage counts, the first clip being the warm-up. Text encode
 
 import json
 import platform
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -26,7 +25,8 @@ from swd_video.core.resize import resize_latents
 from swd_video.core.sampling import sample_scalewise
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.cost.architecture import Architecture, load_architecture
-from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.cost.networks import Transformer
+from swd_video.cost.process_memory import highest_resident_bytes
 from swd_video.training.config import load_config
 
 _TERA = 1e12
@@ -129,7 +129,7 @@ def measure(
     clips = [clip_seconds(architecture, network, schedule) for _ in range(repeats)]
     fastest = [min(times) for times in zip(*clips, strict=True)]
     full_fastest = min(clip_seconds(architecture, network, full))
-    counter = TransformerCounter(architecture)
+    counter = Transformer(architecture)
     return (
         _stage_times(counter, architecture, schedule, fastest),
         _stage_times(counter, architecture, full, [full_fastest] * len(full)),
@@ -137,7 +137,7 @@ def measure(
 
 
 def _stage_times(
-    counter: TransformerCounter, architecture: Architecture, schedule: ScaleSchedule, seconds: list[float]
+    counter: Transformer, architecture: Architecture, schedule: ScaleSchedule, seconds: list[float]
 ) -> list[StageTime]:
     tokens = schedule.tokens(architecture.spec.compression)
     rows = []
@@ -211,7 +211,7 @@ def main() -> None:
         "cpu": f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": torch.get_num_threads(),
         **summarise(*measure(architecture, network, schedule, arguments.repeats)),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": highest_resident_bytes() / 2**30,
     }
     print(json.dumps(result) if arguments.json_output else describe(result))
 

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from swd_video.cost.counting import without_memory
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import (
     ARCHITECTURES,
@@ -47,7 +48,8 @@ class Architecture:
 
     Attributes:
         name: as it was asked for.
-        model: the adapter that sampling and training use; its modules lie on the meta device.
+        model: the adapter that sampling and training use. Its modules lie on the meta device, but for the VAE, which
+            runs on tensors of `counting.shapes_only`.
         parts: all modules that have weights, by their names in the model's folder.
     """
 
@@ -165,6 +167,7 @@ def load_architecture(name_or_path: str | Path, adapter: str | None = None) -> A
         raise ValueError(f"model {name!r}: a part has no readable config.json: {_one_line(error)}") from error
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}") from error
+    without_memory(parts["vae"])
     architecture = Architecture(name, model, parts)
     shapes = [_shapes(parts[part]) for part in architecture.transformers]
     if any(shape != shapes[0] for shape in shapes):

@@ -10,9 +10,10 @@ _PART_WORDS = {
     "optimizer": "optimizer",
     "ema": "running average",
     "learners": "critic and discriminator, their gradients and optimizers",
+    "frozen_networks": "VAE and encoders of pixels, upsampler",
     "activations": "activations of the student",
-    "teacher_features": "activations of the teacher's features",
-    "critic_activations": "activations of the critic, when it learns",
+    "feature_activations": "activations on the way back to its clips",
+    "learner_activations": "activations of the critic or discriminator, when it learns",
 }
 
 
@@ -46,8 +47,9 @@ def _stages(plan: Mapping[str, Any]) -> list[str]:
                 f"{stage['attention_tflops'] / stage['tflops']:.0%}",
             )
         )
+    upsampler = f" + upsampler {_number(plan['upsampler_tflops'])}" if plan["upsampler_tflops"] else ""
     total = (
-        f"one clip: transformer {_number(plan['transformer_tflops'])} + text encoder "
+        f"one clip: transformer {_number(plan['transformer_tflops'])}{upsampler} + text encoder "
         f"{_number(plan['text_encoder_tflops'])} + VAE decode {_number(plan['vae_decode_tflops'])} = "
         f"{_number(plan['clip_tflops'])} TFLOPs; encoding a training clip on the last grid "
         f"{_number(plan['vae_encode_tflops'])}"
@@ -56,10 +58,16 @@ def _stages(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _clip(plan: Mapping[str, Any]) -> list[str]:
-    rows = [("GPU", "transformer", "text encoder", "VAE decode", "clip")]
+    parts = [
+        "transformer",
+        *(["upsampler"] if plan["upsampler_tflops"] else []),
+        "text_encoder",
+        "vae_decode",
+        "clip",
+    ]
+    rows = [("GPU", *(part.replace("_", " ").replace("vae", "VAE") for part in parts))]
     for row in plan["sampling"]:
-        keys = ("transformer_seconds", "text_encoder_seconds", "vae_decode_seconds", "clip_seconds")
-        rows.append((row["gpu"], *(_number(row[key]) for key in keys)))
+        rows.append((row["gpu"], *(_number(row[f"{part}_seconds"]) for part in parts)))
     share = plan["assumptions"]["utilisation"]
     return [f"seconds a clip in bfloat16, ESTIMATED at {share:.0%} of peak speed, not run:", *_table(rows)]
 
@@ -76,6 +84,7 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         f"training ({kind}, {precision}, {counted['trainable_parameters'] / 1e6:,.4g} million weights train), "
         f"{training['steps']:,} steps; a clip takes "
         f"{', '.join(_number(stage['clip_tflops']) for stage in counted['stages'])} TFLOPs by stage",
+        "in the last: " + _listed(counted["stages"][-1]["networks_tflops"]),
         f"GiB on one GPU in the last stage with {first['clips_at_once']} clips at once:",
         *_table([(_PART_WORDS[name], f"{size:.1f}") for name, size in first["memory_gib"].items() if size]),
         "",
@@ -84,6 +93,8 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         *_table(_training_rows(counted["gpus"])),
         _parts(counted["gpus"]),
     ]
+    if training["upsampler_tflops"]:
+        lines.append(f"training the upsampler first takes {_number(training['upsampler_tflops'])} TFLOPs")
     if left_out := training["num_gpus_left_out"]:
         numbers = ", ".join(map(str, left_out))
         lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")
@@ -103,12 +114,13 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
 def _parts(rows: Sequence[Mapping[str, Any]]) -> str:
     """What a step's time goes into, on as many of the first kind of GPU as there are rows for; alike elsewhere."""
     row = [row for row in rows if row["gpu"] == rows[0]["gpu"]][-1]
-    parts = ", ".join(
-        f"{name.replace('_', ' ')} {_number(seconds)}"
-        for name, seconds in row["part_seconds"].items()
-        if seconds
+    return f"seconds of a step on {row['num_gpus']} x {row['gpu']}, ESTIMATED: {_listed(row['part_seconds'])}"
+
+
+def _listed(numbers: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_number(number)}" for name, number in numbers.items() if number
     )
-    return f"seconds of a step on {row['num_gpus']} x {row['gpu']}, ESTIMATED: {parts}"
 
 
 def _training_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -1,28 +1,21 @@
-"""Puts the counts together: what a schedule costs to sample, to train and to store, as plain numbers."""
+"""Puts the counts together: what a config's schedule costs to sample, to train and to store, as plain numbers."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from swd_video.core.grid import LatentSize
-from swd_video.core.schedule import ScaleSchedule
-from swd_video.cost.architecture import Architecture
-from swd_video.cost.counting import GraphFlops
+from swd_video.core.upsampler import growing_pairs
+from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.gpus import Gpu
-from swd_video.cost.sampling_cost import SamplingCost, count_encoding, count_sampling
-from swd_video.cost.step_cost import LossShape, SharedCounters, StageTraining, StepCounter
-from swd_video.cost.training_cost import LoraShape, Trainable
-from swd_video.cost.training_memory import (
-    BFLOAT16_BYTES,
-    FLOAT32_BYTES,
-    Kind,
-    TrainingSetup,
-    TrainingSizes,
-    latents_cache_bytes,
-    memory_parts,
-    what_would_fit,
-)
-from swd_video.cost.training_time import step_flops
+from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
+from swd_video.cost.networks import Transformer, count_encoding, count_text
+from swd_video.cost.step import Sizes, StepCost
+from swd_video.objectives.passes import Pass
+from swd_video.training.config import DistillConfig
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 
@@ -37,9 +30,9 @@ class Assumptions:
         num_clips: clips in the latent cache, each with a caption of its own.
     """
 
-    utilisation: float
-    reserve: float
-    num_clips: int
+    utilisation: float = 0.5
+    reserve: float = 0.1
+    num_clips: int = 1000
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -50,281 +43,282 @@ class Assumptions:
             raise ValueError(f"--num-clips: got {self.num_clips}, expected at least 1.")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is planned.
+def planned_architecture(config: DistillConfig) -> Architecture:
+    """The teacher; where it is a folder that is not there yet, the model of its shape that the config names.
 
-    Attributes:
-        architecture: the teacher.
-        schedule: the stages.
-        setup: training as configured, for one GPU.
-        lora: shape of low-rank additions, whether or not the config trains them.
-        losses: what is trained on.
-        stage_weights: how often each stage is drawn, relative to the others.
-        steps: optimizer steps.
-        extra_grids: encoded besides the schedule's.
-        keep_checkpoints: how many stay on disk.
+    Raises:
+        ValueError: if neither can be found, or a grid of the config is not legal for it.
     """
-
-    architecture: Architecture
-    schedule: ScaleSchedule
-    setup: TrainingSetup
-    lora: LoraShape
-    losses: LossShape
-    stage_weights: tuple[float, ...]
-    steps: int
-    extra_grids: tuple[LatentSize, ...] = ()
-    keep_checkpoints: int = 1
+    name = config.model
+    if config.architecture is not None and not Path(name).is_dir():
+        print(
+            f"note: model {name} is not there; counted as {config.architecture}, which `architecture` names.",
+            file=sys.stderr,
+        )
+        name = config.architecture
+    architecture = load_architecture(name, config.load.adapter)
+    compression = architecture.spec.compression
+    config.scale_schedule().tokens(compression)
+    for index, text in enumerate(config.data.extra_grids):
+        try:
+            compression.tokens(LatentSize.parse(text))
+        except ValueError as error:
+            raise ValueError(f"data.extra_grids[{index}]: {error}") from None
+    return architecture
 
 
 def make_plan(
-    request: Request, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
+    config: DistillConfig, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
 ) -> dict[str, Any]:
     """Count everything; JSON can hold the result.
 
     Args:
-        request: what is planned.
+        config: what is planned.
         gpus: kinds of GPU to plan for.
         num_gpus: most of them; every number up to it that can share the batch evenly is planned.
         assumptions: about speed, memory and data.
 
     Raises:
-        ValueError: if the schedule, the compared block or the additions do not fit the model.
+        ValueError: if the schedule, a block or additions do not fit the model, or it cannot be found.
     """
     if num_gpus < 1:
         raise ValueError(f"--num-gpus: got {num_gpus}, expected at least 1.")
-    kinds = _Kinds(request)
-    # A student that is a copy of the teacher runs forward as the teacher does.
-    cost = count_sampling(request.architecture, request.schedule, kinds.evaluation)
-    spec = request.architecture.spec
-    return {
-        "model": request.architecture.name,
-        "size": str(spec.compression.pixel_size(request.schedule.target)),
-        "parameters": request.architecture.num_parameters,
-        **_sampling(request, cost),
-        "weights_gib": BFLOAT16_BYTES * sum(request.architecture.num_parameters.values()) / GIB,
-        "sampling": [_clip_seconds(request.architecture, cost, gpu, assumptions) for gpu in gpus],
-        "training": _training(request, kinds, gpus, num_gpus, assumptions),
-        "latents_cache": _latents_cache(request, cost, gpus, assumptions),
-        "assumptions": {
-            "utilisation": assumptions.utilisation,
-            "reserve": assumptions.reserve,
-            "measured_on_a_gpu": False,
-        },
-    }
+    architecture = planned_architecture(config)
+    return _Plan(config, architecture, gpus, num_gpus, assumptions).as_dict()
 
 
-def _sampling(request: Request, cost: SamplingCost) -> dict[str, Any]:
-    pixel_size = request.architecture.spec.compression.pixel_size
-    stages = [
-        {
-            "frames": stage.grid.frames,
-            "height": stage.grid.height,
-            "width": stage.grid.width,
-            "sigma": stage.sigma,
-            "network": request.architecture.model.transformer_at(stage.sigma),
-            "tokens": stage.tokens,
-            "tflops": stage.flops / TERA,
-            "attention_tflops": stage.attention_flops / TERA,
-            "pixels": str(pixel_size(stage.grid)),
+class _Plan:
+    def __init__(
+        self,
+        config: DistillConfig,
+        architecture: Architecture,
+        gpus: Sequence[Gpu],
+        num_gpus: int,
+        assumptions: Assumptions,
+    ) -> None:
+        self.config, self.architecture, self.gpus, self.num_gpus = config, architecture, gpus, num_gpus
+        self.assumptions, self.step = assumptions, StepCost(config, architecture)
+        self.schedule = config.scale_schedule()
+
+    def as_dict(self) -> dict[str, Any]:
+        architecture, parameters = self.architecture, self.architecture.num_parameters
+        text_tflops = count_text(architecture) / TERA
+        encode_tflops = {grid: count_encoding(architecture, grid) / TERA for grid in self._cached_grids()}
+        sampling = self._sampling(text_tflops)
+        return {
+            "model": architecture.name,
+            "size": str(architecture.spec.compression.pixel_size(self.schedule.target)),
+            "parameters": parameters,
+            **sampling,
+            "vae_encode_tflops": encode_tflops[self.schedule.target],
+            "weights_gib": BFLOAT16_BYTES * sum(parameters.values()) / GIB,
+            "sampling": [self._clip_seconds(sampling, gpu) for gpu in self.gpus],
+            "training": self._training(),
+            "latents_cache": self._latents_cache(encode_tflops, text_tflops),
+            "assumptions": {
+                "utilisation": self.assumptions.utilisation,
+                "reserve": self.assumptions.reserve,
+                "measured_on_a_gpu": False,
+            },
         }
-        for stage in cost.stages
-    ]
-    clip = cost.transformer_flops + cost.vae_decode_flops + cost.text_encoder_flops
-    return {
-        "stages": stages,
-        "transformer_tflops": cost.transformer_flops / TERA,
-        "vae_decode_tflops": cost.vae_decode_flops / TERA,
-        "text_encoder_tflops": cost.text_encoder_flops / TERA,
-        "clip_tflops": clip / TERA,
-        "vae_encode_tflops": cost.vae_encode_flops / TERA,
-    }
 
-
-def _clip_seconds(
-    architecture: Architecture, cost: SamplingCost, gpu: Gpu, assumptions: Assumptions
-) -> dict[str, Any]:
-    parameters = architecture.num_parameters
-    text_parameters = sum(count for name, count in parameters.items() if name.startswith("text_encoder"))
-
-    def seconds(flops: int, num_parameters: int) -> float:
-        # In bfloat16; a part is never faster than its weights can be read.
-        computing = flops / (gpu.peak_flops(bf16=True) * assumptions.utilisation)
-        return max(computing, BFLOAT16_BYTES * num_parameters / (gpu.bandwidth_gbps * 1e9))
-
-    transformer = sum(seconds(stage.flops, parameters["transformer"]) for stage in cost.stages)
-    text = seconds(cost.text_encoder_flops, text_parameters)
-    decode = seconds(cost.vae_decode_flops, parameters["vae"])
-    return {
-        "gpu": gpu.name,
-        "transformer_seconds": transformer,
-        "text_encoder_seconds": text,
-        "vae_decode_seconds": decode,
-        "clip_seconds": transformer + text + decode,
-    }
-
-
-class _Kinds:
-    """Counts of full and of LoRA training, each taken once, when first asked for."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._shared = SharedCounters(request.architecture, request.losses)
-        shapes: dict[Kind, LoraShape | None] = {"full": None, "lora": request.lora}
-        self._counters = {kind: StepCounter(self._shared, lora) for kind, lora in shapes.items()}
-        self._sizes: dict[tuple[Kind, bool], TrainingSizes] = {}
-
-    def sizes(self, setup: TrainingSetup) -> TrainingSizes:
-        key = setup.kind, setup.bf16
-        if key not in self._sizes:
-            architecture, counter = self._request.architecture, self._counters[setup.kind]
-            networks, one = architecture.transformers, counter.trainable
-            self._sizes[key] = TrainingSizes(
-                num_parameters=sum(architecture.num_parameters[name] for name in networks),
-                trainable=Trainable(len(networks) * one.total, len(networks) * one.block_matrices),
-                # The last stage's: grids never shrink.
-                kept=counter.kept(self._request.schedule.target, bf16=setup.bf16),
-                critic=len(networks) * self._shared.critic_weights,
-                heads=self._shared.head_weights,
+    def _sampling(self, text_tflops: float) -> dict[str, Any]:
+        model, compression = self.architecture.model, self.architecture.spec.compression
+        grids = self.schedule.grids
+        stages: list[dict[str, Any]] = []
+        for index, (stage, tokens) in enumerate(
+            zip(self.schedule, self.schedule.tokens(compression), strict=True)
+        ):
+            # A student that is a copy of the teacher runs as the teacher does.
+            cost = self.step.network("teacher", "full").flops(Pass("teacher", stage.grid))
+            stages.append(
+                {
+                    "frames": stage.grid.frames,
+                    "height": stage.grid.height,
+                    "width": stage.grid.width,
+                    "sigma": stage.sigma,
+                    "network": model.transformer_at(stage.sigma),
+                    "tokens": tokens,
+                    "tflops": cost.forward / TERA,
+                    "attention_tflops": cost.attention / TERA,
+                    "upsampler_tflops": self._upsampling(grids[index - 1], stage.grid) if index else 0.0,
+                    "pixels": str(compression.pixel_size(stage.grid)),
+                }
             )
-        return self._sizes[key]
+        decode = self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", self.schedule.target))
+        parts = {
+            "transformer_tflops": sum(stage["tflops"] for stage in stages),
+            "upsampler_tflops": sum(stage["upsampler_tflops"] for stage in stages),
+            "vae_decode_tflops": decode.forward / TERA,
+            "text_encoder_tflops": text_tflops,
+        }
+        return {"stages": stages, **parts, "clip_tflops": sum(parts.values())}
 
-    def evaluation(self, grid: LatentSize) -> GraphFlops:
-        return self._shared.whole.flops(grid)
+    def _upsampling(self, small: LatentSize, large: LatentSize) -> float:
+        if self.config.upsampler is None or small == large:
+            return 0.0
+        return self.step.network("upsampler", "full").flops(Pass("upsampler", small, to=large)).forward / TERA
 
-    def stages(self, kind: Kind) -> list[StageTraining]:
-        grids = self._request.schedule.grids
-        return [self._counters[kind].stage(grid, grids[:index]) for index, grid in enumerate(grids)]
+    def _clip_seconds(self, sampling: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
+        parameters = self.architecture.num_parameters
+        text_parameters = sum(count for name, count in parameters.items() if name.startswith("text_encoder"))
+
+        def seconds(tflops: float, num_parameters: int = 0) -> float:
+            # In bfloat16; a part is never faster than its weights can be read.
+            computing = self._seconds(tflops, gpu, bf16=True)
+            return max(computing, BFLOAT16_BYTES * num_parameters / (gpu.bandwidth_gbps * 1e9))
+
+        parts = {
+            "transformer_seconds": sum(
+                seconds(stage["tflops"], parameters["transformer"]) for stage in sampling["stages"]
+            ),
+            "upsampler_seconds": self._seconds(sampling["upsampler_tflops"], gpu, bf16=False),
+            "text_encoder_seconds": seconds(sampling["text_encoder_tflops"], text_parameters),
+            "vae_decode_seconds": seconds(sampling["vae_decode_tflops"], parameters["vae"]),
+        }
+        return {"gpu": gpu.name, **parts, "clip_seconds": sum(parts.values())}
+
+    def _seconds(self, tflops: float, gpu: Gpu, *, bf16: bool) -> float:
+        return tflops * TERA / (gpu.peak_flops(bf16=bf16) * self.assumptions.utilisation)
+
+    def _training(self) -> dict[str, Any]:
+        setup, train = Setup(self.config), self.config.train
+        counts = range(1, self.num_gpus + 1)
+        fitting = [count for count in counts if Setup(self.config, count).divides]
+        return {
+            "kind": setup.kind,
+            "steps": train.steps,
+            "bf16": setup.bf16,
+            "gradient_checkpointing": train.gradient_checkpointing,
+            "supported": len(self.architecture.transformers) == 1,
+            "upsampler_tflops": self._upsampler_training(),
+            "num_gpus_left_out": [count for count in counts if count not in fitting],
+            **{kind: self._training_of_kind(setup.of_kind(kind), fitting) for kind in ("full", "lora")},
+        }
+
+    def _upsampler_training(self) -> float:
+        """TFLOPs of all the upsampler's own training, which comes before the student's."""
+        config, pairs = self.config.upsampler, growing_pairs(self.schedule)
+        if config is None or not pairs:
+            return 0.0
+        network = self.step.network("upsampler", "full")
+        flops = [
+            network.flops(Pass("upsampler", small, gradient="weights", to=large)) for small, large in pairs
+        ]
+        mean = sum(cost.forward + cost.backward for cost in flops) / len(pairs)
+        return config.steps * config.batch_size * mean / TERA
+
+    def _training_of_kind(self, setup: Setup, counts: Sequence[int]) -> dict[str, Any]:
+        train = setup.config.train
+        stages = [self._stage(index, setup) for index in range(len(self.schedule))]
+        sizes = self._sizes(setup)
+        moments = memory_parts(setup, sizes)["optimizer"]
+        learners = sizes.critic + sizes.heads
+        # The student's weights and their average, and what learns beside it with its two moments.
+        kept = 2 * FLOAT32_BYTES * sizes.trainable + moments + 3 * FLOAT32_BYTES * learners
+        return {
+            "trainable_parameters": sizes.trainable,
+            "learner_parameters": learners,
+            "stages": stages,
+            "checkpoints_gib": train.keep_checkpoints * kept / GIB,
+            "gpus": [self._row(setup, stages, gpu, count) for gpu in self.gpus for count in counts],
+        }
+
+    def _sizes(self, setup: Setup) -> Sizes:
+        return self.step.sizes(setup.kind, setup.bf16, setup.config.train.gradient_checkpointing)
+
+    def _stage(self, index: int, setup: Setup) -> dict[str, Any]:
+        """TFLOPs for one clip of a stage, by what they are for and by network."""
+        parts: dict[str, float] = {}
+        networks: defaultdict[str, float] = defaultdict(float)
+        again = 0.0
+        for part, counted in self.step.counted(index, setup.kind).items():
+            forward = backward = 0.0
+            for one, flops in counted:
+                there, back = one.clips * flops.forward / TERA, one.clips * flops.backward / TERA
+                forward, backward = forward + there, backward + back
+                networks[_name(one)] += there + back
+                if one.gradient != "none" and isinstance(
+                    self.step.network(one.network, setup.kind), Transformer
+                ):
+                    again += there
+            split = {"student_forward": forward, "student_backward": backward}
+            parts |= split if part == "student" else {part: forward + backward}
+        parts["checkpointing_adds"] = again if setup.config.train.gradient_checkpointing else 0.0
+        return {
+            "clip_tflops": sum(parts.values()),
+            **{f"{part}_tflops": tflops for part, tflops in parts.items()},
+            "networks_tflops": dict(networks),
+        }
+
+    def _row(self, setup: Setup, stages: Sequence[dict[str, Any]], gpu: Gpu, num_gpus: int) -> dict[str, Any]:
+        """A training on so many GPUs of a kind: whether it fits, and how long it takes."""
+        setup = replace(setup, num_gpus=num_gpus)
+        train = setup.config.train
+        parts = memory_parts(setup, self._sizes(setup))
+        needed, available = sum(parts.values()), gpu.memory_gib * GIB * (1 - self.assumptions.reserve)
+        cures = [] if needed <= available else what_would_fit(setup, self._sizes, available)
+        # All GPUs work on the same stage at the same time: none waits.
+        weights = train.stage_weights or (1.0,) * len(stages)
+        tflops = {
+            key.removesuffix("_tflops"): train.batch_size
+            * sum(weight * stage[key] for weight, stage in zip(weights, stages, strict=True))
+            / sum(weights)
+            for key in stages[0]
+            if key not in ("clip_tflops", "networks_tflops")
+        }
+        seconds = {
+            part: self._seconds(number / num_gpus, gpu, bf16=setup.bf16) for part, number in tflops.items()
+        }
+        step_seconds = sum(seconds.values())
+        return {
+            "gpu": gpu.name,
+            "num_gpus": num_gpus,
+            "clips_at_once": setup.clips_at_once,
+            "memory_gib": {name: size / GIB for name, size in parts.items()},
+            "needed_gib": needed / GIB,
+            "available_gib": available / GIB,
+            "fits": needed <= available,
+            "would_fit_with": [
+                {
+                    "changes": list(cure.changes),
+                    "same_gpus": cure.same_gpus,
+                    "needed_gib": cure.needed_bytes / GIB,
+                }
+                for cure in cures
+            ],
+            "step_tflops": sum(tflops.values()),
+            "step_seconds": step_seconds,
+            "part_seconds": seconds,
+            "run_hours": train.steps * step_seconds / 3600,
+        }
+
+    def _cached_grids(self) -> list[LatentSize]:
+        extra = (LatentSize.parse(text) for text in self.config.data.extra_grids)
+        return list(dict.fromkeys((*extra, *self.schedule.distinct_grids)))
+
+    def _latents_cache(self, encode_tflops: dict[LatentSize, float], text_tflops: float) -> dict[str, Any]:
+        spec, num_clips = self.architecture.spec, self.assumptions.num_clips
+        # In half precision: every clip on all its grids, and each distinct caption.
+        cells = sum(grid.frames * grid.height * grid.width for grid in encode_tflops)
+        clip, caption = 2 * cells * spec.latent_channels, 2 * spec.text_length * spec.text_dim
+        tflops = sum(encode_tflops.values()) + text_tflops
+        # In `load.dtype`, as the encoders are.
+        bf16 = self.config.load.dtype != "float32"
+        seconds = {gpu.name: self._seconds(tflops, gpu, bf16=bf16) for gpu in self.gpus}
+        return {
+            "num_clips": num_clips,
+            "clip_mib": clip / MIB,
+            "caption_mib": caption / MIB,
+            "gib": num_clips * (clip + caption) / GIB,
+            "grids": [{"grid": str(grid), "vae_encode_tflops": cost} for grid, cost in encode_tflops.items()],
+            "clip_encode_tflops": tflops,
+            "encoding": [
+                {"gpu": name, "clip_seconds": clip_seconds, "hours": num_clips * clip_seconds / 3600}
+                for name, clip_seconds in seconds.items()
+            ],
+        }
 
 
-def _training(
-    request: Request, kinds: _Kinds, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
-) -> dict[str, Any]:
-    setup = request.setup
-    plan: dict[str, Any] = {
-        "kind": setup.kind,
-        "steps": request.steps,
-        "bf16": setup.bf16,
-        "gradient_checkpointing": setup.checkpointing,
-        "supported": len(request.architecture.transformers) == 1,
-    }
-    counts = range(1, num_gpus + 1)
-    fitting = [count for count in counts if replace(setup, num_gpus=count).divides]
-    plan["num_gpus_left_out"] = [count for count in counts if count not in fitting]
-    for kind in ("full", "lora"):
-        plan[kind] = _training_kind(request, kinds, kind, gpus, fitting, assumptions)
-    return plan
-
-
-def _training_kind(
-    request: Request,
-    kinds: _Kinds,
-    kind: Kind,
-    gpus: Sequence[Gpu],
-    counts: Sequence[int],
-    assumptions: Assumptions,
-) -> dict[str, Any]:
-    # A whole network does not train in bfloat16.
-    teacher = request.setup.half_teacher and kind == "lora"
-    base = replace(request.setup, kind=kind, half_teacher=teacher)
-    stages = [stage.with_checkpointing(base.checkpointing) for stage in kinds.stages(kind)]
-    rows = []
-    for gpu in gpus:
-        for count in counts:
-            setup = replace(base, num_gpus=count)
-            rows.append(
-                {"gpu": gpu.name, "num_gpus": count, "clips_at_once": setup.clips_at_once}
-                | _fit(setup, kinds, gpu, assumptions)
-                | _step_time(request, setup, stages, gpu, assumptions)
-            )
-    sizes = kinds.sizes(base)
-    trainable, learners = sizes.trainable.total, sizes.critic + sizes.heads
-    moments = memory_parts(base, sizes)["optimizer"]
-    # The student's weights and their average, and what learns beside it with its two moments.
-    kept = 2 * FLOAT32_BYTES * trainable + moments + 3 * FLOAT32_BYTES * learners
-    return {
-        "trainable_parameters": trainable,
-        "opponent_parameters": learners,
-        "stages": [_stage_tflops(stage) for stage in stages],
-        "checkpoints_gib": request.keep_checkpoints * kept / GIB,
-        "gpus": rows,
-    }
-
-
-def _stage_tflops(parts: Mapping[str, float | int]) -> dict[str, float]:
-    tflops = {f"{name}_tflops": flops / TERA for name, flops in parts.items()}
-    return {"clip_tflops": sum(tflops.values()), **tflops}
-
-
-def _fit(setup: TrainingSetup, kinds: _Kinds, gpu: Gpu, assumptions: Assumptions) -> dict[str, Any]:
-    parts = memory_parts(setup, kinds.sizes(setup))
-    needed, available = sum(parts.values()), gpu.memory_gib * GIB * (1 - assumptions.reserve)
-    fits = needed <= available
-    cures = [] if fits else what_would_fit(setup, kinds.sizes, available)
-    return {
-        "memory_gib": {name: size / GIB for name, size in parts.items()},
-        "needed_gib": needed / GIB,
-        "available_gib": available / GIB,
-        "fits": fits,
-        "would_fit_with": [
-            {
-                "changes": list(cure.changes),
-                "same_gpus": cure.same_gpus,
-                "needed_gib": cure.needed_bytes / GIB,
-            }
-            for cure in cures
-        ],
-    }
-
-
-def _step_time(
-    request: Request,
-    setup: TrainingSetup,
-    stages: Sequence[Mapping[str, float | int]],
-    gpu: Gpu,
-    assumptions: Assumptions,
-) -> dict[str, Any]:
-    speed = gpu.peak_flops(bf16=setup.bf16) * assumptions.utilisation * setup.num_gpus
-    flops = {
-        part: step_flops([stage[part] for stage in stages], request.stage_weights, setup)
-        for part in stages[0]
-    }
-    done = sum(flops.values())
-    seconds = done / speed
-    return {
-        "step_tflops": done / TERA,
-        "step_seconds": seconds,
-        "part_seconds": {part: number / speed for part, number in flops.items()},
-        "run_hours": request.steps * seconds / 3600,
-    }
-
-
-def _latents_cache(
-    request: Request, cost: SamplingCost, gpus: Sequence[Gpu], assumptions: Assumptions
-) -> dict[str, Any]:
-    architecture, num_clips = request.architecture, assumptions.num_clips
-    spec = architecture.spec
-    grids = dict.fromkeys((*request.extra_grids, *request.schedule.distinct_grids))
-    size = latents_cache_bytes(
-        cells=sum(grid.frames * grid.height * grid.width for grid in grids),
-        channels=spec.latent_channels,
-        prompt_numbers=spec.text_length * spec.text_dim,
-    )
-    counted = {request.schedule.target: cost.vae_encode_flops}
-    flops = {grid: counted[grid] if grid in counted else count_encoding(architecture, grid) for grid in grids}
-    encode = sum(flops.values()) + cost.text_encoder_flops
-    # In `load.dtype`, as the encoders are.
-    bf16, share = request.setup.half_teacher, assumptions.utilisation
-    seconds = {gpu.name: encode / (gpu.peak_flops(bf16=bf16) * share) for gpu in gpus}
-    return {
-        "num_clips": num_clips,
-        "clip_mib": size["clip"] / MIB,
-        "caption_mib": size["caption"] / MIB,
-        "gib": num_clips * (size["clip"] + size["caption"]) / GIB,
-        "grids": [{"grid": str(grid), "vae_encode_tflops": flops[grid] / TERA} for grid in grids],
-        "clip_encode_tflops": encode / TERA,
-        "encoding": [
-            {"gpu": name, "clip_seconds": clip, "hours": num_clips * clip / 3600}
-            for name, clip in seconds.items()
-        ],
-    }
+def _name(one: Pass) -> str:
+    return one.network if isinstance(one.network, str) else str(getattr(one.network, "kind", one.network))

@@ -9,9 +9,9 @@ from statistics import median
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from swd_video.core.interval import Estimate
+from swd_video.cost.counting import FlopCounter
 
 
 @dataclass
@@ -119,36 +119,20 @@ def median_seconds(timings: list[Timing], part: str | None = None) -> Estimate:
 
 
 def count_tflops(run: Callable[[], object], modules: Mapping[str, nn.Module]) -> dict[str, float]:
-    """TFLOPs spent inside each named module during one call; a multiplication and an addition count as two.
-
-    PyTorch's counter has no formula for the attention kernel of the CPU and would count it as free; it gets
-    the one of the other attention kernels.
-    """
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
+    """TFLOPs spent inside each named module during one call; a multiplication and an addition count as two."""
+    counter = FlopCounter()
     totals = dict.fromkeys(modules, 0)
     started: dict[str, int] = {}
 
     def enter(name: str) -> None:
-        started[name] = counter.get_total_flops()
+        started[name] = counter.flops.total()
 
     def leave(name: str) -> None:
-        totals[name] += counter.get_total_flops() - started.pop(name)
+        totals[name] += counter.flops.total() - started.pop(name)
 
     with counter, _hooked(modules, enter, leave):
         run()
     return {name: flops / 1e12 for name, flops in totals.items()}
-
-
-def _attention_flops(
-    query: torch.Size,
-    key: torch.Size,
-    value: torch.Size,
-    *args: object,
-    out_shape: object = None,
-    **kwargs: object,
-) -> int:
-    return int(sdpa_flop_count(query, key, value))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from swd_video.models.checkpoints import errors_in_one_line, load_network
 from swd_video.models.loading import HUB_NAME
 from swd_video.models.pixel_form import PixelForm
 from swd_video.models.recomputation import recomputed_by_clip
-from swd_video.models.transnetv2 import TRUNK_CHANNELS, load_trunk
+from swd_video.models.transnetv2 import TRUNK_CHANNELS, empty_trunk, load_trunk
 
 # What ImageNet's training set has; encoders that say nothing else were trained with these.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,10 +35,12 @@ class PixelEncoder(ABC):
     Attributes:
         name: for messages.
         num_blocks: that `features` counts.
+        network: holds its weights; on the device "meta" it is made without any, to be counted.
     """
 
     name: str
     num_blocks: int
+    network: nn.Module
 
     @abstractmethod
     def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
@@ -53,10 +55,10 @@ class PixelEncoder(ABC):
             pixels: in [-1, 1]; gradients reach them.
             blocks: indices, from 0.
         """
-        return recomputed_by_clip(lambda clip: self._tokens(clip, blocks), pixels)
+        return recomputed_by_clip(lambda clip: self.tokens(clip, blocks), pixels)
 
     @abstractmethod
-    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """What `features` gives, without recomputation."""
 
 
@@ -109,10 +111,11 @@ class TransformersEncoder(PixelEncoder):
         self, name: str, frames: int | None = None, device: torch.device | str | None = None
     ) -> None:
         self.name = name
-        config, model = load_encoder_network(name)
+        device = torch.device(device or "cpu")
+        config, model = load_encoder_network(name, with_weights=device.type != "meta")
         kind = str(config.model_type)
         self._anatomy = self._known_anatomy(kind, config)
-        self._model = model.to(device or "cpu")
+        self.network = model.to(device)
         self._blocks = list(self._anatomy.blocks(model))
         self.num_blocks = len(self._blocks)
         form = read_pixel_form(name, config)
@@ -148,13 +151,14 @@ class TransformersEncoder(PixelEncoder):
             )
         return _ANATOMIES[kind]
 
-    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """See `PixelEncoder`."""
         shown = self._form.shape(pixels).transpose(1, 2)
         captured = capture_blocks(
             self._blocks,
-            self._anatomy.after(self._model),
+            self._anatomy.after(self.network),
             blocks,
-            lambda: self._model(**{self._input: shown}, **self._options),
+            lambda: self.network(**{self._input: shown}, **self._options),
         )
         frames, height, width = self.grid(PixelSize(*pixels.shape[2:]), 0)
         first = 1 if self._anatomy.has_class_token else 0
@@ -184,7 +188,8 @@ class TransNetEncoder(PixelEncoder):
     def __init__(
         self, weights: str | Path, short_side_px: int = 27, device: torch.device | str | None = None
     ) -> None:
-        self._trunk = load_trunk(weights).to(device or "cpu")
+        device = torch.device(device or "cpu")
+        self.network = empty_trunk() if device.type == "meta" else load_trunk(weights).to(device)
         self._short_side_px = short_side_px
 
     def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
@@ -196,17 +201,19 @@ class TransNetEncoder(PixelEncoder):
         scale = self._short_side_px / min(size.height, size.width)
         return PixelForm(None, round(size.height * scale), round(size.width * scale))
 
-    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """See `PixelEncoder`."""
         shown = self._form(PixelSize(*pixels.shape[2:])).shape(pixels)
-        outputs = self._trunk(shown, max(blocks) + 1)
+        outputs = self.network(shown, max(blocks) + 1)
         return [rearrange(outputs[block], "b c f h w -> b f h w c") for block in blocks]
 
 
-def load_encoder_network(name: str) -> tuple[Any, Any]:
+def load_encoder_network(name: str, *, with_weights: bool = True) -> tuple[Any, Any]:
     """The config and the network of a video or image encoder of transformers, frozen, in float32, on the CPU.
 
     Args:
         name: its folder or hub name.
+        with_weights: else the network is made on the meta device from its config, which must be on this machine.
 
     Raises:
         ValueError: if there is none, or it cannot be loaded.
@@ -218,8 +225,12 @@ def load_encoder_network(name: str) -> tuple[Any, Any]:
         )
     try:
         with errors_in_one_line(f"encoder {name!r}"):
-            config: Any = AutoConfig.from_pretrained(name)
-        model: Any = load_network(AutoModel, name, torch.float32, trunk=True, config=config)
+            config: Any = AutoConfig.from_pretrained(name, local_files_only=not with_weights)
+        if with_weights:
+            model: Any = load_network(AutoModel, name, torch.float32, trunk=True, config=config)
+        else:
+            with torch.device("meta"):
+                model = AutoModel.from_config(config)
     except ValueError as error:
         raise ValueError(f"{error} Give a video or image encoder of transformers.") from error
     # Of networks that see and read, the half that sees.

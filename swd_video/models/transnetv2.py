@@ -74,6 +74,12 @@ class TransNetTrunk(nn.Module):
         return outputs
 
 
+def empty_trunk() -> TransNetTrunk:
+    """The trunk without weights, on the meta device, frozen and in evaluation mode."""
+    with torch.device("meta"):
+        return TransNetTrunk().requires_grad_(False).eval()
+
+
 def load_trunk(weights: str | Path) -> TransNetTrunk:
     """The trunk with its weights, frozen and in evaluation mode.
 
@@ -83,12 +89,11 @@ def load_trunk(weights: str | Path) -> TransNetTrunk:
     Raises:
         ValueError: if there is no such file, or it holds something else.
     """
-    with torch.device("meta"):  # no random first weights
-        trunk = TransNetTrunk()
+    trunk = empty_trunk()  # no random first weights
     try:
         state = read_weights(Path(weights))
         check_fit(weights, state, trunk.state_dict(), "TransNetV2's trunk")
     except ValueError as error:
         raise ValueError(f"{error} Make the file with `python -m tools.transnetv2 --out FILE`.") from error
     trunk.load_state_dict(state, assign=True)
-    return trunk.requires_grad_(False).eval()
+    return trunk.requires_grad_(False)

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from swd_video.cli.main import main
-from swd_video.cli.plan import read_request
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
-from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.cost.networks import Transformer
+from swd_video.cost.plan import planned_architecture
 from swd_video.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_pyramid_config_has_grids_and_cost_of_the_published_table() -> None:
     grids = load_config(ROOT / "configs/wan2.1_1.3b/pyramidal_2-2-1.yaml").scale_schedule().grids
     assert list(map(str, grids)) == ["6x14x26"] * 2 + ["11x28x52"] * 2 + ["21x56x104"]
-    counter = TransformerCounter(load_architecture("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"))
+    counter = Transformer(load_architecture("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"))
     assert sum(counter.evaluation(grid).forward for grid in grids) == pytest.approx(282e12, rel=0.01)
 
 
@@ -103,8 +103,7 @@ def _distillations() -> list[Path]:
 def test_no_config_needs_weights_to_be_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Counting is tested on a few; here the question is whether it can begin.
     config = load_config(path)
-    request = read_request(config)
-    assert request.schedule.tokens(request.architecture.spec.compression)
+    assert planned_architecture(config).spec.num_blocks > 0
     note = capsys.readouterr().err
     assert note == (
         f"note: model {config.model} is not there; counted as pocket-wan, which `architecture` names.\n"
@@ -115,14 +114,14 @@ def test_no_config_needs_weights_to_be_planned(path: Path, capsys: pytest.Captur
 
 def test_a_teacher_that_is_there_is_planned_itself(tiny_config: Path, tiny_wan_folder: Path) -> None:
     kept = load_config(tiny_config, {"architecture": "pocket-wan"})
-    assert read_request(kept).architecture.name == str(tiny_wan_folder)
+    assert planned_architecture(kept).name == str(tiny_wan_folder)
     absent = {"model": "out/no/such"}
     with pytest.raises(ValueError, match=r"model 'out/no/such': does not exist"):
-        read_request(load_config(tiny_config, absent))
+        planned_architecture(load_config(tiny_config, absent))
     with pytest.raises(ValueError, match=r"data\.extra_grids\[1\]: latent size 99x4x4: .* Nearest .* 64x4x4"):
-        read_request(load_config(tiny_config, {"data.extra_grids": "[2x4x4, 99x4x4]"}))
-    counted = read_request(load_config(tiny_config, absent | {"architecture": str(tiny_wan_folder)}))
-    assert counted.architecture.num_parameters == read_request(kept).architecture.num_parameters
+        planned_architecture(load_config(tiny_config, {"data.extra_grids": "[2x4x4, 99x4x4]"}))
+    counted = planned_architecture(load_config(tiny_config, absent | {"architecture": str(tiny_wan_folder)}))
+    assert counted.num_parameters == planned_architecture(kept).num_parameters
 
 
 def test_words_for_people_say_what_fits_and_what_would(
@@ -160,8 +159,8 @@ def test_flags_change_the_estimates_and_keys_the_config(
     assert row["run_hours"] == pytest.approx(10 * row["step_seconds"] / 3600)
     assert sum(row["part_seconds"].values()) == pytest.approx(row["step_seconds"])
     parts = row["part_seconds"]
-    assert min(parts[name] for name in ("student_forward", "student_backward", "teacher_forward")) > 0
-    assert parts["critic_training"] == parts["checkpointing_adds"] == 0
+    assert min(parts[name] for name in ("student_forward", "student_backward", "mmd")) > 0
+    assert parts["backward_simulation"] == parts["checkpointing_adds"] == 0
     cache = counted["latents_cache"]
     assert [row["grid"] for row in cache["grids"]] == ["2x4x4", "3x4x4", "3x6x8"]
     encode = [row["vae_encode_tflops"] for row in cache["grids"]]
@@ -186,28 +185,66 @@ def test_losses_with_networks_of_their_own_are_counted(
         "--train.backward_simulation",
         "0.5",
     )
-    through_critic = ("--loss.mmd", "[{encoder: {kind: critic}}]", "--json")
-    assert main(["plan", str(tiny_config), *words, *adversaries, *through_critic]) == 0
-    captured = capsys.readouterr()
-    assert (
-        "warning: loss.mmd: what the critic's additions take in its blocks is not counted.\n" in captured.err
-    )
-    full = json.loads(captured.out)["training"]["lora"]
-    extra = ("own_inputs", "dmd_scores", "critic_training", "gan", "discriminator_training", "new_clips")
+    full = plan(capsys, str(tiny_config), *words, *adversaries)["training"]["lora"]
+    extra = ("backward_simulation", "new_clips", "dmd", "gan")
     for without, last in zip(bare["stages"], full["stages"], strict=True):
-        assert all(without[f"{name}_tflops"] == 0 for name in extra)
-        assert without["teacher_forward_tflops"] == last["teacher_forward_tflops"] > 0
+        assert all(without.get(f"{name}_tflops", 0) == 0 for name in extra)
+        assert without["mmd_tflops"] == last["mmd_tflops"] > 0
         assert last["clip_tflops"] == pytest.approx(
             without["clip_tflops"] + sum(last[f"{name}_tflops"] for name in extra)
         )
-    assert [stage["own_inputs_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
+        assert sum(last["networks_tflops"].values()) == pytest.approx(last["clip_tflops"])
+    assert [stage["backward_simulation_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
     assert all(full["stages"][-1][f"{name}_tflops"] > 0 for name in extra)
-    assert bare["opponent_parameters"] == 0 < full["opponent_parameters"]
+    assert set(full["stages"][-1]["networks_tflops"]) == {"student", "teacher", "critic", "heads"}
+    assert bare["learner_parameters"] == 0 < full["learner_parameters"]
     (before,), (after,) = bare["gpus"], full["gpus"]
     assert before["memory_gib"]["learners"] == 0
-    assert after["memory_gib"]["learners"] == 16 * full["opponent_parameters"] / 2**30
-    assert after["memory_gib"]["teacher_features"] > before["memory_gib"]["teacher_features"]
+    assert after["memory_gib"]["learners"] == 16 * full["learner_parameters"] / 2**30
+    assert after["memory_gib"]["feature_activations"] > before["memory_gib"]["feature_activations"]
     assert after["step_seconds"] > before["step_seconds"]
+
+
+def test_upsampler_decoding_encoders_of_pixels_and_the_critics_features_are_counted(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_gpu = ("--gpu", "H100", "--num-gpus", "1")
+    bare = plan(capsys, str(tiny_config), *one_gpu)
+    upsampler = ("--upsampler", "{width: 8, steps: 3}")
+    pixels = ("--loss.mmd", "[{encoder: {kind: transnetv2, weights: not-made-yet}}]")
+    full = plan(capsys, str(tiny_config), *one_gpu, *upsampler, *pixels)
+    assert bare["upsampler_tflops"] == bare["training"]["upsampler_tflops"] == 0
+    assert [stage["upsampler_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
+    assert full["clip_tflops"] == pytest.approx(bare["clip_tflops"] + full["upsampler_tflops"])
+    assert full["sampling"][0]["upsampler_seconds"] > 0 and full["training"]["upsampler_tflops"] > 0
+    before, after = (counted["training"]["full"] for counted in (bare, full))
+    assert set(after["stages"][-1]["networks_tflops"]) == {
+        "upsampler",
+        "student",
+        "vae_decoder",
+        "transnetv2",
+    }
+    assert before["gpus"][0]["memory_gib"]["frozen_networks"] == 0
+    assert after["gpus"][0]["memory_gib"]["frozen_networks"] > 4 * full["parameters"]["vae"] / 2**30
+
+    words = ("--loss.dmd", "{critic_rank: 2}", "--loss.mmd")
+    seen = {
+        kind: plan(capsys, str(tiny_config), *one_gpu, *words, f"[{{encoder: {{kind: {kind}}}}}]")[
+            "training"
+        ]["full"]
+        for kind in ("teacher", "critic")
+    }
+    assert seen["critic"]["stages"][-1]["mmd_tflops"] > seen["teacher"]["stages"][-1]["mmd_tflops"]
+
+
+def test_words_name_the_upsampler_and_every_network(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--upsampler", "{width: 8}", "--loss.gan", "{}", "--gpu", "H100", "--num-gpus", "1")
+    assert main(["plan", str(tiny_config), *words]) == 0
+    text = capsys.readouterr().out
+    assert " + upsampler " in text and "training the upsampler first takes " in text
+    assert re.search(r"in the last: upsampler \S+, student \S+, teacher \S+, heads \S+", text)
 
 
 @pytest.mark.parametrize(

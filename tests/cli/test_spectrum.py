@@ -14,7 +14,7 @@ from swd_video.core.flow import convert_sigma
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
-from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.cost.networks import Transformer
 from swd_video.data.latent_cache import CacheHeader
 from swd_video.data.latent_cache_writing import LatentCacheWriter
 
@@ -170,7 +170,7 @@ def test_every_family_gives_costs_and_patch(
         f"warning: the latents have 4 channels and those of {model} {channels}; they are another"
     )
     found = json.loads(out)
-    counter = TransformerCounter(load_architecture(model))
+    counter = Transformer(load_architecture(model))
     small, full = (counter.evaluation(LatentSize(**stage)).forward for stage in _grids(found))
     assert found["schedule"]["cost"] == pytest.approx((small + full) / full)
     assert found["schedule"]["counted"] == f"FLOPs of the transformer of {model}"

@@ -12,7 +12,7 @@ from swd_video.core.flow import convert_sigma
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.cost.architecture import Architecture, load_architecture, shipped_architectures
 from swd_video.cost.counting import KernelAttention, count_graph
-from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.cost.networks import Transformer
 from swd_video.data.sections import SynthesizeConfig
 from swd_video.models.shift import noise_shift
 from swd_video.training.config import load_config
@@ -40,13 +40,13 @@ def wan() -> Architecture:
 
 
 @pytest.fixture(scope="module")
-def counter(wan: Architecture) -> TransformerCounter:
-    return TransformerCounter(wan)
+def counter(wan: Architecture) -> Transformer:
+    return Transformer(wan)
 
 
 @pytest.mark.parametrize(("evaluations", "runs", "tflops"), TABLE_1, ids=lambda value: str(value))
 def test_pyramidal_wan_table_1(
-    evaluations: tuple[int, ...], runs: int, tflops: int, counter: TransformerCounter
+    evaluations: tuple[int, ...], runs: int, tflops: int, counter: Transformer
 ) -> None:
     grids = [Compression().latent_size(size) for size in PYRAMID]
     counted = sum(
@@ -57,12 +57,12 @@ def test_pyramidal_wan_table_1(
     assert runs * counted / 1e12 == pytest.approx(tflops, rel=0.01)
 
 
-def test_seven_tenths_of_a_full_size_evaluation_are_attention(counter: TransformerCounter) -> None:
+def test_seven_tenths_of_a_full_size_evaluation_are_attention(counter: Transformer) -> None:
     cost = counter.evaluation(LatentSize(21, 60, 104))
     assert cost.attention / cost.forward == pytest.approx(0.71, abs=0.005)
 
 
-def test_our_schedule_is_cheaper_than_swds(counter: TransformerCounter) -> None:
+def test_our_schedule_is_cheaper_than_swds(counter: Transformer) -> None:
     schedule = load_config(CONFIGS / "wan2.1_1.3b" / "ours_4stage.yaml").scale_schedule()
     assert len(schedule) == 4
     assert str(schedule.target) == "21x60x104"
@@ -102,7 +102,7 @@ def test_a_whole_network_costs_what_small_ones_say(name: str) -> None:
         whole = count_graph(
             lambda: architecture.model.predict_velocity(latents, 0.5, prompt_embeds, transformer=network)
         )
-    assert TransformerCounter(architecture).evaluation(grid) == whole
+    assert Transformer(architecture).evaluation(grid) == whole
 
 
 def test_parameter_counts_of_the_other_parts(wan: Architecture) -> None:

@@ -1,38 +1,46 @@
 """Which memory lies where, and what would make a training fit."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from swd_video.cost.step_cost import KeptBytes
-from swd_video.cost.training_cost import PerClip, Trainable
-from swd_video.cost.training_memory import (
-    Cure,
-    TrainingSetup,
-    TrainingSizes,
-    fits,
-    latents_cache_bytes,
-    memory_parts,
-    what_would_fit,
-)
+from swd_video.cost.memory import Cure, Setup, memory_parts, what_would_fit
+from swd_video.cost.networks import Kept
+from swd_video.cost.step import Sizes
+from swd_video.training.config import DistillConfig
 
-SETUP = TrainingSetup("full", batch_size=8, num_gpus=1, bf16=True, micro_batch_size=4)
-KEPT = KeptBytes(
-    student=PerClip(100, 1000),
-    teacher=PerClip(50, 300),
-    student_checkpointed=PerClip(20, 200),
-    teacher_checkpointed=PerClip(0, 50),
-)
+STAGE = {"sigma": 1, "frames": 1, "height": 2, "width": 2}
 
 
-def sizes_of(setup: TrainingSetup) -> TrainingSizes:
-    trainable = Trainable(100, 80) if setup.kind == "full" else Trainable(10, 10)
+def setup_of(
+    kind: str = "full", *, dtype: str = "float32", num_gpus: int = 1, group: int = 1, **train: Any
+) -> Setup:
+    keys = {"batch_size": 8, "mixed_precision": "bf16", "micro_batch_size": 4, **train}
+    loss = {"group": group, "mmd": [{"join": "tokens"}]} if group > 1 else {}
+    values = {
+        "data": {"cache": ""},
+        "load": {"dtype": dtype},
+        "loss": loss,
+        "schedule": [STAGE],
+        "train": {"kind": kind, **keys},
+    }
+    return Setup(DistillConfig.model_validate(values), num_gpus)
+
+
+SETUP = setup_of()
+
+
+def sizes_of(setup: Setup) -> Sizes:
+    train = setup.config.train
+    trained = (100, 80) if setup.kind == "full" else (10, 10)
     factor = 1 if setup.bf16 else 2
-    kept = replace(KEPT, student=PerClip(100 * factor, 1000 * factor))
-    return TrainingSizes(num_parameters=100, trainable=trainable, kept=kept)
+    if train.gradient_checkpointing:
+        return Sizes(100, *trained, student=Kept(20, 200), features=Kept(0, 50))
+    return Sizes(100, *trained, student=Kept(100 * factor, 1000 * factor), features=Kept(50, 300))
 
 
-def needed(setup: TrainingSetup) -> int:
+def needed(setup: Setup) -> int:
     return sum(memory_parts(setup, sizes_of(setup)).values())
 
 
@@ -44,48 +52,56 @@ def test_parts_of_full_and_of_lora_training() -> None:
         "optimizer": 800,
         "ema": 400,
         "learners": 0,
+        "frozen_networks": 0,
         "activations": 4100,
-        "teacher_features": 1250,
-        "critic_activations": 0,
+        "feature_activations": 1250,
+        "learner_activations": 0,
     }
-    setup = replace(SETUP, kind="lora")
+    setup = SETUP.of_kind("lora")
     lora = memory_parts(setup, sizes_of(setup))
     assert (lora["weights"], lora["gradients"], lora["optimizer"]) == (440, 40, 80)
     # The teacher's weights take half, the additions what they took.
-    assert memory_parts(replace(setup, half_teacher=True), sizes_of(setup))["weights"] == 240
+    assert memory_parts(setup.with_half_teacher(), sizes_of(setup))["weights"] == 240
 
 
 def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward_after_it() -> None:
-    kept = replace(KEPT, critic=PerClip(0, 900), critic_checkpointed=PerClip(0, 300))
-    sizes = replace(sizes_of(SETUP), kept=kept, critic=6, heads=5)
+    sizes = replace(sizes_of(SETUP), learners=(Kept(0, 900), Kept(0, 10)), critic=6, heads=5)
     parts = memory_parts(SETUP, sizes)
     # A weight, its gradient and two moments.
     assert parts["learners"] == 4 * 4 * 11
-    assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (4100, 1250, 0)
-    # With checkpointing the critic's pass is the larger one here.
-    parts = memory_parts(replace(SETUP, checkpointing=True), sizes)
-    assert (parts["activations"], parts["teacher_features"], parts["critic_activations"]) == (0, 0, 1200)
+    assert [parts[f"{name}activations"] for name in ("", "feature_", "learner_")] == [4100, 1250, 0]
+    # Where the critic's pass is the larger one.
+    parts = memory_parts(SETUP, replace(sizes, learners=(Kept(0, 10), Kept(0, 1400))))
+    assert [parts[f"{name}activations"] for name in ("", "feature_", "learner_")] == [0, 0, 5600]
     # The critic's additions are divided with the teacher's weights, heads are not.
-    assert memory_parts(replace(SETUP, num_gpus=2, sharded=True), sizes)["learners"] == 4 * 4 * (3 + 5)
+    sharded = replace(SETUP, num_gpus=2, sharded=True)
+    assert memory_parts(sharded, sizes)["learners"] == 4 * 4 * (3 + 5)
+
+
+def test_networks_that_decode_and_look_lie_there_too() -> None:
+    sizes = replace(sizes_of(SETUP), vae=7, others=3)
+    assert memory_parts(SETUP, sizes)["frozen_networks"] == 4 * 10
+    half = setup_of("lora", dtype="float16")
+    assert memory_parts(half, sizes)["frozen_networks"] == 2 * 7 + 4 * 3
 
 
 def test_checkpointing_keeps_less_of_both_networks() -> None:
-    setup = replace(SETUP, checkpointing=True)
+    setup = setup_of(gradient_checkpointing=True)
     parts = memory_parts(setup, sizes_of(setup))
-    assert (parts["activations"], parts["teacher_features"]) == (820, 200)
+    assert (parts["activations"], parts["feature_activations"]) == (820, 200)
 
 
 def test_several_gpus_copy_the_gradients_and_shards_divide_what_is_replicated() -> None:
-    many = memory_parts(replace(SETUP, num_gpus=4, batch_size=32), sizes_of(SETUP))
+    many = memory_parts(setup_of(num_gpus=4, batch_size=32), sizes_of(SETUP))
     assert many["gradient_buckets"] == many["gradients"] == 400
-    sharded = memory_parts(replace(SETUP, num_gpus=4, batch_size=32, sharded=True), sizes_of(SETUP))
+    sharded = memory_parts(replace(setup_of(num_gpus=4, batch_size=32), sharded=True), sizes_of(SETUP))
     assert (sharded["weights"], sharded["optimizer"], sharded["gradient_buckets"]) == (200, 200, 0)
     assert sharded["activations"] == many["activations"]
 
 
 def test_the_smallest_change_that_suffices_is_named() -> None:
-    room = needed(replace(SETUP, micro_batch_size=1))
-    assert not fits(SETUP, sizes_of(SETUP), room)
+    room = needed(SETUP.with_train(micro_batch_size=1))
+    assert needed(SETUP) > room
     cures = what_would_fit(SETUP, sizes_of, room)
     assert Cure(("train.micro_batch_size: 1",), True, room) in cures
     assert all(len(cure.changes) == 1 for cure in cures)
@@ -95,9 +111,9 @@ def test_the_smallest_change_that_suffices_is_named() -> None:
 
 
 def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
-    setup = replace(SETUP, kind="lora", checkpointing=True, batch_size=64)
-    best = replace(setup, micro_batch_size=1, half_teacher=True)
-    on_more = replace(setup, micro_batch_size=1, sharded=True, num_gpus=8)
+    setup = setup_of("lora", gradient_checkpointing=True, batch_size=64)
+    best = setup.with_train(micro_batch_size=1).with_half_teacher()
+    on_more = replace(setup.with_train(micro_batch_size=1), sharded=True, num_gpus=8)
     assert needed(on_more) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
     here = [cure for cure in cures if cure.same_gpus]
@@ -106,15 +122,9 @@ def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
 
 
 def test_sharding_is_a_cure_where_nothing_else_is() -> None:
-    best = replace(
-        SETUP,
-        kind="lora",
-        micro_batch_size=1,
-        checkpointing=True,
-        half_teacher=True,
-        sharded=True,
-        num_gpus=8,
-    )
+    best = SETUP.of_kind("lora").with_half_teacher()
+    best = best.with_train(micro_batch_size=1, gradient_checkpointing=True)
+    best = replace(best, sharded=True, num_gpus=8)
     (cure,) = what_would_fit(SETUP, sizes_of, needed(best))
     assert not cure.same_gpus
     assert {"train.gradient_checkpointing: true", "configs/accelerate/fsdp2.yaml on 8 GPUs"} <= set(
@@ -122,11 +132,11 @@ def test_sharding_is_a_cure_where_nothing_else_is() -> None:
     )
     assert what_would_fit(SETUP, sizes_of, needed(best) - 1) == []
     # Muon needs whole matrices.
-    assert what_would_fit(replace(SETUP, muon=True), sizes_of, needed(best)) == []
+    assert what_would_fit(setup_of(optimizer={"kind": "muon"}), sizes_of, needed(best)) == []
 
 
 def test_half_precision_is_a_cure_where_training_is_in_float32() -> None:
-    setup = replace(SETUP, bf16=False)
+    setup = setup_of(mixed_precision=None)
     cures = what_would_fit(setup, sizes_of, needed(SETUP))
     assert ("train.mixed_precision: bf16",) in [cure.changes for cure in cures]
 
@@ -137,8 +147,11 @@ def test_every_cure_fits() -> None:
             assert cure.needed_bytes <= room
 
 
-def test_the_latent_cache_is_two_bytes_a_number() -> None:
-    assert latents_cache_bytes(cells=10, channels=4, prompt_numbers=7) == {"clip": 80, "caption": 14}
+def test_the_other_kind_of_training_shares_what_both_have() -> None:
+    lora = setup_of("lora", dtype="bfloat16", batch_size=16, rank=4)
+    full = lora.of_kind("full")
+    assert (full.kind, full.config.train.batch_size, full.teacher_bytes) == ("full", 16, 4)
+    assert full.of_kind("lora").config.train.batch_size == 16 and lora.of_kind("lora") == lora
 
 
 @pytest.mark.parametrize(
@@ -146,8 +159,8 @@ def test_the_latent_cache_is_two_bytes_a_number() -> None:
     [(1, 1, None, 1, 24), (8, 1, None, 1, 3), (8, 3, None, 1, 1), (2, 1, 4, 1, 4), (4, 1, 12, 2, 6)],
 )
 def test_clips_at_once(gpus: int, stages: int, micro: int | None, group: int, at_once: int) -> None:
-    setup = replace(
-        SETUP, batch_size=24, num_gpus=gpus, num_stages=stages, micro_batch_size=micro, group_size=group
+    setup = setup_of(
+        num_gpus=gpus, group=group, batch_size=24, stages_per_step=stages, micro_batch_size=micro
     )
     assert setup.divides and setup.clips_at_once == at_once
     assert not replace(setup, num_gpus=5).divides

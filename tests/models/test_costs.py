@@ -11,12 +11,11 @@ from torch import nn
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import count_flops, count_graph, count_kept
-from swd_video.cost.sampling_cost import TransformerCounter, count_decoding, count_encoding
-from swd_video.cost.step_cost import LossShape, SharedCounters, StepCounter
-from swd_video.cost.training_cost import LoraShape, TrainingCounter
+from swd_video.cost.networks import Decoder, Transformer, count_encoding
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.objectives.networks import Networks
+from swd_video.objectives.passes import Pass
 
 
 @pytest.fixture
@@ -37,10 +36,11 @@ def test_costs_of_every_family(model: VideoModel, grid: LatentSize, architecture
     latents = torch.randn(1, spec.latent_channels, *grid.as_tuple())
     pixels = torch.zeros(1, 3, *spec.compression.pixel_size(grid).as_tuple())
     prompt_embeds = torch.randn(1, spec.text_length, spec.text_dim)
-    evaluation = TransformerCounter(architecture).evaluation(grid)
+    evaluation = Transformer(architecture).evaluation(grid)
     assert evaluation.forward == count_flops(lambda: model.predict_velocity(latents, 0.5, prompt_embeds))
     assert 0 < evaluation.attention < evaluation.forward
-    assert count_decoding(architecture, grid) == count_flops(lambda: model.decode(latents))
+    decoding = Decoder(architecture).flops(Pass("vae_decoder", grid))
+    assert decoding.forward == count_flops(lambda: model.decode(latents))
     assert count_encoding(architecture, grid) == count_flops(lambda: model.encode_video(pixels))
 
 
@@ -60,19 +60,20 @@ def test_training_costs_of_every_family(
     def tokens() -> torch.Tensor:
         return roles.model.features(predicted_x0, 0.3, prompt_embeds, (block,), transformer=network)[0]
 
-    counter = StepCounter(SharedCounters(architecture, LossShape((block,))), None)
-    student, teacher, parts = count_graph(predict), count_graph(tokens), counter.stage(grid).parts
-    assert (parts["student_forward"], parts["student_backward"]) == (student.forward, student.backward)
-    assert (parts["teacher_forward"], parts["teacher_backward"]) == (2 * teacher.forward, teacher.backward)
-    kept = counter.kept(grid, bf16=False)
-    assert kept.student.at(1) == pytest.approx(count_kept(predict, roles.student), rel=0.02)
-    assert kept.teacher.at(1) == pytest.approx(count_kept(tokens, network), rel=0.02)
+    counted = Transformer(architecture)
+    for one, call in (
+        (Pass("student", grid, gradient="weights"), predict),
+        (Pass("teacher", grid, gradient="input", depth=block + 1), tokens),
+    ):
+        real, planned = count_graph(call), counted.flops(one)
+        assert (planned.forward, planned.backward) == (real.forward, real.backward)
+        owner = roles.student if one.network == "student" else network
+        assert counted.kept(one, bf16=False).at(1) == pytest.approx(count_kept(call, owner), rel=0.02)
 
 
 def test_a_lora_of_every_family_changes_every_block(family: str, architecture: Architecture) -> None:
-    lora = LoraShape(2, architecture.model.lora_targets)
-    counter = TrainingCounter(architecture, lora)
-    one, *more = (sum_of(student) for student in counter._students)
+    counter = Transformer(architecture, (2, architecture.model.lora_targets))
+    one, *more = (sum_of(student) for student in counter._small)
     assert all(count > one > 0 for count in more)
 
 

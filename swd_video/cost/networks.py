@@ -1,0 +1,402 @@
+"""What one run of a network costs, counted on shapes: operations for a clip, and what autograd keeps of it.
+
+The counted calls are those of sampling and of the trainer; `Pass` says which of them a step makes.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swd_video.core.flow import x0_from_velocity
+from swd_video.core.grid import LatentSize
+from swd_video.core.upsampler import LatentUpsampler
+from swd_video.cost.architecture import Architecture, Counts
+from swd_video.cost.counting import (
+    Flops,
+    KernelAttention,
+    count_flops,
+    count_graph,
+    count_kept,
+    shapes_only,
+    without_memory,
+)
+from swd_video.models.lora import add_lora
+from swd_video.models.pixel_encoders import PixelEncoder
+from swd_video.objectives.passes import Pass
+
+_SIGMA = 0.5  # costs the same as any other
+Run = Callable[[Any, int], Tensor]
+"""Runs a network on so many clips."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that autograd keeps for a backward pass.
+
+    Attributes:
+        fixed: whatever the batch is; casts of weights, mostly.
+        clip: for every clip in it.
+        passing: while the backward pass computes one clip again; of several networks the largest counts.
+    """
+
+    fixed: int = 0
+    clip: int = 0
+    passing: int = 0
+
+    def at(self, batch_size: int) -> int:
+        """Bytes of a batch."""
+        return self.fixed + self.clip * batch_size + self.passing
+
+    def __add__(self, other: "Kept") -> "Kept":
+        """Both together."""
+        return Kept(self.fixed + other.fixed, self.clip + other.clip, max(self.passing, other.passing))
+
+
+class Network(ABC):
+    """A network whose runs are counted for one clip, each kind of run once.
+
+    Attributes:
+        autocasts: whether it obeys autocast.
+        recomputed: whether each clip is computed again in the backward pass, always.
+        weights: number of those that train, or of all where none do.
+        block_matrices: of those that train, how many are in matrices of blocks.
+    """
+
+    autocasts, recomputed = True, False
+    weights, block_matrices = 0, 0
+
+    def __init__(self) -> None:
+        self._flops: dict[Pass, Flops] = {}
+        self._kept: dict[tuple[Pass, bool, bool], Kept] = {}
+
+    @abstractmethod
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """What a pass costs, from what runs of parts of the network cost.
+
+        Args:
+            one: says on which grid, how deep, and how far gradients go back.
+            count: costs of a run of a network.
+        """
+
+    def flops(self, one: Pass) -> Flops:
+        """Operations for one clip."""
+        key = replace(one, clips=1)
+        if key not in self._flops:
+            with self._shapes(), torch.set_grad_enabled(one.gradient != "none"):
+                self._flops[key] = self.put_together(
+                    one, lambda network, run: count_graph(partial(run, network, 1))
+                )
+        return self._flops[key]
+
+    def kept(self, one: Pass, *, bf16: bool, checkpointing: bool = False) -> Kept:
+        """What autograd keeps.
+
+        Args:
+            one: the pass.
+            bf16: under bfloat16 autocast; else in float32.
+            checkpointing: with gradient checkpointing of transformers.
+        """
+        bf16 = bf16 and self.autocasts
+        key = replace(one, clips=1), bf16, checkpointing
+        if key not in self._kept:
+            with shapes_only(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                self._kept[key] = Kept() if one.gradient == "none" else self._count_kept(one, checkpointing)
+        return self._kept[key]
+
+    def _shapes(self) -> AbstractContextManager[object]:
+        """The context in which operations are counted."""
+        return shapes_only()
+
+    def _count_kept(self, one: Pass, checkpointing: bool) -> Kept:
+        return self.put_together(one, _kept_of_one_clip if self.recomputed else _kept_of_clips)
+
+
+class Transformer(Network):
+    """A transformer of any number of blocks, from small ones.
+
+    Args:
+        architecture: whose.
+        lora: rank and layers of what is added to its weights; None where all of them train, or none.
+
+    Raises:
+        ValueError: if no layer is called as `lora` says.
+    """
+
+    def __init__(self, architecture: Architecture, lora: tuple[int, Sequence[str]] | None = None) -> None:
+        super().__init__()
+        self._architecture = architecture
+        self._small = architecture.small_transformers()
+        self._two_of_each = architecture.transformer(*[2] * len(architecture.block_counts))
+        for network in self._small:
+            network.requires_grad_(True)
+        if lora is not None:
+            with torch.device("meta"):
+                for network in (*self._small, self._two_of_each):
+                    add_lora(network, *lora)
+        networks = (*self._small, self._two_of_each)
+        self._fake = {network: without_memory(copy.deepcopy(network)) for network in networks}
+        trained = architecture.of_all_blocks([_trained(network) for network in self._small])
+        self.weights, self.block_matrices = trained.weights, trained.block_matrices
+
+    def evaluation(self, grid: LatentSize) -> Flops:
+        """One evaluation for one clip, without gradients."""
+        return self.flops(Pass("teacher", grid))
+
+    def flops(self, one: Pass) -> Flops:
+        """Operations for one clip."""
+        if one.gradient != "none":
+            return super().flops(one)
+        # A graph that is counted anyway says what its forward pass costs.
+        graph = super().flops(replace(one, gradient="weights" if one.depth is None else "input"))
+        return replace(graph, backward=0)
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """See `Network`."""
+        if one.depth is None:
+            run = partial(self._predict, one.grid)
+            return self._architecture.of_all_blocks([count(network, run) for network in self._small])
+        blocks = range(2 * len(self._architecture.block_counts))
+        counted = [count(self._two_of_each, partial(self._tokens, one.grid, block)) for block in blocks]
+        return self._architecture.up_to_block(counted, one.depth - 1)
+
+    def _shapes(self) -> AbstractContextManager[object]:
+        return KernelAttention()
+
+    def _count_kept(self, one: Pass, checkpointing: bool) -> Kept:
+        def count(network: nn.Module, run: Run) -> Kept:
+            return _kept_of_clips(self._fake[network], run)
+
+        if not checkpointing:
+            return self.put_together(one, count)
+        with torch.no_grad():
+            between = _num_bytes(self._tokens(one.grid, 0, self._fake[self._two_of_each], 1))
+        if one.depth is not None:
+            # By the time that the student's blocks are computed again, no more may be left of the teacher.
+            return Kept(clip=one.depth * between)
+        # Of every kind one block is, although only one at all is there at a time.
+        others = self._architecture.spec.num_blocks - len(self._architecture.block_counts)
+        return count(self._small[0], partial(self._predict, one.grid)) + Kept(clip=others * between)
+
+    def _predict(self, grid: LatentSize, network: nn.Module, batch: int) -> Tensor:
+        latents, prompt_embeds = self._inputs(grid, network, batch)
+        velocity = self._architecture.model.predict_velocity(
+            latents, _SIGMA, prompt_embeds, transformer=network
+        )
+        return x0_from_velocity(latents, velocity, _SIGMA)
+
+    def _tokens(self, grid: LatentSize, block: int, network: nn.Module, batch: int) -> Tensor:
+        latents, prompt_embeds = self._inputs(grid, network, batch)
+        (tokens,) = self._architecture.model.features(
+            latents.requires_grad_(), _SIGMA, prompt_embeds, blocks=(block,), transformer=network
+        )
+        return tokens
+
+    def _inputs(self, grid: LatentSize, network: nn.Module, batch: int) -> tuple[Tensor, Tensor]:
+        spec, device = self._architecture.spec, next(network.parameters()).device
+        latents = torch.empty(batch, spec.latent_channels, *grid.as_tuple(), device=device)
+        return latents, torch.empty(batch, spec.text_length, spec.text_dim, device=device)
+
+
+class Decoder(Network):
+    """The VAE on its way to pixels; in training in float32, and each clip twice."""
+
+    autocasts, recomputed = False, True
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self._architecture = architecture
+        self.weights = architecture.num_parameters["vae"]
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """See `Network`."""
+        model, spec, grid = self._architecture.model, self._architecture.spec, one.grid
+
+        def decode(frames: int, vae: nn.Module, batch: int) -> Tensor:
+            latents = torch.empty(batch, spec.latent_channels, frames, grid.height, grid.width)
+            return model.decode(latents.requires_grad_(one.gradient == "input"))
+
+        return by_frames(
+            lambda frames: count(model.vae, partial(decode, frames)), grid.frames, spec.compression.patch[0]
+        )
+
+
+class EncoderOfPixels(Network):
+    """A network that sees a window of each clip, and computes each twice.
+
+    Args:
+        encoder: made on the meta device.
+        architecture: gives pixels from latents.
+    """
+
+    recomputed = True
+
+    def __init__(self, encoder: PixelEncoder, architecture: Architecture) -> None:
+        super().__init__()
+        self._encoder, self._compression = encoder, architecture.spec.compression
+        self.weights = _num_weights(without_memory(encoder.network).parameters())
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """See `Network`."""
+        encoder = self._encoder
+        last = encoder.num_blocks // 2 if one.depth is None else one.depth - 1
+        if last >= encoder.num_blocks:
+            raise ValueError(
+                f"loss.mmd.block: {last} does not exist; {encoder.name} has blocks 0 to {encoder.num_blocks - 1}."
+            )
+        size = self._compression.pixel_size(one.grid).as_tuple()
+
+        def tokens(network: nn.Module, batch: int) -> Tensor:
+            pixels = torch.empty(batch, 3, *size, requires_grad=one.gradient == "input")
+            return encoder.tokens(pixels, [last])[0]
+
+        return count(encoder.network, tokens)
+
+
+class Heads(Network):
+    """A discriminator's heads on the tokens of clips, always in float32.
+
+    Args:
+        heads: on the meta device.
+        architecture: whose tokens they judge.
+    """
+
+    autocasts = False
+
+    def __init__(self, heads: nn.ModuleList, architecture: Architecture) -> None:
+        super().__init__()
+        self._heads, self._spec = heads, architecture.spec
+        self.weights = _num_weights(without_memory(self._heads).parameters())
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """See `Network`."""
+        patch = self._spec.compression.patch
+        along = tuple(size // step for size, step in zip(one.grid.as_tuple(), patch, strict=True))
+
+        def logits(network: nn.Module, batch: int) -> Tensor:
+            shape = batch, self._spec.compression.tokens(one.grid), self._spec.hidden_size
+            tokens = [torch.empty(shape, requires_grad=one.gradient == "input") for _ in self._heads]
+            return torch.stack(
+                [head(x, along).sum() for head, x in zip(self._heads, tokens, strict=True)]
+            ).sum()
+
+        return count(self._heads, logits)
+
+
+class Upsampler(Network):
+    """What takes clips from a stage's grid to the next, always in float32."""
+
+    autocasts = False
+
+    def __init__(self, upsampler: LatentUpsampler) -> None:
+        super().__init__()
+        self._upsampler = upsampler
+        self.weights = _num_weights(without_memory(upsampler).parameters())
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """See `Network`."""
+        assert one.to is not None
+        shape, size = (self._upsampler.channels, *one.grid.as_tuple()), one.to
+        return count(self._upsampler, lambda network, batch: network(torch.empty(batch, *shape), size))
+
+
+class NotThere(Network):
+    """A network of which nothing is known."""
+
+    def flops(self, one: Pass) -> Flops:
+        """None."""
+        return Flops(0)
+
+    def _count_kept(self, one: Pass, checkpointing: bool) -> Kept:
+        return Kept()
+
+    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
+        """Never asked for."""
+        raise AssertionError
+
+
+def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
+    """Operations of the VAE from pixels to latents on a grid, one clip."""
+    model, compression = architecture.model, architecture.spec.compression
+
+    def encode(frames: int) -> Flops:
+        size = compression.pixel_size(LatentSize(frames, grid.height, grid.width))
+        return count_graph(lambda: model.encode_video(torch.empty(1, 3, *size.as_tuple())))
+
+    with shapes_only(), torch.no_grad():
+        return by_frames(encode, grid.frames, compression.patch[0]).forward
+
+
+def count_text(architecture: Architecture) -> int:
+    """Operations of the text encoders for one prompt; the padding is computed too."""
+    flops = 0
+    for name, length in architecture.model.text_tokens.items():
+        tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
+        flops += count_flops(partial(architecture.parts[name], input_ids=tokens))
+    return flops
+
+
+# Where no two of them cost alike, a clip is counted in full.
+_FRAMES_TRIED = 4
+
+
+def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
+    """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
+
+    So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
+
+    Args:
+        count: costs of a number of frames.
+        frames: how many there are.
+        unit: what numbers of frames are multiples of.
+    """
+    counted: list[Counts] = []
+    units = frames // unit
+    for number in range(1, min(units, _FRAMES_TRIED) + 1):
+        counted.append(count(number * unit))
+        rows = [astuple(counts) for counts in counted]  # type: ignore[call-overload]
+        steps = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in pairwise(rows)]
+        if len(steps) >= 2 and steps[-1] == steps[-2]:
+            left = units - number
+            return type(counted[0])(
+                *(so_far + left * more for so_far, more in zip(rows[-1], steps[-1], strict=True))
+            )
+    return counted[-1] if units <= _FRAMES_TRIED else count(frames)
+
+
+def _kept_of_clips(network: nn.Module, run: Run) -> Kept:
+    one, two = (count_kept(partial(run, network, batch), network) for batch in (1, 2))
+    return Kept(fixed=2 * one - two, clip=two - one)
+
+
+def _kept_of_one_clip(network: nn.Module, run: Run) -> Kept:
+    with torch.no_grad():
+        put_out = _num_bytes(run(network, 1))
+    return Kept(clip=put_out, passing=count_kept(partial(run, network, 1), network))
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    weights: int
+    block_matrices: int
+
+
+def _trained(network: nn.Module) -> _Trained:
+    trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    matrices = [weight for name, weight in trained.items() if weight.ndim == 2 and "blocks." in name]
+    return _Trained(_num_weights(trained.values()), _num_weights(matrices))
+
+
+def _num_weights(weights: Iterable[Tensor]) -> int:
+    return sum(weight.numel() for weight in weights)

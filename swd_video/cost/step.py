@@ -1,0 +1,161 @@
+"""What a training step costs, counted from what it says that it runs: operations, and what memory follows from."""
+
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+import torch
+
+from swd_video.config import Section
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler
+from swd_video.cost.architecture import Architecture
+from swd_video.cost.counting import Flops
+from swd_video.cost.networks import (
+    Decoder,
+    EncoderOfPixels,
+    Heads,
+    Kept,
+    Network,
+    NotThere,
+    Transformer,
+    Upsampler,
+)
+from swd_video.objectives.encoders import EncoderConfig
+from swd_video.objectives.passes import Pass
+from swd_video.training.config import DistillConfig, LoraTrainConfig
+from swd_video.training.passes import step_passes
+
+Kind = Literal["full", "lora"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory follows from, for one kind of training.
+
+    Attributes:
+        teacher: weights of the transformer, or of both where there are two.
+        trainable: the student's weights that change.
+        trainable_matrices: those of them that Muon takes.
+        critic: weights of the critic's additions.
+        heads: weights of the discriminator.
+        vae: weights of the VAE, where clips are decoded in training.
+        others: weights of further networks, which do not change.
+        student: what autograd keeps of the student's pass on the largest grid.
+        features: of the passes that lead back to its clips.
+        learners: of the pass of each network that learns beside it.
+    """
+
+    teacher: int
+    trainable: int
+    trainable_matrices: int = 0
+    critic: int = 0
+    heads: int = 0
+    vae: int = 0
+    others: int = 0
+    student: Kept = field(default_factory=Kept)
+    features: Kept = field(default_factory=Kept)
+    learners: tuple[Kept, ...] = ()
+
+
+class StepCost:
+    """Counts the passes of a config's steps, each once, when first asked for.
+
+    Args:
+        config: of a distillation.
+        architecture: of its teacher.
+
+    Raises:
+        ValueError: from any method, if additions or blocks that the config names do not fit the model.
+    """
+
+    def __init__(self, config: DistillConfig, architecture: Architecture) -> None:
+        self.config, self.architecture = config, architecture
+        self.schedule: ScaleSchedule = config.scale_schedule()
+        self.network = cache(self._network)
+        self.sizes = cache(self._sizes)
+
+    def passes(self, stage_index: int) -> dict[str, list[Pass]]:
+        """What a step runs for each clip of a stage, by what it is for."""
+        parts = step_passes(self.config, self.architecture.spec, stage_index)
+        last = self.architecture.spec.num_blocks - 1
+        for name, passes in parts.items():
+            block = (
+                max((one.depth or 0 for one in passes if one.network in ("teacher", "critic")), default=0) - 1
+            )
+            if block > last:
+                raise ValueError(
+                    f"loss.{name}.block: {block} does not exist; {self.architecture.name} has blocks 0 to {last}."
+                )
+        return parts
+
+    def counted(self, stage_index: int, kind: Kind) -> dict[str, list[tuple[Pass, Flops]]]:
+        """Every pass of a stage with its operations for one clip, by what it is for."""
+        return {
+            name: [(one, self.network(one.network, kind).flops(one)) for one in passes]
+            for name, passes in self.passes(stage_index).items()
+        }
+
+    def _network(self, name: str | Section, kind: Kind) -> Network:
+        """The network that `Pass.network` names, in one kind of training."""
+        architecture, loss = self.architecture, self.config.loss
+        if name == "student" and kind == "lora":
+            train = self.config.train if isinstance(self.config.train, LoraTrainConfig) else LoraTrainConfig()
+            return Transformer(architecture, (train.rank, train.targets or architecture.model.lora_targets))
+        if kind != "full" or name == "teacher":
+            # What the student is makes no difference to others; a copy of all weights costs what they do.
+            return self.network("student" if name == "teacher" else name, "full")
+        if name == "student":
+            return Transformer(architecture)
+        if name == "critic":
+            assert loss.dmd is not None
+            targets = loss.dmd.critic_targets or architecture.model.lora_targets
+            return Transformer(architecture, (loss.dmd.critic_rank, targets))
+        if name == "heads":
+            assert loss.gan is not None
+            with torch.device("meta"):
+                heads = loss.gan.heads(architecture.spec)
+            return Heads(heads, architecture)
+        if name == "vae_decoder":
+            return Decoder(architecture)
+        if name == "upsampler":
+            assert self.config.upsampler is not None
+            width, depth = self.config.upsampler.width, self.config.upsampler.depth
+            return Upsampler(LatentUpsampler(architecture.spec.latent_channels, width, depth))
+        assert isinstance(name, EncoderConfig), name
+        try:
+            return EncoderOfPixels(name.load(torch.device("meta")), architecture)
+        except ValueError as error:
+            print(f"warning: loss.mmd: not counted: {error}", file=sys.stderr)
+            return NotThere()
+
+    def _sizes(self, kind: Kind, bf16: bool, checkpointing: bool) -> Sizes:
+        """What memory follows from, in one precision, with gradient checkpointing or without."""
+        architecture, transformers = self.architecture, self.architecture.transformers
+        # Grids never shrink: the last stage takes most.
+        passes = [one for part in self.passes(len(self.schedule) - 1).values() for one in part]
+        kept: dict[str, list[Kept]] = {"student": [], "input": [], "weights": []}
+        weights = {"critic": 0, "heads": 0, "vae_decoder": 0, "others": 0}
+        for one in dict.fromkeys(passes):
+            network = self.network(one.network, kind)
+            if one.gradient != "none":
+                role = "student" if one.network == "student" else one.gradient
+                kept[role].append(network.kept(one, bf16=bf16, checkpointing=checkpointing))
+        for name in dict.fromkeys(one.network for one in passes):
+            if name not in ("student", "teacher"):
+                part = name if isinstance(name, str) and name in weights else "others"
+                weights[part] += self.network(name, kind).weights
+        student = self.network("student", kind)
+        return Sizes(
+            teacher=sum(architecture.num_parameters[name] for name in transformers),
+            trainable=len(transformers) * student.weights,
+            trainable_matrices=len(transformers) * student.block_matrices,
+            critic=len(transformers) * weights["critic"],
+            heads=weights["heads"],
+            vae=weights["vae_decoder"],
+            others=weights["others"],
+            student=sum(kept["student"], Kept()),
+            features=sum(kept["input"], Kept()),
+            learners=tuple(kept["weights"]),
+        )

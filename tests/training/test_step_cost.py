@@ -1,0 +1,144 @@
+"""What a plan counts for a step is what a real step runs, whatever it is trained on."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import VideoMAEConfig, VideoMAEModel
+
+from swd_video.cost.architecture import load_architecture
+from swd_video.cost.counting import FlopCounter
+from swd_video.cost.step import StepCost
+from swd_video.models.transnetv2 import TransNetTrunk
+from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig, UpsamplerConfig
+
+MakeConfig = Callable[..., DistillConfig]
+DMD = {"critic_rank": 2, "scale_adapted": True}
+TRANSNET = {"kind": "transnetv2", "weights": "trunk"}
+PIXELS: dict[str, Any] = {
+    "mmd": [
+        {"encoder": {"kind": "transformers", "name": "videomae"}, "block": 0},
+        {"encoder": TRANSNET, "block": [0, 2]},
+        {},
+    ],
+    "window": {"frames": 2, "crop": [4, 6]},
+}
+TWICE = [{"block": 0}, {"sigma_max": 0.3, "block": 2}, {"tokens": "frame", "block": 1}]
+STEPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "mmd": ("full", {"mmd": [{"block": [0, 1]}]}, {}),
+    "mmd at two ranges of noise": ("lora", {"mmd": TWICE}, {}),
+    "dmd": ("full", {"mmd": [], "dmd": {**DMD, "guidance_scale": 1}}, {}),
+    "guided dmd": ("lora", {"mmd": [], "dmd": {**DMD, "critic_updates": 3}}, {"backward_simulation": 1}),
+    "mmd through the critic": (
+        "lora",
+        {"mmd": [{"encoder": {"kind": "critic"}, "block": 1}], "dmd": DMD},
+        {},
+    ),
+    "gan": ("full", {"mmd": [], "gan": {"block": [0, 1], "updates": 2}}, {}),
+    "gan of mean tokens": ("lora", {"mmd": [], "gan": {"head": "mlp"}, "dmd": DMD}, {}),
+    "mmd of pixels": ("full", {"mmd": [{"encoder": TRANSNET}]}, {}),
+    "mmd of pixels and latents": ("lora", PIXELS, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny random VideoMAE, and a random trunk of TransNetV2."""
+    root = tmp_path_factory.mktemp("encoders")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = VideoMAEConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            image_size=16, patch_size=4, num_frames=4, tubelet_size=2,
+        )  # fmt: skip
+        VideoMAEModel(config).save_pretrained(root / "videomae")
+        save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
+    return {"videomae": str(root / "videomae"), "trunk": str(root / "trunk.safetensors")}
+
+
+def _with_paths(loss: dict[str, Any], encoders: dict[str, str]) -> dict[str, Any]:
+    if "mmd" not in loss:
+        return loss
+    terms = [
+        term | ({"encoder": {key: encoders.get(value, value) for key, value in term["encoder"].items()}})
+        if "encoder" in term
+        else term
+        for term in loss["mmd"]
+    ]
+    return loss | {"mmd": terms}
+
+
+def real_and_planned(config: DistillConfig, folder: Path) -> tuple[float, float]:
+    """Operations of a step on the last stage: of one that is taken, and as they are planned."""
+    stepper = build_run(config, folder).stepper
+    with FlopCounter() as counter:
+        stepper.take_step(0)
+    step = StepCost(config, load_architecture(config.model))
+    counted = [row for rows in step.counted(2, config.train.kind).values() for row in rows]
+    planned = sum(one.clips * (flops.forward + flops.backward) for one, flops in counted)
+    return counter.flops.total(), config.train.batch_size * planned
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_costs_what_is_planned(
+    name: str, encoders: dict[str, str], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    kind, loss, train = STEPS[name]
+    train = {"stage_weights": [1e-9, 1e-9, 1], **train}
+    config = make_config(kind, parts=_with_paths(loss, encoders), **train)
+    real, planned = real_and_planned(config, tmp_path / "run")
+    assert planned == real
+
+
+def test_a_step_with_an_upsampler_costs_what_is_planned(make_config: MakeConfig, tmp_path: Path) -> None:
+    # One clip: for several at once the network finds places once.
+    train = {"stage_weights": [1e-9, 1e-9, 1], "backward_simulation": 1, "batch_size": 1}
+    config = make_config("lora", parts={"mmd": [], "gan": {"head": "mlp", "updates": 2}}, **train)
+    config = config.model_copy(update={"upsampler": UpsamplerConfig(width=8, steps=1)})
+    step = StepCost(config, load_architecture(config.model))
+    passes = [one for part in step.passes(2).values() for one in part if one.network == "upsampler"]
+    # Between both pairs of grids, for the student's clips and for those that the heads see alone.
+    assert len(passes) == 4 and {str(one.grid) for one in passes} == {"2x4x4", "3x4x4"}
+    real, planned = real_and_planned(config, tmp_path / "run")
+    assert planned == real
+
+
+def test_what_backward_simulation_runs_is_counted_by_its_share(make_config: MakeConfig) -> None:
+    config = make_config(parts={"dmd": DMD}, backward_simulation=0.25)
+    step = StepCost(config, load_architecture(config.model))
+    first, last = (step.passes(index) for index in (0, 2))
+    assert first["backward_simulation"] == []
+    assert [(str(one.grid), one.clips) for one in last["backward_simulation"]] == [
+        ("2x4x4", 0.25),
+        ("3x4x4", 0.25),
+    ]
+
+
+def test_blocks_that_are_not_there_are_named(make_config: MakeConfig) -> None:
+    for term, message in (
+        ({"block": 3}, "loss.mmd.block: 3 does not exist; "),
+        (
+            {"encoder": TRANSNET, "block": 3},
+            "loss.mmd.block: 3 does not exist; transnetv2 has blocks 0 to 2.",
+        ),
+    ):
+        config = make_config(mmd=[term])
+        with pytest.raises(ValueError, match=re.escape(message)):
+            StepCost(config, load_architecture(config.model)).counted(0, "full")
+
+
+def test_an_encoder_that_is_not_on_this_machine_is_left_out_with_a_warning(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(mmd=[{"encoder": {"kind": "transformers", "name": "./nowhere"}}])
+    step = StepCost(config, load_architecture(config.model))
+    flops = {one.network: flops for one, flops in step.counted(0, "full")["mmd"]}
+    assert flops["vae_decoder"].forward > 0 and flops[config.loss.mmd[0].encoder].forward == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: loss.mmd: not counted: encoder './nowhere': no such folder"
+    )
