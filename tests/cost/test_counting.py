@@ -279,8 +279,7 @@ def test_what_a_discriminator_keeps(
     real = count_kept(
         lambda: judge.deceive(networks, clips, SampleDraws(range(BATCH), 1)), real_model.transformer
     )
-    with torch.device("meta"):
-        heads = Heads(config.heads(real_model.spec), tiny_architecture)
+    heads = Heads(config.heads(real_model.spec), tiny_architecture)
     kept = heads.kept(Pass("heads", GRID, gradient="input"), bf16=True)
     kept += Transformer(tiny_architecture).kept(teacher_pass(GRID, 1), bf16=False)
     assert kept.at(BATCH) == pytest.approx(real, rel=0.1)
