@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from swd_video.cli.environment import keep_freed_memory
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import write_video
+from swd_video.environment import keep_freed_memory
 from swd_video.training.config import DistillConfig, load_config
 
 # Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them

@@ -226,12 +226,18 @@ def test_the_layout_in_contributing_is_the_packages() -> None:
     (contract,) = (rules for rules in IMPORT_RULES["contracts"] if rules["type"] == "layers")
     line = text[text.index("**Imports point down only**") :].partition(". Names joined")[0]
     assert re.findall(r"`([^`]+)`", line) == contract["layers"]
-    package = {path.stem for path in (ROOT / "swd_video").iterdir() if path.suffix in ("", ".py")} - {"__init__"}
+    package = {path.stem for path in (ROOT / "swd_video").iterdir() if path.suffix in ("", ".py")} - {
+        "__init__"
+    }
     table = text[text.index("| room | holds |") : text.index("Beside the package:")]
     rows = " ".join(row.split("|")[1] for row in table.splitlines()[2:] if row.count("|") > 2)
     assert set(re.findall(r"`(\w+)[/.]", rows)) == package - {"__pycache__"}
     drawn = text[text.index("```mermaid") :].partition("```\n")[0]
-    assert {name for name in package if not re.search(rf"\b{name}\b", drawn)} <= {"assets", "__pycache__", "py"}
+    assert {name for name in package if not re.search(rf"\b{name}\b", drawn)} <= {
+        "assets",
+        "__pycache__",
+        "py",
+    }
 
 
 def test_import_rules_hold() -> None:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import swd_video
-from swd_video.cli.environment import prepare_process
+from swd_video.environment import prepare_process
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_SIGNAL = 128

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
-from swd_video.cli.environment import collecting_no_garbage
+from swd_video.environment import collecting_no_garbage
 
 HELP = "count what a schedule costs to sample and to train, without weights"
 

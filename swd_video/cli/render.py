@@ -10,7 +10,7 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments
 from swd_video.cli.devices import Device, Precision, choose_device, choose_precision
-from swd_video.cli.environment import collecting_no_garbage
+from swd_video.environment import collecting_no_garbage
 from swd_video.files import alone_in
 from swd_video.models.load_options import LoadOptions
 from swd_video.studio.script import load_script

@@ -92,7 +92,7 @@ def run(argv: list[str]) -> int:
         checked = check(spectrum, asked, cost, arguments.averaging)
         found["checked"] = {"config": str(arguments.config), **checked}
     if arguments.plot is not None:
-        from swd_video.cli.spectrum_plot import draw_spectrum
+        from swd_video.cost.spectrum_plot import draw_spectrum
 
         title = f"{arguments.latents.name}: {source.num_clips} clips of {source.size}"
         draw_spectrum(arguments.plot, title, spectrum, arguments.sigmas)

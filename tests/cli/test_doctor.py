@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from swd_video.cli.doctor import describe, examine
 from swd_video.cli.main import main
+from swd_video.machine import describe, examine
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from swd_video.cli.environment import let_waiting_threads_sleep
+from swd_video.environment import let_waiting_threads_sleep
 
 PROGRAM = """
 import resource, sys
 import numpy as np
-from swd_video.cli.environment import keep_freed_memory
+from swd_video.environment import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def work():
