@@ -110,7 +110,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 def dump_config(config: BaseModel) -> str:
     """The whole config, defaults included, as YAML that `load_config_as` reads back to an equal config."""
-    return dump_values(config.model_dump(mode="json"))
+    return dump_values(config.model_dump(mode="json", serialize_as_any=True))
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    visit("", config.model_dump(mode="json"))
+    visit("", config.model_dump(mode="json", serialize_as_any=True))
     return flat
 
 

@@ -35,6 +35,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Configs of others than `distill`, by the name of the file, which is that of the command or tool.
 OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateConfig,
+    "final": EvaluateConfig,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
 }

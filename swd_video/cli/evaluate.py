@@ -32,6 +32,9 @@ class Arguments:
     """Folder of the evaluation: index.html, evaluation.json, table.md, config.yaml, clips/, costs/."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
+    document: Path | None = None
+    """Markdown file to put the tables into as well, between its lines `<!-- evaluation NAME: begin -->` and `end`, NAME
+    being the config's without .yaml."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout: what evaluation.json holds, and the paths of page and table."""
 
@@ -43,37 +46,31 @@ def run(argv: list[str]) -> int:
         ValueError: The config or what it names is not usable, or a student would be judged by what trained it.
     """
     arguments, keys = read_arguments_and_keys(Arguments, "evaluate", _DESCRIPTION, argv)
-    from swd_video.config import dump_config, load_config_as
+    from swd_video.config import load_config_as
     from swd_video.evaluation.config import EvaluateConfig
 
     config = load_config_as(EvaluateConfig, arguments.config, keys)
 
     from swd_video.cli.devices import choose_device
-    from swd_video.cli.evaluate_rows import build_evaluation
-    from swd_video.evaluation.columns import comparison_table, results_table
-    from swd_video.evaluation.evaluate import run_evaluation
+    from swd_video.evaluation.evaluate import RESULT_NAME, run_evaluation
     from swd_video.evaluation.page import PAGE_NAME, write_page
+    from swd_video.evaluation.report import check_markers, replace_between_markers
     from swd_video.files import write_text
 
-    evaluation = build_evaluation(config, arguments.config.stem, choose_device(arguments.device))
-    out = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.yaml", dump_config(config))
-    results = run_evaluation(evaluation, out)
-    table = f"{results_table(results)}\n\n{comparison_table(results)}"
-    write_text(out / "table.md", table + "\n")
-    page = config.page
-    write_page(
-        out / PAGE_NAME,
-        results,
-        num_prompts=page.prompts,
-        samples=page.samples,
-        max_height_px=page.max_height_px,
-    )
+    out, name, document = arguments.out, arguments.config.stem, arguments.document
+    marker = f"evaluation {name}"
+    if document is not None:
+        check_markers(document, marker)
+    results = run_evaluation(config, out, title=name, device=choose_device(arguments.device))
+    report = results.report()
+    write_text(out / "table.md", report + "\n")
+    write_page(out / PAGE_NAME, results, config.page)
+    if document is not None:
+        replace_between_markers(document, marker, report)
     if arguments.json_output:
-        found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+        found = json.loads((out / RESULT_NAME).read_text(encoding="utf-8"))
         print(json.dumps({**found, "page": str(out / PAGE_NAME), "table": str(out / "table.md")}))
     else:
-        print(table)
+        print(report)
         print(f"wrote {out / PAGE_NAME}", file=sys.stderr)
     return 0

@@ -99,29 +99,20 @@ def _row(arguments: Arguments) -> "Row":
 
     from swd_video.cli.devices import choose_device
     from swd_video.core.grid import PixelSize
-    from swd_video.evaluation.rows import student_row, teacher_row
-    from swd_video.models.loading import LoadOptions, load_model
-    from swd_video.student.student import is_student, load_student
+    from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
+    from swd_video.evaluation.model_pool import ModelPool
+    from swd_video.student.student import is_student
 
-    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
+    pool = ModelPool(getattr(torch, arguments.dtype), choose_device(arguments.device))
     if is_student(arguments.model):
-        pipe = load_student(arguments.model, device=device, dtype=dtype)
-        pipe.set_progress_bar_config(disable=True)
-        own_size = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
-        return student_row("student", arguments.model, pipe, own_size)
-    options = LoadOptions(embedded_guidance=arguments.embedded_guidance)
-    model = load_model(arguments.model, device=device, dtype=dtype, options=options)
-    size = model.spec.training_size if arguments.size is None else PixelSize.parse(arguments.size)
-    if size is None:
-        raise ValueError(
-            f"--size: {arguments.model} does not say what clips it makes; give FRAMESxHEIGHTxWIDTH."
-        )
-    return teacher_row(
-        "teacher",
-        arguments.model,
-        model,
+        return pool.row(StudentRowConfig(key="student", title=arguments.model, model=arguments.model))
+    teacher = TeacherRowConfig(
+        key="teacher",
+        title=arguments.model,
+        model=arguments.model,
         steps=arguments.steps,
         guidance_scale=arguments.guidance_scale,
+        embedded_guidance=arguments.embedded_guidance,
         negative_prompt=arguments.negative_prompt,
-        size=size,
     )
+    return pool.row(teacher, None if arguments.size is None else PixelSize.parse(arguments.size))

@@ -79,6 +79,19 @@ def make_clips(
     return StoredClips(home, tuple(files), batch_size, captions, row.fps)
 
 
+def check_clips(frames: np.ndarray) -> None:
+    """Check that a batch of clips is uint8 RGB with at least two frames each, as every judge expects.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or frames.shape[1] < 2:
+        raise ValueError(
+            f"clips: got {frames.dtype} of shape {frames.shape}, "
+            "expected uint8 (clips, frames, height, width, 3) with two or more frames."
+        )
+
+
 def store_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write compressed arrays whole."""
     with whole_file(path) as draft, draft.open("wb") as file:

@@ -1,163 +1,177 @@
-"""An evaluation from clips to figures: every row's clips, what is measured on them, and what they cost."""
+"""An evaluation from its config to figures: every row's clips, what is measured on them, and what they cost."""
 
 import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from swd_video.config import dump_config
+from swd_video.data.prompts import choose_prompts
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.columns import as_json
+from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, StudentRowConfig
 from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json, machine_name
+from swd_video.evaluation.judges import Judges
+from swd_video.evaluation.metrics import all_metrics
+from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
+from swd_video.evaluation.model_pool import ModelPool
+from swd_video.evaluation.overlap import check_overlap
 from swd_video.evaluation.report import write_json
 from swd_video.evaluation.results import Results, RowResult
-from swd_video.evaluation.rows import Request, Row
-from swd_video.evaluation.scores import (
-    Judges,
-    Scores,
-    distance_floor,
-    is_spread_over,
-    labels_from_captions,
-    row_figures,
-    score_clips,
-)
+from swd_video.evaluation.rows import Request, Row, prompt_requests, real_row
+from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
+from swd_video.evaluation.targets import check_targets
+from swd_video.files import write_text
+from swd_video.models.loading import resolve_model_path
 
 RESULT_NAME = "evaluation.json"
+CONFIG_NAME = "config.yaml"
 
 
-@dataclass(frozen=True)
-class RowTask:
-    """A row and what it is to show.
-
-    Attributes:
-        row: The row.
-        requests: Its clips.
-        is_real: Whether the clips are real, so that the judge may know nothing of their captions.
-    """
-
-    row: Row
-    requests: Sequence[Request]
-    is_real: bool = False
-
-
-@dataclass(frozen=True)
-class CostTask:
-    """How cost is measured: `rounds` runs of `batch_size` clips at once."""
-
-    rounds: int
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything that an evaluation needs.
-
-    Attributes:
-        tasks: Rows in the order of the table.
-        reference: Key of the row whose motion and sharpness count as 1.
-        real: Real clips that distances are measured to; None measures them to the reference row's.
-        judges: What measures clips.
-        seed: Of the noise.
-        batch_size: Clips made at once.
-        cost: None measures no cost.
-        margins: See `Results`.
-        pairs: See `Results`.
-        about: What the results say of how they were made.
-    """
-
-    tasks: Sequence[RowTask]
-    reference: str
-    real: RowTask | None
-    judges: Judges
-    seed: int
-    batch_size: int
-    cost: CostTask | None
-    margins: Mapping[str, float] = field(default_factory=dict)
-    pairs: Sequence[tuple[str, str]] = ()
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-def run_evaluation(evaluation: Evaluation, out: Path) -> Results:
+def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str) -> Results:
     """Make the clips that are missing, measure what was not measured yet, and write `evaluation.json`.
 
     Args:
-        evaluation: What to compare.
-        out: Folder of the evaluation.
+        config: what to compare.
+        out: folder of the evaluation.
+        title: what the results are called.
+        device: where to run.
 
     Raises:
-        ValueError: If a prompt asks for what the judge does not know.
+        ValueError: Something that the config names is missing or cannot work, a student would be judged by what
+            trained it, or a prompt asks for what the judge does not know.
     """
-    labels = {task.row.key: _labels(task, evaluation.judges) for task in evaluation.tasks}
+    prompts = choose_prompts(config.prompts, config.prompts_file, config.num_prompts)
+    unrecorded = _check_students(config)
+    sources = _find_sources(config)
+    judges = Judges.load(config.metrics, device=device)
+    metrics = all_metrics(judges.classes, config.metrics.others)
+    for metric in metrics:
+        metric.check(prompts)
+    pool = ModelPool(getattr(torch, config.dtype), device)
+    size, fps = pool.size_and_fps(config)
+    asked = prompt_requests(prompts, config.samples_per_prompt)
+    rows: dict[str, tuple[Row, Sequence[Request]]] = {}
+    for section in config.rows:
+        if isinstance(section, RealRowConfig):
+            codec = pool.teacher(section.through_vae_of) if section.through_vae_of else None
+            clips = sources[section.key]
+            rows[section.key] = real_row(section, size, fps, clips, codec), clips
+        else:
+            rows[section.key] = pool.row(section, size), asked
 
-    def measured(task: RowTask) -> tuple[StoredClips, Scores]:
-        clips = make_clips(
-            task.row, task.requests, out / "clips", seed=evaluation.seed, batch_size=evaluation.batch_size
-        )
-        return clips, score_clips(clips, evaluation.judges)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / CONFIG_NAME, dump_config(config))
 
-    real = None if evaluation.real is None else measured(evaluation.real)[1]
-    rows = {task.row.key: measured(task) for task in evaluation.tasks}
-    baseline = rows[evaluation.reference][1]
-    costs = _costs(evaluation, out)
+    def measured(row: Row, requests: Sequence[Request]) -> tuple[StoredClips, Scores]:
+        stored = make_clips(row, requests, out / "clips", seed=config.seed, batch_size=config.batch_size)
+        return stored, score_clips(stored, metrics, judges)
+
+    real = None
+    if config.metrics.real_clips is not None:
+        section = RealRowConfig(key="real-clips", clips=config.metrics.real_clips)
+        real = measured(real_row(section, size, fps, sources[""]), sources[""])[1]
+    scores = {key: measured(row, requests) for key, (row, requests) in rows.items()}
+    baseline = scores[config.reference][1]
+    costs = _costs(config, rows, out)
     results = []
-    for task in evaluation.tasks:
-        key = task.row.key
-        clips, scores = rows[key]
+    for key, (row, _) in rows.items():
+        stored, found = scores[key]
         # The distance of a set to itself says nothing.
-        reference = real if real is not None else None if key == evaluation.reference else baseline
-        figures: Figures = {**row_figures(scores, baseline, reference, labels[key]), **costs.get(key, {})}
-        results.append(RowResult(key, task.row.title, figures, clips))
-    title = next(task.row.title for task in evaluation.tasks if task.row.key == evaluation.reference)
-    about = {
-        **evaluation.about,
+        others = Beside(baseline, baseline if real is None and key != config.reference else real)
+        figures: Figures = {**row_figures(_that_can_judge(metrics, key, stored), found, others)}
+        results.append(RowResult(key, row.title, figures | costs.get(key, {}), stored))
+    beside = Beside(baseline, real)
+    spread_of = "real clips" if beside.spread_of is real else rows[config.reference][0].title
+    about: dict[str, Any] = {
+        "title": f"Evaluation: {title}",
+        "num_prompts": len(prompts),
+        "samples_per_prompt": config.samples_per_prompt,
+        "size": str(size),
+        "fps": fps,
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "judge": config.metrics.judge,
+        "models": {row.key: row.model for row in config.sampled_rows},
+        "unrecorded": unrecorded,
         "clips": {row.key: len(row.clips.captions) for row in results},
-        "distances_to": "real clips" if real is not None else f"the clips of {evaluation.reference}",
-        "spread_of": "real clips" if real is not None and is_spread_over(real, baseline) else title,
+        "distances_to": "real clips" if real is not None else f"the clips of {config.reference}",
+        "spread_of": spread_of,
         "real_clips": None if real is None else len(real.captions),
-        "encoder": evaluation.judges.encoder.name,
-        "frame_encoder": evaluation.judges.frame_encoder.name,
-        "optical_flow": evaluation.judges.flow,
+        "encoder": judges.encoder.name,
+        "frame_encoder": judges.frame_encoder.name,
+        "optical_flow": judges.flow,
+        "timed_rounds": config.cost and config.cost.rounds,
+        "timed_batch": config.cost and config.cost.batch_size,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": machine_name(),
     }
-    floor = {} if real is None else distance_floor(real)
-    found = Results(results, evaluation.reference, about, floor, evaluation.margins, evaluation.pairs)
-    write_json(out / RESULT_NAME, as_json(found))
-    return found
+    floor = {} if real is None else distance_floor(metrics, real)
+    whole = Results(results, config.reference, about, metrics, config.margins, floor, config.pairs)
+    whole = replace(whole, targets=check_targets(config.targets, whole))
+    write_json(out / RESULT_NAME, whole.as_json())
+    return whole
 
 
-def _labels(task: RowTask, judges: Judges) -> dict[str, np.ndarray]:
-    if judges.judge is None:
-        return {}
-    try:
-        return labels_from_captions(judges.judge.classes, [request.caption for request in task.requests])
-    except ValueError as error:
-        if not task.is_real:
-            raise
-        print(
-            f"{task.row.key}: no adherence, for its captions are not in the judge's words: {error}",
-            file=sys.stderr,
-        )
-        return {}
+def _check_students(config: EvaluateConfig) -> list[str]:
+    """Refuse rows whose student was trained by a judging network; returns the rows that do not say."""
+    section = config.metrics
+    networks = {"metrics.encoder": section.encoder, "metrics.frame_encoder": section.frame_encoder}
+    if section.judge is not None:
+        networks["metrics.judge"] = section.judge
+    own = {f"metrics.others: {m.key}": m.network for m in all_metrics(others=section.others) if m.network}
+    students = [row for row in config.rows if isinstance(row, StudentRowConfig)]
+    return [row.key for row in students if not check_overlap(resolve_model_path(row.model), networks | own)]
 
 
-def _costs(evaluation: Evaluation, out: Path) -> dict[str, Figures]:
+def _find_sources(config: EvaluateConfig) -> dict[str, Sequence[Any]]:
+    """Real clips by the key of their row; under "" those that distances are measured to."""
+    sections = {row.key: row.clips for row in config.rows if isinstance(row, RealRowConfig)}
+    sources = {key: source.find() for key, source in sections.items()}
+    reference = config.metrics.real_clips
+    if reference is None:
+        return sources
+    compared = reference.find()
+    known = {reference.place(clip) for clip in compared}
+    for key, clips in sources.items():
+        shared = sum(sections[key].place(clip) in known for clip in clips)
+        if shared:
+            raise ValueError(
+                f"metrics.real_clips: {shared} of the {len(clips)} clips of row {key!r} are among them, which makes "
+                "their distance too small; set first and count so that the sets share none."
+            )
+    return {**sources, "": compared}
+
+
+def _that_can_judge(metrics: Sequence[Metric], key: str, clips: StoredClips) -> list[Metric]:
+    """The metrics that know what a row's captions ask for: those of real clips may be in other words."""
+    able = []
+    for metric in metrics:
+        try:
+            metric.check(clips.captions)
+            able.append(metric)
+        except ValueError as error:
+            print(f"{key}: no {metric.title}, for its captions cannot be judged by: {error}", file=sys.stderr)
+    return able
+
+
+def _costs(
+    config: EvaluateConfig, rows: Mapping[str, tuple[Row, Sequence[Request]]], out: Path
+) -> dict[str, Figures]:
     """Measured once: the same rows on the same machine with the same threads are not timed again."""
-    cost = evaluation.cost
-    tasks = [task for task in evaluation.tasks if task.row.modules]
-    if cost is None or not tasks:
+    timed = [(row, requests) for row, requests in rows.values() if row.modules]
+    if config.cost is None or not timed:
         return {}
-    requests = tasks[0].requests[: cost.batch_size]
+    requests = timed[0][1][: config.cost.batch_size]
     conditions = [
-        *[task.row.digest(task.row.key) for task in tasks],
+        *[row.digest(row.key) for row, _ in timed],
         [str(request) for request in requests],
-        cost.rounds,
+        config.cost.rounds,
         torch.get_num_threads(),
         torch.__version__,
         machine_name(),
@@ -165,8 +179,6 @@ def _costs(evaluation: Evaluation, out: Path) -> dict[str, Figures]:
     digest = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:8]
     path = out / "costs" / f"{digest}.json"
     if not path.is_file():
-        figures = cost_figures(
-            [task.row for task in tasks], requests, rounds=cost.rounds, seed=evaluation.seed
-        )
-        write_json(path, figures)
+        measured = [row for row, _ in timed]
+        write_json(path, cost_figures(measured, requests, rounds=config.cost.rounds, seed=config.seed))
     return figures_from_json(json.loads(path.read_text(encoding="utf-8")))

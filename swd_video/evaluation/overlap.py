@@ -2,32 +2,18 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from swd_video.evaluation.clip_encoders import PACKAGED
+from swd_video.evaluation.clip_features import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import STUDENT_FILE_NAME
 from swd_video.student.student import PixelNetwork, Student
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"
-
-
-@dataclass(frozen=True)
-class JudgingNetwork:
-    """A network that judges.
-
-    Attributes:
-        key: Config key that names it, for messages.
-        name: Packaged name, folder or hub name.
-    """
-
-    key: str
-    name: str
 
 
 def find_record(student: str | os.PathLike[str]) -> Path | None:
@@ -38,17 +24,16 @@ def find_record(student: str | os.PathLike[str]) -> Path | None:
     )
 
 
-def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork]) -> bool:
+def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) -> bool:
     """Refuse to judge a student with a network that its training used.
 
     The networks of a training are those in its `student.json`, and all the names in the `loss` section of the config
-    beside it. Two names are one network if they
-    are equal, if they are folders with the same files, or if one is a hub name whose last part is the other's; every
-    EfficientNet is the packaged one.
+    beside it. Two names are one network if they are equal, if they are folders with the same files, or if one is a hub
+    name whose last part is the other's; every EfficientNet is the packaged one.
 
     Args:
         student: Its folder.
-        networks: What is to judge it.
+        networks: What is to judge it: packaged name, folder or hub name, by the config key that names it.
 
     Returns:
         Whether there is a record; without one nothing is known.
@@ -59,10 +44,10 @@ def check_overlap(student: str | os.PathLike[str], networks: list[JudgingNetwork
     known = False
     for where, used in _training_networks(Path(student)):
         known = True
-        for network in networks:
+        for key, network in networks.items():
             if used is not None and _judges_what_it_trained(used, network):
                 raise ValueError(
-                    f"{network.key}: {network.name!r} trained {student} ({where}: {used.name!r}), and a network "
+                    f"{key}: {network!r} trained {student} ({where}: {used.name!r}), and a network "
                     "must not judge what it trained; choose another."
                 )
     return known
@@ -90,11 +75,11 @@ def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None
             yield f"{record}: {key}", PixelNetwork(name)
 
 
-def _judges_what_it_trained(used: PixelNetwork, network: JudgingNetwork) -> bool:
-    folder = Path(network.name)
+def _judges_what_it_trained(used: PixelNetwork, network: str) -> bool:
+    folder = Path(network)
     if used.fingerprint and folder.is_dir() and _contents(folder) == used.fingerprint:
         return True
-    return _same_network(used.name, network.name)
+    return _same_network(used.name, network)
 
 
 def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:

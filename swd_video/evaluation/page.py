@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -17,7 +16,8 @@ from torch.nn import functional
 
 from swd_video.core.interval import Estimate
 from swd_video.data.video import write_preview, write_video
-from swd_video.evaluation.columns import Metric, compared_metrics, metrics_of
+from swd_video.evaluation.config import PageConfig
+from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.report import format_figure
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.files import write_text
@@ -69,15 +69,13 @@ class ShownClip:
     is_picture: bool = False
 
 
-def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, max_height_px: int) -> None:
+def write_page(path: Path, results: Results, section: PageConfig) -> None:
     """Write the page.
 
     Args:
         path: The HTML file.
         results: What to show.
-        num_prompts: Prompts whose clips are shown, spread over all.
-        samples: Clips of each prompt, in every row.
-        max_height_px: Higher clips are shrunk.
+        section: Which clips.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -86,58 +84,25 @@ def write_page(path: Path, results: Results, *, num_prompts: int, samples: int, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    metrics = metrics_of(results)
-    rows = [
-        {
-            "title": row.title,
-            "is_reference": row.key == results.reference,
-            "cells": [format_figure(row.figures.get(m.key), m.digits, interval=m.interval) for m in metrics],
-        }
-        for row in results.rows
-    ]
-    floor = [format_figure(results.floor.get(m.key), m.digits, interval=m.interval) for m in metrics]
     text = environment.get_template(_TEMPLATE).render(
+        results=results,
         about=results.about,
-        floor=floor if results.floor else None,
-        compared=compared_metrics(results),
-        margins={m.key: f"{results.margin(m.key):.{m.digits}f}" for m in compared_metrics(results)},
-        comparisons=_comparisons(results),
+        cell=format_figure,
         record=json.dumps(dict(results.about), indent=2, ensure_ascii=False),
-        metrics=metrics,
-        rows=rows,
-        plots=[plot_metric(metric, results) for metric in metrics],
+        plots=[plot_metric(metric, results) for metric in results.shown],
         prompts=[
             (
                 prompt,
                 [
-                    _shown(row, prompt, sample, max_height_px)
-                    for sample in range(samples)
+                    _shown(row, prompt, sample, section.max_height_px)
+                    for sample in range(section.samples)
                     for row in results.rows
                 ],
             )
-            for prompt in choose_shown(results, num_prompts)
+            for prompt in choose_shown(results, section.prompts)
         ],
     )
     write_text(path, text)
-
-
-def _comparisons(results: Results) -> list[dict[str, Any]]:
-    """A table for each row that others are held against; its cells are the figure, its interval and the verdict."""
-    tables = []
-    for theirs in dict.fromkeys(theirs for _, theirs in results.pairs):
-        rows = []
-        for ours in (ours for ours, other in results.pairs if other == theirs):
-            cells = []
-            for m in compared_metrics(results):
-                found = results.compare(ours, theirs, m.key, m.better)
-                ends = "" if found is None else f"[{found.low:.{m.digits}f}, {found.high:.{m.digits}f}]"
-                value = "–" if found is None else f"{found.value:+.{m.digits}f}"
-                cells.append(
-                    {"value": value, "ends": ends, "verdict": "" if found is None else found.verdict}
-                )
-            rows.append({"title": results.row(ours).title, "cells": cells})
-        tables.append({"title": results.row(theirs).title, "rows": rows})
-    return tables
 
 
 def choose_shown(results: Results, count: int) -> list[str]:
@@ -162,7 +127,7 @@ def plot_metric(metric: Metric, results: Results) -> Plot:
 
     marks = []
     for row, figure in zip(results.rows, figures, strict=True):
-        text = format_figure(figure, metric.digits, interval=metric.interval)
+        text = format_figure(figure, metric.digits)
         is_reference = row.key == results.reference
         if figure is None:
             marks.append(Mark(row.title, text, None, 0.0, 0.0, is_reference))
@@ -221,5 +186,5 @@ def _shrunk(
     return np.ascontiguousarray(small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 
-def _as_estimate(figure: Any) -> Estimate:
+def _as_estimate(figure: Estimate | float) -> Estimate:
     return figure if isinstance(figure, Estimate) else Estimate(figure, figure, figure, 1)

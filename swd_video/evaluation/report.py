@@ -11,6 +11,8 @@ from swd_video.core.interval import Estimate
 from swd_video.evaluation.difference import Difference
 from swd_video.files import write_text
 
+Cell = Estimate | Difference | float | str | None
+
 
 @dataclass(frozen=True)
 class Column:
@@ -29,22 +31,26 @@ class Column:
     interval: bool = True
 
 
-def format_figure(figure: Estimate | float | str | None, digits: int, *, interval: bool = True) -> str:
-    """One cell: `0.95 [0.92, 0.97]`, a plain number, the text itself, or an en dash where there is none."""
+def format_figure(figure: Cell, digits: int, *, interval: bool = True) -> str:
+    """One cell: `0.95 [0.92, 0.97]`, a plain number, the text itself, or an en dash where there is none.
+
+    Of a difference, `+0.03 [0.01, 0.05] better`.
+    """
     if figure is None:
         return "–"
     if isinstance(figure, str):
         return figure
+    if isinstance(figure, Difference):
+        ends = f"[{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+        return f"{figure.value:+.{digits}f} {ends} {figure.verdict}"
     if isinstance(figure, Estimate):
         text = f"{figure.value:.{digits}f}"
         return f"{text} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]" if interval else text
     return f"{figure:.{digits}f}" if math.isfinite(figure) else "–"
 
 
-def markdown_table(
-    columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[str, Estimate | float | str | None]]]
-) -> str:
-    """A Markdown table with one row for each `(title, figures)`; missing figures become dashes."""
+def markdown_table(columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """A Markdown table with one row for each `(title, cells by key)`; missing figures become dashes."""
     lines = [
         "| | " + " | ".join(column.title for column in columns) + " |",
         "|---|" + "---|" * len(columns),

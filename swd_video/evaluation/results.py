@@ -1,4 +1,4 @@
-"""What an evaluation found, and how any two of its rows compare."""
+"""What an evaluation found, how any two of its rows compare, and how that is told in tables and JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from typing import Any
 from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_store import StoredClips
 from swd_video.evaluation.cost import Figures
-from swd_video.evaluation.difference import Difference, Direction, difference
+from swd_video.evaluation.difference import Difference, difference
+from swd_video.evaluation.metrics.metric import Metric
+from swd_video.evaluation.report import Column, markdown_table
 
 
 @dataclass(frozen=True)
@@ -28,44 +30,121 @@ class Results:
         rows: Key, title, figures and clips of every row.
         reference: Key of the row whose motion and sharpness count as 1.
         about: How it was made.
+        metrics: Every metric, in the order of the table.
+        margins: By the metrics' margin names, differences that do not matter; metrics without one are not compared.
         floor: Distances of two halves of the reference clips.
-        margins: By figure, differences that do not matter; figures without one are not compared. Those of the
-            distances are shares of the reference row's.
         pairs: Keys of rows to compare, the row in question first.
+        targets: What `check_targets` found.
     """
 
     rows: Sequence[RowResult]
     reference: str
     about: Mapping[str, Any]
-    floor: Mapping[str, Estimate] = field(default_factory=dict)
+    metrics: Sequence[Metric]
     margins: Mapping[str, float] = field(default_factory=dict)
+    floor: Mapping[str, Estimate] = field(default_factory=dict)
     pairs: Sequence[tuple[str, str]] = ()
+    targets: Sequence[Mapping[str, Any]] = ()
 
     def row(self, key: str) -> RowResult:
         """The row of this key."""
         return next(row for row in self.rows if row.key == key)
 
-    def compare(self, ours: str, theirs: str, name: str, better: Direction) -> Difference | None:
+    @property
+    def shown(self) -> list[Metric]:
+        """The metrics that some row has a figure of."""
+        return [m for m in self.metrics if any(m.key in row.figures for row in self.rows)]
+
+    @property
+    def compared(self) -> list[Metric]:
+        """Those of them that rows are compared by."""
+        return [m for m in self.shown if self.margin(m) is not None]
+
+    def meaning(self, metric: Metric) -> str:
+        """What a metric means, in words of this evaluation."""
+        keys = ("distances_to", "spread_of", "encoder", "frame_encoder")
+        words = {key: str(self.about.get(key)) for key in keys}
+        return metric.meaning.format(reference=self.row(self.reference).title, **words)
+
+    def margin(self, metric: Metric) -> float | None:
+        """The margin of a metric, in its own unit."""
+        share = self.margins.get(metric.margin_key or metric.key)
+        if share is None or not metric.margin_is_share:
+            return share
+        figure = self.row(self.reference).figures.get(metric.key)
+        return float(share * abs(figure.value)) if isinstance(figure, Estimate) else None
+
+    def compare(self, ours: str, theirs: str, metric: Metric) -> Difference | None:
         """How one figure of two rows differs.
 
         Returns:
             None where there is no margin for it, a row lacks it, or the rows were asked for different prompts.
         """
         first, second = self.row(ours), self.row(theirs)
-        ours_figure, theirs_figure = first.figures.get(name), second.figures.get(name)
-        margin = self.margin(name)
+        figures = first.figures.get(metric.key), second.figures.get(metric.key)
+        margin = self.margin(metric)
         if margin is None or set(first.clips.captions) != set(second.clips.captions):
             return None
-        if not isinstance(ours_figure, Estimate) or not isinstance(theirs_figure, Estimate):
-            return None
-        if ours_figure.draws is None or theirs_figure.draws is None:
-            return None
-        return difference(ours_figure, theirs_figure, margin, better)
+        estimates = [f for f in figures if isinstance(f, Estimate) and f.draws is not None]
+        if len(estimates) < 2 or estimates[0].groups != estimates[1].groups:
+            return None  # Diversity, for one, where a row has prompts with a single clip.
+        return difference(estimates[0], estimates[1], margin, metric.better)
 
-    def margin(self, name: str) -> float | None:
-        """The margin of a figure, in its own unit."""
-        share = self.margins.get("adherence" if name.startswith("adherence_") else name)
-        if share is None or name != "kernel":
-            return share
-        figure = self.row(self.reference).figures.get(name)
-        return float(share * abs(figure.value)) if isinstance(figure, Estimate) else None
+    def as_json(self) -> dict[str, Any]:
+        """What `evaluation.json` holds."""
+        comparisons = []
+        for ours, theirs in self.pairs:
+            found = {m.key: self.compare(ours, theirs, m) for m in self.compared}
+            differences = {name: difference for name, difference in found.items() if difference is not None}
+            comparisons.append({"row": ours, "against": theirs, "differences": differences})
+        return {
+            "about": dict(self.about),
+            "reference": self.reference,
+            "rows": {row.key: {"title": row.title, **row.figures} for row in self.rows},
+            "floor": self.floor,
+            "margins": dict(self.margins),
+            "comparisons": comparisons,
+            "targets": list(self.targets),
+        }
+
+    def table(self) -> str:
+        """The figures as a Markdown table, the floor of the distances as its last row."""
+        columns = [Column(m.key, m.heading, m.digits) for m in self.shown]
+        rows = [(row.title, row.figures) for row in self.rows]
+        if self.floor:
+            rows.append((f"floor: two halves of {self.about['distances_to']}", dict(self.floor)))
+        return markdown_table(columns, rows)
+
+    def comparison_table(self) -> str:
+        """A Markdown table of every pair: the difference of each figure with its interval, and what it says."""
+        columns = [
+            Column(m.key, f"{m.title} (margin {self.margin(m):.{m.digits}f})", m.digits)
+            for m in self.compared
+        ]
+        rows = [
+            (
+                f"{self.row(ours).title} against {self.row(theirs).title}",
+                {m.key: self.compare(ours, theirs, m) for m in self.compared},
+            )
+            for ours, theirs in self.pairs
+        ]
+        return markdown_table(columns, rows)
+
+    def report(self) -> str:
+        """Everything in Markdown, as a document may hold it: figures, how they were made, differences, targets."""
+        about = self.about
+        note = (
+            f"{about['num_prompts']} prompts, {about['samples_per_prompt']} samples of each, {about['size']}, "
+            f"{about['dtype']}; distances to {about['distances_to']} over {about['encoder']}; diversity and spread as "
+            f"shares of those of {about['spread_of']}, motion and sharpness of {self.row(self.reference).title}; 95 % "
+            "bootstrap intervals over prompts."
+        )
+        if about["timed_rounds"]:
+            note += (
+                f" Seconds: medians of {about['timed_rounds']} runs of {about['timed_batch']} clips at once, by "
+                f"{about['timed_batch']}, rows taking turns in one process, {about['threads']} CPU threads."
+            )
+        note += f" PyTorch {about['torch']}, {about['machine']}."
+        words = {True: "met", False: "**not met**", None: "not measured"}
+        targets = "\n".join(f"- {t['name']}: {t['found']}; {words[t['met']]}" for t in self.targets)
+        return "\n\n".join(filter(None, (self.table(), note, self.comparison_table(), targets)))

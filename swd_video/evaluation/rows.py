@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,13 +14,10 @@ from torch import Tensor, nn
 from swd_video.core.grid import PixelSize
 from swd_video.core.pixels import frames_from_pixels, pixels_from_frames
 from swd_video.cost.speed import Sampler
-from swd_video.data.clips import clip_pixels
-from swd_video.data.manifest import Clip, read_manifest
+from swd_video.evaluation.config import RealRowConfig, StudentRowConfig, TeacherRowConfig
 from swd_video.models.base import VideoModel
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
-
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
 
 
 @runtime_checkable
@@ -76,32 +72,23 @@ def prompt_requests(prompts: Sequence[str], samples_per_prompt: int) -> list[Pro
     return [PromptRequest(prompt, sample) for prompt in prompts for sample in range(samples_per_prompt)]
 
 
-def teacher_row(
-    key: str,
-    title: str,
-    model: VideoModel,
-    *,
-    steps: int,
-    guidance_scale: float | int | None,
-    size: PixelSize,
-    negative_prompt: str = "",
-    shift: float | None = None,
-    guidance_scale_2: float | None = None,
-) -> Row:
-    """A teacher in many steps, with classifier-free guidance; what its pipeline does where that is None.
+def teacher_row(section: TeacherRowConfig, model: VideoModel, size: PixelSize) -> Row:
+    """A teacher in many steps, with classifier-free guidance; what its pipeline does where none is given.
 
     Raises:
         ValueError: if the size is not legal, or there is a negative prompt but no guidance.
     """
-    model.spec.compression.latent_size(size)
+    spec = model.spec
+    spec.compression.latent_size(size)
+    guidance = chosen_guidance(spec, section.guidance_scale, section.negative_prompt, f"{section.key}: ")
     settings: dict[str, Any] = {
-        "steps": steps,
-        "guidance_scale": chosen_guidance(model.spec, guidance_scale, negative_prompt, f"{key}: "),
-        "negative_prompt": negative_prompt,
-        "shift": shift,
+        "steps": section.steps,
+        "guidance_scale": guidance,
+        "negative_prompt": section.negative_prompt,
+        "shift": section.shift,
     }
-    if guidance_scale_2 is not None:
-        settings["guidance_scale_2"] = guidance_scale_2
+    if section.guidance_scale_2 is not None:
+        settings["guidance_scale_2"] = section.guidance_scale_2
 
     @torch.no_grad()
     def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
@@ -114,20 +101,24 @@ def teacher_row(
         "size": str(size),
         **settings,
         **_identity(model, model.pipe.scheduler),
-        "text_length": model.spec.text_length,
+        "text_length": spec.text_length,
     }
-    if model.spec.embedded_guidance is not None:
-        identity["embedded_guidance"] = model.spec.embedded_guidance
-    return Row(key, title, make, identity, _modules(model), model.spec.fps)
+    if spec.embedded_guidance is not None:
+        identity["embedded_guidance"] = spec.embedded_guidance
+    title = section.title or f"teacher, {section.steps} steps, guidance {guidance:g}"
+    return Row(section.key, title, make, identity, _modules(model), spec.fps)
 
 
-def student_row(key: str, title: str, pipe: ScaleWisePipeline, size: PixelSize) -> Row:
+def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelSize) -> Row:
     """A student with its own schedule and without guidance.
 
     Raises:
         ValueError: If its clips are of another size than the others'.
     """
-    target = pipe.compression.pixel_size(pipe.scheduler.schedule.target)
+    schedule = pipe.scheduler.schedule
+    stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in schedule)
+    title = section.title or f"student {section.key} ({stages})"
+    target = pipe.compression.pixel_size(schedule.target)
     if target != size:
         raise ValueError(
             f"{title}: its clips are {target}, the others' are {size}; give another size or student."
@@ -142,59 +133,38 @@ def student_row(key: str, title: str, pipe: ScaleWisePipeline, size: PixelSize) 
     identity = {"kind": "student", "positions": pipe.positions, **_identity(pipe.model, pipe.scheduler)}
     identity |= {name: weights_digest(network) for name, network in pipe.scheduler.networks.items()}
     modules = _modules(pipe.model) | pipe.scheduler.networks
-    return Row(key, title, make, identity, modules, pipe.fps)
+    return Row(section.key, title, make, identity, modules, pipe.fps)
 
 
-def real_row(key: str, title: str, size: PixelSize, fps: float, clips: Sequence[Clip]) -> Row:
-    """Real clips, cropped and shrunk to a size; its requests are the clips themselves."""
+def real_row(
+    section: RealRowConfig, size: PixelSize, fps: float, clips: Sequence[Any], codec: VideoModel | None = None
+) -> Row:
+    """Clips that no model made, as they are or through a VAE and back: the best that a sampler of its latents can do.
 
-    def make(requests: Sequence[Clip], seeds: Sequence[int]) -> np.ndarray:
-        return np.concatenate([to_frames(clip_pixels(clip, size, fps)) for clip in requests])
-
-    bytes_of = [clip.path.stat().st_size if clip.path.is_file() else 0 for clip in clips]
-    identity = {"kind": "real", "size": str(size), "fps": fps, "bytes": bytes_of}
-    return Row(key, title, make, identity, fps=fps)
-
-
-def through_vae(row: Row, key: str, title: str, model: VideoModel) -> Row:
-    """The same clips through a VAE and back: the best that any sampler over its latents can do."""
+    Args:
+        section: the row.
+        size: of the clips.
+        fps: frames per second.
+        clips: what its source found; its requests are these.
+        codec: whose VAE.
+    """
+    source = section.clips
 
     @torch.no_grad()
     def make(requests: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-        frames = torch.from_numpy(row.make(requests, seeds)).to(model.device)
-        pixels = pixels_from_frames(frames.permute(0, 4, 1, 2, 3))
-        return to_frames(model.decode(model.encode_video(pixels)))
+        frames = np.stack([source.frames(clip, size, fps) for clip in requests])
+        if codec is None:
+            return frames
+        pixels = pixels_from_frames(torch.from_numpy(frames).to(codec.device).permute(0, 4, 1, 2, 3))
+        return to_frames(codec.decode(codec.encode_video(pixels)))
 
-    identity = {
-        "kind": "codec",
-        "of": dict(row.identity),
-        "dtype": str(model.vae.dtype),
-        "vae": weights_digest(model.vae),
-    }
-    return Row(key, title, make, identity, fps=row.fps)
-
-
-def find_clips(manifest: str | None, folder: str | None, first: int, count: int | None) -> list[Clip]:
-    """Clips of a manifest, or all videos of a folder, whose names are then their captions.
-
-    Args:
-        manifest: JSON lines, or
-        folder: a folder.
-        first: clips to leave out at the start.
-        count: clips to take; None takes the rest.
-
-    Raises:
-        ValueError: If there are not so many.
-    """
-    source = manifest or folder or ""
-    clips = read_manifest(source) if manifest else _videos_in(Path(source))
-    chosen = clips[first:] if count is None else clips[first : first + count]
-    if len(chosen) < (count or 2):
-        raise ValueError(
-            f"{source}: holds {len(clips)} clips, expected {first + (count or 2)} or more (first {first}, count "
-            f"{count or 'all'}); lower them or add clips."
-        )
-    return chosen
+    identity: dict[str, Any] = {"kind": "real", "size": str(size), "fps": fps, **source.content(clips)}
+    title = section.title or "real clips (the floor)"
+    if codec is not None:
+        vae = {"dtype": str(codec.vae.dtype), "vae": weights_digest(codec.vae)}
+        identity = {"kind": "codec", "of": identity, **vae}
+        title = section.title or f"real clips through the VAE of {section.through_vae_of}"
+    return Row(section.key, title, make, identity, fps=fps)
 
 
 def to_frames(
@@ -212,13 +182,6 @@ def weights_digest(*modules: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _videos_in(folder: Path) -> list[Clip]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of videos; check the path.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-    return [Clip(path, path.stem, written_path=path.name) for path in paths]
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -11,9 +11,29 @@ import yaml
 
 from swd_video.cli.main import main
 from swd_video.data.video import write_video
-from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.attribute_judge import AttributeJudge
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.metric import MeanOfClips
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_model
+
+
+class Brightness(MeanOfClips):
+    """A metric from outside: this module is no part of the package."""
+
+    key = "brightness"
+    title = "brightness"
+    meaning = "Mean grey level, 0 to 255."
+    margin = 2.0
+    network = "somebody/bright-net"
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        return {self.key: batch.frames.mean(axis=(1, 2, 3, 4))}
+
+
+class Copy(Brightness):
+    key = "flow"
+
 
 PROMPTS = ["a red square moving slowly", "a green square moving fast"]
 COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60)}
@@ -124,6 +144,38 @@ def test_without_real_clips_distances_are_to_the_reference(
     assert not any(name.startswith("adherence") for name in found["rows"]["student"])
 
 
+def test_a_metric_from_outside_is_measured_told_and_compared(
+    values: dict[str, Any], student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values |= {"rows": values["rows"][2:], "cost": None, "page": {"prompts": 0}}
+    values["metrics"] = {"others": [f"{__name__}:Brightness"]}
+    values["targets"] = [{"row": "student", "metric": "brightness", "no_worse_than": "teacher"}]
+    command = ["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out"), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    means = {key: row["brightness"]["value"] for key, row in found["rows"].items()}
+    for key, mean in means.items():
+        (folder,) = (tmp_path / "out" / "clips").glob(f"{key}-*")
+        frames = [np.load(path)["frames"] for path in sorted(folder.glob("0*.npz"))]
+        assert mean == pytest.approx(np.concatenate(frames).mean())
+    (compared,) = found["comparisons"]
+    difference = compared["differences"]["brightness"]
+    assert difference["value"] == pytest.approx(means["student"] - means["teacher"])
+    assert difference["margin"] == found["margins"]["brightness"] == 2.0
+    assert found["targets"][0]["name"] == "student: brightness no worse than teacher's by 2"
+    assert "| brightness ↑ |" in (tmp_path / "out" / "table.md").read_text()
+    assert "Mean grey level, 0 to 255." in Path(found["page"]).read_text()
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "student").symlink_to(student_folder)
+    record = {"model": "teacher", "loss": {"mmd": [{"encoder": {"name": "somebody/bright-net"}}]}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(record))
+    values["rows"][1]["model"] = str(tmp_path / "run" / "student")
+    write(values, tmp_path)
+    assert main(command) == 2
+    assert "metrics.others: brightness: 'somebody/bright-net' trained" in capsys.readouterr().err
+
+
 def test_no_student_is_judged_by_what_trained_it(
     values: dict[str, Any], student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,10 +255,32 @@ def test_keys_of_rows_are_named_with_their_line(
 
 
 def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Path) -> None:
-    from swd_video.cli.evaluate_rows import ModelPool
+    from swd_video.evaluation.model_pool import ModelPool
 
     pool = ModelPool(torch.float32, "cpu")
     teacher, student = pool.teacher(str(tiny_wan_folder)), pool.student(str(student_folder))
     assert student.model.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
     assert student.model.transformer is not teacher.transformer
     assert load_model(tiny_wan_folder).vae is not teacher.vae
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics.others": f"['{__name__}:Copy']"}, "there is a metric of key 'flow' already"),
+        ({"metrics.others": "[pathlib:Path]"}, "is no metric"),
+        ({"metrics.others": "[no_such_module:Metric]"}, "expected module:Class"),
+        ({"margins": "{warmth: 0.1}"}, "margins.warmth: no such margin; known are adherence, kernel"),
+    ],
+)
+def test_metrics_and_margins_that_are_none_are_refused(
+    change: dict[str, str],
+    message: str,
+    values: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (flag, value), out = *change.items(), tmp_path / "out"
+    assert main(["evaluate", write(values, tmp_path), "--out", str(out), f"--{flag}", value]) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1] and not out.exists()

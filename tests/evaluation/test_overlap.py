@@ -8,7 +8,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
+from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import PixelNetwork, Student
@@ -39,7 +39,7 @@ def record(student: Path, encoder: str) -> None:
 def test_the_same_network_is_refused(trained_with: str, judged_by: str, student: Path) -> None:
     record(student, trained_with)
     with pytest.raises(ValueError, match=r"metrics\.encoder: .* loss\.mmd\.features\[1\]\.name"):
-        check_overlap(student, [JudgingNetwork("metrics.encoder", judged_by)])
+        check_overlap(student, {"metrics.encoder": judged_by})
 
 
 def test_a_copy_of_its_files_is_the_same_network(student: Path, tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_a_copy_of_its_files_is_the_same_network(student: Path, tmp_path: Path) 
     net.save_pretrained(tmp_path / "copy")
     Dinov2Model(Dinov2Config(**small)).save_pretrained(tmp_path / "other")
     record(student, str(tmp_path / "one"))
-    assert check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "other"))])
+    assert check_overlap(student, {"metrics.encoder": str(tmp_path / "other")})
     with pytest.raises(ValueError, match="must not judge what it trained"):
-        check_overlap(student, [JudgingNetwork("metrics.encoder", str(tmp_path / "copy"))])
+        check_overlap(student, {"metrics.encoder": str(tmp_path / "copy")})
 
 
 def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path
         )
         Dinov2Model(config).save_pretrained(tmp_path / "encoder")
         Dinov2Model(config).save_pretrained(tmp_path / "other")
-    judges = [JudgingNetwork("metrics.encoder", str(tmp_path / name)) for name in ("encoder", "other")]
+    judges = [{"metrics.encoder": str(tmp_path / name)} for name in ("encoder", "other")]
     used = (
         PixelNetwork("elsewhere", fingerprint_folders([tmp_path / "encoder"])),
         PixelNetwork("MCG/videomae"),
@@ -76,22 +76,19 @@ def test_a_student_on_its_own_says_what_trained_it(student: Path, tmp_path: Path
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),))
     made = Student("pocket-wan", ScaleWiseFlowMatchScheduler.from_schedule(schedule))
     made.save(student, {})
-    assert not check_overlap(student, judges), "a record without encoders says nothing"
+    assert not check_overlap(student, judges[0]), "a record without encoders says nothing"
     replace(made, trained_through=()).save(student, {})
-    assert check_overlap(student, judges)
+    assert check_overlap(student, judges[0])
     replace(made, trained_through=used).save(student, {})
     assert Student.load(student).trained_through == used
-    assert check_overlap(student, judges[1:])
-    for judge in (judges[0], JudgingNetwork("metrics.encoder", "copies/VideoMAE")):
+    assert check_overlap(student, judges[1])
+    for judge in (judges[0], {"metrics.encoder": "copies/VideoMAE"}):
         with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):
-            check_overlap(student, [judge])
+            check_overlap(student, judge)
 
 
 def test_other_networks_may_judge_and_without_a_record_nothing_is_known(student: Path) -> None:
-    networks = [
-        JudgingNetwork("metrics.encoder", "efficientnet"),
-        JudgingNetwork("metrics.judge", "out/judge"),
-    ]
+    networks = {"metrics.encoder": "efficientnet", "metrics.judge": "out/judge"}
     assert not check_overlap(student, networks)
     record(student, "transnetv2")
     assert check_overlap(student, networks)

@@ -10,7 +10,8 @@ import pytest
 from swd_video.core.interval import Estimate, bootstrap_mean
 from swd_video.data.video import read_video
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
-from swd_video.evaluation.columns import as_json, comparison_table, metrics_of
+from swd_video.evaluation.config import PageConfig
+from swd_video.evaluation.metrics import all_metrics
 from swd_video.evaluation.page import choose_shown, clip_address, plot_metric, ticks_between, write_page
 from swd_video.evaluation.results import Results, RowResult
 
@@ -46,11 +47,11 @@ def results(tmp_path: Path) -> Results:
     }
     pairs = [("b", "a"), ("c", "a")]
     floor = {"frechet": Estimate(3.0, 2.0, 4.0, 4)}
-    return Results(rows, "a", about, floor, {"flow": 0.05, "kernel": 0.1}, pairs)
+    return Results(rows, "a", about, all_metrics(), {"flow": 0.05, "kernel": 0.1}, floor, pairs)
 
 
 def test_a_plot_places_figures_in_proportion(results: Results) -> None:
-    frechet = next(metric for metric in metrics_of(results) if metric.key == "frechet")
+    frechet = next(metric for metric in results.shown if metric.key == "frechet")
     plot = plot_metric(frechet, results)
     a, b, c = plot.marks
     assert c.at is None and c.text == "–"
@@ -68,8 +69,15 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     assert len({f"{tick:.10g}" for tick in ticks}) == len(ticks)
 
 
+def test_figures_over_different_prompts_are_not_compared(results: Results) -> None:
+    flow = next(metric for metric in results.shown if metric.key == "flow")
+    assert results.compare("c", "a", flow) is not None
+    fewer = replace(results.rows[2], figures={"flow": bootstrap_mean(np.arange(3.0))})
+    assert replace(results, rows=[*results.rows[:2], fewer]).compare("c", "a", flow) is None
+
+
 def test_clips_are_inside_the_page_and_missing_ones_are_said(results: Results, tmp_path: Path) -> None:
-    write_page(tmp_path / "index.html", results, num_prompts=3, samples=1, max_height_px=20)
+    write_page(tmp_path / "index.html", results, PageConfig(prompts=3, max_height_px=20))
     page = (tmp_path / "index.html").read_text()
     assert choose_shown(results, 3) == ["prompt 0", "prompt 2", "prompt 5"]
     assert page.count("<video") == 3 + 1 + 3 and page.count("no such clip") == 2
@@ -85,7 +93,7 @@ def test_differences_stand_beside_the_figures_with_what_they_say(results: Result
     same_prompts = [replace(row, clips=results.rows[0].clips) for row in results.rows]
     for rows, verdicts in ((same_prompts, ["better", "equal"]), (results.rows, ["", "equal"])):
         results = replace(results, rows=rows)
-        write_page(tmp_path / "index.html", results, num_prompts=0, samples=1, max_height_px=20)
+        write_page(tmp_path / "index.html", results, PageConfig(prompts=0, max_height_px=20))
         page = (tmp_path / "index.html").read_text()
         assert page.count("Against row a") == 1 and "margin 0.05" in page
         table = page.split("Against row a")[1].split("</table>")[0]
@@ -93,9 +101,9 @@ def test_differences_stand_beside_the_figures_with_what_they_say(results: Result
             "more" if v == "better" else v for v in verdicts
         ]
         assert "floor: two halves of real clips" in page and "3.0<small>[2.0, 4.0]" in page
-    found = as_json(results)["comparisons"]
+    found = results.as_json()["comparisons"]
     assert found[0]["differences"] == {} and found[1]["differences"]["flow"].verdict == "equal"
-    lines = comparison_table(results).splitlines()
+    lines = results.comparison_table().splitlines()
     assert lines[0] == "| | motion, share (margin 0.05) |" and lines[2] == "| row b against row a | – |"
     assert lines[3] == "| row c against row a | +0.00 [0.00, 0.00] equal |"
 

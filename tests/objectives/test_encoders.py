@@ -16,7 +16,7 @@ from swd_video.core.grid import LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.windows import LatentWindow, draw_window
 from swd_video.cost.counting import count_kept
-from swd_video.evaluation.overlap import JudgingNetwork, check_overlap
+from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.pixel_encoders import TransformersEncoder
 from swd_video.models.recomputation import decode_clips
 from swd_video.models.transnetv2 import TransNetTrunk
@@ -182,10 +182,10 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
     assert load_config(tmp_path / "run" / "config.yaml") == config
 
     (tmp_path / "run" / "config.yaml").unlink()
-    assert check_overlap(student, [JudgingNetwork("metrics.encoder", "efficientnet")])
+    assert check_overlap(student, {"metrics.encoder": "efficientnet"})
     for judge in (name, "transnetv2"):
         with pytest.raises(ValueError, match=r"metrics\.encoder: .*student\.json: encoders"):
-            check_overlap(student, [JudgingNetwork("metrics.encoder", judge)])
+            check_overlap(student, {"metrics.encoder": judge})
 
 
 @pytest.mark.parametrize(

@@ -229,4 +229,4 @@ def test_broken_students_are_wrong_input(folder: Path, capsys: pytest.CaptureFix
     with pytest.raises(
         ValueError, match=r"config\.yaml: cannot be read \(.*, and says what trained the student"
     ):
-        check_overlap(folder / "full", [])
+        check_overlap(folder / "full", {})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.attribute_judge import AttributeJudge
 from tools.pocket.corpus import corpus_specs
 from tools.pocket.judge import CLASSES, JudgeOptions, attribute_labels, augment, main, run, train
 

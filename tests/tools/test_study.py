@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from swd_video.core.grid import PixelSize
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.adherence import AttributeJudge
+from swd_video.evaluation.attribute_judge import AttributeJudge
 from swd_video.models.loading import VideoSpec, write_video_spec
 from tools.pocket.judge import CLASSES
 from tools.pocket.study import MARKER, all_runs, load_config_as, main

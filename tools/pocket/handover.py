@@ -26,7 +26,8 @@ from swd_video.core.interval import Estimate, bootstrap_ratio
 from swd_video.core.resize import resize_pixels
 from swd_video.core.sampling import draw_noise
 from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.motion import flow_lengths
+from swd_video.evaluation.config import TeacherRowConfig
+from swd_video.evaluation.metrics.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
 from swd_video.models.loading import load_model
 from swd_video.student.pipeline import ScaleWisePipeline
@@ -83,14 +84,14 @@ def shares_by_stage(options: HandoverOptions) -> dict[int, FlowShare]:
             f"{options.student}: its clips are {size}, the teacher's {teacher.spec.training_size}; name its teacher."
         )
     specs = evaluation_specs("choose", options.seed, options.count, samples_per_prompt=2)
-    row = teacher_row(
-        f"teacher-{options.steps}",
-        "teacher",
-        teacher,
+    section = TeacherRowConfig(
+        key=f"teacher-{options.steps}",
+        title="teacher",
+        model=options.teacher,
         steps=options.steps,
         guidance_scale=options.guidance,
-        size=size,
     )
+    row = teacher_row(section, teacher, size)
     clips = make_clips(row, specs, options.out, seed=options.seed, batch_size=options.batch_size)
     theirs: list[np.ndarray] = []
     ours: dict[int, list[np.ndarray]] = {stage: [] for stage in range(len(schedule))}

@@ -24,8 +24,9 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from swd_video.core.interval import bootstrap_share
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge, adherence
+from swd_video.evaluation.attribute_judge import CONFIG_NAME, AttributeJudge
 from swd_video.files import whole_file
 from tools.pocket import corpus
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
@@ -201,10 +202,13 @@ def run(options: JudgeOptions) -> dict[str, object]:
                 predictions[name].append(logits.argmax(dim=1).numpy())
     labels = attribute_labels(test_specs)
     read_back = {name: np.concatenate(parts) for name, parts in predictions.items()}
+    shares = {
+        name: bootstrap_share((read == labels[name]).astype(np.int64)) for name, read in read_back.items()
+    }
     about: dict[str, object] = {
         "trained_on": "composed corpus clips of the train split",
         "recipe": options.recipe(),
-        "held_out_accuracy": {name: e.as_dict() for name, e in adherence(read_back, labels).items()},
+        "held_out_accuracy": {name: share.as_dict() for name, share in shares.items()},
         "confusions": _confusions(read_back, labels),
     }
     judge.save(options.out, **about)

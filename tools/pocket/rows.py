@@ -1,24 +1,15 @@
-"""What the pocket table judges: held-out prompts, and real clips composed for them."""
+"""Held-out prompts of the pocket world, and real clips composed for them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
 from swd_video.core.grid import PixelSize
-from swd_video.evaluation.rows import Row
-from tools.pocket.corpus import ClipSpec, compose_clip, corpus_specs, frame_rate
-
-MARGINS = {
-    "adherence": 0.05,
-    "kernel": 0.1,
-    "diversity": 0.05,
-    "spread": 0.05,
-    "flow": 0.05,
-    "sharpness": 0.05,
-    "flicker": 0.005,
-    "consistency": 0.01,
-}
-"""Differences that do not matter here, chosen before the table was made; see `Results`."""
+from swd_video.evaluation.config import ClipSource
+from tools.pocket import corpus
+from tools.pocket.corpus import ClipSpec, compose_clip, corpus_specs, fetch
 
 
 def evaluation_specs(split: str, seed: int, count: int, samples_per_prompt: int) -> list[ClipSpec]:
@@ -33,10 +24,23 @@ def evaluation_specs(split: str, seed: int, count: int, samples_per_prompt: int)
     return specs[:count]
 
 
-def composed_row(size: PixelSize) -> Row:
-    """Composed clips of the same prompts: what every other row is compared with."""
+class ComposedClips(ClipSource):
+    """Composed clips, which an evaluation's config may name in the place of a manifest's."""
 
-    def make(specs: Sequence[ClipSpec], seeds: Sequence[int]) -> np.ndarray:
-        return np.stack([compose_clip(spec, size) for spec in specs])
+    kind: str = "tools.pocket.rows:ComposedClips"
+    split: Literal["train", "heldout", "choose", "final"]
+    seed: int
+    count: int
+    samples_per_prompt: PositiveInt | None = None
+    """Each prompt so often; null composes the first `count` of the split."""
 
-    return Row("real", "real clips", make, {"kind": "real", "size": str(size)}, fps=frame_rate(size))
+    def find(self) -> Sequence[ClipSpec]:
+        """What each clip shows; the animations are downloaded where they are not at hand."""
+        fetch(corpus.EMOJI_FOLDER)
+        if self.samples_per_prompt is None:
+            return corpus_specs(self.split, self.seed, self.count)
+        return evaluation_specs(self.split, self.seed, self.count, self.samples_per_prompt)
+
+    def frames(self, clip: ClipSpec, size: PixelSize, fps: float) -> np.ndarray:
+        """At the corpus's own rate."""
+        return compose_clip(clip, size)

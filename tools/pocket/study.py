@@ -30,24 +30,26 @@ from swd_video.cli.main import main as swd_video
 from swd_video.config import flatten, load_config_as
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import by_stage, count_tflops
-from swd_video.evaluation.adherence import CONFIG_NAME, AttributeJudge
-from swd_video.evaluation.clip_encoders import ImageNetVideoFeatures
+from swd_video.evaluation.attribute_judge import CONFIG_NAME, AttributeJudge
+from swd_video.evaluation.clip_features import ImageNetVideoFeatures
 from swd_video.evaluation.clip_store import StoredClips, make_clips
-from swd_video.evaluation.columns import as_json
+from swd_video.evaluation.config import RealRowConfig, StudentRowConfig, TeacherRowConfig
+from swd_video.evaluation.judges import Judges
+from swd_video.evaluation.metrics import all_metrics, default_margins
+from swd_video.evaluation.metrics.metric import Beside, Scores
 from swd_video.evaluation.report import (
     check_markers,
     replace_between_markers,
     write_json,
 )
 from swd_video.evaluation.results import Results, RowResult
-from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
-from swd_video.evaluation.scores import Judges, Scores, row_figures, score_clips
+from swd_video.evaluation.rows import Row, real_row, student_row, teacher_row, weights_digest
+from swd_video.evaluation.scores import row_figures, score_clips
 from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
 from swd_video.student.student import load_student
 from swd_video.training.config import DistillConfig, load_config
 from tools.pocket import corpus
-from tools.pocket.judge import attribute_labels
-from tools.pocket.rows import MARGINS, composed_row, evaluation_specs
+from tools.pocket.rows import ComposedClips, evaluation_specs
 from tools.pocket.study_tables import RowConfig, StudyConfig, about, render
 
 MARKER = "study tables"
@@ -142,6 +144,7 @@ class Bench:
         features = ImageNetVideoFeatures(device=options.device)
         judge = AttributeJudge.load(options.judge, device=options.device)
         self.judges = Judges(features, features, judge)
+        self.metrics = all_metrics(self.judges.classes)
         # A judge trained anew in the same way says the same, and is never the same to the last bit.
         record = json.loads((options.judge / CONFIG_NAME).read_text(encoding="utf-8"))
         self._judging = [features.name, self.judges.flow, record["classes"], record["about"].get("recipe")]
@@ -176,9 +179,8 @@ class Bench:
         if run.first is not None and self.is_at_hand(run.first):
             pair = (result.key, run.first.key)
             rows = [self._result(run.first)[1], result]
-            compared = as_json(Results(rows, run.first.key, {}, margins=MARGINS, pairs=[pair]))[
-                "comparisons"
-            ][0]
+            results = Results(rows, run.first.key, {}, self.metrics, default_margins(), pairs=[pair])
+            compared = results.as_json()["comparisons"][0]
             found |= {"against": compared["against"], "differences": compared["differences"]}
         return found
 
@@ -190,7 +192,7 @@ class Bench:
         steps, model = run.row.teacher_steps, run.config.model
         row = self._teacher_row(steps, model) if steps else self._student_row(run)
         clips, scores = self._scores(row, self.specs)
-        figures = row_figures(scores, self._baseline, self._reference, attribute_labels(self.specs))
+        figures = row_figures(self.metrics, scores, Beside(self._baseline, self._reference))
         return row, RowResult(run.key, run.row.title, dict(figures), clips)
 
     @cached_property
@@ -205,23 +207,30 @@ class Bench:
 
     @cached_property
     def _reference(self) -> Scores:
-        specs = corpus.corpus_specs(SPLIT, 1001, self.options.reference_count)
-        return self._scores(composed_row(self._size), specs)[1]
+        clips = ComposedClips(split=SPLIT, seed=1001, count=self.options.reference_count)
+        specs = clips.find()
+        row = real_row(
+            RealRowConfig(key="real", clips=clips), self._size, corpus.frame_rate(self._size), specs
+        )
+        return self._scores(row, specs)[1]
 
     def _scores(self, row: Row, specs: Sequence[corpus.ClipSpec]) -> tuple[StoredClips, Scores]:
         clips = make_clips(row, specs, self.options.out / "clips", seed=1, batch_size=16)
-        return clips, score_clips(clips, self.judges)
+        return clips, score_clips(clips, self.metrics, self.judges)
 
     def _teacher_row(self, steps: int, name: str) -> Row:
         model, guidance = load_model(name, device=self.options.device), self.options.guidance
-        return teacher_row(
-            f"teacher-{steps}", "teacher", model, steps=steps, guidance_scale=guidance, size=self._size
+        section = TeacherRowConfig(
+            key=f"teacher-{steps}", title="teacher", model=name, steps=steps, guidance_scale=guidance
         )
+        return teacher_row(section, model, self._size)
 
     def _student_row(self, run: Run) -> Row:
-        pipe = load_student(self.options.out / run.key / "student", device=self.options.device)
+        folder = self.options.out / run.key / "student"
+        pipe = load_student(folder, device=self.options.device)
         pipe.set_progress_bar_config(disable=True)
-        return student_row(run.key, run.row.title, pipe, self._size)
+        section = StudentRowConfig(key=run.key, title=run.row.title, model=str(folder))
+        return student_row(section, pipe, self._size)
 
     def _weights(self, model: str) -> str | None:
         if "/" in model and not Path(model).exists():

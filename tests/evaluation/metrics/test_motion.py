@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.clips import check_clips
-from swd_video.evaluation.motion import FlowMethod, flicker_score, flow_magnitude, optical_flow
+from swd_video.evaluation.clip_store import check_clips
+from swd_video.evaluation.metrics.motion import FlowMethod, flicker_score, flow_magnitude, optical_flow
 
 
 def texture(size: int, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,60 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from swd_video.core.interval import Estimate, bootstrap_statistic
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.metric import Beside, Metric, Scores, caption_numbers
+
+
+class KernelDistance(Metric):
+    """See `kernel_estimate`."""
+
+    key = "kernel"
+    title = "kernel distance"
+    better = "lower"
+    margin: float | None = 0.1
+    margin_is_share = True
+    has_floor = True
+    meaning = (
+        "How far the clips as a whole lie from {distances_to} in what {encoder} sees (KID's kernel). Without bias by "
+        "the number of clips: of two sets of one kind it is 0 on average, and below 0 as often as above."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The encoder's features."""
+        return {"features": batch.features}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """To the clips that distances are measured to, where there are any."""
+        if beside.reference is None:
+            return {}
+        numbers = caption_numbers(scores, beside.reference)
+        groups = [np.array([numbers[c] for c in row.captions]) for row in (scores, beside.reference)]
+        return {self.key: self.estimate(scores["features"], beside.reference["features"], *groups)}
+
+    def estimate(
+        self, ours: np.ndarray, theirs: np.ndarray, prompts: np.ndarray, their_prompts: np.ndarray
+    ) -> Estimate:
+        """Of two sets of features."""
+        return kernel_estimate(ours, theirs, prompts, their_prompts)
+
+
+class FrechetDistance(KernelDistance):
+    """See `frechet_estimate`."""
+
+    key = "frechet"
+    title = "Frechet distance"
+    digits = 1
+    margin = None
+    meaning = (
+        "The same question asked of mean and covariance. It is biased by the number of clips, which its floor shows, "
+        "and can rank rows wrongly, so that rows are not compared by it."
+    )
+
+    def estimate(
+        self, ours: np.ndarray, theirs: np.ndarray, prompts: np.ndarray, their_prompts: np.ndarray
+    ) -> Estimate:
+        """Of two sets of features."""
+        return frechet_estimate(ours, theirs, prompts)
 
 
 def frechet_distance_of_moments(

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from swd_video.evaluation.sharpness import sharpness
+from swd_video.evaluation.metrics.sharpness import sharpness
 
 
 def test_a_board_of_single_pixels_has_the_laplacian_of_four_steps_each_way() -> None:

@@ -3,6 +3,26 @@
 import numpy as np
 from jaxtyping import Float
 
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.metric import MeanOfClips
+
+
+class Consistency(MeanOfClips):
+    """See `subject_consistency`."""
+
+    key = "consistency"
+    title = "subject consistency"
+    digits = 3
+    margin = 0.01
+    meaning = (
+        "How similar each frame is to the one before and to the first (VBench's formula, features of {frame_encoder}). "
+        "It falls with motion too."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of each clip."""
+        return {self.key: subject_consistency(batch.frame_features)}
+
 
 def subject_consistency(
     per_frame: Float[np.ndarray, "clips frames features"],

@@ -2,18 +2,56 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from swd_video.evaluation.clips import check_clips
-
-FlowMethod = Literal["dis", "farneback"]
-
+from swd_video.core.interval import Estimate, bootstrap_mean
+from swd_video.evaluation.clip_store import check_clips
+from swd_video.evaluation.config import FlowMethod
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.metric import Beside, MeanOfClips, Metric, Scores
 
 _Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Motion(Metric):
+    """How much moves; see `flow_magnitude`."""
+
+    key = "flow"
+    title = "motion, share"
+    better = "reference"
+    margin = 0.05
+    meaning = (
+        "Mean length of the optical flow, as a share of {reference}'s. Below 1, things move more slowly."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of each clip, in pixels a frame."""
+        return {self.key: np.array([flow_magnitude(clip, batch.judges.flow) for clip in batch.frames])}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """As a share of the baseline's, and in pixels."""
+        mean = bootstrap_mean(scores[self.key], scores.prompts)
+        return {self.key: beside.share(self.key, scores), "flow_px": mean}
+
+
+class Steadiness(MeanOfClips):
+    """See `flicker_score`."""
+
+    key = "flicker"
+    title = "steadiness"
+    digits = 3
+    margin = 0.005
+    meaning = (
+        "1 minus the mean change of a pixel from frame to frame (VBench's temporal flickering). It falls with motion "
+        "too: read it beside the motion."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of each clip."""
+        return {self.key: np.array([flicker_score(clip) for clip in batch.frames])}
 
 
 def optical_flow(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.consistency import subject_consistency
+from swd_video.evaluation.metrics.consistency import subject_consistency
 
 
 def test_a_clip_that_never_changes_has_one() -> None:

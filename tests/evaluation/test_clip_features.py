@@ -22,10 +22,10 @@ from transformers import (
     VJEPA2Model,
 )
 
-from swd_video.evaluation.clip_encoders import (
+from swd_video.evaluation.clip_features import (
     FrameFeatures,
-    load_encoder,
-    load_frame_encoder,
+    load_features,
+    load_frame_features,
     pool_frames,
 )
 
@@ -73,7 +73,7 @@ def test_any_video_or_image_encoder_describes_clips(kind: str, clips: np.ndarray
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         build(kind).save_pretrained(tmp_path / kind)
-    encoder = load_encoder(str(tmp_path / kind))
+    encoder = load_features(str(tmp_path / kind))
     features = encoder(clips)
     assert features.dtype == np.float64 and len(features) == 3 and features.ndim == 2
     np.testing.assert_allclose(encoder(clips[1:2]), features[1:2], rtol=1e-4, atol=1e-5)
@@ -82,7 +82,7 @@ def test_any_video_or_image_encoder_describes_clips(kind: str, clips: np.ndarray
     assert isinstance(encoder, FrameFeatures) != is_video
     if is_video:
         with pytest.raises(ValueError, match="is a video encoder, expected one of images"):
-            load_frame_encoder(str(tmp_path / kind))
+            load_frame_features(str(tmp_path / kind))
     else:
         assert features.shape[1] == 2 * 16
 
@@ -90,11 +90,11 @@ def test_any_video_or_image_encoder_describes_clips(kind: str, clips: np.ndarray
 def test_a_preprocessor_says_how_pixels_are_normalised(clips: np.ndarray, tmp_path: Path) -> None:
     build("dinov2").save_pretrained(tmp_path / "net")
     frames = torch.from_numpy(clips[0])
-    encoder: Any = load_encoder(str(tmp_path / "net"))
+    encoder: Any = load_features(str(tmp_path / "net"))
     default = encoder.network.pixels(frames)
     said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (tmp_path / "net" / "preprocessor_config.json").write_text(json.dumps(said))
-    encoder = load_encoder(str(tmp_path / "net"))
+    encoder = load_features(str(tmp_path / "net"))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     unit = default * std + mean
     torch.testing.assert_close(encoder.network.pixels(frames), (unit - 0.5) / 0.25, atol=1e-5, rtol=1e-4)
@@ -103,10 +103,10 @@ def test_a_preprocessor_says_how_pixels_are_normalised(clips: np.ndarray, tmp_pa
 
 def test_what_sees_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"encoder '.*nowhere': no such folder"):
-        load_encoder(str(tmp_path / "nowhere"))
+        load_features(str(tmp_path / "nowhere"))
     BertModel(BertConfig(**SMALL, vocab_size=20)).save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="takes no pixels; give a video or image encoder"):
-        load_encoder(str(tmp_path / "bert"))
+        load_features(str(tmp_path / "bert"))
 
 
 def test_pooling_tells_still_from_moving() -> None:

@@ -4,11 +4,61 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from swd_video.core.interval import Estimate, bootstrap_ratio
-from swd_video.evaluation.clips import check_clips
+from swd_video.core.interval import Estimate, bootstrap_mean, bootstrap_ratio
+from swd_video.evaluation.clip_store import check_clips
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.metric import Beside, Metric, Scores, caption_numbers
 
 _THUMBNAIL_PX = 16
 _THUMBNAIL_FRAMES = 9
+
+
+class Diversity(Metric):
+    """How far the samples of a prompt lie apart in features."""
+
+    key = "diversity"
+    title = "diversity, share"
+    better = "reference"
+    margin = 0.05
+    meaning = (
+        "How much the samples of one prompt differ in what {encoder} sees, as a share of {spread_of}. Artefacts that "
+        "come and go count too, so more than 1 is no merit."
+    )
+    measured = "features"
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The encoder's features."""
+        return {self.measured: batch.features}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """As it is, and as a share of other clips'."""
+        numbers = caption_numbers(scores, beside.spread_of)
+        spread, theirs = (
+            prompt_diversity(row[self.measured], np.array([numbers[c] for c in row.captions]))
+            for row in (scores, beside.spread_of)
+        )
+        figures = {}
+        if spread.keys() & theirs.keys():
+            figures[self.key] = diversity_share(spread, theirs)
+        if spread:
+            figures[f"{self.key}_distance"] = bootstrap_mean(np.array(list(spread.values())))
+        return figures
+
+
+class Spread(Diversity):
+    """How far the samples of a prompt lie apart in plain pixels; see `thumbnail`."""
+
+    key = "spread"
+    title = "spread of pixels, share"
+    meaning = (
+        "How much the samples of one prompt differ in plain pixels, reduced to 16 along the shorter side, as a share "
+        "of {spread_of}. Below 1, the model makes more of the same."
+    )
+    measured = "thumbnails"
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of each clip."""
+        return {self.measured: np.stack([thumbnail(clip) for clip in batch.frames])}
 
 
 def thumbnail(frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[np.ndarray, " values"]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.diversity import diversity_share, prompt_diversity, thumbnail
+from swd_video.evaluation.metrics.diversity import diversity_share, prompt_diversity, thumbnail
 
 
 def test_spread_is_the_mean_pairwise_distance_of_each_prompt() -> None:

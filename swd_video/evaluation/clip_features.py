@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.evaluation.clips import check_clips
+from swd_video.evaluation.clip_store import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
 from swd_video.models.pixel_encoders import load_encoder_network, read_pixel_form
 from swd_video.models.pixel_form import resize_pictures
@@ -132,7 +132,7 @@ class TransformersImageFeatures(FrameFeatures):
     def __init__(
         self, network: "_Network", *, frames_per_forward: int = 32, device: str | torch.device = "cpu"
     ) -> None:
-        """Wrap a loaded network; see `load_encoder`."""
+        """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean and {CHANGE_WEIGHT:g} x change"
         self.network = network
         self.frames_per_forward = frames_per_forward
@@ -151,7 +151,7 @@ class TransformersVideoFeatures:
     """
 
     def __init__(self, network: "_Network", *, device: str | torch.device = "cpu") -> None:
-        """Wrap a loaded network; see `load_encoder`."""
+        """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean token of {network.num_frames} frames"
         self.network = network
         self.device = torch.device(device)
@@ -209,7 +209,7 @@ class _Network:
         return output.flatten(2).transpose(1, 2) if output.ndim > 3 else output
 
 
-def load_encoder(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
+def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
     """Load an encoder of clips.
 
     Args:
@@ -227,13 +227,13 @@ def load_encoder(name: str, *, device: str | torch.device = "cpu") -> VideoFeatu
     return TransformersImageFeatures(network, device=device)
 
 
-def load_frame_encoder(name: str, *, device: str | torch.device = "cpu") -> FrameFeatures:
-    """Load an encoder of frames; see `load_encoder`.
+def load_frame_features(name: str, *, device: str | torch.device = "cpu") -> FrameFeatures:
+    """Load an encoder of frames; see `load_features`.
 
     Raises:
         ValueError: If there is no such encoder, or it is one of videos.
     """
-    encoder = load_encoder(name, device=device)
+    encoder = load_features(name, device=device)
     if not isinstance(encoder, FrameFeatures):
         raise ValueError(
             f"frame_encoder {name!r}: is a video encoder, expected one of images, such as {PACKAGED!r} or DINOv2."

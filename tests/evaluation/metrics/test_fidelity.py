@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from swd_video.evaluation.clip_encoders import ImageNetVideoFeatures
-from swd_video.evaluation.fidelity import (
+from swd_video.evaluation.clip_features import ImageNetVideoFeatures
+from swd_video.evaluation.metrics.fidelity import (
     frechet_distance,
     frechet_distance_of_moments,
     frechet_estimate,

@@ -1,4 +1,4 @@
-"""Adherence: a small video classifier, trained on real clips alone, reads the attributes of a prompt back."""
+"""A small video classifier, trained on real clips alone, that reads the attributes of a prompt back."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swd_video.core.interval import Estimate, bootstrap_share
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.evaluation.clips import check_clips
+from swd_video.evaluation.clip_store import check_clips
 from swd_video.files import whole_file, write_json
 from swd_video.models.checkpoints import check_fit, errors_in_one_line, read_json, read_weights
 
@@ -178,34 +177,3 @@ class AttributeJudge(nn.Module):
         check_fit(folder / WEIGHTS_NAME, weights, judge.state_dict(), "the judge")
         judge.load_state_dict(weights)
         return judge.requires_grad_(False).eval().to(device)
-
-
-def adherence(
-    predictions: Mapping[str, Int[np.ndarray, " clips"]],
-    labels: Mapping[str, Int[np.ndarray, " labels"]],
-    prompts: Int[np.ndarray, " prompts"] | None = None,
-    *,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """Share of clips in which the judge reads what the prompt asked for, by attribute.
-
-    Args:
-        predictions: The judge's classes, by attribute.
-        labels: The classes the prompts asked for, by attribute.
-        prompts: Number of each clip's prompt: intervals resample prompts, not clips.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        ValueError: If the attributes or the numbers of clips differ.
-    """
-    if predictions.keys() != labels.keys():
-        raise ValueError(f"adherence: predictions of {sorted(predictions)} but labels of {sorted(labels)}.")
-    shares = {}
-    for name, predicted in predictions.items():
-        if len(predicted) != len(labels[name]):
-            raise ValueError(
-                f"adherence: {len(predicted)} predictions but {len(labels[name])} labels of {name!r}."
-            )
-        hits = (np.asarray(predicted) == np.asarray(labels[name])).astype(np.int64)
-        shares[name] = bootstrap_share(hits, prompts, seed=seed)
-    return shares

@@ -1,0 +1,65 @@
+"""What rows must reach, and whether they do."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from swd_video.core.interval import Estimate
+from swd_video.evaluation.config import TargetConfig
+from swd_video.evaluation.metrics.metric import Metric
+from swd_video.evaluation.results import Results
+
+_TINY = 1e-9
+
+
+def check_targets(targets: Sequence[TargetConfig], results: Results) -> list[dict[str, Any]]:
+    """Hold rows against what they must reach.
+
+    A target on two rows is met by the interval of their difference: "no worse" if all of it is better than the margin
+    the wrong way, "better" if all of it is better than 0. So neither few nor many clips meet it by themselves.
+
+    Returns:
+        For each target its name, what was found, and whether it is met; None where that was not measured.
+    """
+    return [_check(target, metric, results) for target in targets for metric in _metrics(target, results)]
+
+
+def _metrics(target: TargetConfig, results: Results) -> Iterator[Metric]:
+    return (m for m in results.metrics if target.metric in (m.key, m.margin_key))
+
+
+def _check(target: TargetConfig, metric: Metric, results: Results) -> dict[str, Any]:
+    name = f"{target.row}: {metric.title}"
+    other = target.no_worse_than or target.better_than
+    if other is not None:
+        return _hold_against(other, name, target, metric, results)
+    bound = target.at_least if target.at_least is not None else target.at_most
+    name += f", share of {target.share_of}'s" if target.share_of else ""
+    name += f", at {'least' if target.at_least is not None else 'most'} {bound:g}"
+    value = _value(results, target.row, metric)
+    if target.share_of and value is not None:
+        whole = _value(results, target.share_of, metric)
+        value = None if whole is None else value / max(whole, _TINY)
+    if value is None or bound is None:
+        return {"name": name, "found": "–", "met": None}
+    met = value >= bound if target.at_least is not None else value <= bound
+    return {"name": name, "found": f"{value:.{max(metric.digits, 2)}f}", "met": met}
+
+
+def _hold_against(
+    other: str, name: str, target: TargetConfig, metric: Metric, results: Results
+) -> dict[str, Any]:
+    found = results.compare(target.row, other, metric)
+    if target.no_worse_than is not None:
+        margin = "the margin" if found is None else f"{found.margin:.3g}"
+        name += f" no worse than {other}'s by {margin}"
+    else:
+        name += f" {'more' if metric.better == 'reference' else 'better'} than {other}'s"
+    if found is None:
+        return {"name": name, "found": "–", "met": None}
+    said = f"{found.value:+.3g} [{found.low:.3g}, {found.high:.3g}], {found.verdict}"
+    return {"name": name, "found": said, "met": found.is_no_worse if target.no_worse_than else found.is_ahead}
+
+
+def _value(results: Results, row: str, metric: Metric) -> float | None:
+    figure = results.row(row).figures.get(metric.key)
+    return figure.value if isinstance(figure, Estimate) else figure

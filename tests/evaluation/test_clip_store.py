@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import numpy as np
+
+from swd_video.core.grid import PixelSize
+from swd_video.evaluation.clip_store import make_clips
+from swd_video.evaluation.config import TeacherRowConfig
+from swd_video.evaluation.rows import Row, prompt_requests, teacher_row
+from swd_video.models.loading import load_model
+
+
+def test_a_stopped_row_goes_on_with_the_same_clips(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_wan_folder)
+
+    def row_with(guidance: float) -> Row:
+        section = TeacherRowConfig(
+            key="teacher", model=str(tiny_wan_folder), steps=2, guidance_scale=guidance
+        )
+        return teacher_row(section, model, PixelSize(5, 32, 32))
+
+    row = row_with(2.0)
+    specs = prompt_requests(["a bee", "a whale", "a fish"], 2)[:5]
+    stored = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    whole = np.concatenate(list(stored.batches()))
+    assert whole.shape == (5, 5, 32, 32, 3) and whole.dtype == np.uint8
+    assert len({clip.tobytes() for clip in whole}) == 5
+    np.testing.assert_array_equal(stored.clip(3), whole[3])
+    (stored.folder / "0001.npz").unlink()
+    again = make_clips(row, specs, tmp_path / "a", seed=3, batch_size=2)
+    np.testing.assert_array_equal(np.concatenate(list(again.batches())), whole)
+    assert row_with(2.5).digest() != row.digest()
+    alone = make_clips(row, specs, tmp_path / "b", seed=3, batch_size=1)
+    assert np.abs(np.concatenate(list(alone.batches())).astype(int) - whole).max() <= 1

@@ -1,0 +1,106 @@
+"""Targets, on figures whose truth is known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_share
+from swd_video.evaluation.clip_store import StoredClips
+from swd_video.evaluation.config import EvaluateConfig, TargetConfig
+from swd_video.evaluation.metrics import all_metrics, default_margins
+from swd_video.evaluation.results import Results, RowResult
+from swd_video.evaluation.targets import check_targets
+
+CLASSES = {"subject": ("a", "b"), "motion": ("a", "b")}
+PROMPTS = tuple(f"prompt {number}" for number in range(40))
+
+
+def row_of(key: str, gains: dict[str, float], seconds: float, seed: int) -> RowResult:
+    """A row whose figures are 1 and these gains in truth, over forty prompts that differ much and rows that do not."""
+    hardness = np.random.default_rng(0).uniform(0.5, 1.5, size=40)
+    noise = np.random.default_rng(seed)
+    figures: dict[str, Any] = {"transformer_seconds": Estimate(seconds, seconds, seconds, 9)}
+    for name in ("kernel", "diversity", "spread", "flow"):
+        values = hardness * (1 + gains.get(name, 0.0)) * (1 + 0.02 * noise.normal(size=40))
+        figures[name] = bootstrap_ratio(values, hardness, resamples=200)
+    for name in CLASSES:
+        share = round(40 * (1 + gains.get(name, 0.0)))
+        figures[f"adherence_{name}"] = bootstrap_share((np.arange(40) < share).astype(np.int64))
+    return RowResult(key, key, figures, StoredClips(Path(), (), 1, PROMPTS, 12.0))
+
+
+def checks_of(
+    *rows: RowResult, targets: list[dict[str, Any]], adherence: float = 0.1
+) -> list[dict[str, Any]]:
+    margins = default_margins() | {"adherence": adherence}
+    results = Results(rows, "teacher", {}, all_metrics(CLASSES), margins)
+    return check_targets([TargetConfig(**target) for target in targets], results)
+
+
+TARGETS: list[dict[str, Any]] = [
+    {"row": "student", "metric": "adherence", "at_least": 0.95},
+    {"row": "student", "metric": "spread", "share_of": "teacher", "at_least": 0.8},
+    {"row": "student", "metric": "kernel", "share_of": "teacher", "at_most": 1.1},
+    {"row": "student", "metric": "adherence_subject", "no_worse_than": "teacher"},
+    {"row": "student", "metric": "kernel", "no_worse_than": "teacher"},
+    {"row": "teacher", "metric": "transformer_seconds", "share_of": "student", "at_least": 40},
+]
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_targets_are_judged_by_figures_shares_and_paired_differences(good: bool) -> None:
+    teacher = row_of("teacher", {}, 4.0, 1)
+    gains = {"kernel": -0.1} if good else {"kernel": 0.3, "subject": -0.3, "motion": -0.3, "spread": -0.3}
+    checks = checks_of(teacher, row_of("student", gains, 0.09 if good else 0.15, 3), targets=TARGETS)
+    assert [check["met"] for check in checks] == [good] * 7
+    assert [check["name"] for check in checks[:3]] == [
+        "student: motion right, at least 0.95",
+        "student: subject right, at least 0.95",
+        "student: spread of pixels, share, share of teacher's, at least 0.8",
+    ]
+
+
+@pytest.mark.parametrize("gain", [-0.08, 0.0, 0.08])
+def test_two_steps_must_be_beaten_by_the_whole_interval(gain: float) -> None:
+    gains = {"kernel": gain, "flow": gain, "spread": gain}
+    rows = [row_of("teacher", {}, 4.0, 1), row_of("two", {}, 0.05, 2), row_of("student", gains, 0.05, 3)]
+    targets = [{"row": "student", "metric": name, "better_than": "two"} for name in gains]
+    checks = checks_of(*rows, targets=targets)
+    assert [check["name"].split()[-3] for check in checks] == ["better", "more", "more"]
+    assert [check["met"] for check in checks] == [gain < 0, gain > 0, gain > 0]
+
+
+def test_few_prompts_do_not_make_rows_equal() -> None:
+    """All right in both rows: with forty prompts that leaves room for 0.09, which is no 0.05."""
+    rows = [row_of("teacher", {}, 4.0, 1), row_of("student", {}, 0.05, 3)]
+    for margin, met in ((0.05, False), (0.1, True)):
+        (check,) = checks_of(*rows, targets=[TARGETS[3]], adherence=margin)
+        assert check["name"] == f"student: subject right no worse than teacher's by {margin}"
+        assert check["met"] is met
+
+
+def test_what_was_not_measured_is_not_met() -> None:
+    teacher = row_of("teacher", {}, 4.0, 1)
+    student = RowResult("student", "student", {}, teacher.clips)
+    assert {check["met"] for check in checks_of(teacher, student, targets=TARGETS)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"row": "nobody", "metric": "flow", "at_least": 1}, r"targets\[0\].row: no row 'nobody'"),
+        ({"row": "t", "metric": "flow", "no_worse_than": "x"}, r"targets\[0\].no_worse_than: no row 'x'"),
+        ({"row": "t", "metric": "flou", "at_least": 1}, r"targets\[0\].metric: no metric 'flou'"),
+        ({"row": "t", "metric": "frechet", "better_than": "t"}, "which has no margin"),
+        ({"row": "t", "metric": "flow"}, "got no bound, expected one of"),
+        ({"row": "t", "metric": "flow", "at_least": 1, "at_most": 2}, "got at_least and at_most"),
+        ({"row": "t", "metric": "flow", "better_than": "t", "share_of": "t"}, "share_of: goes with"),
+    ],
+)
+def test_targets_that_cannot_be_checked_are_refused(target: dict[str, Any], message: str) -> None:
+    rows = [{"kind": "teacher", "key": "t", "model": "pocket-wan"}]
+    with pytest.raises(ValidationError, match=message):
+        EvaluateConfig.model_validate({"prompts": ["a"], "rows": rows, "reference": "t", "targets": [target]})
