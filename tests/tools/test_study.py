@@ -64,8 +64,10 @@ def study(tmp_path: Path, tiny_wan_folder: Path, pocket_corpus: Path) -> list[st
     groups = {"groups": [{"title": "All", "config": "base.yaml", "rows": rows}]}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(groups))
-    (tmp_path / "study.md").write_text(f"<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\n")
-    paths = {name: tmp_path / name for name in ("study.yaml", "study.json", "study.md", "judge", "out")}
+    (tmp_path / "study-tables.md").write_text(f"<!-- {MARKER}: begin -->\n<!-- {MARKER}: end -->\n")
+    paths = {
+        name: tmp_path / name for name in ("study.yaml", "study.json", "study-tables.md", "judge", "out")
+    }
     flags = ("--study", "--results", "--docs", "--judge", "--out")
     words = [word for flag, path in zip(flags, paths.values(), strict=True) for word in (flag, str(path))]
     return [*words, "--count", "4", "--reference-count", "6"]
@@ -79,7 +81,7 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     known = json.loads((tmp_path / "study.json").read_text())
     assert list(known) == ["t50-0", "t2-0"]
     assert known["t50-0"]["figures"]["flow"]["value"] == 1.0
-    table = (tmp_path / "study.md").read_text()
+    table = (tmp_path / "study-tables.md").read_text()
     assert "| teacher, 50 (`t50`) |" in table and "| student (`s`): not run yet |" in table
 
     assert known["t50-0"]["split"] == "choose" and "differences" not in known["t50-0"]
@@ -96,9 +98,9 @@ def test_what_is_known_is_not_made_again_and_what_fails_stops_nothing(
     (tmp_path / "study.json").write_text(json.dumps(known | old | {"new-0": newer}))
     assert main([*study, "--rows", "t50", "t2"]) == 0
     assert json.loads((tmp_path / "study.json").read_text()) == known | {"new-0": newer}
-    assert "7.00" in (tmp_path / "study.md").read_text()
+    assert "7.00" in (tmp_path / "study-tables.md").read_text()
     assert main([*study, "--rows", "s", "--guidance", "4"]) == 1  # another question
-    assert "7.00" not in (tmp_path / "study.md").read_text()
+    assert "7.00" not in (tmp_path / "study-tables.md").read_text()
     assert "t50-0" in json.loads((tmp_path / "study.json").read_text())  # until it is answered
     assert main([*study, "--rows", "t50", "s", "--guidance", "4"]) == 1
     assert json.loads((tmp_path / "study.json").read_text())["t50-0"]["figures"]["flow"]["value"] == 1.0
@@ -114,8 +116,8 @@ def test_what_is_known_of_a_teacher_that_is_not_here_stays(
     known = {"s-0": {"digest": "0", "figures": {"flow": 0.25}}}
     (tmp_path / "study.json").write_text(json.dumps(known))
     assert main([*study, "--rows", "s"]) == 0
-    assert "| student (`s`) † |" in (tmp_path / "study.md").read_text()
-    assert "0.25" in (tmp_path / "study.md").read_text()
+    assert "| student (`s`) † |" in (tmp_path / "study-tables.md").read_text()
+    assert "0.25" in (tmp_path / "study-tables.md").read_text()
 
     (tmp_path / "study.json").unlink()
     assert main([*study, "--rows", "s"]) == 1

@@ -84,7 +84,7 @@ class StudyOptions:
     """Folder for students and clips."""
     results: Path = Path("docs/study.json")
     """What is known of every run."""
-    docs: Path = Path("docs/study.md")
+    docs: Path = Path("docs/study-tables.md")
     """Document with the markers."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
