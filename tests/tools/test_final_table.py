@@ -78,7 +78,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
         "page": {"prompts": 1},
     }
     (tmp_path / "final.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    document = tmp_path / "pocket.md"
+    document = tmp_path / "pocket-results.md"
     marks = ("<!-- evaluation final: begin -->", "<!-- evaluation final: end -->")
     command = [
         "evaluate",
