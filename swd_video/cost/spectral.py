@@ -10,7 +10,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.spectral_schedule import CostFunction, check_handovers, schedule_within_budget
 from swd_video.core.spectrum import AXES, Averaging, LatentSpectrum, Patch
 from swd_video.cost.architecture import load_architecture
-from swd_video.cost.sampling_cost import TransformerCounter
+from swd_video.cost.networks import Transformer
 from swd_video.data.latents import LatentSource
 from swd_video.models.shift import noise_shift
 
@@ -60,7 +60,7 @@ def find_cost(model: str | None, source: LatentSource) -> EvaluationCost:
 def _transformer_cost(name: str, source: LatentSource) -> EvaluationCost:
     """Counted by passing shapes through the model's own transformer, whatever its family."""
     architecture = load_architecture(name)
-    counter = TransformerCounter(architecture)
+    transformer = Transformer(architecture)
     spec, other = architecture.spec, None
     if source.channels != spec.latent_channels:
         other = (
@@ -68,7 +68,7 @@ def _transformer_cost(name: str, source: LatentSource) -> EvaluationCost:
             "model's, with costs and a shift of its own"
         )
     return EvaluationCost(
-        lambda grid: float(counter.evaluation(grid).forward),
+        lambda grid: float(transformer.evaluation(grid).forward),
         f"FLOPs of the transformer of {name}",
         spec.compression.patch,
         other,
