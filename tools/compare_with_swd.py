@@ -139,7 +139,10 @@ def _compare(name: str, theirs: Loss, ours: Loss, predicted: Tensor, target: Ten
         gradients.append(torch.autograd.grad(value, leaf)[0])
         values.append(value.item())
     gap = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
-    return Comparison(name, *values, abs(values[1] - values[0]) / abs(values[0]), gap.item())
+    their_value, our_value = values
+    return Comparison(
+        name, their_value, our_value, abs(our_value - their_value) / abs(their_value), gap.item()
+    )
 
 
 def _squared(their_loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:

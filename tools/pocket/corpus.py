@@ -160,7 +160,9 @@ def corpus_specs(split: str, seed: int, count: int) -> list[ClipSpec]:
     while len(specs) < count:
         order = rng.permutation(len(pool))
         seeds = rng.integers(0, 2**31, size=len(pool))
-        specs.extend(ClipSpec(*pool[index], int(seeds[index])) for index in order)
+        for index in order.tolist():
+            subject, motion, background = pool[index]
+            specs.append(ClipSpec(subject, motion, background, int(seeds[index])))
     return specs[:count]
 
 

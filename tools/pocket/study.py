@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import tyro
@@ -53,7 +53,7 @@ from tools.pocket.rows import ComposedClips, evaluation_specs
 from tools.pocket.study_tables import RowConfig, StudyConfig, about, render
 
 MARKER = "study tables"
-SPLIT = "choose"
+SPLIT: Final = "choose"
 # Where a run writes and how often it tells change nothing in what comes out.
 _NO_MATTER = (
     "architecture",
@@ -210,7 +210,10 @@ class Bench:
         clips = ComposedClips(split=SPLIT, seed=1001, count=self.options.reference_count)
         specs = clips.find()
         row = real_row(
-            RealRowConfig(key="real", clips=clips), self._size, corpus.frame_rate(self._size), specs
+            RealRowConfig.model_validate({"key": "real", "clips": clips}),
+            self._size,
+            corpus.frame_rate(self._size),
+            specs,
         )
         return self._scores(row, specs)[1]
 

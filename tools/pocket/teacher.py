@@ -270,11 +270,11 @@ def train(arguments: argparse.Namespace) -> None:
         history.setdefault(str(grid), []).append(loss)
         done = step + 1
         if done % 50 == 0:
-            losses = " ".join(
+            averages = " ".join(
                 f"{name} {np.mean(values[-50:]):.4f}" for name, values in sorted(history.items())
             )
             pace = (time.monotonic() - started) / (done - first)
-            print(f"step {done} {pace:.2f} s a step; {losses}", flush=True)
+            print(f"step {done} {pace:.2f} s a step; {averages}", flush=True)
         if done % arguments.save_every == 0 or done == arguments.steps:
             save_checkpoint(arguments.out, done, state, recipe)
             ema.store(transformer.parameters())

@@ -123,7 +123,8 @@ def main() -> None:
     for step in range(arguments.steps):
         labels = [[int(rng.integers(len(table))) for table in tables] for _ in range(64)]
         specs = [
-            ClipSpec(*(table[i] for table, i in zip(tables, row, strict=True)), seed=0) for row in labels
+            ClipSpec(tables[0][subject], tables[1][motion], tables[2][background], seed=0)
+            for subject, motion, background in labels
         ]
         captions = [wording(spec, rng, canonical=0.3) for spec in specs]
         tokens = tokenizer(

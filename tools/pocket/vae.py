@@ -57,7 +57,7 @@ def build_vae() -> AutoencoderKLWan:
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
         if isinstance(module, torch.nn.Conv3d):  # 1.6 times as fast on a CPU
-            module.to(memory_format=torch.channels_last_3d)
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch has it for 4-D alone
     return vae
 
 
