@@ -61,7 +61,7 @@ class _Source:
 
 
 def load_config_as(
-    schema: type[_SchemaT], path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None
+    schema: type[_SchemaT], path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> _SchemaT:
     """Read a YAML config, the files it extends, and overrides on top.
 
@@ -72,7 +72,8 @@ def load_config_as(
     Args:
         schema: what the file describes.
         path: the YAML file.
-        overrides: dotted key to YAML text, for example `{"train.lr": "1e-4"}`; the command line gives these.
+        overrides: dotted key to value, for example `{"train.lr": 1e-4}`. Text is read as YAML, as that of the command
+            line is.
 
     Raises:
         ConfigError: naming file, line and key, or the override, and what was expected there.
@@ -189,9 +190,9 @@ def _of_kind(
     return {key: value for key, value in values.items() if key not in foreign}
 
 
-def _override(source: _Source, key: str, text: str, schema: type[BaseModel]) -> None:
+def _override(source: _Source, key: str, text: Any, schema: type[BaseModel]) -> None:
     try:
-        value = parse_value(text)
+        value = parse_value(text) if isinstance(text, str) else text
     except yaml.YAMLError:
         raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
     parts = key.split(".")

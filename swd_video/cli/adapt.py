@@ -47,8 +47,6 @@ def run(argv: list[str]) -> int:
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, keys)
-    from swd_video.training.build import build_adaptation, finished_adaptation
+    from swd_video.training.build import adapt
 
-    return run_training(
-        config, arguments.out, "teacher", finished_adaptation, build_adaptation, as_json=arguments.json
-    )
+    return run_training(lambda: adapt(config, arguments.out), "teacher", as_json=arguments.json)

@@ -50,6 +50,6 @@ def run(argv: list[str]) -> int:
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, keys)
-    from swd_video.training.build import build_run, finished_summary
+    from swd_video.training.build import distill
 
-    return run_training(config, arguments.out, "student", finished_summary, build_run, as_json=arguments.json)
+    return run_training(lambda: distill(config, arguments.out), "student", as_json=arguments.json)

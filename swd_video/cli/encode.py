@@ -93,13 +93,13 @@ def run(argv: list[str]) -> int:
 def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheReport":
     import torch
 
-    from swd_video.cli.devices import choose_device
     from swd_video.data.encode import encode_manifest
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.latent_cache_filling import progress_bar
     from swd_video.data.manifest import read_manifest
     from swd_video.data.share import Share
     from swd_video.models.base import VideoModel
+    from swd_video.models.devices import choose_device
     from swd_video.models.fingerprint import fingerprint_encoders
     from swd_video.models.loading import load_model, resolve_model_path
 

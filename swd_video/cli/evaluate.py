@@ -51,11 +51,11 @@ def run(argv: list[str]) -> int:
 
     config = load_config_as(EvaluateConfig, arguments.config, keys)
 
-    from swd_video.cli.devices import choose_device
     from swd_video.evaluation.evaluate import RESULT_NAME, run_evaluation
     from swd_video.evaluation.page import PAGE_NAME, write_page
     from swd_video.evaluation.report import check_markers, replace_between_markers
     from swd_video.files import write_text
+    from swd_video.models.devices import choose_device
 
     out, name, document = arguments.out, arguments.config.stem, arguments.document
     marker = f"evaluation {name}"

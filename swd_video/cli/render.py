@@ -9,9 +9,8 @@ from typing import Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments
-from swd_video.cli.devices import Device, Precision, choose_device, choose_precision
 from swd_video.environment import collecting_no_garbage
-from swd_video.files import alone_in
+from swd_video.models.devices import Device, Precision
 from swd_video.models.load_options import LoadOptions
 from swd_video.studio.script import load_script
 
@@ -50,23 +49,20 @@ def run(argv: list[str]) -> int:
     arguments = read_arguments(Arguments, "render", HELP, argv)
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.reader)
-    out: Path = arguments.out
-    with alone_in(out):
-        pass  # loading takes long: that nothing can be written there should show before
-
     with collecting_no_garbage():
-        device = choose_device(arguments.device)
-        dtype = choose_precision(arguments.dtype, device)
-        from swd_video.studio.model import load_model_for_rendering
-        from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render_script
+        from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render
 
         _quiet_loading()
-        name = arguments.model or script.model
-        _say(f"loading {name} on {device} in {str(dtype).removeprefix('torch.')}")
-        pipe, model = load_model_for_rendering(name, device=device, dtype=dtype, options=arguments.load)
-    pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
-    report = render_script(script, pipe, model, out, say=_say)
-
+    out: Path = arguments.out
+    report = render(
+        script,
+        out,
+        model=arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        options=arguments.load,
+        say=_say,
+    )
     if arguments.json_output:
         print(json.dumps(report.as_dict(out)))
     else:

@@ -53,11 +53,11 @@ def run(argv: list[str]) -> int:
     from swd_video.data.sections import SynthesizeConfig
 
     config = load_config_as(SynthesizeConfig, arguments.config, keys)
-    from swd_video.cli.devices import choose_device
     from swd_video.data.latent_cache import INDEX_NAME
     from swd_video.data.latent_cache_filling import progress_bar
     from swd_video.data.share import Share
     from swd_video.data.synthesize import synthesize
+    from swd_video.models.devices import choose_device
 
     device, share = choose_device(arguments.device), Share.parse(arguments.shard)
     if not (arguments.out / INDEX_NAME).is_file():

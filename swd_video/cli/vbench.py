@@ -97,10 +97,10 @@ def run(argv: list[str]) -> int:
 def _row(arguments: Arguments) -> "Row":
     import torch
 
-    from swd_video.cli.devices import choose_device
     from swd_video.core.grid import PixelSize
     from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
     from swd_video.evaluation.model_pool import ModelPool
+    from swd_video.models.devices import choose_device
     from swd_video.student.student import is_student
 
     pool = ModelPool(getattr(torch, arguments.dtype), choose_device(arguments.device))

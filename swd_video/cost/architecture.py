@@ -158,9 +158,9 @@ def load_architecture(name_or_path: str | Path, adapter: str | None = None) -> A
     index = DiffusionPipeline.load_config(path)
     try:
         name_of_class = str(index.get("_class_name"))
-        video = read_video_spec(path)
-        pipe, parts = _build_pipe(pipeline_class_for(name_of_class, adapter), path, index, video)
-        model = adapter_for(name_of_class, adapter).from_pipeline(
+        found, video = adapter_for(name_of_class, adapter), read_video_spec(path)
+        pipe, parts = _build_pipe(pipeline_class_for(name_of_class, found), path, index, video)
+        model = found.from_pipeline(
             pipe, fps=video.fps, training_size=video.training_size, text_length=video.text_length
         )
     except OSError as error:

@@ -239,10 +239,8 @@ def load_teacher(
             f"model {str(name_or_path)!r} is a distilled student, expected a teacher; give its base model."
         )
     folder = model_folder(path)
-    try:
-        pipeline_class = pipeline_class_for(read_pipeline_name(folder), options.adapter)
-    except ValueError as error:
-        raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
+    adapter = adapter_of(folder, options)
+    pipeline_class = pipeline_class_for(read_pipeline_name(folder), adapter)
     replaced = {} if transformer is None else {"transformer": transformer}
     if options.transformer_file is not None:
         replaced = {"transformer": load_transformer_file(options.transformer_file, folder, dtype)}
@@ -250,18 +248,31 @@ def load_teacher(
     networks = load_networks(folder, dtype, pipeline_class, skip=replaced)
     with errors_in_one_line(f"model {str(name_or_path)!r}"):
         pipe = pipeline_class.from_pretrained(folder, dtype=dtype, **networks, **replaced)
-    return prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
+    return prepare_pipeline(pipe, adapter, device=device, dtype=dtype, options=options)
+
+
+def adapter_of(name_or_path: str | Path, options: LoadOptions = DEFAULT_OPTIONS) -> type[VideoModel]:
+    """The adapter of a model: what its `model_index.json` calls the pipeline decides, unless the options name one.
+
+    Raises:
+        ValueError: if there is none, or what is named is none.
+    """
+    try:
+        pipeline_name = read_pipeline_name(_file_of(name_or_path, INDEX_NAME).parent)
+        return adapter_for(pipeline_name, options.adapter)
+    except ValueError as error:
+        raise ValueError(f"model {str(name_or_path)!r}: {error}") from None
 
 
 def prepare_pipeline(
     pipe: Any,
+    adapter: type[VideoModel],
     *,
     device: torch.device | str,
     dtype: torch.dtype,
     options: LoadOptions = DEFAULT_OPTIONS,
 ) -> Any:
     """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for."""
-    adapter = adapter_for(type(pipe).__name__, options.adapter)
     for key, value in options.settings.items():
         if key not in adapter.settings:
             raise ValueError(
@@ -303,20 +314,23 @@ def load_model(
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
     """
     pipe = load_teacher(name_or_path, device=device, dtype=dtype, options=options)
-    return adapt(pipe, read_video_spec(resolve_model_path(name_or_path)), name_or_path, options)
+    return adapt(pipe, name_or_path, name_or_path, options)
 
 
-def adapt(pipe: Any, spec: VideoSpec, name: str | Path, options: LoadOptions = DEFAULT_OPTIONS) -> VideoModel:
+def adapt(
+    pipe: Any, base: str | Path, name: str | Path, options: LoadOptions = DEFAULT_OPTIONS
+) -> VideoModel:
     """Put a loaded pipeline behind the interface that all families share.
 
     Args:
-        pipe: a pipeline of a family that is supported.
-        spec: what the model's folder says beyond it.
+        pipe: what was loaded.
+        base: whose adapter it gets, and whose folder says what the pipeline does not.
         name: of the model, for errors.
         options: of these what only some families take.
     """
+    adapter, spec = adapter_of(base, options), read_video_spec(resolve_model_path(base))
     try:
-        return adapter_for(type(pipe).__name__, options.adapter).from_pipeline(
+        return adapter.from_pipeline(
             pipe,
             fps=spec.fps,
             training_size=spec.training_size,

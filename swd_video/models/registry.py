@@ -41,14 +41,6 @@ def adapter_for(pipeline_name: str, adapter: str | None = None) -> type[VideoMod
     )
 
 
-def pipeline_class_for(pipeline_name: str, adapter: str | None = None) -> Any:
-    """Diffusers' class of a pipeline: its own where diffusers has one of that name, else the family's.
-
-    Args:
-        pipeline_name: the `_class_name` of a `model_index.json`.
-        adapter: as for `adapter_for`.
-
-    Raises:
-        ValueError: as `adapter_for`.
-    """
-    return getattr(diffusers, pipeline_name, adapter_for(pipeline_name, adapter).pipeline_class)
+def pipeline_class_for(pipeline_name: str, adapter: type[VideoModel]) -> Any:
+    """Diffusers' class of a pipeline: its own where diffusers has one of that name, else the family's."""
+    return getattr(diffusers, pipeline_name, adapter.pipeline_class)

@@ -45,11 +45,11 @@ from swd_video.models.loading import (
     STUDENT_FILE_NAME,
     LoadOptions,
     adapt,
+    adapter_of,
     load_teacher,
     model_folder,
     prepare_pipeline,
     read_model_index,
-    read_video_spec,
     resolve_model_path,
     shipped_models,
 )
@@ -270,8 +270,8 @@ class Student:
                     pipe.load_lora_weights(str(self.folder), weight_name=LORA_FILE_NAME)
                     pipe.fuse_lora()
                     pipe.unload_lora_weights()
-        prepare_pipeline(pipe, device=device, dtype=dtype, options=options)
-        model = adapt(pipe, read_video_spec(base), name, options)
+        prepare_pipeline(pipe, adapter_of(base, options), device=device, dtype=dtype, options=options)
+        model = adapt(pipe, base, name, options)
         return ScaleWisePipeline(model, self.scheduler, self.positions)
 
     def export(self, out: Path, **options: Any) -> "Export":

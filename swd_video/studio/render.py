@@ -7,6 +7,7 @@ Nothing but `render.json` holds times, so an interrupted and resumed run ends wi
 
 import errno
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,13 +21,16 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from swd_video.data.video import write_preview, write_video
+from swd_video.environment import collecting_no_garbage
 from swd_video.files import alone_in, hash_file, write_json
+from swd_video.models.devices import Device, Precision, choose_device, choose_precision
+from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ModelFacts, load_model_for_rendering
 from swd_video.studio.pictures import read_picture
-from swd_video.studio.script import Script
+from swd_video.studio.script import Script, load_script
 
 SHEET_NAME = "contact_sheet.png"
 REPORT_NAME = "render.json"
@@ -107,6 +111,46 @@ class RenderReport:
         if folder is not None:
             shots = [shot | {"file": shot["file"] and str(folder.resolve() / shot["file"])} for shot in shots]
         return {"shots": shots, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+
+
+def render(
+    script: Script | str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    reader: str | None = None,
+    options: LoadOptions = DEFAULT_OPTIONS,
+    say: Callable[[str], None] = lambda line: None,
+) -> RenderReport:
+    """Render a script, as `swd-video render` does: what is finished already is kept, so call it again to go on.
+
+    Args:
+        script: what to render, or its file.
+        out: folder for all files; made if missing.
+        model: student to use instead of the script's: a shipped name or a folder.
+        device: "auto" takes cuda, then mps, then cpu.
+        dtype: "auto" takes bfloat16 on cuda and float32 elsewhere.
+        reader: of the file, as for `load_script`.
+        options: how the model is fitted into memory and run.
+        say: takes lines about progress, for example `print`.
+
+    Raises:
+        ValueError: the script or the model is not usable; nothing has been written then.
+        FolderInUseError: another run is writing there.
+        OSError: the folder cannot be written to; what is finished is kept.
+    """
+    script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
+    with alone_in(out):
+        pass  # loading takes long: that nothing can be written there should show before
+    place = choose_device(device)
+    precision, name = choose_precision(dtype, place), model or script.model
+    say(f"loading {name} on {place} in {str(precision).removeprefix('torch.')}")
+    with collecting_no_garbage():
+        pipe, facts = load_model_for_rendering(name, device=place, dtype=precision, options=options)
+    pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
+    return render_script(script, pipe, facts, out, say=say)
 
 
 def render_script(

@@ -1,7 +1,8 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.randomness import keyed_global
 from swd_video.core.upsampler import LatentUpsampler
-from swd_video.files import write_json, write_text
+from swd_video.files import alone_in, write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.fsdp import wants_sharding
@@ -25,16 +26,17 @@ from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import Objective, ObjectiveConfig
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import STUDENT_FOLDER, Student
+from swd_video.training import loop
 from swd_video.training.adapt import TEACHER_FOLDER, AdaptedTeacher
 from swd_video.training.batch import divide_batch
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
-from swd_video.training.config import DistillConfig, LoraTrainConfig
+from swd_video.training.config import DistillConfig, LoraTrainConfig, load_config
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts, keep_vae
 from swd_video.training.loop import SUMMARY_FILE, Product, Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
-from swd_video.training.precision import warn_of_slow_bf16
+from swd_video.training.precision import settle_precision, warn_of_slow_bf16
 from swd_video.training.processes import join_processes
 from swd_video.training.provenance import (
     ADAPTATION_FILE,
@@ -50,6 +52,54 @@ from swd_video.training.provenance import (
 from swd_video.training.samples import SampleWriter
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
+
+
+def distill(
+    config: DistillConfig | str | Path, out: str | Path, *, overrides: Mapping[str, Any] | None = None
+) -> TrainSummary:
+    """Distil a student, as `swd-video distill` does: a run that was stopped goes on, a finished one stays as it is.
+
+    Args:
+        config: all of it, or its file.
+        out: folder of the run.
+        overrides: keys of the file to change, as for `load_config_as`.
+
+    Returns:
+        How the run ended; its `student` is the student's folder.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+        FolderInUseError: if another run trains there.
+        NonFiniteError: when a loss or a gradient is not finite; the last checkpoint stays.
+    """
+    return _train(config, Path(out), overrides, finished_summary, build_run)
+
+
+def adapt(
+    config: DistillConfig | str | Path, out: str | Path, *, overrides: Mapping[str, Any] | None = None
+) -> TrainSummary:
+    """The same for a teacher that learns a schedule's grids, as `swd-video adapt` does."""
+    return _train(config, Path(out), overrides, finished_adaptation, build_adaptation)
+
+
+def _train(
+    config: DistillConfig | str | Path,
+    out: Path,
+    overrides: Mapping[str, Any] | None,
+    finished: Callable[[DistillConfig, Path], TrainSummary | None],
+    build: Callable[[DistillConfig, Path], Run],
+) -> TrainSummary:
+    if not isinstance(config, DistillConfig):
+        config = load_config(config, overrides)
+    elif overrides:
+        raise ValueError(
+            "overrides: go with a config's file; change a config that is loaded by `model_copy`."
+        )
+    # Started by `accelerate launch`, this is one of several processes, of which the first holds the folder.
+    with alone_in(out) if join_processes().is_main_process else nullcontext():
+        config = settle_precision(config, out)
+        summary = finished(config, out)
+        return loop.train(build(config, out)) if summary is None else summary
 
 
 def build_run(config: DistillConfig, folder: Path) -> Run:

@@ -5,7 +5,7 @@ Sections that belong to one part lie beside it: those of `loss` and `adapt` in `
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -232,6 +232,6 @@ def _to_schedule(stages: tuple[StageConfig, ...]) -> ScaleSchedule:
     return ScaleSchedule.from_dict([stage.model_dump() for stage in stages])
 
 
-def load_config(path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DistillConfig:
+def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> DistillConfig:
     """Read the config of a distillation; see `load_config_as`."""
     return load_config_as(DistillConfig, path, overrides)

@@ -1,4 +1,4 @@
-"""The `--device` and `--dtype` of commands."""
+"""Where models run, and in which precision, by name; "auto" is what suits the machine."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,7 @@ def choose_device(name: str) -> str:
         return next(device for device, there in available.items() if there)
     if not available[name]:
         there = ", ".join(device for device, found in available.items() if found)
-        raise ValueError(f"--device {name}: torch does not see one; it sees {there}. Try swd-video doctor.")
+        raise ValueError(f"device {name}: torch does not see one; it sees {there}. Try swd-video doctor.")
     return name
 
 
