@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from swd_video.environment import prepare_process
     from swd_video.models.base import VideoModel
     from swd_video.models.load_options import LoadOptions
-    from swd_video.models.loading import load_model as load_teacher
+    from swd_video.models.loading import load_teacher
     from swd_video.schedulers import ScaleWiseFlowMatchScheduler
     from swd_video.student.pipeline import ScaleWisePipeline
     from swd_video.student.student import Student, load_student

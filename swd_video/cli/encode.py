@@ -101,7 +101,7 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
     from swd_video.models.base import VideoModel
     from swd_video.models.devices import choose_device
     from swd_video.models.fingerprint import fingerprint_encoders
-    from swd_video.models.loading import load_model, resolve_model_path
+    from swd_video.models.loading import load_teacher, resolve_model_path
 
     manifest = arguments.manifest or config.data.manifest
     if manifest is None:
@@ -114,7 +114,7 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
     def load() -> VideoModel:
         precision: torch.dtype = getattr(torch, config.load.dtype)
         device = choose_device(arguments.device)
-        return load_model(config.model, device=device, dtype=precision, options=config.load)
+        return load_teacher(config.model, device=device, dtype=precision, options=config.load)
 
     with progress_bar("encoding") as (progress, say):
         return encode_manifest(

@@ -32,7 +32,7 @@ from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import read_pipeline_name
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
-from swd_video.models.loading import LoadOptions, load_model, model_folder, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_teacher, model_folder, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.plain_text import clean_text
@@ -83,7 +83,7 @@ def synthesize(
     )
     if (report := filler.finished()) is not None:
         return report
-    model = load_model(
+    model = load_teacher(
         config.model,
         dtype=getattr(torch, config.dtype),
         device=device,

@@ -9,7 +9,7 @@ from swd_video.core.grid import PixelSize
 from swd_video.evaluation.config import EvaluateConfig, StudentRowConfig, TeacherRowConfig
 from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import LoadOptions, load_model
+from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student
 
@@ -39,7 +39,7 @@ class ModelPool:
         """
         if (name, embedded_guidance) not in self._teachers:
             options = LoadOptions(embedded_guidance=embedded_guidance)
-            model: Any = load_model(name, dtype=self._dtype, device=self._device, options=options)
+            model: Any = load_teacher(name, dtype=self._dtype, device=self._device, options=options)
             for part in _SHARED_PARTS:
                 self._known(getattr(model.pipe, part))
             self._teachers[name, embedded_guidance] = model

@@ -210,7 +210,7 @@ def write_video_spec(folder: str | Path, spec: VideoSpec) -> None:
     write_json(Path(folder) / VIDEO_SPEC_NAME, fields)
 
 
-def load_teacher(
+def load_pipeline(
     name_or_path: str | Path,
     *,
     device: torch.device | str = "cpu",
@@ -295,7 +295,7 @@ def prepare_pipeline(
     return pipe
 
 
-def load_model(
+def load_teacher(
     name_or_path: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
@@ -313,7 +313,7 @@ def load_model(
     Raises:
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.
     """
-    pipe = load_teacher(name_or_path, device=device, dtype=dtype, options=options)
+    pipe = load_pipeline(name_or_path, device=device, dtype=dtype, options=options)
     return adapt(pipe, name_or_path, name_or_path, options)
 
 

@@ -46,7 +46,7 @@ from swd_video.models.loading import (
     LoadOptions,
     adapt,
     adapter_of,
-    load_teacher,
+    load_pipeline,
     model_folder,
     prepare_pipeline,
     read_model_index,
@@ -263,7 +263,7 @@ class Student:
                 transformer = load_network(self.transformer_class(), path, dtype)
                 check_finite(path, transformer.state_dict())
             stock = LoadOptions(transformer_file=file, adapter=options.adapter)
-            pipe = load_teacher(base, dtype=dtype, transformer=transformer, options=stock)
+            pipe = load_pipeline(base, dtype=dtype, transformer=transformer, options=stock)
             if self.kind == "lora":
                 check_lora(self.weights_path, pipe.transformer)
                 with errors_in_one_line(self.weights_path):

@@ -19,7 +19,7 @@ from swd_video.files import alone_in, write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.fsdp import wants_sharding
-from swd_video.models.loading import load_model, resolve_model_path
+from swd_video.models.loading import load_teacher, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
 from swd_video.objectives.networks import Networks
@@ -215,7 +215,7 @@ def _check_load(config: DistillConfig, sharded: bool) -> None:
 def _load_teacher(config: DistillConfig) -> VideoModel:
     """The teacher in main memory, where text encoder and VAE wait until they are needed."""
     options = config.load.model_copy(update={"attention": "auto"})
-    model = load_model(config.model, dtype=getattr(torch, config.load.dtype), options=options)
+    model = load_teacher(config.model, dtype=getattr(torch, config.load.dtype), options=options)
     schedule = config.scale_schedule()
     schedule.tokens(model.spec.compression)
     if not isinstance(model.transformer, ModelMixin):

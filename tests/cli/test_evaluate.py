@@ -15,7 +15,7 @@ from swd_video.evaluation.attribute_judge import AttributeJudge
 from swd_video.evaluation.judges import Batch
 from swd_video.evaluation.metrics.metric import MeanOfClips
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 
 
 class Brightness(MeanOfClips):
@@ -261,7 +261,7 @@ def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Pa
     teacher, student = pool.teacher(str(tiny_wan_folder)), pool.student(str(student_folder))
     assert student.model.vae is teacher.vae and pool.teacher(str(tiny_wan_folder)) is teacher
     assert student.model.transformer is not teacher.transformer
-    assert load_model(tiny_wan_folder).vae is not teacher.vae
+    assert load_teacher(tiny_wan_folder).vae is not teacher.vae
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.sections import SynthesizeConfig
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.models.teacher_sampling import sample_teacher
 
 GRIDS = ["2x4x4", "3x4x4", "3x6x8"]
@@ -63,7 +63,7 @@ def test_every_grid_holds_the_teachers_clip(synthesized: Path, tiny_wan_folder: 
         "a red square",
         "a green disc",
     ]
-    model = load_model(tiny_wan_folder)
+    model = load_teacher(tiny_wan_folder)
     generators = [keyed_generator(3, "synthesize", "a green disc", sample) for sample in (0, 1)]
     own = sample_teacher(
         model, ["a green disc"] * 2, PixelSize(9, 48, 64), steps=2, guidance_scale=2.0, generator=generators

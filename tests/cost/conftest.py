@@ -6,7 +6,7 @@ import pytest
 from diffusers import WanPipeline
 
 from swd_video.cost.architecture import Architecture, load_architecture
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.models.wan import WanModel
 
 
@@ -27,6 +27,6 @@ def pocket_architecture() -> Architecture:
 
 @pytest.fixture(scope="module")
 def pocket_model() -> WanModel:
-    model = load_model("pocket-wan")
+    model = load_teacher("pocket-wan")
     assert isinstance(model, WanModel)
     return model

@@ -26,7 +26,7 @@ from swd_video.data.share import Share
 from swd_video.data.video import VideoError, read_video
 from swd_video.files import FolderInUseError, alone_in, together_in
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 
 Draw = Callable[[int, int, int], np.ndarray]
 EncodeFile = Callable[..., Path]
@@ -36,7 +36,7 @@ TARGET = PixelSize(9, 48, 64)
 
 @pytest.fixture(scope="module")
 def model(tiny_wan_folder: Path) -> VideoModel:
-    return load_model(tiny_wan_folder)
+    return load_teacher(tiny_wan_folder)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_failure_of_the_machine_ends_it_and_is_gone_on_from(
 def test_numbers_that_do_not_fit_are_a_clips_own_unless_a_plain_clip_has_them_too(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, encode_file: EncodeFile
 ) -> None:
-    model, grids = load_model(tiny_wan_folder), tiny_schedule.grids[:1]
+    model, grids = load_teacher(tiny_wan_folder), tiny_schedule.grids[:1]
     encode_file(tmp_path / "grey.mp4", np.full((30, 48, 64, 3), 128, np.uint8))
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
     encode_file(tmp_path / "noise.mp4", noise, options={"crf": "1"})
@@ -329,11 +329,11 @@ import sys
 from swd_video.core.grid import LatentSize
 from swd_video.data.encode import encode_manifest
 from swd_video.data.manifest import read_manifest
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 manifest, model, out = sys.argv[1:4]
 grids = [LatentSize.parse(text) for text in sys.argv[4:]]
 encode_manifest(
-    read_manifest(manifest), lambda: load_model(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
+    read_manifest(manifest), lambda: load_teacher(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
 )
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from swd_video.data.texts import cut_texts, describe_cut
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.plain_text import clean_text, on_one_line
 
 
@@ -36,7 +36,7 @@ def test_names_fit_on_one_line() -> None:
 
 def test_cut_texts_are_counted_and_named(tiny_wan_folder: Path) -> None:
     """The tokenizer has a token for each byte, and one at the end; the model reads 48."""
-    model = load_model(tiny_wan_folder)
+    model = load_teacher(tiny_wan_folder)
     fits = "x" * 47
     long = {f"{letter}{fits}": 49 for letter in "abcd"} | {"e" * 160: 161}
     cut = cut_texts(model, [fits, *long, "é" * 23])

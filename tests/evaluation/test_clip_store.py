@@ -6,11 +6,11 @@ from swd_video.core.grid import PixelSize
 from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.config import TeacherRowConfig
 from swd_video.evaluation.rows import Row, prompt_requests, teacher_row
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 
 
 def test_a_stopped_row_goes_on_with_the_same_clips(tiny_wan_folder: Path, tmp_path: Path) -> None:
-    model = load_model(tiny_wan_folder)
+    model = load_teacher(tiny_wan_folder)
 
     def row_with(guidance: float) -> Row:
         section = TeacherRowConfig(

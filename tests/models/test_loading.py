@@ -18,7 +18,7 @@ from swd_video.models.loading import (
     ARCHITECTURES,
     LoadOptions,
     VideoSpec,
-    load_model,
+    load_pipeline,
     load_teacher,
     model_folder,
     read_model_index,
@@ -37,7 +37,7 @@ def own_folder(tiny_wan_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_teacher_is_a_plain_diffusers_pipeline(tiny_wan_folder: Path, tiny_wan_pipe: WanPipeline) -> None:
-    pipe = load_teacher(tiny_wan_folder)
+    pipe = load_pipeline(tiny_wan_folder)
     assert type(pipe) is WanPipeline
     for name, tensor in tiny_wan_pipe.transformer.state_dict().items():
         assert torch.equal(pipe.transformer.state_dict()[name], tensor)
@@ -45,18 +45,18 @@ def test_a_teacher_is_a_plain_diffusers_pipeline(tiny_wan_folder: Path, tiny_wan
 
 
 def test_precision_reaches_every_part(tiny_wan_folder: Path) -> None:
-    pipe = load_teacher(tiny_wan_folder, dtype=torch.bfloat16)
+    pipe = load_pipeline(tiny_wan_folder, dtype=torch.bfloat16)
     assert {pipe.transformer.dtype, pipe.text_encoder.dtype, pipe.vae.dtype} == {torch.bfloat16}
-    model = load_model(tiny_wan_folder, dtype=torch.bfloat16)
+    model = load_teacher(tiny_wan_folder, dtype=torch.bfloat16)
     embeds = model.encode_prompt(["a cat"])
     assert model.predict_velocity(torch.zeros(1, 4, 3, 4, 4), 1.0, embeds).dtype == torch.float32
     assert model.encode_video(torch.zeros(1, 3, 5, 32, 32)).dtype == torch.float32
 
 
 def test_a_model_knows_what_its_folder_says(own_folder: Path) -> None:
-    assert load_model(own_folder).spec.fps == 16
+    assert load_teacher(own_folder).spec.fps == 16
     write_video_spec(own_folder, VideoSpec(fps=12.0, training_size=PixelSize(9, 48, 64), text_length=20))
-    spec = load_model(own_folder).spec
+    spec = load_teacher(own_folder).spec
     assert (spec.fps, spec.training_size, spec.text_length) == (12, PixelSize(9, 48, 64), 20)
     assert type(WanPipeline.from_pretrained(own_folder)) is WanPipeline
 
@@ -120,13 +120,13 @@ def test_what_is_no_model_is_refused_with_what_there_is(name: str) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no model_index\.json"):
-        load_teacher(tmp_path)
+        load_pipeline(tmp_path)
 
 
 def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
     shutil.rmtree(own_folder / "vae")
     with pytest.raises(ValueError, match=r"vae: is missing, model_index\.json expects a AutoencoderKLWan"):
-        load_teacher(own_folder)
+        load_pipeline(own_folder)
 
 
 # Wan's image-to-video transformers take the picture as further channels.
@@ -135,7 +135,7 @@ def test_other_families_are_refused(name: str, own_folder: Path) -> None:
     index = own_folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
     with pytest.raises(ValueError, match=f"got a {name}, expected one of WanPipeline"):
-        load_teacher(own_folder)
+        load_pipeline(own_folder)
 
 
 @pytest.mark.parametrize("pipeline", [LTXImageToVideoPipeline, LTXConditionPipeline])
@@ -146,7 +146,7 @@ def test_folders_of_ltx_pipelines_with_the_same_parts_load(
     pipeline(**pipe.components).save_pretrained(tmp_path / "ltx")
     assert json.loads((tmp_path / "ltx/model_index.json").read_text())["_class_name"] == pipeline.__name__
     expected = LtxModel.from_pipeline(pipeline(**pipe.components))
-    model = load_model(tmp_path / "ltx")
+    model = load_teacher(tmp_path / "ltx")
     assert isinstance(model, LtxModel) and type(model.pipe) is pipeline
     assert model.spec == load_architecture(tmp_path / "ltx").spec == expected.spec
     weights = expected.transformer.state_dict()
@@ -156,7 +156,7 @@ def test_folders_of_ltx_pipelines_with_the_same_parts_load(
 def test_a_student_is_no_teacher(tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text("{}")
     with pytest.raises(ValueError, match="is a distilled student"):
-        load_model(tmp_path)
+        load_teacher(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["wan-ti2v", "wan-a14b", "ltx", "hunyuan", "cogvideox"])
@@ -166,7 +166,7 @@ def test_a_folder_of_any_family_finds_its_adapter(
     tiny_pipe: Callable[[str], Any],
     tiny_family: Callable[[str], Any],
 ) -> None:
-    model, pipe = load_model(save_tiny(family)), tiny_pipe(family)
+    model, pipe = load_teacher(save_tiny(family)), tiny_pipe(family)
     assert type(model) is tiny_family(family).adapter
     assert type(model.pipe) is type(pipe)
     expected = type(model).from_pipeline(pipe)
@@ -209,7 +209,7 @@ def test_a_single_file_replaces_the_transformer(
     weights = {name: weight + 1 for name, weight in tiny_wan_pipe.transformer.state_dict().items()}
     path = tmp_path / "model.safetensors"
     save_file(rename(dict(weights)), path)
-    pipe = load_teacher(tiny_wan_folder, dtype=torch.bfloat16, options=LoadOptions(transformer_file=path))
+    pipe = load_pipeline(tiny_wan_folder, dtype=torch.bfloat16, options=LoadOptions(transformer_file=path))
     loaded = pipe.transformer.state_dict()
     assert loaded.keys() == weights.keys() and pipe.transformer.dtype == torch.bfloat16
     for name, weight in weights.items():
@@ -219,7 +219,7 @@ def test_a_single_file_replaces_the_transformer(
 @torch.no_grad()
 def test_memory_is_saved_as_asked(tiny_wan_folder: Path) -> None:
     options = LoadOptions(vae_tiling=True, vae_slicing=True, float8_weights=True, attention="native")
-    plain, small = load_model(tiny_wan_folder), load_model(tiny_wan_folder, options=options)
+    plain, small = load_teacher(tiny_wan_folder), load_teacher(tiny_wan_folder, options=options)
     assert small.vae.use_tiling and small.vae.use_slicing
     assert not plain.vae.use_tiling and not plain.vae.use_slicing
     dtypes = {weight.dtype for weight in small.transformer.parameters()}
@@ -253,7 +253,7 @@ def test_what_is_shipped_stays_small() -> None:
     assert len(sizes) > 10 and sum(sizes) < 40e6
 
 
-@pytest.mark.parametrize("load", [load_model, is_student, read_model_index, model_folder])
+@pytest.mark.parametrize("load", [load_teacher, is_student, read_model_index, model_folder])
 def test_a_hub_name_that_nobody_knows_is_asked_for_once(
     load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,10 +285,10 @@ def test_errors_do_not_send_people_to_a_stacktrace() -> None:
 
 def test_a_model_is_told_the_guidance_that_options_ask_for(save_tiny: Callable[[str], Path]) -> None:
     folder = save_tiny("hunyuan")
-    model = load_model(folder, options=LoadOptions(embedded_guidance=4))
-    assert (model.spec.embedded_guidance, load_model(folder).spec.embedded_guidance) == (4, 6)
+    model = load_teacher(folder, options=LoadOptions(embedded_guidance=4))
+    assert (model.spec.embedded_guidance, load_teacher(folder).spec.embedded_guidance) == (4, 6)
     told = [
         each._transformer_inputs(each.transformer, torch.zeros(1, 4, 1, 4, 4), 0.5, torch.zeros(1, 257, 16))
-        for each in (model, load_model(folder))
+        for each in (model, load_teacher(folder))
     ]
     assert [inputs["guidance"].tolist() for inputs in told] == [[4000.0], [6000.0]]

@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
-from swd_video.models.loading import LoadOptions, load_model
+from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.models.registry import ADAPTERS, adapter_for
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student, load_student
@@ -53,9 +53,9 @@ def test_only_the_family_that_is_asked_for_is_imported() -> None:
 
 
 def test_an_adapter_from_outside_can_be_named(tiny_wan_folder: Path, own_adapter: str) -> None:
-    own = load_model(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
+    own = load_teacher(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
     assert own.spec.family == "own"
-    assert load_model(tiny_wan_folder).spec.family == "wan"
+    assert load_teacher(tiny_wan_folder).spec.family == "wan"
     latents = torch.randn(1, own.spec.latent_channels, 2, 4, 4)
     assert own.predict_velocity(latents, 0.5, own.encode_prompt(["a"])).shape == latents.shape
 
@@ -63,7 +63,7 @@ def test_an_adapter_from_outside_can_be_named(tiny_wan_folder: Path, own_adapter
 def test_a_student_records_the_adapter_that_was_named(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, own_adapter: str, tmp_path: Path
 ) -> None:
-    model = load_model(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
+    model = load_teacher(tiny_wan_folder, options=LoadOptions(adapter=own_adapter))
     scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
     student = Student(str(tiny_wan_folder), scheduler, adapter=own_adapter)
     student.save(tmp_path / "student", cast(ModelMixin, model.transformer))
@@ -101,4 +101,4 @@ def test_what_is_no_adapter_is_refused(
     name: str, expected: str, tiny_wan_folder: Path, own_adapter: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):
-        load_model(tiny_wan_folder, options=LoadOptions(adapter=name))
+        load_teacher(tiny_wan_folder, options=LoadOptions(adapter=name))

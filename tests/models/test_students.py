@@ -12,7 +12,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import probe_video, write_video
 from swd_video.models.base import VideoModel
-from swd_video.models.loading import VideoSpec, load_model, write_video_spec
+from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
 from swd_video.objectives.networks import Networks
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
@@ -171,7 +171,7 @@ def test_students_of_other_families_are_not_exported(
     save_tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     teacher = save_tiny("ltx")
-    model = load_model(teacher)
+    model = load_teacher(teacher)
     schedule = _schedule(model, LatentSize(3, 2, 3))
     made = Student(str(teacher), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
     made.save(tmp_path / "s", model.transformer)

@@ -14,7 +14,7 @@ from diffusers import CogVideoXDDIMScheduler, LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from swd_video.core.grid import PixelSize
-from swd_video.models.loading import LoadOptions, load_model, load_teacher, resolve_model_path
+from swd_video.models.loading import LoadOptions, load_pipeline, load_teacher, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.teacher_sampling import sample_teacher
 
@@ -103,12 +103,12 @@ def no_text_encoder_in_the_pipeline(bench: Bench) -> None:
 
 def no_text_encoder_on_disk(bench: Bench) -> None:
     shutil.rmtree(bench.folder / "text_encoder")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def text_encoder_saved_as_none(bench: Bench) -> None:
     bench.edit_index(text_encoder=[None, None])
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def image_to_video_transformer(bench: Bench) -> None:
@@ -137,31 +137,31 @@ def two_experts_without_a_boundary(bench: Bench) -> None:
 
 def unknown_family(bench: Bench) -> None:
     bench.edit_index(_class_name="FluxPipeline")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def transformer_of_another_family(bench: Bench) -> None:
     shutil.rmtree(bench.folder / "transformer")
     bench.tiny_pipe("ltx").transformer.save_pretrained(bench.folder / "transformer")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def vae_of_another_family(bench: Bench) -> None:
     shutil.rmtree(bench.folder / "vae")
     bench.tiny_pipe("hunyuan").vae.save_pretrained(bench.folder / "vae")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def truncated_weights(bench: Bench) -> None:
     content = bench.weights("vae").read_bytes()
     bench.weights("vae").write_bytes(content[: len(content) // 2])
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def weights_of_another_size(bench: Bench) -> None:
     config = bench.folder / "transformer" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 64}))
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def edit_weights(path: Path, **changes: torch.Tensor | None) -> None:
@@ -171,62 +171,62 @@ def edit_weights(path: Path, **changes: torch.Tensor | None) -> None:
 
 def transformer_that_lacks_a_weight(bench: Bench) -> None:
     edit_weights(bench.weights(), **{"blocks.1.attn1.to_q.weight": None})
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def vae_with_weights_too_many(bench: Bench) -> None:
     edit_weights(bench.weights("vae"), **{"lora.up": torch.ones(1)})
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def text_encoder_that_lacks_a_weight(bench: Bench) -> None:
     edit_weights(bench.weights("text_encoder"), **{"encoder.final_layer_norm.weight": None})
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def text_encoder_of_another_size(bench: Bench) -> None:
     edit_weights(bench.weights("text_encoder"), **{"encoder.final_layer_norm.weight": torch.ones(3)})
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def pickled_weights(bench: Bench) -> None:
     bench.weights().unlink()
     set_trap(bench, bench.folder / "transformer" / "diffusion_pytorch_model.bin")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def pickle_named_safetensors(bench: Bench) -> None:
     set_trap(bench, bench.weights())
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def no_weights(bench: Bench) -> None:
     bench.weights("text_encoder").unlink()
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def no_model_index(bench: Bench) -> None:
     (bench.folder / "model_index.json").unlink()
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def broken_model_index(bench: Bench) -> None:
     (bench.folder / "model_index.json").write_text("{")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def model_index_without_a_name(bench: Bench) -> None:
     bench.edit_index(_class_name=None)
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def no_such_folder(bench: Bench) -> None:
-    load_model(bench.tmp_path / "nothing")
+    load_teacher(bench.tmp_path / "nothing")
 
 
 def a_student(bench: Bench) -> None:
     (bench.folder / "student.json").write_text("{}")
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 def a_single_file_as_the_model(bench: Bench) -> None:
@@ -234,7 +234,7 @@ def a_single_file_as_the_model(bench: Bench) -> None:
 
 
 def with_file(bench: Bench, path: Path, folder: Path | None = None) -> None:
-    load_teacher(folder or bench.folder, options=LoadOptions(transformer_file=path))
+    load_pipeline(folder or bench.folder, options=LoadOptions(transformer_file=path))
 
 
 def no_such_file(bench: Bench) -> None:
@@ -299,19 +299,19 @@ def file_for_one_of_two_experts(bench: Bench) -> None:
 
 
 def offload_without_an_accelerator(bench: Bench) -> None:
-    load_model(bench.folder, options=LoadOptions(cpu_offload="model"))
+    load_teacher(bench.folder, options=LoadOptions(cpu_offload="model"))
 
 
 def attention_that_does_not_run(bench: Bench) -> None:
-    load_model(bench.folder, options=LoadOptions(attention="flash"))
+    load_teacher(bench.folder, options=LoadOptions(attention="flash"))
 
 
 def guidance_for_a_model_that_is_told_none(bench: Bench) -> None:
-    load_model(bench.folder, options=LoadOptions(embedded_guidance=6))
+    load_teacher(bench.folder, options=LoadOptions(embedded_guidance=6))
 
 
 def noise_for_a_decoder_that_takes_none(bench: Bench) -> None:
-    load_model(bench.save_tiny("ltx"), options=LoadOptions(decode_timestep=0.05))
+    load_teacher(bench.save_tiny("ltx"), options=LoadOptions(decode_timestep=0.05))
 
 
 def guidance_for_a_second_transformer(bench: Bench) -> None:
@@ -321,7 +321,7 @@ def guidance_for_a_second_transformer(bench: Bench) -> None:
 
 def broken_video_spec(bench: Bench) -> None:
     (bench.folder / "video_spec.json").write_text('{"fps": "fast"}')
-    load_model(bench.folder)
+    load_teacher(bench.folder)
 
 
 CASES = {

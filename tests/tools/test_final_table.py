@@ -11,7 +11,7 @@ from swd_video.cli.main import main
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.attribute_judge import AttributeJudge
-from swd_video.models.loading import load_teacher
+from swd_video.models.loading import load_pipeline
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from tools.pocket.corpus import split_of
@@ -32,7 +32,7 @@ def judge_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def students(tmp_path: Path, tiny_wan_folder: Path) -> dict[str, Path]:
     """The teacher's own weights with two schedules: same size throughout, and growing."""
-    transformer = load_teacher(str(tiny_wan_folder)).transformer
+    transformer = load_pipeline(str(tiny_wan_folder)).transformer
     target = LatentSize(2, 4, 4)
     schedules = {
         "full": ScaleSchedule((Stage(1.0, target), Stage(0.6, target))),

@@ -8,7 +8,7 @@ import torch
 
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
+from swd_video.models.loading import VideoSpec, load_pipeline, write_video_spec
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student, load_student
 from tools.pocket.handover import finish, main
@@ -26,7 +26,7 @@ def teacher(tmp_path: Path, tiny_wan_folder: Path) -> Path:
 
 @pytest.fixture
 def student(tmp_path: Path, teacher: Path) -> Path:
-    transformer = load_teacher(str(teacher)).transformer
+    transformer = load_pipeline(str(teacher)).transformer
     made = Student(str(teacher), ScaleWiseFlowMatchScheduler.from_schedule(SCHEDULE))
     made.save(tmp_path / "student", transformer)
     return tmp_path / "student"

@@ -8,7 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from swd_video.models.fingerprint import fingerprint_encoders
-from swd_video.models.loading import ASSETS, load_model
+from swd_video.models.loading import ASSETS, load_teacher
 from tools.pocket import teacher, vae
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import ClipSpec
@@ -133,4 +133,4 @@ def test_an_untrained_teacher_reads_the_clips_that_were_encoded_for_the_shipped_
     shipped = ASSETS / "pocket-wan"
     initialise(shipped / "vae", shipped, tmp_path / "untrained")
     assert fingerprint_encoders(tmp_path / "untrained") == fingerprint_encoders(shipped)
-    assert load_model(tmp_path / "untrained").spec.latent_channels == 32
+    assert load_teacher(tmp_path / "untrained").spec.latent_channels == 32

@@ -11,7 +11,7 @@ from diffusers import WanPipeline
 from swd_video.cli.adapt import run as run_command
 from swd_video.config import ConfigError, dump_config
 from swd_video.models.fingerprint import fingerprint_encoders
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.training.build import build_adaptation, finished_summary
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
@@ -77,7 +77,7 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
 
     # What was encoded for the teacher before is still its own.
     assert fingerprint_encoders(out / "teacher") == fingerprint_encoders(tiny_wan_folder)
-    model = load_model(str(out / "teacher"))
+    model = load_teacher(str(out / "teacher"))
     text, noisy = model.encode_prompt(["a red square"]), torch.zeros(1, 4, 2, 4, 4)
     assert torch.isfinite(model.predict_velocity(noisy, 0.5, text)).all()
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.sections import DataConfig
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.training.open_clips import open_clips
 
 EMOJI = Path(__file__).parents[1] / "data" / "files"
@@ -21,7 +21,7 @@ def test_a_cache_that_lost_a_file_is_made_whole_before_training(
     lines = [{"path": str(EMOJI / name), "caption": "x" * 60} for name in ("tea.webp", "none.webp")]
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, lines)))
     data = DataConfig(manifest=str(tmp_path / "clips.jsonl"), cache=str(tmp_path / "cache"))
-    model, accelerator = load_model(tiny_wan_folder), Accelerator(cpu=True)
+    model, accelerator = load_teacher(tiny_wan_folder), Accelerator(cpu=True)
 
     def open_again(data: DataConfig) -> int:
         return len(open_clips(data, str(tiny_wan_folder), tiny_schedule, model, accelerator))

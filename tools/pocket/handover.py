@@ -29,7 +29,7 @@ from swd_video.evaluation.clip_store import make_clips
 from swd_video.evaluation.config import TeacherRowConfig
 from swd_video.evaluation.metrics.motion import flow_lengths
 from swd_video.evaluation.rows import teacher_row, to_frames
-from swd_video.models.loading import load_model
+from swd_video.models.loading import load_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student
 from tools.pocket.pictures import to_pixels
@@ -76,7 +76,7 @@ def shares_by_stage(options: HandoverOptions) -> dict[int, FlowShare]:
     Raises:
         ValueError: If a model cannot be loaded, or the two make clips of different sizes.
     """
-    teacher, student = load_model(options.teacher), load_student(options.student)
+    teacher, student = load_teacher(options.teacher), load_student(options.student)
     schedule = student.scheduler.schedule
     size = student.compression.pixel_size(schedule.target)
     if teacher.spec.training_size != size:

@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from swd_video.files import whole_folder
-from swd_video.models.loading import ASSETS, load_teacher, read_video_spec, write_video_spec
+from swd_video.models.loading import ASSETS, load_pipeline, read_video_spec, write_video_spec
 from swd_video.student.export import forget_origin
 from swd_video.student.student import Student
 
@@ -23,7 +23,7 @@ TEACHER, STUDENT = "pocket-wan", "pocket-wan-swd"
 def ship_teacher(source: Path, assets: Path = ASSETS) -> None:
     """Write the teacher's folder, whole or not at all."""
     with whole_folder(assets / TEACHER) as draft:
-        load_teacher(source).to(torch.float16).save_pretrained(draft)
+        load_pipeline(source).to(torch.float16).save_pretrained(draft)
         write_video_spec(draft, read_video_spec(source))
         forget_origin(draft)
 

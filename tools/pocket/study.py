@@ -45,7 +45,7 @@ from swd_video.evaluation.report import (
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, real_row, student_row, teacher_row, weights_digest
 from swd_video.evaluation.scores import row_figures, score_clips
-from swd_video.models.loading import load_model, read_video_spec, resolve_model_path
+from swd_video.models.loading import load_teacher, read_video_spec, resolve_model_path
 from swd_video.student.student import load_student
 from swd_video.training.config import DistillConfig, load_config
 from tools.pocket import corpus
@@ -222,7 +222,7 @@ class Bench:
         return clips, score_clips(clips, self.metrics, self.judges)
 
     def _teacher_row(self, steps: int, name: str) -> Row:
-        model, guidance = load_model(name, device=self.options.device), self.options.guidance
+        model, guidance = load_teacher(name, device=self.options.device), self.options.guidance
         section = TeacherRowConfig(
             key=f"teacher-{steps}", title="teacher", model=name, steps=steps, guidance_scale=guidance
         )
@@ -239,7 +239,7 @@ class Bench:
         if "/" in model and not Path(model).exists():
             return None
         if model not in self._digests:
-            pipe = load_model(model).pipe
+            pipe = load_teacher(model).pipe
             self._digests[model] = weights_digest(pipe.transformer, pipe.text_encoder, pipe.vae)
         return self._digests[model]
 

@@ -29,7 +29,7 @@ from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.data.latent_cache import LatentCache
 from swd_video.files import whole_folder
-from swd_video.models.loading import VideoSpec, load_model, write_video_spec
+from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
 from swd_video.models.wan import WanModel
 from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
 from tools.pocket.corpus import CLIP_SIZE, frame_rate, parse_caption
@@ -228,7 +228,7 @@ def flow_loss(model: WanModel, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_
 def train(arguments: argparse.Namespace) -> None:
     """The training loop."""
     device = arguments.device
-    model = load_model(arguments.pipeline, device=device)
+    model = load_teacher(arguments.pipeline, device=device)
     assert isinstance(model, WanModel)
     transformer = model.pipe.transformer.train()
     corpus = Corpus(LatentCache(arguments.cache), model)
