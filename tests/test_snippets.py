@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import WanTransformer3DModel
 
 from swd_video.core.schedule import ScaleSchedule
@@ -27,6 +28,8 @@ STAND_INS = {
     "path/to/this/folder": ".",
     "out/ltx/student": "../full",
     "configs/scripts/demo.yaml": "../script.yaml",
+    "configs/pocket/swd.yaml": "../swd.yaml",
+    '"train.steps": 20': '"train.steps": 1',
     'device="cuda"': 'device="cpu"',
     "LatentSize(4, 8, 12)": "LatentSize(2, 2, 2)",
     "LatentSize(7, 16, 24)": "LatentSize(3, 4, 4)",
@@ -40,12 +43,23 @@ def python_of(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(
-    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path_factory: pytest.TempPathFactory
+    tiny_wan_folder: Path,
+    tiny_schedule: ScaleSchedule,
+    manifest: Path,
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A base model, two students of it, their exports, and a folder to run in."""
+    """A base model, two students of it, their exports, a config to distil another, and a folder to run in."""
     place = tmp_path_factory.mktemp("snippets")
     (place / "base").symlink_to(tiny_wan_folder)
     (place / "script.yaml").write_text(SCRIPT)
+    config = {
+        "model": "../base",
+        "data": {"manifest": str(manifest), "cache": str(cache)},
+        "schedule": tiny_schedule.as_dict(),
+        "train": {"kind": "lora", "rank": 2, "steps": 1, "batch_size": 1},
+    }
+    (place / "swd.yaml").write_text(yaml.safe_dump(config))
     (place / "run" / "out").mkdir(parents=True)
     torch.save(torch.zeros(1, 4, 3, 8, 8), place / "run" / "test_latents_wan.pth")
     transformer = WanTransformer3DModel.from_pretrained(tiny_wan_folder, subfolder="transformer")
@@ -81,6 +95,7 @@ SNIPPETS = [
     for path in DOCUMENTS
     if path.name != "export.md"
     for number, code in enumerate(python_of(path.read_text(encoding="utf-8")))
+    if not code.startswith("# my_")  # modules, which test_extending.py puts to use
 ]
 
 
@@ -105,5 +120,11 @@ def test_code_for_exports_makes_the_student_s_clip_bit_for_bit(student: str, pla
 
 
 def test_there_is_code_to_run() -> None:
-    assert {parameter.id for parameter in SNIPPETS} >= {"adapters-0", "adapters-1", "render-0", "spectrum-0"}
+    assert {parameter.id for parameter in SNIPPETS} >= {
+        "adapters-0",
+        "adapters-1",
+        "extending-0",
+        "render-0",
+        "spectrum-0",
+    }
     assert len(python_of((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))) == 2

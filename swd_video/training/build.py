@@ -61,11 +61,8 @@ def distill(
 
     Args:
         config: all of it, or its file.
-        out: folder of the run.
+        out: folder of the run, where `student/` comes to lie.
         overrides: keys of the file to change, as for `load_config_as`.
-
-    Returns:
-        How the run ended; its `student` is the student's folder.
 
     Raises:
         ValueError: for wrong input, in one line.
