@@ -265,7 +265,7 @@ def test_only_who_trains_and_who_counts_training_sees_a_whole_config() -> None:
         for file in package.rglob("*.py")
         if re.search(r"\bDistillConfig\b", file.read_text())
     }
-    assert {user for user in users if not user.startswith(("cli/", "cost/", "training/"))} == set()
+    assert {user for user in users if not user.startswith(("cli/", "cost/", "training/"))} == {"__init__.py"}
 
 
 def test_every_dependency_is_pinned_within_its_range() -> None:
