@@ -141,8 +141,8 @@ class Results:
         )
         if about["timed_rounds"]:
             note += (
-                f" Seconds: medians of {about['timed_rounds']} runs of {about['timed_batch']} clips at once, by "
-                f"{about['timed_batch']}, rows taking turns in one process, {about['threads']} CPU threads."
+                f" Seconds: medians of {about['timed_rounds']} runs of {about['timed_batch']} clips at once, "
+                f"divided by {about['timed_batch']}, rows taking turns in one process, {about['threads']} CPU threads."
             )
         note += f" PyTorch {about['torch']}, {about['machine']}."
         words = {True: "met", False: "**not met**", None: "not measured"}

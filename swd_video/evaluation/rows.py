@@ -117,7 +117,7 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
     """
     schedule = pipe.scheduler.schedule
     stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in schedule)
-    title = section.title or f"student {section.key} ({stages})"
+    title = section.title or f"{section.key} ({stages})"
     target = pipe.compression.pixel_size(schedule.target)
     if target != size:
         raise ValueError(

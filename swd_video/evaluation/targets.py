@@ -33,7 +33,7 @@ def _check(target: TargetConfig, metric: Metric, results: Results) -> dict[str, 
     if other is not None:
         return _hold_against(other, name, target, metric, results)
     bound = target.at_least if target.at_least is not None else target.at_most
-    name += f", share of {target.share_of}'s" if target.share_of else ""
+    name += f", relative to {target.share_of}'s" if target.share_of else ""
     name += f", at {'least' if target.at_least is not None else 'most'} {bound:g}"
     value = _value(results, target.row, metric)
     if target.share_of and value is not None:

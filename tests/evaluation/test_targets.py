@@ -59,7 +59,7 @@ def test_targets_are_judged_by_figures_shares_and_paired_differences(good: bool)
     assert [check["name"] for check in checks[:3]] == [
         "student: motion right, at least 0.95",
         "student: subject right, at least 0.95",
-        "student: spread of pixels, share, share of teacher's, at least 0.8",
+        "student: spread of pixels, share, relative to teacher's, at least 0.8",
     ]
 
 
