@@ -5,7 +5,6 @@ attention; element-wise work is not counted. Memory for a backward pass is the s
 find both and obey autocast; on the meta device operations are counted in half the time.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,9 +105,7 @@ def count_kept(run: Callable[[], Tensor], network: nn.Module) -> int:
         network: its weights and buffers do not count, casts of them do.
     """
     owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-    with saved_tensors() as saved, warnings.catch_warnings():
-        # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
-        warnings.filterwarnings("ignore", message="Mismatch dtype")
+    with saved_tensors() as saved:
         run()
     return sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
 

@@ -4,6 +4,7 @@ The counted calls are those of sampling and of the trainer; `Pass` says which of
 """
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -107,7 +108,10 @@ class Network(ABC):
         bf16 = bf16 and self.autocasts
         key = replace(one, clips=1), bf16, checkpointing
         if key not in self._kept:
-            with shapes_only(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+            with shapes_only(), autocast, warnings.catch_warnings():
+                # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
+                warnings.filterwarnings("ignore", message="Mismatch dtype")
                 self._kept[key] = Kept() if one.gradient == "none" else self._count_kept(one, checkpointing)
         return self._kept[key]
 
