@@ -108,6 +108,36 @@ def test_adapter_encoder_and_objective_by_their_entry_points(
     assert swd_video.load_student(run.student).model.spec.family == "my-wan"
 
 
+def test_metrics(tiny_wan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "kind": "teacher",
+        "key": "teacher",
+        "model": str(tiny_wan_folder),
+        "steps": 1,
+        "guidance_scale": 1.0,
+    }
+    config = {"prompts": ["a cat"], "rows": [row], "reference": "teacher", "size": "5x32x32", "cost": None}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
+    (piece,) = (piece for piece in blocks("yaml") if piece.startswith("metrics"))
+    (tmp_path / "own.yaml").write_text(f"extends: base.yaml\n{piece}")
+    figures = []
+    for name, more in (("my_metrics:Brightness", ()), ("brightness", ("--metrics.others", "[brightness]"))):
+        command = [
+            "evaluate",
+            str(tmp_path / "own.yaml"),
+            "--out",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+            "--json",
+        ]
+        assert main([*command, *more]) == 0
+        figures.append(json.loads(capsys.readouterr().out)["rows"]["teacher"]["brightness"])
+        assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["metrics"]["others"] == [name]
+    assert figures[0] == figures[1] and 0 < figures[0]["value"] < 1
+    assert "Mean of all pixels, from 0 to 1." in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_scripts_of_another_form(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
