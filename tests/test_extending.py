@@ -86,6 +86,7 @@ def test_adapter_encoder_and_objective_by_their_addresses(
     assert [network.name for network in student.trained_through or ()] == ["my_encoders:BlurConfig"]
     assert student.pipeline().fps == 12
     assert swd_video.distill(config, tmp_path / "run", overrides={"train.lr": 1e-5}) == run
+    assert main(["plan", str(config)]) == 0, "and what it costs can be counted"
 
 
 def test_adapter_encoder_and_objective_by_their_entry_points(
