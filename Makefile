@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check format hooks clean
+.PHONY: help demo test coverage lint check format hooks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -14,6 +14,9 @@ demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
 
 test: .venv/.development-installed ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+coverage: .venv/.development-installed ## Run the test suite and list what no test ran
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov
 
 lint: .venv/.development-installed ## Format, lint, types, import rules and dependency rules
 	$(BIN)/ruff format --check
@@ -32,7 +35,7 @@ hooks: .venv/.development-installed ## Install the pre-commit hooks
 	$(BIN)/pre-commit install
 
 clean: ## Remove the environment and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # What rendering needs and nothing more.
 .venv/.render-installed: pyproject.toml constraints.txt | $(BIN)/python
