@@ -83,13 +83,13 @@ class Pool(PixelEncoder):
     name, num_blocks = "pool", 1
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self._size, self.network = size, torch.nn.Identity()
 
     def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
         """A token for each blurred pixel."""
         return size.frames, size.height // self._size, size.width // self._size
 
-    def _tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         pooled = torch.nn.functional.avg_pool3d(pixels, (1, self._size, self._size))
         return [pooled.permute(0, 2, 3, 4, 1) for _ in blocks]
 
