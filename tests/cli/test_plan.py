@@ -245,7 +245,7 @@ def test_words_name_the_upsampler_and_every_network(
         (["--model", "./nowhere"], "model './nowhere': does not exist"),
         (["--model", "pocket-wan-swd"], "is a distilled student, expected a teacher"),
         (["--gpu", "H101"], "--gpu H101: no such GPU; did you mean H100?"),
-        (["--gpus", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
+        (["--gpus", "nowhere.yaml"], "nowhere.yaml: no such config file. Check the path."),
         (["--num-gpus", "0"], "--num-gpus: got 0, expected at least 1"),
         (["--utilisation", "0"], "--utilisation: got 0.0, expected above 0"),
         (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),

@@ -214,7 +214,7 @@ def test_the_second_transformer_may_have_a_guidance_of_its_own(
 
 def test_the_spec_has_the_defaults_of_the_pipeline(tiny_pipe: Callable[[str], Any]) -> None:
     for name in ADAPTERS:
-        call = inspect.signature(pipeline_class_for(name).__call__).parameters
+        call = inspect.signature(pipeline_class_for(name, adapter_for(name)).__call__).parameters
         own = call.get("true_cfg_scale", call["guidance_scale"])
         assert adapter_for(name).guidance_scale == own.default, name
     hunyuan = adapter_for("HunyuanVideoPipeline").from_pipeline(tiny_pipe("hunyuan"))
