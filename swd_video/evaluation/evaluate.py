@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from swd_video.config import dump_config
+from swd_video.core.grid import PixelSize
 from swd_video.data.prompts import choose_prompts
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, StudentRowConfig
@@ -54,15 +55,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         metric.check(prompts)
     pool = ModelPool(getattr(torch, config.dtype), device)
     size, fps = pool.size_and_fps(config)
-    asked = prompt_requests(prompts, config.samples_per_prompt)
-    rows: dict[str, tuple[Row, Sequence[Request]]] = {}
-    for section in config.rows:
-        if isinstance(section, RealRowConfig):
-            codec = pool.teacher(section.through_vae_of) if section.through_vae_of else None
-            clips = sources[section.key]
-            rows[section.key] = real_row(section, size, fps, clips, codec), clips
-        else:
-            rows[section.key] = pool.row(section, size), asked
+    rows = _rows(config, pool, prompts, sources, size, fps)
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG_NAME, dump_config(config))
@@ -86,10 +79,46 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         figures: Figures = {**row_figures(_that_can_judge(metrics, key, stored), found, others)}
         results.append(RowResult(key, row.title, figures | costs.get(key, {}), stored))
     beside = Beside(baseline, real)
-    spread_of = "real clips" if beside.spread_of is real else rows[config.reference][0].title
-    about: dict[str, Any] = {
+    about = _how_made(config, judges, size, fps) | {
         "title": f"Evaluation: {title}",
         "num_prompts": len(prompts),
+        "unrecorded": unrecorded,
+        "clips": {row.key: len(row.clips.captions) for row in results},
+        "distances_to": "real clips" if real is not None else f"the clips of {config.reference}",
+        "spread_of": "real clips" if beside.spread_of is real else rows[config.reference][0].title,
+        "real_clips": None if real is None else len(real.captions),
+    }
+    floor = {} if real is None else distance_floor(metrics, real)
+    whole = Results(results, config.reference, about, metrics, config.margins, floor, config.pairs)
+    whole = replace(whole, targets=check_targets(config.targets, whole))
+    write_json(out / RESULT_NAME, whole.as_json())
+    return whole
+
+
+def _rows(
+    config: EvaluateConfig,
+    pool: ModelPool,
+    prompts: Sequence[str],
+    sources: Mapping[str, Sequence[Any]],
+    size: PixelSize,
+    fps: float,
+) -> dict[str, tuple[Row, Sequence[Request]]]:
+    """Every row by its key, and what its clips are to show."""
+    asked = prompt_requests(prompts, config.samples_per_prompt)
+    rows: dict[str, tuple[Row, Sequence[Request]]] = {}
+    for section in config.rows:
+        if isinstance(section, RealRowConfig):
+            codec = pool.teacher(section.through_vae_of) if section.through_vae_of else None
+            clips = sources[section.key]
+            rows[section.key] = real_row(section, size, fps, clips, codec), clips
+        else:
+            rows[section.key] = pool.row(section, size), asked
+    return rows
+
+
+def _how_made(config: EvaluateConfig, judges: Judges, size: PixelSize, fps: float) -> dict[str, Any]:
+    """What the results say of their making, as far as it does not depend on them."""
+    return {
         "samples_per_prompt": config.samples_per_prompt,
         "size": str(size),
         "fps": fps,
@@ -97,11 +126,6 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         "dtype": config.dtype,
         "judge": config.metrics.judge,
         "models": {row.key: row.model for row in config.sampled_rows},
-        "unrecorded": unrecorded,
-        "clips": {row.key: len(row.clips.captions) for row in results},
-        "distances_to": "real clips" if real is not None else f"the clips of {config.reference}",
-        "spread_of": spread_of,
-        "real_clips": None if real is None else len(real.captions),
         "encoder": judges.encoder.name,
         "frame_encoder": judges.frame_encoder.name,
         "optical_flow": judges.flow,
@@ -111,11 +135,6 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         "torch": torch.__version__,
         "machine": machine_name(),
     }
-    floor = {} if real is None else distance_floor(metrics, real)
-    whole = Results(results, config.reference, about, metrics, config.margins, floor, config.pairs)
-    whole = replace(whole, targets=check_targets(config.targets, whole))
-    write_json(out / RESULT_NAME, whole.as_json())
-    return whole
 
 
 def _check_students(config: EvaluateConfig) -> list[str]:
