@@ -22,7 +22,7 @@ from swd_video.cost.networks import (
     Transformer,
     Upsampler,
 )
-from swd_video.objectives.encoders import EncoderConfig
+from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig, LoraTrainConfig
 from swd_video.training.passes import step_passes
@@ -123,7 +123,7 @@ class StepCost:
             assert self.config.upsampler is not None
             width, depth = self.config.upsampler.width, self.config.upsampler.depth
             return Upsampler(LatentUpsampler(architecture.spec.latent_channels, width, depth))
-        assert isinstance(name, EncoderConfig), name
+        assert isinstance(name, PixelEncoderConfig), name
         try:
             return EncoderOfPixels(name.load(torch.device("meta")), architecture)
         except ValueError as error:

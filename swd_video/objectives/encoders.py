@@ -122,13 +122,14 @@ class EncoderConfig(Section, ABC):
     @property
     def sees_pixels(self) -> bool:
         """Whether clips are decoded, in a window."""
-        return True
+        return False
 
     @property
     def record(self) -> PixelNetwork | None:
         """Its name for the student's record, where it sees pixels."""
-        return PixelNetwork(str(getattr(self, "kind", ""))) if self.sees_pixels else None
+        return None
 
+    @abstractmethod
     def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
         """Make the encoder.
 
@@ -141,18 +142,35 @@ class EncoderConfig(Section, ABC):
         Raises:
             ConfigError: if it cannot be loaded.
         """
+
+
+class PixelEncoderConfig(EncoderConfig):
+    """The section of an encoder that sees pixels."""
+
+    @property
+    def sees_pixels(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def record(self) -> PixelNetwork | None:
+        """Its kind; of a network that is found by a name, better that."""
+        return PixelNetwork(str(getattr(self, "kind", "")))
+
+    def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
+        """Load the network."""
         try:
             return PixelFeatures(self.load(device), spec, window)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from None
 
+    @abstractmethod
     def load(self, device: torch.device) -> PixelEncoder:
-        """The network, where it sees pixels; on the meta device without weights.
+        """The network; on the meta device without weights.
 
         Raises:
             ValueError: if it cannot be loaded.
         """
-        raise NotImplementedError(f"{type(self).__name__} loads no network of pixels")
 
 
 class _BlocksConfig(EncoderConfig):
@@ -164,11 +182,6 @@ class _BlocksConfig(EncoderConfig):
     def sees_noise(self) -> bool:
         """Unless it shall not."""
         return not self.clean
-
-    @property
-    def sees_pixels(self) -> bool:
-        """Latents."""
-        return False
 
     def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
         """Nothing has to be loaded."""
@@ -187,7 +200,7 @@ class CriticEncoderConfig(_BlocksConfig):
     kind: Literal["critic"] = "critic"
 
 
-class TransformersEncoderConfig(EncoderConfig):
+class TransformersEncoderConfig(PixelEncoderConfig):
     """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT. It sees pixels."""
 
     kind: Literal["transformers"] = "transformers"
@@ -209,7 +222,7 @@ class TransformersEncoderConfig(EncoderConfig):
         return TransformersEncoder(self.name, self.frames, device)
 
 
-class TransNetEncoderConfig(EncoderConfig):
+class TransNetEncoderConfig(PixelEncoderConfig):
     """The trunk of TransNetV2, which finds cuts in films (arXiv 2008.04838). It sees pixels."""
 
     kind: Literal["transnetv2"] = "transnetv2"

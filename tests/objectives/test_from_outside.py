@@ -16,7 +16,7 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.models.spec import ModelSpec
-from swd_video.objectives.encoders import EncoderConfig
+from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair, Objective, ObjectiveConfig
 from swd_video.objectives.passes import Pass
@@ -65,7 +65,7 @@ class Brightness(Objective):
         return (clips.predicted_x0 - clips.target_x0).mean((1, 2, 3, 4)).abs().pow(self.power).mean()
 
 
-class PoolConfig(EncoderConfig):
+class PoolConfig(PixelEncoderConfig):
     """Looks at blurred pixels."""
 
     kind: str
