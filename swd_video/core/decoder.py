@@ -1,0 +1,268 @@
+"""A small network that takes latents to pixels in place of a VAE's decoder, a few frames at a time.
+
+All of it are convolutions over single frames, in which every block also sees the frame before, so a clip is decoded in
+memory that does not grow with its length. Time grows by channels: one frame becomes several, each with a part of them.
+The first latent frame holds one picture where others hold several, so what it grows into is cut to the last.
+
+Source: the layout is that of TAEHV (https://github.com/madebyollin/taehv).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swd_video.core.grid import Compression
+from swd_video.files import whole_file
+
+_METADATA_KEY = "decoder"
+_LARGEST_LATENT = 3.0
+_CELLS_AT_ONCE = 20_000
+"""Latents of a batch that are decoded in one piece: enough to keep a device busy."""
+
+
+@dataclass(frozen=True)
+class DecoderLayout:
+    """The shape of a decoder.
+
+    Attributes:
+        channels: of the latents.
+        widths: channels of each level; a level works on a finer grid than the one before.
+        blocks: of each level.
+        growth: from each level to the next: into how many frames, and how many rows and columns, a cell grows.
+        patch: frames, rows and columns of pixels that a cell of the last level ends as.
+        trims_late: whether surplus frames at the start are dropped from the pixels alone; else as early as they are.
+        slope: of the activation below zero.
+    """
+
+    channels: int
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    growth: tuple[tuple[int, int], ...]
+    patch: tuple[int, int, int]
+    trims_late: bool = False
+    slope: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.blocks) == len(self.growth) + 1:
+            raise ValueError(
+                f"got {len(self.widths)} widths, {len(self.blocks)} blocks and {len(self.growth)} growths, expected as "
+                "many widths as blocks, and one growth less."
+            )
+
+    @property
+    def temporal(self) -> int:
+        """Frames that a latent frame becomes, but for the first, which becomes one."""
+        return self.patch[0] * prod(time for time, _ in self.growth)
+
+    @property
+    def spatial(self) -> int:
+        """Pixels that a latent becomes along height and along width."""
+        return self.patch[1] * prod(space for _, space in self.growth)
+
+    @classmethod
+    def for_compression(
+        cls,
+        compression: Compression,
+        channels: int,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        patch: tuple[int, int],
+        upscale: int = 1,
+    ) -> "DecoderLayout":
+        """The layout that undoes a compression: from level to level a cell doubles in space and time while it has to.
+
+        Args:
+            compression: of the VAE.
+            channels: of its latents.
+            widths: see the class.
+            blocks: see the class.
+            patch: frames, and rows and columns, of pixels in a cell of the last level.
+            upscale: pixels along height and width for one of the VAE.
+
+        Raises:
+            ValueError: if levels and patch do not multiply to the compression.
+        """
+        time, space = patch
+        growth = []
+        for _ in widths[1:]:
+            growth.append((1 + (time < compression.temporal), 1 + (space < compression.spatial * upscale)))
+            time, space = time * growth[-1][0], space * growth[-1][1]
+        if (time, space) != (compression.temporal, compression.spatial * upscale):
+            raise ValueError(
+                f"patch: {patch[0]} frames of {patch[1]} pixels and {len(widths)} widths, each level twice as fine as "
+                f"the one before, make {time} frames of {space} pixels of a latent, expected {compression.temporal} of "
+                f"{compression.spatial * upscale}; change patch, or the number of widths."
+            )
+        return cls(channels, widths, blocks, tuple(growth), (patch[0], patch[1], patch[1]))
+
+
+class _Block(nn.Module):
+    """A residual block that sees its frame and the one before."""
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.join = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.out = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(
+        self, x: Float[Tensor, "frames batch channels height width"], memory: "_Memory"
+    ) -> Float[Tensor, "frames batch channels height width"]:
+        both = torch.cat([memory.before(self, x), x], dim=2).flatten(0, 1)
+        hidden = functional.leaky_relu(self.join(both), self.slope)
+        hidden = self.out(functional.leaky_relu(self.middle(hidden), self.slope))
+        return functional.leaky_relu(x + hidden.unflatten(0, x.shape[:2]), self.slope)
+
+
+class _Memory:
+    """The last frame that every block of a decoder saw, while a clip is decoded."""
+
+    def __init__(self) -> None:
+        self.frames: dict[nn.Module, Tensor] = {}
+        self.is_start = True
+
+    def before(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The frame before each of some frames; zeros before the first of all."""
+        last = self.frames.get(block)
+        self.frames[block] = x[-1:]
+        return torch.cat([torch.zeros_like(x[:1]) if last is None else last, x[:-1]])
+
+
+class StreamingDecoder(nn.Module):
+    """Takes normalised latents to pixels in [-1, 1].
+
+    Attributes:
+        layout: its shape.
+        encoders: fingerprint of the VAE whose latents it knows; empty where it was not taken.
+        made_of: what its weights follow from, as its trainer says; None where that is not known.
+    """
+
+    def __init__(
+        self, layout: DecoderLayout, encoders: str = "", made_of: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make one with random weights; see the attributes."""
+        super().__init__()
+        self.layout, self.encoders = layout, encoders
+        self.made_of = None if made_of is None else dict(made_of)
+        widths, slope = layout.widths, layout.slope
+        self.stem = nn.Conv2d(layout.channels, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(_Block(width, slope) for _ in range(blocks))
+            for width, blocks in zip(widths, layout.blocks, strict=True)
+        )
+        self.grow = nn.ModuleList(
+            nn.Conv2d(width, width * time, 1, bias=False)
+            for width, (time, _) in zip(widths[:-1], layout.growth, strict=True)
+        )
+        self.refine = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for coarse, fine in pairwise(widths)
+        )
+        self.out = nn.Conv2d(widths[-1], 3 * prod(layout.patch), 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, latents: Float[Tensor, "batch channels frames height width"]
+    ) -> Float[Tensor, "batch 3 _ _ _"]:
+        """Decode a whole clip at once; values may lie a little beyond [-1, 1]."""
+        return self._decode(latents, _Memory())
+
+    @torch.no_grad()
+    def stream(
+        self, latents: Float[Tensor, "batch channels frames height width"]
+    ) -> Iterator[Float[Tensor, "batch 3 _ _ _"]]:
+        """Decode piece by piece, in memory that does not grow with the number of frames.
+
+        Yields:
+            The next frames, in [-1, 1]; the first piece begins with one picture for the first latent frame.
+        """
+        memory = _Memory()
+        count = max(1, _CELLS_AT_ONCE // (len(latents) * prod(latents.shape[3:])))
+        for piece in latents.split(count, dim=2):
+            yield self._decode(piece, memory).clamp(-1, 1)
+
+    def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
+        layout, starts = self.layout, memory.is_start
+        weight = self.stem.weight
+        bounded = torch.tanh(latents.to(weight.device, weight.dtype) / _LARGEST_LATENT) * _LARGEST_LATENT
+        x = _each(self.stem, rearrange(bounded, "b c f h w -> f b c h w"))
+        x = functional.leaky_relu(x, layout.slope)
+        surplus = 0
+        for index, blocks in enumerate(self.levels):
+            for block in blocks:
+                x = block(x, memory)
+            if index < len(layout.growth):
+                time, space = layout.growth[index]
+                x = rearrange(_each(self.grow[index], x), "f b (t c) h w -> (f t) b c h w", t=time)
+                x, surplus = self._trimmed(x, time, surplus, starts)
+                x = (
+                    _each(lambda y, s=space: functional.interpolate(y, scale_factor=float(s)), x)
+                    if space > 1
+                    else x
+                )
+                x = _each(self.refine[index], x)
+        x = _each(self.out, functional.leaky_relu(x, layout.slope))
+        frames, rows, columns = layout.patch
+        x = rearrange(x, "f b (t c p q) h w -> (f t) b c (h p) (w q)", t=frames, p=rows, q=columns)
+        x, surplus = self._trimmed(x, frames, surplus, starts)
+        memory.is_start = False
+        return rearrange(x[surplus:], "f b c h w -> b c f h w")
+
+    def _trimmed(self, x: Tensor, time: int, surplus: int, starts: bool) -> tuple[Tensor, int]:
+        """Without the frames that the first one should not have become, or how many of them lie ahead now."""
+        if not starts:
+            return x, 0
+        surplus = surplus * time + time - 1
+        return (x, surplus) if self.layout.trims_late else (x[surplus:], 0)
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file, which appears whole or not at all."""
+        about = {"layout": asdict(self.layout), "encoders": self.encoders, "made_of": self.made_of}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        with whole_file(path, durable=True) as draft:
+            # One key, because safetensors writes several in random order.
+            save_file(weights, draft, {_METADATA_KEY: json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> "StreamingDecoder":
+        """Read one from a file, on the CPU, not to be trained.
+
+        Raises:
+            ValueError: if the file is missing or holds something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()[_METADATA_KEY])
+            layout = {key: _as_tuples(value) for key, value in about.pop("layout").items()}
+            decoder = cls(DecoderLayout(**layout), **about)
+            weights = {name: value.float() for name, value in load_file(path).items()}
+            decoder.load_state_dict(weights)
+            if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+                raise ValueError(f"{broken[0]} holds numbers that are not finite")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            # Of weights that do not fit, torch's first line says nothing.
+            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
+            raise ValueError(f"{path}: cannot be read as a decoder: {reason}") from None
+        return decoder.requires_grad_(False).eval()
+
+
+def _each(run: Any, x: Float[Tensor, "frames batch ..."]) -> Float[Tensor, "frames batch ..."]:
+    """Run a network of single pictures on every frame."""
+    return run(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
