@@ -10,7 +10,7 @@ _PART_WORDS = {
     "optimizer": "optimizer",
     "ema": "running average",
     "learners": "critic and discriminator, their gradients and optimizers",
-    "frozen_networks": "VAE and encoders of pixels, upsampler",
+    "frozen_networks": "VAE, encoders of pixels, what the student carries",
     "activations": "activations of the student",
     "feature_activations": "activations on the way back to its clips",
     "learner_activations": "activations of the critic or discriminator, when it learns",
@@ -47,29 +47,31 @@ def _stages(plan: Mapping[str, Any]) -> list[str]:
                 f"{stage['attention_tflops'] / stage['tflops']:.0%}",
             )
         )
-    upsampler = f" + upsampler {_number(plan['upsampler_tflops'])}" if plan["upsampler_tflops"] else ""
+    parts = " + ".join(f"{_words(part)} {_number(plan[f'{part}_tflops'])}" for part in _parts_of_clip(plan))
     total = (
-        f"one clip: transformer {_number(plan['transformer_tflops'])}{upsampler} + text encoder "
-        f"{_number(plan['text_encoder_tflops'])} + VAE decode {_number(plan['vae_decode_tflops'])} = "
-        f"{_number(plan['clip_tflops'])} TFLOPs; encoding a training clip on the last grid "
+        f"one clip: {parts} = {_number(plan['clip_tflops'])} TFLOPs; encoding a training clip on the last grid "
         f"{_number(plan['vae_encode_tflops'])}"
     )
     return [*_table(rows), total]
 
 
 def _clip(plan: Mapping[str, Any]) -> list[str]:
-    parts = [
-        "transformer",
-        *(["upsampler"] if plan["upsampler_tflops"] else []),
-        "text_encoder",
-        "vae_decode",
-        "clip",
-    ]
-    rows = [("GPU", *(part.replace("_", " ").replace("vae", "VAE") for part in parts))]
+    parts = [*_parts_of_clip(plan), "clip"]
+    rows = [("GPU", *map(_words, parts))]
     for row in plan["sampling"]:
         rows.append((row["gpu"], *(_number(row[f"{part}_seconds"]) for part in parts)))
     share = plan["assumptions"]["utilisation"]
     return [f"seconds a clip in bfloat16, ESTIMATED at {share:.0%} of peak speed, not run:", *_table(rows)]
+
+
+def _parts_of_clip(plan: Mapping[str, Any]) -> list[str]:
+    """What a clip is made by, in running order."""
+    parts = [key.removesuffix("_seconds") for key in plan["sampling"][0] if key.endswith("_seconds")]
+    return [part for part in parts if part != "clip" and plan[f"{part}_tflops"]]
+
+
+def _words(part: str) -> str:
+    return part.replace("_", " ").replace("vae", "VAE")
 
 
 def _training(plan: Mapping[str, Any]) -> list[str]:
@@ -93,8 +95,11 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         *_table(_training_rows(counted["gpus"])),
         _parts(counted["gpus"]),
     ]
-    if training["upsampler_tflops"]:
-        lines.append(f"training the upsampler first takes {_number(training['upsampler_tflops'])} TFLOPs")
+    lines += [
+        f"training the {key.removesuffix('_tflops')} first takes {_number(tflops)} TFLOPs"
+        for key, tflops in training.items()
+        if key.endswith("_tflops") and tflops
+    ]
     if left_out := training["num_gpus_left_out"]:
         numbers = ", ".join(map(str, left_out))
         lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
-from swd_video.core.upsampler import LatentUpsampler
 from swd_video.cost.architecture import Architecture, Counts
 from swd_video.cost.counting import (
     Flops,
@@ -294,21 +293,20 @@ class Heads(Network):
         return count(self._heads, logits)
 
 
-class Upsampler(Network):
-    """What takes clips from a stage's grid to the next, always in float32."""
+class Carried(Network):
+    """What a student carries beside its transformer, given latents; always in float32."""
 
     autocasts = False
 
-    def __init__(self, upsampler: LatentUpsampler) -> None:
+    def __init__(self, network: nn.Module, channels: int) -> None:
         super().__init__()
-        self._upsampler = upsampler
-        self.weights = _num_weights(without_memory(upsampler).parameters())
+        self._network, self._channels = without_memory(network), channels
+        self.weights = _num_weights(network.parameters())
 
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
         """See `Network`."""
-        assert one.to is not None
-        shape, size = (self._upsampler.channels, *one.grid.as_tuple()), one.to
-        return count(self._upsampler, lambda network, batch: network(torch.empty(batch, *shape), size))
+        shape, to = (self._channels, *one.grid.as_tuple()), () if one.to is None else (one.to,)
+        return count(self._network, lambda network, batch: network(torch.empty(batch, *shape), *to))
 
 
 class NotThere(Network):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.core.grid import LatentSize
-from swd_video.core.upsampler import growing_pairs
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.gpus import Gpu
 from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
@@ -16,6 +15,7 @@ from swd_video.cost.networks import Transformer, count_encoding, count_text
 from swd_video.cost.step import Sizes, StepCost
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
+from swd_video.training.passes import carried_passes, earlier_passes
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 
@@ -124,7 +124,7 @@ class _Plan:
 
     def _sampling(self, text_tflops: float) -> dict[str, Any]:
         model, compression = self.architecture.model, self.architecture.spec.compression
-        grids = self.schedule.grids
+        carried = [self._tflops(carried_passes(self.config, index)) for index in range(len(self.schedule))]
         stages: list[dict[str, Any]] = []
         for index, (stage, tokens) in enumerate(
             zip(self.schedule, self.schedule.tokens(compression), strict=True)
@@ -141,23 +141,26 @@ class _Plan:
                     "tokens": tokens,
                     "tflops": cost.forward / TERA,
                     "attention_tflops": cost.attention / TERA,
-                    "upsampler_tflops": self._upsampling(grids[index - 1], stage.grid) if index else 0.0,
+                    **{f"{name}_tflops": tflops for name, tflops in carried[index].items()},
                     "pixels": str(compression.pixel_size(stage.grid)),
                 }
             )
         decode = self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", self.schedule.target))
         parts = {
             "transformer_tflops": sum(stage["tflops"] for stage in stages),
-            "upsampler_tflops": sum(stage["upsampler_tflops"] for stage in stages),
+            **{f"{name}_tflops": sum(stage[name] for stage in carried) for name in carried[0]},
             "vae_decode_tflops": decode.forward / TERA,
             "text_encoder_tflops": text_tflops,
         }
         return {"stages": stages, **parts, "clip_tflops": sum(parts.values())}
 
-    def _upsampling(self, small: LatentSize, large: LatentSize) -> float:
-        if self.config.upsampler is None or small == large:
-            return 0.0
-        return self.step.network("upsampler", "full").flops(Pass("upsampler", small, to=large)).forward / TERA
+    def _tflops(self, passes: dict[str, list[Pass]]) -> dict[str, float]:
+        """Operations of passes of networks that the student carries, by network."""
+        return {name: sum(map(self._tflops_of, some), start=0.0) for name, some in passes.items()}
+
+    def _tflops_of(self, one: Pass) -> float:
+        cost = self.step.network(one.network, "full").flops(one)
+        return one.clips * (cost.forward + cost.backward) / TERA
 
     def _clip_seconds(self, sampling: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
         parameters = self.architecture.num_parameters
@@ -172,7 +175,10 @@ class _Plan:
             "transformer_seconds": sum(
                 seconds(stage["tflops"], parameters["transformer"]) for stage in sampling["stages"]
             ),
-            "upsampler_seconds": self._seconds(sampling["upsampler_tflops"], gpu, bf16=False),
+            **{
+                f"{name}_seconds": self._seconds(sampling[f"{name}_tflops"], gpu, bf16=False)
+                for name in carried_passes(self.config, 0)
+            },
             "text_encoder_seconds": seconds(sampling["text_encoder_tflops"], text_parameters),
             "vae_decode_seconds": seconds(sampling["vae_decode_tflops"], parameters["vae"]),
         }
@@ -191,22 +197,12 @@ class _Plan:
             "bf16": setup.bf16,
             "gradient_checkpointing": train.gradient_checkpointing,
             "supported": len(self.architecture.transformers) == 1,
-            "upsampler_tflops": self._upsampler_training(),
+            **{
+                f"{name}_tflops": tflops for name, tflops in self._tflops(earlier_passes(self.config)).items()
+            },
             "num_gpus_left_out": [count for count in counts if count not in fitting],
             **{kind: self._training_of_kind(setup.of_kind(kind), fitting) for kind in ("full", "lora")},
         }
-
-    def _upsampler_training(self) -> float:
-        """TFLOPs of all the upsampler's own training, which comes before the student's."""
-        config, pairs = self.config.upsampler, growing_pairs(self.schedule)
-        if config is None or not pairs:
-            return 0.0
-        network = self.step.network("upsampler", "full")
-        flops = [
-            network.flops(Pass("upsampler", small, gradient="weights", to=large)) for small, large in pairs
-        ]
-        mean = sum(cost.forward + cost.backward for cost in flops) / len(pairs)
-        return config.steps * config.batch_size * mean / TERA
 
     def _training_of_kind(self, setup: Setup, counts: Sequence[int]) -> dict[str, Any]:
         train = setup.config.train

@@ -9,10 +9,10 @@ import torch
 
 from swd_video.config import Section
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.core.upsampler import LatentUpsampler
 from swd_video.cost.architecture import Architecture
 from swd_video.cost.counting import Flops
 from swd_video.cost.networks import (
+    Carried,
     Decoder,
     EncoderOfPixels,
     Heads,
@@ -20,11 +20,10 @@ from swd_video.cost.networks import (
     Network,
     NotThere,
     Transformer,
-    Upsampler,
 )
 from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.passes import Pass
-from swd_video.training.config import DistillConfig, LoraTrainConfig
+from swd_video.training.config import CarriedConfig, DistillConfig, LoraTrainConfig
 from swd_video.training.passes import step_passes
 
 Kind = Literal["full", "lora"]
@@ -119,10 +118,9 @@ class StepCost:
             return Heads(heads, architecture)
         if name == "vae_decoder":
             return Decoder(architecture)
-        if name == "upsampler":
-            assert self.config.upsampler is not None
-            width, depth = self.config.upsampler.width, self.config.upsampler.depth
-            return Upsampler(LatentUpsampler(architecture.spec.latent_channels, width, depth))
+        if isinstance(name, CarriedConfig):
+            channels = architecture.spec.latent_channels
+            return Carried(name.untrained(channels), channels)
         assert isinstance(name, PixelEncoderConfig), name
         try:
             return EncoderOfPixels(name.load(torch.device("meta")), architecture)

@@ -12,14 +12,14 @@ class Pass:
     """One run of a network over a step's clips.
 
     Attributes:
-        network: "student", "teacher", "critic", "vae_decoder", "upsampler", a discriminator's "heads", or the section
-            of an encoder of pixels.
+        network: "student", "teacher", "critic", "vae_decoder", a discriminator's "heads", or the section of an encoder
+            of pixels or of a network that a student carries.
         grid: of the latents that it is given; for encoders of pixels those of the window that they are shown.
         clips: how many clips, for each clip of the stage; may be a share.
         gradient: "weights" trains the network; "input" leads back to the clips that it is given, and on the way to
             weights that train, which are not changed by it.
         depth: blocks that run. None is all of them; in an encoder of pixels, all to its middle one.
-        to: grid that an upsampler makes.
+        to: grid that the network makes, where it is not told by the first.
     """
 
     network: str | Section

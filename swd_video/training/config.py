@@ -4,13 +4,16 @@ Sections that belong to one part lie beside it: those of `loss` and `adapt` in `
 """
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
+from torch import nn
 
 from swd_video.config import Section, load_config_as
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.sections import DataConfig
 from swd_video.models.load_options import LoadOptions
 from swd_video.objectives.flow_matching import AdaptConfig
@@ -39,8 +42,24 @@ class StageConfig(Section):
     """Latent width."""
 
 
-class UpsamplerConfig(Section):
+class CarriedConfig(Section):
+    """A network that a student carries beside its transformer.
+
+    Attributes:
+        kind: what costs call it.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def untrained(self, channels: int) -> nn.Module:
+        """One of this shape, for latents of so many channels: what it costs is counted on it."""
+
+
+class UpsamplerConfig(CarriedConfig):
     """A network that takes clips from a stage's grid to the next, in place of bicubic resizing."""
+
+    kind = "upsampler"
 
     file: str | None = None
     """Where it lies, ending in .safetensors, for several runs to share: trained first where there is none, and used
@@ -58,6 +77,10 @@ class UpsamplerConfig(Section):
     """Learning rate, which falls to 0 along a cosine."""
     seed: int = Field(default=0, ge=0)
     """Of its first weights and of the clips in each step. Not the run's, so that runs with several seeds share it."""
+
+    def untrained(self, channels: int) -> LatentUpsampler:
+        """See `CarriedConfig`."""
+        return LatentUpsampler(channels, self.width, self.depth)
 
 
 class TeacherSamplesConfig(Section):

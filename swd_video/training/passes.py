@@ -1,7 +1,9 @@
-"""Which networks a step runs: the student's own passes, and those of its objectives."""
+"""Which networks a step runs: the student's own passes, those of what it carries, and those of its objectives."""
 
-from itertools import pairwise
+from collections import defaultdict
+from dataclasses import replace
 
+from swd_video.core.upsampler import growing_pairs
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
@@ -16,28 +18,44 @@ def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dic
         stage_index: the stage that is trained.
     """
     grids = config.scale_schedule().grids
-    grid, before = grids[stage_index], grids[:stage_index]
-    share = config.train.backward_simulation
-    simulated = [Pass("student", small, share) for small in before if share]
-    upsampler = []
-    if config.upsampler is not None:
-        pairs = list(pairwise(grids[: stage_index + 1]))
-        # The last one for every clip, those before where the student makes its own.
-        shares = [share] * (len(pairs) - 1) + [1.0]
-        upsampler = [
-            Pass("upsampler", small, of, to=large)
-            for (small, large), of in zip(pairs, shares, strict=False)
-            if of and small != large
-        ]
+    grid, share = grids[stage_index], config.train.backward_simulation
+    # Stages before run for the clips that the student makes its own.
+    shares = [share] * stage_index + [1.0]
+    simulated = [Pass("student", small, share) for small in grids[:stage_index] if share]
+    carried: defaultdict[str, list[Pass]] = defaultdict(list)
+    for index, of in enumerate(shares):
+        for name, passes in carried_passes(config, index).items():
+            carried[name] += [replace(one, clips=of) for one in passes if of]
     # Whatever learns beside the student more often than the student does sees clips that it makes anew.
     num_new = config.loss.num_updates - 1
+    makes_new = [*simulated, *(one for passes in carried.values() for one in passes)]
     new_clips = [Pass("student", grid, num_new)] + [
-        Pass(one.network, one.grid, num_new * one.clips, to=one.to) for one in (*simulated, *upsampler)
+        replace(one, clips=num_new * one.clips) for one in makes_new
     ]
     return {
         "backward_simulation": simulated,
-        "upsampler": upsampler,
+        **carried,
         "student": [Pass("student", grid, gradient="weights")],
         "new_clips": new_clips if num_new else [],
         **config.loss.passes(spec, grid),
+    }
+
+
+def carried_passes(config: DistillConfig, stage_index: int) -> dict[str, list[Pass]]:
+    """What networks that the student carries run for a clip on its way into a stage, by network."""
+    grids, section = config.scale_schedule().grids, config.upsampler
+    before, grid = grids[max(stage_index - 1, 0)], grids[stage_index]
+    if section is None or before == grid:
+        return {"upsampler": []}
+    return {"upsampler": [Pass(section, before, to=grid)]}
+
+
+def earlier_passes(config: DistillConfig) -> dict[str, list[Pass]]:
+    """What trains networks that the student carries before the student itself, by network, with all their clips."""
+    section, pairs = config.upsampler, growing_pairs(config.scale_schedule())
+    if section is None:
+        return {"upsampler": []}
+    clips = section.steps * section.batch_size
+    return {
+        "upsampler": [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]
     }

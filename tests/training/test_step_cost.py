@@ -101,7 +101,7 @@ def test_a_step_with_an_upsampler_costs_what_is_planned(make_config: MakeConfig,
     config = make_config("lora", parts={"mmd": [], "gan": {"head": "mlp", "updates": 2}}, **train)
     config = config.model_copy(update={"upsampler": UpsamplerConfig(width=8, steps=1)})
     step = StepCost(config, load_architecture(config.model))
-    passes = [one for part in step.passes(2).values() for one in part if one.network == "upsampler"]
+    passes = [one for part in step.passes(2).values() for one in part if one.network == config.upsampler]
     # Between both pairs of grids, for the student's clips and for those that the heads see alone.
     assert len(passes) == 4 and {str(one.grid) for one in passes} == {"2x4x4", "3x4x4"}
     real, planned = real_and_planned(config, tmp_path / "run")
