@@ -28,10 +28,6 @@ def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
 
     `Annotated[Annotated[A | B, Field(discriminator="kind")], or_from_outside("encoders", EncoderSection)]`. A section
     from outside has `kind: str`, so that the saved config names it.
-
-    Args:
-        group: of `extensions`.
-        base: what it has to be derived from.
     """
 
     def choose(value: Any, handler: Callable[[Any], Any]) -> Any:

@@ -18,10 +18,6 @@ def offered(group: str) -> dict[str, str]:
 def find(group: str, name: str) -> Any | None:
     """The class that a name from outside stands for; None where it stands for nothing.
 
-    Args:
-        group: the kind of part.
-        name: of an entry point, or `module:Class`.
-
     Raises:
         ValueError: if the module cannot be imported, or holds no such class.
     """

@@ -33,9 +33,6 @@ def examine(disk: Path = Path()) -> dict[str, Any]:
 
     A part that is missing or broken is a finding with a reason, never an exception. `ready` tells whether
     rendering can work: torch runs, some attention runs, and H.264 can be written and read back.
-
-    Args:
-        disk: Folder whose free disk space to report.
     """
     torch_found = _guarded(_examine_torch)
     video = _guarded(_examine_video)

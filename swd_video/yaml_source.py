@@ -67,10 +67,6 @@ for _kind, _pattern, _first in (
 def read_file(path: Path, noun: str) -> str:
     """The text of a file.
 
-    Args:
-        path: the file.
-        noun: what it is to hold, for messages.
-
     Raises:
         SourceError: if it cannot be read.
     """
@@ -114,10 +110,6 @@ def parse_value(text: str) -> Any:
 
 class Source:
     """The text of a YAML file as a tree of nodes.
-
-    Args:
-        text: the file's.
-        path: the file, for messages.
 
     Raises:
         SourceError: if it is not YAML.

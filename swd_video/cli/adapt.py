@@ -34,9 +34,6 @@ class _Arguments:
 def run(argv: list[str]) -> int:
     """Run the command.
 
-    Args:
-        argv: the words after `adapt`.
-
     Returns:
         0 when the teacher is written, 1 when training stopped at a loss or a gradient that is not finite.
 

@@ -10,14 +10,7 @@ _Arguments = TypeVar("_Arguments")
 
 
 def read_arguments(kind: type[_Arguments], command: str, description: str, argv: Sequence[str]) -> _Arguments:
-    """A command's arguments.
-
-    Args:
-        kind: their dataclass.
-        command: its name after `swd-video`.
-        description: for its help.
-        argv: the words after its name.
-    """
+    """A command's arguments."""
     return tyro.cli(
         kind,
         prog=f"swd-video {command}",
@@ -31,12 +24,6 @@ def read_arguments_and_keys(
     kind: type[_Arguments], command: str, description: str, argv: Sequence[str]
 ) -> tuple[_Arguments, dict[str, str]]:
     """A command's arguments, and every other flag as a key of its config with its text, for `load_config_as`.
-
-    Args:
-        kind: as for `read_arguments`.
-        command: likewise.
-        description: likewise.
-        argv: likewise.
 
     Raises:
         ConfigError: for a flag without a value.

@@ -37,9 +37,6 @@ class _Arguments:
 def run(argv: list[str]) -> int:
     """Run the command.
 
-    Args:
-        argv: the words after `distill`.
-
     Returns:
         0 when the student is written, 1 when training stopped at a loss or a gradient that is not finite.
 

@@ -43,9 +43,6 @@ class _Arguments:
 def run(argv: list[str]) -> int:
     """Run the command.
 
-    Args:
-        argv: the words after `plan`.
-
     Raises:
         ValueError: for wrong input, in one line.
     """

@@ -86,12 +86,7 @@ def resize_pixels(
 
 
 def even_frame_indices(available: int, wanted: int) -> list[int]:
-    """Which `wanted` of `available` frames are spread evenly over the clip, both ends kept.
-
-    Args:
-        available: frames in the clip.
-        wanted: frames to pick, at most `available`.
-    """
+    """Which `wanted` of `available` frames are spread evenly over the clip, both ends kept."""
     if wanted == 1:
         return [0]
     gaps = wanted - 1

@@ -105,10 +105,6 @@ class ScaleSchedule:
         and last frame (frames less one), rounded to whole patches. A one-frame schedule says nothing about
         time, so all its stages take the new number of frames.
 
-        Args:
-            target: latent size of the last stage.
-            compression: of the model; says which grids are legal.
-
         Raises:
             ValueError: if `target` is not legal.
         """

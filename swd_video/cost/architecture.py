@@ -81,11 +81,7 @@ class Architecture:
         return tuple(config[key] for key in self.model.block_counts)
 
     def transformer(self, *counts: int) -> nn.Module:
-        """The same transformer with other numbers of blocks, on the meta device, frozen.
-
-        Args:
-            counts: blocks of each kind.
-        """
+        """The same transformer with other numbers of blocks, on the meta device, frozen."""
         network = cast(Any, self.parts["transformer"])
         blocks = dict(zip(self.model.block_counts, counts, strict=True))
         with torch.device("meta"):
@@ -99,11 +95,7 @@ class Architecture:
         return [self.transformer(*counts) for counts in ([1 for _ in kinds], *more)]
 
     def of_all_blocks(self, counted: Sequence[Counts]) -> Counts:
-        """What the whole transformer costs.
-
-        Args:
-            counted: what each of `small_transformers` costs.
-        """
+        """What the whole transformer costs, from what each of `small_transformers` does."""
         first, *grown = (_numbers(one) for one in counted)
         total = first
         for number, more in zip(self.block_counts, grown, strict=True):

@@ -79,12 +79,7 @@ class Network(ABC):
 
     @abstractmethod
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
-        """What a pass costs, from what runs of parts of the network cost.
-
-        Args:
-            one: says on which grid, how deep, and how far gradients go back.
-            count: costs of a run of a network.
-        """
+        """What a pass costs, from what runs of parts of the network cost."""
 
     def flops(self, one: Pass) -> Flops:
         """Operations for one clip."""
@@ -97,13 +92,7 @@ class Network(ABC):
         return self._flops[key]
 
     def kept(self, one: Pass, *, bf16: bool, checkpointing: bool = False) -> Kept:
-        """What autograd keeps.
-
-        Args:
-            one: the pass.
-            bf16: under bfloat16 autocast; else in float32.
-            checkpointing: with gradient checkpointing of transformers.
-        """
+        """What autograd keeps."""
         bf16 = bf16 and self.autocasts
         key = replace(one, clips=1), bf16, checkpointing
         if key not in self._kept:
@@ -264,12 +253,7 @@ class EncoderOfPixels(Network):
 
 
 class Heads(Network):
-    """A discriminator's heads on the tokens of clips, always in float32.
-
-    Args:
-        heads: on the meta device.
-        architecture: whose tokens they judge.
-    """
+    """A discriminator's heads on the tokens of clips, always in float32."""
 
     autocasts = False
 

@@ -31,12 +31,7 @@ def peak_gib_above(run: Callable[[], object], device: torch.device) -> float:
 
 
 def in_fresh_process(call: Callable[..., _Result], *arguments: object) -> _Result:
-    """Call a module's function in a new process and return what it gives.
-
-    Args:
-        call: the function; it, its arguments and its result must pickle.
-        arguments: for it.
-    """
+    """Call a module's function in a new process and return what it gives; all of this must pickle."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
 

@@ -86,16 +86,7 @@ def examine(
     averaging: Averaging,
     shift: float,
 ) -> dict[str, Any]:
-    """What `swd-video spectrum --json` prints of spectra.
-
-    Args:
-        spectrum: of the latents.
-        cost: of an evaluation.
-        sigmas: noise levels to find the smallest grids for.
-        stages: of the schedule to find.
-        budget: what it may cost, in evaluations at full size.
-        averaging: see `LatentSpectrum.smallest_grid`.
-        shift: of the model's noise schedule.
+    """What `swd-video spectrum --json` prints of spectra; the budget is in evaluations at full size.
 
     Raises:
         ValueError: if no schedule meets the budget.

@@ -61,10 +61,6 @@ class Sizes:
 class StepCost:
     """Counts the passes of a config's steps, each once, when first asked for.
 
-    Args:
-        config: of a distillation.
-        architecture: of its teacher.
-
     Raises:
         ValueError: from any method, if additions or blocks that the config names do not fit the model.
     """

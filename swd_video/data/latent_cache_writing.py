@@ -125,11 +125,7 @@ class LatentCacheWriter:
         write_text(self.folder / name, text, durable=True)
 
     def finish(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Write the final index, once every shard is there, and return it.
-
-        Args:
-            more: what else it should say.
-        """
+        """Write the final index, once every shard is there, and return it."""
         latents, prompts = (
             list(map(self._entry, self.latent_shards)),
             list(map(self._entry, self.prompt_shards)),

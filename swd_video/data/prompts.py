@@ -22,11 +22,6 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 def choose_prompts(prompts: Sequence[str], file: str | None, count: int | None = None) -> list[str]:
     """The prompts that a config names, in its own list or in a file.
 
-    Args:
-        prompts: its own list; empty where there is a file.
-        file: the file.
-        count: take the first so many.
-
     Raises:
         ValueError: if a prompt is there twice or blank, no tokenizer takes it, or there are fewer than asked for.
     """

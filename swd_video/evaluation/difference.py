@@ -73,12 +73,6 @@ def difference(ours: Estimate, theirs: Estimate, margin: float, better: Directio
 
     The interval is `value +- t * deviation` of the resampled differences, t being Student's for so many prompts: good
     for biased statistics as well, whose percentiles are not, and for few prompts.
-
-    Args:
-        ours: A figure with its draws.
-        theirs: The same figure of a row of the same prompts.
-        margin: See `Difference`.
-        better: See `Difference`.
     """
     assert ours.draws is not None and theirs.draws is not None and ours.groups == theirs.groups
     value = float(ours.value - theirs.value)

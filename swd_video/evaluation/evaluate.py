@@ -36,12 +36,6 @@ CONFIG_NAME = "config.yaml"
 def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str) -> Results:
     """Make the clips that are missing, measure what was not measured yet, and write `evaluation.json`.
 
-    Args:
-        config: what to compare.
-        out: folder of the evaluation.
-        title: what the results are called.
-        device: where to run.
-
     Raises:
         ValueError: Something that the config names is missing or cannot work, a student would be judged by what
             trained it, or a prompt asks for what the judge does not know.

@@ -17,12 +17,7 @@ _SHARED_PARTS = ("text_encoder", "vae")
 
 
 class ModelPool:
-    """Loads each model once, and keeps one copy of the text encoders and VAEs that models share.
-
-    Args:
-        dtype: precision of everything.
-        device: where to run.
-    """
+    """Loads each model once, and keeps one copy of the text encoders and VAEs that models share."""
 
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         self._dtype = dtype

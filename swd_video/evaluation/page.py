@@ -70,13 +70,7 @@ class ShownClip:
 
 
 def write_page(path: Path, results: Results, section: PageConfig) -> None:
-    """Write the page.
-
-    Args:
-        path: The HTML file.
-        results: What to show.
-        section: Which clips.
-    """
+    """Write the page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -139,15 +139,7 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
 def real_row(
     section: RealRowConfig, size: PixelSize, fps: float, clips: Sequence[Any], codec: VideoModel | None = None
 ) -> Row:
-    """Clips that no model made, as they are or through a VAE and back: the best that a sampler of its latents can do.
-
-    Args:
-        section: the row.
-        size: of the clips.
-        fps: frames per second.
-        clips: what its source found; its requests are these.
-        codec: whose VAE.
-    """
+    """Clips that no model made, as they are or through a VAE and back: the best that a sampler of its latents can do."""
     source = section.clips
 
     @torch.no_grad()

@@ -117,14 +117,7 @@ def check_finite(where: str | Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_fit(where: str | Path, got: Mapping[str, Any], expected: Mapping[str, Any], network: str) -> None:
-    """Refuse weights of which one goes nowhere, is missing or has another shape.
-
-    Args:
-        where: they come from, for the message.
-        got: tensors by name; of these and those expected only the shapes count.
-        expected: likewise.
-        network: what expects them.
-    """
+    """Refuse weights of which one goes nowhere, is missing or has another shape."""
     unknown = [name for name in got if name not in expected]
     missing = [name for name in expected if name not in got]
     _refuse(where, unknown, missing, network)
@@ -273,13 +266,7 @@ def _read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def check_kinds(path: Path, owner: Any, values: Mapping[str, Any]) -> None:
-    """Refuse values in a model's JSON that are not of the kind that their owner takes, by its defaults and annotations.
-
-    Args:
-        path: of the file.
-        owner: a class whose constructor takes them.
-        values: by key.
-    """
+    """Refuse values in a model's JSON that are not of the kind that their owner takes, by its defaults and annotations."""
     for key, parameter in inspect.signature(owner.__init__).parameters.items():
         value, default = values.get(key), parameter.default
         kinds = [kind for kind in get_args(parameter.annotation) if kind is not NoneType] or [
@@ -328,15 +315,7 @@ def _lacks(path: Path, name: str) -> str:
 
 
 def require(holds: bool, path: Path, key: str, value: object, expected: str) -> None:
-    """Refuse a value in a model's JSON.
-
-    Args:
-        holds: whether it is what is expected.
-        path: of the file.
-        key: in the file.
-        value: of the key.
-        expected: in words.
-    """
+    """Refuse a value in a model's JSON."""
     if not holds:
         shown = repr(value)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."

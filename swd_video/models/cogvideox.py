@@ -202,9 +202,6 @@ class _FlowSteps:
 def noise_angles(scheduler: Any) -> Float64[np.ndarray, " timesteps"]:
     """The noise level of every timestep as an angle from 0 (data) to pi / 2 (noise), rising.
 
-    Args:
-        scheduler: of a `CogVideoXPipeline`.
-
     Raises:
         ValueError: if it is not one of a model that predicts v.
     """

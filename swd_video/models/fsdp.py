@@ -25,11 +25,6 @@ def shard_network(network: nn.Module, blocks: Sequence[nn.Module], device: torch
     """Divide a network's weights among all processes, in place; gradients are averaged and divided alike.
 
     The parameters are other objects afterwards.
-
-    Args:
-        network: of which every process has the whole.
-        blocks: its parts that run one after the other.
-        device: where it runs.
     """
     # Nobody changes what a network returns in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")

@@ -115,10 +115,6 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
 class Critic(Learner):
     """Low-rank additions to the teacher, trained by flow matching on the student's clips, whose score they give.
 
-    Args:
-        networks: get the additions.
-        config: says which.
-
     Source: One-step Diffusion with Distribution Matching Distillation (arXiv 2311.18828), section 3.2.
     """
 

@@ -133,12 +133,6 @@ class EncoderConfig(Section, ABC):
     def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
         """Make the encoder.
 
-        Args:
-            key: of this section, for messages.
-            spec: of the teacher.
-            window: what networks of pixels are shown.
-            device: where to run it.
-
         Raises:
             ConfigError: if it cannot be loaded.
         """
@@ -283,13 +277,7 @@ class BlockFeatures(Encoder):
 
 
 class PixelFeatures(Encoder):
-    """Blocks of a network that sees pixels.
-
-    Args:
-        network: that it is.
-        spec: of the teacher, whose VAE decodes.
-        window: what it is shown of a clip.
-    """
+    """Blocks of a network that sees pixels."""
 
     def __init__(self, network: PixelEncoder, spec: ModelSpec, window: WindowConfig) -> None:
         self.name, self.num_blocks = network.name, network.num_blocks

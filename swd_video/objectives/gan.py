@@ -141,13 +141,7 @@ HEADS: dict[str, type[MeanHead] | type[ConvolutionHead]] = {"mlp": MeanHead, "co
 
 
 class Discriminator(Learner):
-    """Heads on blocks of the frozen teacher, which sees true clips and the student's through the same noise.
-
-    Args:
-        config: says how they judge and learn.
-        heads: one for each block.
-        blocks: of the teacher, from 0.
-    """
+    """Heads on blocks of the frozen teacher, which sees true clips and the student's through the same noise."""
 
     name = "discriminator"
 

@@ -94,13 +94,7 @@ class MmdTermConfig(NoiseLevels):
     def sets(
         self, tokens: Float[Tensor, "batch tokens channels"], grid: TokenGrid, group: int
     ) -> Float[Tensor, "sets set_tokens channels"]:
-        """The sets of tokens that are compared.
-
-        Args:
-            tokens: after a block, of whole clips.
-            grid: tokens of a clip along frames, height and width.
-            group: clips of a prompt, which may be joined.
-        """
+        """The sets of tokens that are compared."""
         sets = tokens
         if self.tokens == "frame":
             sets = frame_sets(tokens, grid[0])

@@ -36,15 +36,7 @@ _NOT_A_CHARACTER = "\uffff"
 
 
 def draw_text(text: str, size: int, colour: Colour, background: Colour, width: int) -> Image.Image:
-    """Text on as many lines as it needs, as wide as asked.
-
-    Args:
-        text: in any script; a line end is a space.
-        size: of the letters, in pixels.
-        colour: of the letters.
-        background: behind them.
-        width: of the picture, in pixels.
-    """
+    """Text on as many lines as it needs, as wide as asked."""
     lines = _wrap(_runs(" ".join(text.splitlines()), size), width)
     # Room for what hangs below the last line, whether it has any or not, so that rows line up.
     ascent, descent = _fonts(size)[0].getmetrics()  # type: ignore[union-attr]

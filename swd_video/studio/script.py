@@ -114,11 +114,6 @@ def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
 
     So neither the order of the shots nor an edit to one of them can change what another one shows.
     Seeds stay below 2**32, short enough to be copied by hand into a shot.
-
-    Args:
-        script_seed: The script's `seed`.
-        shot_id: The shot's `id`.
-        take: Take number, from 1.
     """
     digest = hashlib.sha256(f"{script_seed}/{shot_id}/{take}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
@@ -134,10 +129,6 @@ class ScriptReader(ABC):
     @abstractmethod
     def read(self, text: str, path: Path) -> Script:
         """The script that a text holds.
-
-        Args:
-            text: of the file.
-            path: of the file: for messages, and because pictures are named from its folder.
 
         Raises:
             SourceError: if it is no script of this form; the message names file, line, key and cure.

@@ -30,10 +30,6 @@ class AdaptedTeacher:
         """Write the teacher's diffusers folder with another transformer, or a LoRA file.
 
         The folder is whole or not there. Its other parts are copies, so that caches of clips and captions still fit.
-
-        Args:
-            folder: where; one that is there is replaced.
-            weights: what was trained.
         """
         with whole_folder(folder) as draft:
             if isinstance(weights, Mapping):

@@ -60,11 +60,6 @@ class MicroBatch:
 def divide_batch(train: TrainConfig, group_size: int, num_processes: int) -> BatchDivision:
     """Divide a batch evenly, or say why that cannot be.
 
-    Args:
-        train: the config's section.
-        group_size: clips of a prompt, which stay together.
-        num_processes: how many processes there are.
-
     Raises:
         ValueError: naming the key and what would divide.
     """

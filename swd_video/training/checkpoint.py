@@ -62,12 +62,7 @@ class TrainingState:
 
 
 class CheckpointFolder:
-    """The latest checkpoints of a run, one folder each, named by the number of finished steps.
-
-    Args:
-        folder: where they lie; made on the first save.
-        keep: how many stay.
-    """
+    """The latest checkpoints of a run, one folder each, named by the number of finished steps."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder

@@ -14,15 +14,7 @@ _MOST_PX = 192
 def add_clip(
     writer: Any, tag: str, frames: UInt8[np.ndarray, "frames height width 3"], fps: float, step: int
 ) -> None:
-    """Write a clip, shrunk to 192 pixels of height at most.
-
-    Args:
-        writer: of `torch.utils.tensorboard`.
-        tag: under which it is shown.
-        frames: of the clip.
-        fps: frames a second.
-        step: finished steps.
-    """
+    """Write a clip, shrunk to 192 pixels of height at most."""
     images = [Image.fromarray(frame) for frame in frames]
     shrink = min(1.0, _MOST_PX / images[0].height)
     size = (max(1, round(images[0].width * shrink)), max(1, round(images[0].height * shrink)))

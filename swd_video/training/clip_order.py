@@ -58,12 +58,6 @@ class ClipOrder:
 def order_clips(clips: LatentCache, group_size: int, seed: int, accelerator: Accelerator) -> ClipOrder:
     """The order of a run's clips; what has to be left out is said on stderr.
 
-    Args:
-        clips: the cache.
-        group_size: `loss.group`.
-        seed: of the run.
-        accelerator: knows who speaks.
-
     Raises:
         ConfigError: if no caption has clips enough for a group.
     """

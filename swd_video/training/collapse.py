@@ -18,9 +18,6 @@ ClipsByPrompt = Sequence[Sequence[np.ndarray]]
 def measure_clips(clips: ClipsByPrompt) -> dict[str, float]:
     """Diversity, motion and saturation of clips.
 
-    Args:
-        clips: samples of each prompt.
-
     Returns:
         `diversity`: root mean square difference of two samples of a prompt, where a prompt has two; `motion`: mean
         change of a pixel from frame to frame; `saturation`: mean distance between the largest and the smallest of a

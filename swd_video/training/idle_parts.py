@@ -37,11 +37,6 @@ def all_parts(model: VideoModel) -> list[nn.Module]:
 def embed_texts(model: VideoModel, texts: Mapping[str, Sequence[str]], *, speaks: bool) -> dict[str, Tensor]:
     """Embed what a training needs besides its captions, and say on stderr what the model reads only in part.
 
-    Args:
-        model: with its text encoders.
-        texts: by their key in the config.
-        speaks: whether this process says it.
-
     Raises:
         ConfigError: if the tokenizer fails at one.
     """

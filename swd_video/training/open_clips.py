@@ -24,13 +24,6 @@ def open_clips(
 ) -> LatentCache:
     """The clips of a config, encoded by the first process where that is missing.
 
-    Args:
-        data: the config's section.
-        model_name: what the config calls the model.
-        schedule: its grids have to be there.
-        model: encodes.
-        accelerator: knows the device and the other processes.
-
     Raises:
         ConfigError: if the cache is of other clips, another model or other grids, or there is none.
     """

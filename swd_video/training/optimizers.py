@@ -42,11 +42,6 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One AdamW; or Muon for the matrices of transformer blocks and AdamW for the rest.
 
-    Args:
-        parameters: trainable parameters by name.
-        config: says which.
-        lr: learning rate.
-
     Returns:
         Optimizers that between them hold every parameter. "initial_lr" in their groups is the rate without warmup.
 

@@ -10,13 +10,7 @@ from swd_video.training.config import DistillConfig
 
 
 def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dict[str, list[Pass]]:
-    """What a step runs for each clip of a stage, by what it is for; see `step.Stepper`.
-
-    Args:
-        config: of a distillation.
-        spec: of its teacher.
-        stage_index: the stage that is trained.
-    """
+    """What a step runs for each clip of a stage, by what it is for; see `step.Stepper`."""
     grids = config.scale_schedule().grids
     grid, share = grids[stage_index], config.train.backward_simulation
     # Stages before run for the clips that the student makes its own.

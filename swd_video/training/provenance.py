@@ -62,11 +62,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
 
 
 def digests_of_clips(index: Mapping[str, Any]) -> dict[str, Any]:
-    """Digests of the clips' names and captions and of their latents; caches of older versions lack the second.
-
-    Args:
-        index: a cache's.
-    """
+    """Digests of the clips' names and captions and of their latents; caches of older versions lack the second."""
     return {"clips": index["clips_digest"], "latents": index.get("digest")}
 
 
@@ -120,10 +116,6 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def check_record(folder: Path, now: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose teacher, clips or upsampler are others by now.
-
-    Args:
-        folder: of the run; one without a record, or that does not exist, is not compared.
-        now: some keys of a record.
 
     Raises:
         ConfigError: naming what differs.

@@ -90,10 +90,6 @@ class SampleWriter:
     def write(self, step: int, clips: ClipsByPrompt) -> tuple[dict[str, float], dict[str, float]]:
         """Write what `sample` gave, measure it, and say how it compares; the folder appears when it is whole.
 
-        Args:
-            step: finished steps, for the name.
-            clips: from `sample`.
-
         Returns:
             (all that was measured by name, as its file and logs have it; the shares of the reference's among it).
         """

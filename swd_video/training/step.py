@@ -146,9 +146,6 @@ class Stepper:
     def take_step(self, step: int) -> StepReport:
         """Run forward and backward on the whole batch and change the student once, then what learns beside it.
 
-        Args:
-            step: number of the step, from 0.
-
         Raises:
             NonFiniteError: before the network concerned is changed, on all processes.
         """

@@ -18,12 +18,7 @@ class Adherence(Metric):
     margin_key = "adherence"
 
     def __init__(self, attribute: str, classes: Sequence[str]) -> None:
-        """Of one of the judge's attributes.
-
-        Args:
-            attribute: its name.
-            classes: the names of its classes, in the judge's order.
-        """
+        """Of one of the judge's attributes."""
         self.attribute = attribute
         self.classes = tuple(classes)
         self.key = f"adherence_{attribute}"

@@ -32,9 +32,6 @@ def subject_consistency(
     Similarity is the cosine of two frames' features, and nothing below 0. VBench takes the features of DINO, so its
     figures cannot be compared with those of another encoder.
     Source: VBench (arXiv 2311.17982), "subject consistency".
-
-    Args:
-        per_frame: features of every frame, of two or more.
     """
     unit = per_frame / np.maximum(np.linalg.norm(per_frame, axis=-1, keepdims=True), 1e-12)
     to_previous = (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).clip(min=0)

@@ -85,12 +85,7 @@ def thumbnail(frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[np.nd
 def prompt_diversity(
     features: Float[np.ndarray, "samples features"], prompts: Int[np.ndarray, " samples"]
 ) -> dict[int, float]:
-    """Mean pairwise Euclidean distance among the samples of each prompt that has at least two.
-
-    Args:
-        features: Features of the samples.
-        prompts: Number of the prompt each sample was made from.
-    """
+    """Mean pairwise Euclidean distance among the samples of each prompt that has at least two."""
     spread: dict[int, float] = {}
     for prompt in np.unique(prompts):
         samples = np.asarray(features[prompts == prompt], dtype=np.float64)
