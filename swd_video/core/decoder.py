@@ -27,7 +27,6 @@ from swd_video.core.grid import Compression
 from swd_video.files import whole_file
 
 _METADATA_KEY = "decoder"
-_LARGEST_LATENT = 3.0
 _CELLS_AT_ONCE = 20_000
 """Latents of a batch that are decoded in one piece: enough to keep a device busy."""
 
@@ -44,6 +43,7 @@ class DecoderLayout:
         patch: frames, rows and columns of pixels that a cell of the last level ends as.
         trims_late: whether surplus frames at the start are dropped from the pixels alone; else as early as they are.
         slope: of the activation below zero.
+        largest_latent: what latents are squeezed into, on both sides of 0.
     """
 
     channels: int
@@ -53,6 +53,7 @@ class DecoderLayout:
     patch: tuple[int, int, int]
     trims_late: bool = False
     slope: float = 0.0
+    largest_latent: float = 3.0
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.blocks) == len(self.growth) + 1:
@@ -195,8 +196,8 @@ class StreamingDecoder(nn.Module):
 
     def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
         layout, starts = self.layout, memory.is_start
-        weight = self.stem.weight
-        bounded = torch.tanh(latents.to(weight.device, weight.dtype) / _LARGEST_LATENT) * _LARGEST_LATENT
+        weight, largest = self.stem.weight, layout.largest_latent
+        bounded = torch.tanh(latents.to(weight.device, weight.dtype) / largest) * largest
         x = _each(self.stem, rearrange(bounded, "b c f h w -> f b c h w"))
         x = functional.leaky_relu(x, layout.slope)
         surplus = 0

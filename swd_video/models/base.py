@@ -137,6 +137,16 @@ class VideoModel(ABC):
         """Where the transformer runs, which under CPU offload is not where its weights wait."""
         return get_module_execution_device(self.transformer)
 
+    @property
+    def published_decoder(self) -> str | None:
+        """Name, without its ending, of the file that TAEHV publishes for the model's latents, where there is one."""
+        return None
+
+    @property
+    def published_decoder_scale(self) -> float:
+        """What that decoder takes, divided by latents as the transformer sees them."""
+        return 1.0
+
     def rescale_positions(self, full_frames: int | None) -> None:
         """Give the frames of short grids temporal positions over the whole range of the full one, from now on.
 

@@ -71,6 +71,16 @@ class CogVideoXModel(VideoModel):
         self.can_rescale_positions = bool(pipe.transformer.config.use_rotary_positional_embeddings)
         self._angles = noise_angles(pipe.scheduler)
 
+    @property
+    def published_decoder(self) -> str:
+        """One for all, as all have the same VAE."""
+        return "taecvx"
+
+    @property
+    def published_decoder_scale(self) -> float:
+        """It takes latents as the VAE gives them, in which models of other scaling factors agree."""
+        return 1 / float(self.vae.config.scaling_factor)
+
     def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
         """The model's own scheduler, seen as one of a flow; see the base class."""
         return _FlowSteps(copy.deepcopy(self.pipe.scheduler), steps, self.device, generator)

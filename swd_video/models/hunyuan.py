@@ -86,6 +86,11 @@ class HunyuanVideoModel(VideoModel):
         self.prompt_template = dict(prompt_template)
 
     @property
+    def published_decoder(self) -> str:
+        """Takes latents as the transformer sees them."""
+        return "taehv"
+
+    @property
     def max_tokens(self) -> int:
         """Tokens of a prompt that the language model reads; the pooled row is none of them."""
         return self.spec.text_length - 1

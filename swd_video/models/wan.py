@@ -51,6 +51,11 @@ class WanModel(VideoModel):
             return "transformer"
         return "transformer_2"
 
+    @property
+    def published_decoder(self) -> str | None:
+        """By the VAE: A14B has that of 2.1."""
+        return {16: "taew2_1", 48: "taew2_2"}.get(self.spec.latent_channels)
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
         """Embed prompts as `WanPipeline` does: cleaned, cut at the last token, zeros after it."""

@@ -30,6 +30,7 @@ class Published:
         vae: likewise, beyond the defaults.
         fps: of that clip.
         pipeline: what its model_index.json says.
+        decoder: the file of TAEHV for its latents, and the channels, frames and pixels by which that takes them.
     """
 
     family: str
@@ -41,8 +42,11 @@ class Published:
     fps: float
     vae: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
+    decoder: tuple[str, int, int, int] | None = None
 
 
+_TAEW2_1 = ("taew2_1", 16, 4, 8)
+_TAECVX = ("taecvx", 16, 4, 8)
 _WAN_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 _TI2V_VAE = {
     "base_dim": 160,
@@ -75,8 +79,11 @@ PUBLISHED = {
         "81x480x832",
         32760,
         16,
+        decoder=_TAEW2_1,
     ),
-    "Wan2.1-T2V-14B": Published("wan", _WAN_14B, 14_288_491_584, True, "81x720x1280", 75600, 16),
+    "Wan2.1-T2V-14B": Published(
+        "wan", _WAN_14B, 14_288_491_584, True, "81x720x1280", 75600, 16, decoder=_TAEW2_1
+    ),
     "Wan2.2-TI2V-5B": Published(
         "wan-ti2v",
         {
@@ -93,9 +100,19 @@ PUBLISHED = {
         24,
         _TI2V_VAE,
         {"expand_timesteps": True},
+        ("taew2_2", 48, 4, 16),
     ),
     "Wan2.2-T2V-A14B": Published(
-        "wan-a14b", _WAN_14B, 14_288_491_584, True, "81x720x1280", 75600, 16, {}, {"boundary_ratio": 0.875}
+        "wan-a14b",
+        _WAN_14B,
+        14_288_491_584,
+        True,
+        "81x720x1280",
+        75600,
+        16,
+        {},
+        {"boundary_ratio": 0.875},
+        _TAEW2_1,
     ),
     "LTX-Video-0.9": Published("ltx", {}, 1_923_385_472, True, "161x512x704", 7392, 25),
     "LTX-Video-0.9.7-13B": Published(
@@ -107,10 +124,16 @@ PUBLISHED = {
         6144,
         25,
     ),
-    "HunyuanVideo": Published("hunyuan", {}, 13e9, False, "129x720x1280", 118800, 24),
-    "CogVideoX-2b": Published("cogvideox", {}, 1.7e9, False, "49x480x720", 17550, 8),
-    "CogVideoX-5b": Published("cogvideox", _COG_5B, 5_570_283_072, True, "49x480x720", 17550, 8),
-    "CogVideoX1.5-5B": Published("cogvideox-1.5", _COG_1_5, 5.57e9, False, "81x768x1360", 44880, 16),
+    "HunyuanVideo": Published(
+        "hunyuan", {}, 13e9, False, "129x720x1280", 118800, 24, decoder=("taehv", 16, 4, 8)
+    ),
+    "CogVideoX-2b": Published("cogvideox", {}, 1.7e9, False, "49x480x720", 17550, 8, decoder=_TAECVX),
+    "CogVideoX-5b": Published(
+        "cogvideox", _COG_5B, 5_570_283_072, True, "49x480x720", 17550, 8, decoder=_TAECVX
+    ),
+    "CogVideoX1.5-5B": Published(
+        "cogvideox-1.5", _COG_1_5, 5.57e9, False, "81x768x1360", 44880, 16, decoder=_TAECVX
+    ),
 }
 
 
@@ -137,6 +160,11 @@ def test_published_models(
     assert model.spec.fps == published.fps
     assert model.spec.text_dim == 4096
     assert model.spec.latent_channels == pipe.vae.config.get("z_dim", pipe.vae.config.get("latent_channels"))
+    taken = model.spec.latent_channels, compression.temporal, compression.spatial
+    if published.decoder is None:
+        assert model.published_decoder is None
+    else:
+        assert (model.published_decoder, *taken) == published.decoder
 
 
 def test_the_vae_of_wan_2_1_has_its_published_size() -> None:

@@ -1,0 +1,167 @@
+"""Tiny decoders that are published for the latents of known models: TAEHV's files as a `StreamingDecoder`.
+
+How a file's network is made is read off the names and shapes of its weights. For which latents it is made does not
+stand in it: channels and sizes are compared with the model's, and files that agree in these are told apart by their
+names. Which file is a model's, and what it takes, say the adapters.
+
+Such a network gives pixels in [0, 1]; its last layer is scaled, so that they are in [-1, 1] like all others here.
+
+Source: https://github.com/madebyollin/taehv.
+"""
+
+import pickle
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.models.base import VideoModel
+from swd_video.models.checkpoints import (
+    PICKLED_SUFFIXES,
+    check_finite,
+    check_fit,
+    read_shapes,
+    read_weights,
+)
+
+_BLOCKS = (3, 3, 3, 0)
+_GROWTH_IN_SPACE = 2  # from level to level, by a layer without weights
+_ALIKE = ("taehv", "taew2_1", "taecvx", "taeos1_3", "taeltx_2", "taeltx2_3")
+"""Files of which several have the same shapes, or those of a model here whose latents are others."""
+_OTHERS = "lighttae"
+"""Begins the names of LightX2V's files, which have TAEHV's shapes and take latents as the VAE gives them."""
+_NOT_WEIGHTS_ALONE = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+
+
+def load_decoder_file(path: Path, model: VideoModel) -> StreamingDecoder:
+    """Read a decoder, saved here or one of TAEHV's files, as one of a model's latents.
+
+    One that was saved here is not compared with the model.
+
+    Raises:
+        ValueError: if the file is missing or holds something else, or a published decoder of other latents.
+    """
+    if path.suffix not in PICKLED_SUFFIXES and "stem.weight" in read_shapes(path):
+        return StreamingDecoder.load(path)
+    own = model.published_decoder
+    cure = f"give TAEHV's {own}" if own else "give one that swd-video decoder trained for it"
+    if path.stem.startswith(_OTHERS) or (path.stem in _ALIKE and path.stem != own):
+        raise ValueError(
+            f"{path}: is by its name a decoder of other latents than this {model.family} model's; {cure}."
+        )
+    decoder = read_published_decoder(path, model.published_decoder_scale)
+    layout, compression = decoder.layout, model.spec.compression
+    for what, got, expected in (
+        ("channels of latents", layout.channels, model.spec.latent_channels),
+        ("frames for each latent frame", layout.temporal, compression.temporal),
+        ("pixels along each side of a latent", layout.spatial, compression.spatial),
+    ):
+        if got != expected:
+            raise ValueError(
+                f"{path}: {what}: got {got}, expected the {expected} of this {model.family} model; {cure}."
+            )
+    return decoder
+
+
+def read_published_decoder(path: Path, scale: float = 1.0) -> StreamingDecoder:
+    """Read one of TAEHV's files, in float32 and not to be trained, for whatever latents it is made.
+
+    Args:
+        path: ends in .safetensors, or is a pickle that holds weights alone.
+        scale: what it takes, divided by latents as the transformer sees them.
+
+    Raises:
+        ValueError: if the file is missing or holds something else.
+    """
+    weights = {name: weight for name, weight in _read(path).items() if not name.startswith("encoder.")}
+    what = "a decoder of TAEHV's ordinary form (not super, not wide)"
+    try:
+        decoder = StreamingDecoder(_layout(weights, scale))
+    except KeyError as error:
+        raise ValueError(f"{path}: has no {error.args[0]}, expected {what}; give another file.") from None
+    except (IndexError, ArithmeticError, ValueError, RuntimeError):
+        raise ValueError(f"{path}: has weights of other shapes than {what}; give another file.") from None
+    own = decoder.state_dict()
+    names = {name: "{}.{}".format(_PARTS[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in own}
+    check_fit(path, weights, {names[name]: weight for name, weight in own.items()}, what)
+    decoder.load_state_dict(_translated({name: weights[names[name]].float() for name in own}, scale))
+    return decoder.requires_grad_(False).eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in PICKLED_SUFFIXES:
+        return read_weights(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: does not exist; give a decoder's file.")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except _NOT_WEIGHTS_ALONE:
+        weights = None
+    if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
+        raise ValueError(
+            f"{path}: is no pickle of weights alone; others could run any code when opened and are not. Download or "
+            "copy it again, or give a .safetensors file."
+        )
+    check_finite(path, weights)
+    return dict(weights)
+
+
+def _published_parts() -> dict[str, str]:
+    """What TAEHV calls the layers of a `StreamingDecoder`: all are one sequence, with some that have no weights."""
+    parts, place = {"stem": "decoder.1"}, 3
+    for level, blocks in enumerate(_BLOCKS):
+        for block in range(blocks):
+            for layer, index in (("join", 0), ("middle", 2), ("out", 4)):
+                parts[f"levels.{level}.{block}.{layer}"] = f"decoder.{place}.conv.{index}"
+            place += 1
+        if level + 1 < len(_BLOCKS):
+            parts[f"grow.{level}"] = f"decoder.{place + 1}.conv"
+            parts[f"refine.{level}"] = f"decoder.{place + 2}"
+            place += 3
+    parts["out"] = f"decoder.{place + 1}"
+    return parts
+
+
+_PARTS = _published_parts()
+
+
+def _layout(weights: Mapping[str, Tensor], scale: float) -> DecoderLayout:
+    def shape(part: str) -> torch.Size:
+        return weights[f"{_PARTS[part]}.weight"].shape
+
+    levels = range(len(_BLOCKS) - 1)
+    widths = (shape("stem")[0], *(shape(f"refine.{level}")[0] for level in levels))
+    patch = isqrt(shape("out")[0] // 3)
+    return DecoderLayout(
+        channels=shape("stem")[1],
+        widths=widths,
+        blocks=_BLOCKS,
+        growth=tuple((shape(f"grow.{level}")[0] // widths[level], _GROWTH_IN_SPACE) for level in levels),
+        patch=(1, patch, patch),
+        trims_late=True,
+        largest_latent=3.0 / scale,
+    )
+
+
+def _translated(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Weights for latents as the transformer sees them and pixels in [-1, 1]."""
+    for name, weight in weights.items():
+        if name.endswith("join.weight"):  # which sees the frame before first here, and last there
+            weights[name] = torch.cat(weight.chunk(2, dim=1)[::-1], dim=1)
+    return weights | {
+        "stem.weight": weights["stem.weight"] * scale,
+        "out.weight": weights["out.weight"] * 2,
+        "out.bias": weights["out.bias"] * 2 - 1,
+    }
