@@ -131,9 +131,9 @@ class _Block(nn.Module):
 class _Memory:
     """The last frame that every block of a decoder saw, while a clip is decoded."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_start: bool = True) -> None:
         self.frames: dict[nn.Module, Tensor] = {}
-        self.is_start = True
+        self.is_start = is_start
 
     def before(self, block: nn.Module, x: Tensor) -> Tensor:
         """The frame before each of some frames; zeros before the first of all."""
@@ -172,13 +172,18 @@ class StreamingDecoder(nn.Module):
             nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for coarse, fine in pairwise(widths)
         )
         self.out = nn.Conv2d(widths[-1], 3 * prod(layout.patch), 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it for modules too
 
     def forward(
-        self, latents: Float[Tensor, "batch channels frames height width"]
+        self, latents: Float[Tensor, "batch channels frames height width"], is_start: bool = True
     ) -> Float[Tensor, "batch 3 _ _ _"]:
-        """Decode a whole clip at once; values may lie a little beyond [-1, 1]."""
-        return self._decode(latents, _Memory())
+        """Decode all frames at once; values may lie a little beyond [-1, 1].
+
+        Args:
+            latents: normalised.
+            is_start: whether they begin with a clip's first latent frame, which holds one picture.
+        """
+        return self._decode(latents, _Memory(is_start))
 
     @torch.no_grad()
     def stream(
@@ -201,8 +206,9 @@ class StreamingDecoder(nn.Module):
         x = _each(self.stem, rearrange(bounded, "b c f h w -> f b c h w"))
         x = functional.leaky_relu(x, layout.slope)
         surplus = 0
-        for index, blocks in enumerate(self.levels):
-            for block in blocks:
+        for index, level in enumerate(self.levels):
+            assert isinstance(level, nn.ModuleList)
+            for block in level:
                 x = block(x, memory)
             if index < len(layout.growth):
                 time, space = layout.growth[index]

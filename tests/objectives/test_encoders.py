@@ -14,7 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEModel
 from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
-from swd_video.core.windows import LatentWindow, draw_window
+from swd_video.core.windows import Window, draw_window
 from swd_video.cost.counting import count_kept
 from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.pixel_encoders import TransformersEncoder
@@ -110,7 +110,7 @@ def test_pixels_of_one_window_of_both(networks: Networks, make_clips: MakeClips,
     places = {draw_window(LatentSize(3, 6, 6), LatentSize(2, 4, 4), _seeded(n)).start for n in range(200)}
     assert len(places) == 2 * 3 * 3, "every place is drawn"
     assert window_size(LatentSize(2, 3, 9), 5, (4, 4)) == LatentSize(2, 3, 4)
-    cut = LatentWindow((1, 2, 0), LatentSize(2, 3, 4)).cut(clips.target_x0)
+    cut = Window((1, 2, 0), LatentSize(2, 3, 4)).cut(clips.target_x0)
     assert torch.equal(cut, clips.target_x0[:, :, 1:, 2:5, :4])
 
     encoder = TransformersEncoder(str(encoders / "videomae"))

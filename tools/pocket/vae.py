@@ -24,8 +24,8 @@ from torch import Tensor
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.files import whole_folder
-from tools.pocket.checkpoints import load_checkpoint, save_checkpoint
-from tools.pocket.muon import Muon
+from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from swd_video.training.muon import Muon
 from tools.pocket.pictures import composed_frames, save_sheet, to_pixels
 from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
 

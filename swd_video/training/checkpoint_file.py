@@ -1,4 +1,4 @@
-"""Checkpoints of the pocket trainers: one file, replaced whole, that only the same recipe may continue."""
+"""The checkpoint of a small training: one file, replaced whole, that only the same recipe may continue."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,0 +1,295 @@
+"""Trains a fast decoder for the VAE of any family, from clips and their latents."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from swd_video.config import ConfigError, dump_config
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.core.randomness import keyed_generator, keyed_global
+from swd_video.core.schedule import ScaleSchedule, Stage
+from swd_video.data.latent_cache import LatentCache
+from swd_video.data.manifest import Clip, read_manifest
+from swd_video.files import alone_in, write_text
+from swd_video.losses.gan import hinge_discriminator_loss, hinge_student_loss
+from swd_video.losses.reconstruction import reconstruction_loss
+from swd_video.models.base import VideoModel
+from swd_video.models.loading import load_teacher
+from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
+from swd_video.training.decoder_config import DecoderConfig, load_decoder_config
+from swd_video.training.decoder_discriminator import FrameDiscriminator
+from swd_video.training.decoder_report import HeldOutClips
+from swd_video.training.finite import check_losses
+from swd_video.training.idle_parts import drop_text_encoders, keep_vae
+from swd_video.training.muon import Muon
+from swd_video.training.open_clips import open_clips
+from swd_video.training.provenance import CONFIG_FILE, digests_of_clips
+
+DECODER_FILE = "decoder.safetensors"
+REPORT_FILE = "report.json"
+_WARMUP_STEPS = 100
+_DECAYS_FROM = 0.55
+
+
+def distill_decoder(
+    config: DecoderConfig | str | Path, out: str | Path, *, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train a decoder, as `swd-video decoder` does: a run that was stopped goes on, a finished one stays as it is.
+
+    Args:
+        config: all of it, or its file.
+        out: folder of the run: `decoder.safetensors`, `report.json`, `config.yaml`, `samples/`, `checkpoint.pt`.
+        overrides: keys of the file to change, as for `load_config_as`.
+
+    Returns:
+        What `report.json` holds; see `HeldOutClips.report`.
+
+    Raises:
+        ValueError: for wrong input, in one line.
+        FolderInUseError: if another run trains there.
+        NonFiniteError: when a loss is not finite; the last checkpoint stays.
+    """
+    if not isinstance(config, DecoderConfig):
+        config = load_decoder_config(config, overrides)
+    out = Path(out)
+    with alone_in(out):
+        report = _finished(config, out)
+        return report if report is not None else _train(config, out)
+
+
+def _finished(config: DecoderConfig, out: Path) -> dict[str, Any] | None:
+    """The report of a run that came to its end."""
+    path = out / REPORT_FILE
+    if not path.is_file() or not (out / DECODER_FILE).is_file():
+        return None
+    settings = (StreamingDecoder.load(out / DECODER_FILE).made_of or {}).get("settings")
+    if settings != _settings(config):
+        raise ConfigError(
+            f"{out}: holds a decoder that was trained otherwise; choose another --out, or delete the folder."
+        )
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
+
+
+def _settings(config: DecoderConfig) -> dict[str, Any]:
+    """What of a config the weights follow from, beside model and clips."""
+    kept = {"seed", "grid", "decoder", "train", "held_out"}
+    settings = config.model_dump(mode="json", include=kept)
+    for key in ("checkpoint_every", "sample_every", "clips_in_memory"):
+        del settings["train"][key]
+    return settings
+
+
+def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
+    manifest = _read_manifest(config)
+    accelerator = Accelerator(mixed_precision="no")
+    device = accelerator.device
+    model = load_teacher(config.model, dtype=getattr(torch, config.load.dtype), options=config.load)
+    layout = _layout(config, model)
+    grid = config.latent_grid
+    clips = open_clips(config.data, config.model, ScaleSchedule((Stage(1.0, grid),)), model, accelerator)
+    drop_text_encoders(model)
+    keep_vae(model, device)
+    kept_back, held_out = _hold_out(config, clips, manifest)
+    pairs = DecoderClips(
+        clips, manifest, kept_back, grid, model.spec, config.decoder.upscale, config.train.clips_in_memory
+    )
+    shown = HeldOutClips(model, held_out, pairs.size, config.decoder.upscale, out / "samples")
+    made_of = {"settings": _settings(config), "vae": clips.index["encoders"]} | digests_of_clips(clips.index)
+    with keyed_global(config.seed, "decoder"):
+        decoder = StreamingDecoder(layout, clips.index["encoders"], made_of).to(device)
+    trainer = _Trainer(config, decoder, pairs, device)
+    recipe = {"made_of": json.dumps(made_of, sort_keys=True)}
+    done = load_checkpoint(out, trainer.state, recipe)
+    write_text(out / CONFIG_FILE, dump_config(config), durable=True)
+    _run(trainer, done, shown, lambda step: save_checkpoint(out, step, trainer.state, recipe))
+    decoder.save(out / DECODER_FILE)
+    return shown.report(StreamingDecoder.load(out / DECODER_FILE).to(device), out / REPORT_FILE)
+
+
+def _read_manifest(config: DecoderConfig) -> list[Clip]:
+    if config.data.manifest is None:
+        raise ConfigError(
+            "data.manifest: got none, expected a manifest: a decoder learns from the clips, not from latents alone."
+        )
+    return read_manifest(config.data.manifest)
+
+
+def _layout(config: DecoderConfig, model: VideoModel) -> DecoderLayout:
+    shape, spec = config.decoder, model.spec
+    try:
+        return DecoderLayout.for_compression(
+            spec.compression, spec.latent_channels, shape.widths, shape.blocks, shape.patch, shape.upscale
+        )
+    except ValueError as error:
+        raise ConfigError(f"decoder.{error}") from None
+
+
+def _hold_out(config: DecoderConfig, clips: LatentCache, manifest: list[Clip]) -> tuple[set[int], list[Clip]]:
+    """Places in the cache that are not trained on, and the clips by which decoders are compared."""
+    chosen = config.held_out
+    generator = keyed_generator(config.seed, "held out")
+    if chosen.manifest is not None:
+        others = read_manifest(chosen.manifest)
+        order = torch.randperm(len(others), generator=generator).tolist()
+        return set(), [others[place] for place in order[: chosen.count]]
+    places = torch.randperm(len(clips), generator=generator)[: chosen.count].tolist()
+    return set(places), [manifest[int(clips.get(place, [])["key"])] for place in places]
+
+
+def _run(trainer: "_Trainer", done: int, shown: HeldOutClips, save: Callable[[int], None]) -> None:
+    settings = trainer.config.train
+    with tqdm(total=trainer.steps, initial=done, desc="decoder", unit="step", file=sys.stderr) as bar:
+        for step, batch in zip(
+            range(done, trainer.steps), trainer.batches(range(done, trainer.steps)), strict=True
+        ):
+            losses = trainer.step(step, batch)
+            check_losses(step, 0, losses)
+            bar.set_postfix_str("  ".join(f"{name} {value:.4f}" for name, value in losses.items()), False)
+            bar.update()
+            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == trainer.steps:
+                save(step + 1)
+            if settings.sample_every and (step + 1) % settings.sample_every == 0:
+                shown.write_samples(trainer.decoder, f"step_{step + 1:08d}")
+
+
+class _Trainer:
+    """The networks of a run, and how they take a step.
+
+    Attributes:
+        config: of the run.
+        decoder: that learns.
+        steps: of both parts together.
+        state: what a checkpoint holds.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, decoder: StreamingDecoder, pairs: DecoderClips, device: torch.device
+    ) -> None:
+        train, second = config.train, config.train.discriminator
+        self.config, self.decoder, self._pairs, self._device = config, decoder, pairs, device
+        self.steps = train.steps + (0 if second is None else second.steps)
+        self._optimizers = _optimizers(decoder, train.muon_lr, train.lr)
+        self.state: dict[str, Any] = {"decoder": decoder}
+        self.state |= {f"optimizer_{number}": one for number, one in enumerate(self._optimizers)}
+        if second is not None:
+            with keyed_global(config.seed, "discriminator"):
+                self._discriminator = FrameDiscriminator(decoder.layout.channels, second.width).to(device)
+            self._its_optimizer = torch.optim.AdamW(
+                self._discriminator.parameters(), lr=second.lr, betas=(0.5, 0.95), weight_decay=0.0
+            )
+            self.state |= {"discriminator": self._discriminator, "its_optimizer": self._its_optimizer}
+
+    def batches(self, steps: range) -> Iterator[DecoderBatch]:
+        """What the steps are to see."""
+        train, seed = self.config.train, self.config.seed
+        return self._pairs.ahead(
+            lambda step: self._pairs.draw(step, seed, train.batch_size, train.frames, train.crop), steps
+        )
+
+    def step(self, step: int, batch: DecoderBatch) -> dict[str, float]:
+        """Take one step, and say what it lost."""
+        train, second = self.config.train, self.config.train.discriminator
+        latents, pixels = batch.latents.to(self._device), batch.pixels.to(self._device)
+        judged = second is not None and step >= train.steps
+        if judged:
+            assert second is not None
+            rate = second.decoder_lr_share * _rate(step - train.steps, second.steps)
+        else:
+            rate = _rate(step, train.steps)
+        with self._precision():
+            decoded = self.decoder(latents, batch.is_start).float()
+        known = latents
+        if not batch.is_start:
+            # Nothing before the first latent frame is known here, as it is in a clip.
+            skipped = self.decoder.layout.temporal
+            decoded, pixels, known = decoded[:, :, skipped:], pixels[:, :, skipped:], latents[:, :, 1:]
+        loss = reconstruction_loss(decoded, pixels, train.differences)
+        losses = {"error": loss.item()}
+        if judged and second is not None and decoded.shape[2] > 2:
+            places = self._places(step, known, decoded, batch.is_start)
+            with _frozen(self._discriminator), self._precision():
+                deceived = hinge_student_loss(self._discriminator(known, decoded, *places).float())
+            loss = loss + second.weight * deceived
+            losses["discriminator"] = self._judge(step, known, pixels, decoded.detach(), places)
+        _move(self._optimizers, loss, rate)
+        return losses
+
+    def _judge(
+        self, step: int, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
+    ) -> float:
+        with self._precision():
+            real, made = (self._discriminator(latents, seen, *places).float() for seen in (pixels, decoded))
+        loss = hinge_discriminator_loss(real, made)
+        _move([self._its_optimizer], loss, 1.0)
+        return loss.item()
+
+    def _places(self, step: int, latents: Tensor, decoded: Tensor, is_start: bool) -> tuple[Tensor, Tensor]:
+        """Frames to judge beside their neighbours, and the latent frames that hold them."""
+        second = self.config.train.discriminator
+        assert second is not None
+        generator = keyed_generator(self.config.seed, "decoder places", step)
+        middles = 1 + torch.randperm(decoded.shape[2] - 2, generator=generator)[: second.frames]
+        temporal = self.decoder.layout.temporal
+        holders = (middles + temporal - 1) // temporal if is_start else middles // temporal
+        return middles.to(latents.device), holders.to(latents.device)
+
+    def _precision(self) -> torch.autocast:
+        enabled = self.config.train.mixed_precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+
+def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for convolutions between hidden channels, where it has a rate; AdamW for everything else."""
+    inner = {f"{name}.weight" for name in ("stem", "out")}
+    kernels = [
+        weight
+        for name, weight in decoder.named_parameters()
+        if muon_lr is not None and weight.ndim == 4 and name not in inner
+    ]
+    chosen = {id(weight) for weight in kernels}
+    others = [weight for weight in decoder.parameters() if id(weight) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    ]
+    if muon_lr is not None:
+        optimizers.append(Muon(kernels, lr=muon_lr, weight_decay=0.0))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of a learning rate: a short rise, a long stay, and a fall to 0."""
+    return min(1.0, (step + 1) / _WARMUP_STEPS, (steps - step) / ((1 - _DECAYS_FROM) * steps))
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Within the context no weight of the network gets a gradient; what goes through it does."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

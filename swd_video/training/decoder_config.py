@@ -1,0 +1,117 @@
+"""Every key of the config of `swd-video decoder`, with its default, its limits and what it means."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from swd_video.config import Section, load_config_as
+from swd_video.core.grid import LatentSize
+from swd_video.data.sections import DataConfig
+from swd_video.training.config import LoadConfig
+
+
+class DecoderShapeConfig(Section):
+    """The shape of a decoder: levels, each twice as fine in space and time as the one before, while that is needed."""
+
+    widths: tuple[int, ...] = Field(default=(64, 48), min_length=1)
+    """Channels of each level."""
+    blocks: tuple[int, ...] = Field(default=(3, 1), min_length=1)
+    """Residual blocks of each level, which also see the frame before."""
+    patch: tuple[int, int] = (2, 4)
+    """Frames, and rows and columns, of pixels that a cell of the last level becomes."""
+    upscale: Literal[1, 2, 4] = 1
+    """Pixels along height and width for each of the VAE: 2 makes larger clips than the VAE does, of which the training
+    clips must have the size."""
+
+
+class HeldOutConfig(Section):
+    """Clips that are not trained on, by which decoder and VAE are compared."""
+
+    manifest: str | None = None
+    """Of other clips than those of `data`; null keeps clips of `data.manifest` back."""
+    count: int = Field(default=32, ge=1)
+    """How many, drawn by the seed."""
+
+
+class DiscriminatorConfig(Section):
+    """A second part of the training, in which a discriminator makes edges crisp: it is shown latents with three
+    neighbouring frames."""
+
+    steps: int = Field(default=2000, ge=1)
+    """Steps of it, after `train.steps`."""
+    weight: float = Field(default=0.02, gt=0)
+    """Factor in the decoder's loss."""
+    width: int = Field(default=48, ge=8)
+    """Channels of its first convolution."""
+    frames: int = Field(default=4, ge=1)
+    """Places in a clip at which it judges three neighbouring frames, drawn for every step."""
+    lr: float = Field(default=3e-4, gt=0)
+    """Its learning rate."""
+    decoder_lr_share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the decoder's own learning rates at which this part starts."""
+
+
+class DecoderTrainConfig(Section):
+    """How a decoder learns."""
+
+    steps: int = Field(default=20000, ge=1)
+    """Steps of the first part, by absolute errors alone."""
+    batch_size: int = Field(default=6, ge=1)
+    """Clips in a step."""
+    crop: int | None = Field(default=6, ge=1)
+    """Height and width in latents of what is shown of a clip; null shows whole pictures."""
+    frames: int | None = Field(default=None, ge=1)
+    """Latent frames, consecutive, of what is shown of a clip; null shows all."""
+    differences: float = Field(default=0.5, ge=0)
+    """Weight of the error of differences between neighbours along time, height and width, beside that of values."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of AdamW."""
+    muon_lr: float | None = Field(default=2e-2, gt=0)
+    """Learning rate of Muon for the convolutions between hidden channels; null gives them to AdamW too."""
+    mixed_precision: Literal["bf16"] | None = None
+    """`bf16` runs the networks under bfloat16 autocast."""
+    clips_in_memory: int = Field(default=0, ge=0)
+    """Clips that are kept once they are read."""
+    discriminator: DiscriminatorConfig | None = None
+    """Null leaves the second part out."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    sample_every: int = Field(default=1000, ge=0)
+    """Steps between samples of held-out clips; 0 makes none."""
+
+
+class DecoderConfig(Section):
+    """A fast decoder for the VAE of a model: its shape, the clips that it learns from, and how."""
+
+    model: str = "pocket-wan"
+    """Whose VAE: a shipped name, a student or diffusers folder of any family, or a hub name."""
+    seed: int = Field(default=0, ge=0)
+    """Every draw of the run follows from it."""
+    data: DataConfig
+    """Its `manifest` is needed: the decoder learns from the clips themselves."""
+    load: LoadConfig = LoadConfig()
+    grid: str
+    """Latent grid of the clips, as "5x12x12"."""
+    decoder: DecoderShapeConfig = DecoderShapeConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    train: DecoderTrainConfig = DecoderTrainConfig()
+
+    @field_validator("grid")
+    @classmethod
+    def _check_grid(cls, grid: str) -> str:
+        LatentSize.parse(grid)
+        return grid
+
+    @property
+    def latent_grid(self) -> LatentSize:
+        """The grid, parsed."""
+        return LatentSize.parse(self.grid)
+
+
+def load_decoder_config(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> DecoderConfig:
+    """Read the config of a decoder; see `load_config_as`."""
+    return load_config_as(DecoderConfig, path, overrides)
