@@ -37,7 +37,8 @@ class HeldOutConfig(Section):
 
 class DiscriminatorConfig(Section):
     """A second part of the training, in which a discriminator makes edges crisp: it is shown latents with three
-    neighbouring frames."""
+    neighbouring frames.
+    """
 
     steps: int = Field(default=2000, ge=1)
     """Steps of it, after `train.steps`."""

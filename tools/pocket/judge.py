@@ -28,8 +28,8 @@ from swd_video.core.interval import bootstrap_share
 from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.attribute_judge import CONFIG_NAME, AttributeJudge
 from swd_video.files import whole_file
-from tools.pocket import corpus
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from tools.pocket import corpus
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec, compose_clip, corpus_specs
 
 CLASSES = {"subject": tuple(SUBJECTS), "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}

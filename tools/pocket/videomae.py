@@ -28,8 +28,8 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from swd_video.core.grid import PixelSize
 from swd_video.files import whole_folder, write_json
 from swd_video.models.pixel_form import PixelForm
-from tools.pocket import corpus
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from tools.pocket import corpus
 from tools.pocket.pictures import composed_frames, to_pixels
 from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share
 
