@@ -25,9 +25,11 @@ from swd_video.data.sections import SynthesizeConfig
 from swd_video.evaluation.config import EvaluateConfig
 from swd_video.evaluation.report import check_markers, replace_between_markers
 from swd_video.training.config import DistillConfig
+from swd_video.training.decoder_config import DecoderConfig
 
 # By the name of the markers: whose keys, and the document.
 TABLES: dict[str, tuple[type[Section], Path]] = {
+    "keys of decoder": (DecoderConfig, Path("docs/decoders.md")),
     "keys of distill": (DistillConfig, Path("docs/distill.md")),
     "keys of evaluate": (EvaluateConfig, Path("docs/evaluate.md")),
     "keys of synthesize": (SynthesizeConfig, Path("docs/distill.md")),

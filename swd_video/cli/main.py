@@ -44,6 +44,9 @@ COMMANDS = {
         "swd_video.cli.adapt",
         "train a teacher on every grid of a schedule, before distilling with its scores",
     ),
+    "decoder": Command(
+        "swd_video.cli.decoder", "distill a model's VAE decoder into a small one that is ten times as fast"
+    ),
     "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
     "spectrum": Command(
         "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"

@@ -43,7 +43,7 @@ def ssim(decoded: Pixels, pixels: Pixels) -> Float[Tensor, " batch"]:
 
 
 def laplacian_energy(pixels: Pixels) -> Float[Tensor, " batch"]:
-    """Mean absolute Laplacian of the grey frames of each clip: how much fine detail there is, of which softness has less.
+    """Mean absolute Laplacian of the grey frames of each clip: how much fine detail there is; soft ones have less.
 
     Grey is (R + G + B) / 3, and the Laplacian the sum of the four neighbours less four times the place itself.
     """

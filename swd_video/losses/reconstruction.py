@@ -2,6 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 
 def reconstruction_loss(
@@ -22,3 +23,11 @@ def reconstruction_loss(
         if error.shape[axis] > 1:
             loss = loss + differences * error.diff(dim=axis).abs().mean()
     return loss
+
+
+def feature_loss(
+    decoded: Float[Tensor, "batch *places channels"], original: Float[Tensor, "batch *places channels"]
+) -> Float[Tensor, ""]:
+    """Mean absolute error of features, each place's normalised over its channels; gradients reach the first."""
+    channels = decoded.shape[-1:]
+    return (layer_norm(decoded.float(), channels) - layer_norm(original.float(), channels)).abs().mean()

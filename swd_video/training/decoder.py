@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import Clip, read_manifest
 from swd_video.files import alone_in, write_text
 from swd_video.losses.gan import hinge_discriminator_loss, hinge_student_loss
-from swd_video.losses.reconstruction import reconstruction_loss
+from swd_video.losses.reconstruction import feature_loss, reconstruction_loss
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import load_teacher
+from swd_video.models.pixel_encoders import PixelEncoder
+from swd_video.objectives.encoders import PixelEncoderConfig
+from swd_video.objectives.objective import known_blocks
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
-from swd_video.training.decoder_config import DecoderConfig, load_decoder_config
+from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig, load_decoder_config
 from swd_video.training.decoder_discriminator import FrameDiscriminator
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.finite import check_losses
@@ -36,8 +40,7 @@ from swd_video.training.provenance import CONFIG_FILE, digests_of_clips
 
 DECODER_FILE = "decoder.safetensors"
 REPORT_FILE = "report.json"
-_WARMUP_STEPS = 100
-_DECAYS_FROM = 0.55
+_DECAY_SHARE = 0.45
 
 
 def distill_decoder(
@@ -105,6 +108,8 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     )
     shown = HeldOutClips(model, held_out, pairs.size, config.decoder.upscale, out / "samples")
     made_of = {"settings": _settings(config), "vae": clips.index["encoders"]} | digests_of_clips(clips.index)
+    if config.train.features is not None and (seen := config.train.features.encoder.record) is not None:
+        made_of["trained_through"] = [asdict(seen)]
     with keyed_global(config.seed, "decoder"):
         decoder = StreamingDecoder(layout, clips.index["encoders"], made_of).to(device)
     trainer = _Trainer(config, decoder, pairs, device)
@@ -178,6 +183,8 @@ class _Trainer:
         train, second = config.train, config.train.discriminator
         self.config, self.decoder, self._pairs, self._device = config, decoder, pairs, device
         self.steps = train.steps + (0 if second is None else second.steps)
+        features = train.features
+        self._network = None if features is None else _load(features, device)
         self._optimizers = _optimizers(decoder, train.muon_lr, train.lr)
         self.state: dict[str, Any] = {"decoder": decoder}
         self.state |= {f"optimizer_{number}": one for number, one in enumerate(self._optimizers)}
@@ -203,9 +210,9 @@ class _Trainer:
         judged = second is not None and step >= train.steps
         if judged:
             assert second is not None
-            rate = second.decoder_lr_share * _rate(step - train.steps, second.steps)
+            rate = second.decoder_lr_share * _rate(step - train.steps, second.steps, train.lr_warmup_steps)
         else:
-            rate = _rate(step, train.steps)
+            rate = _rate(step, train.steps, train.lr_warmup_steps)
         with self._precision():
             decoded = self.decoder(latents, batch.is_start).float()
         known = latents
@@ -215,17 +222,28 @@ class _Trainer:
             decoded, pixels, known = decoded[:, :, skipped:], pixels[:, :, skipped:], latents[:, :, 1:]
         loss = reconstruction_loss(decoded, pixels, train.differences)
         losses = {"error": loss.item()}
+        if self._network is not None and train.features is not None:
+            seen = self._feature_error(decoded, pixels)
+            loss, losses["features"] = loss + train.features.weight * seen, seen.item()
         if judged and second is not None and decoded.shape[2] > 2:
             places = self._places(step, known, decoded, batch.is_start)
             with _frozen(self._discriminator), self._precision():
                 deceived = hinge_student_loss(self._discriminator(known, decoded, *places).float())
             loss = loss + second.weight * deceived
-            losses["discriminator"] = self._judge(step, known, pixels, decoded.detach(), places)
+            losses["discriminator"] = self._judge(known, pixels, decoded.detach(), places)
         _move(self._optimizers, loss, rate)
         return losses
 
+    def _feature_error(self, decoded: Tensor, pixels: Tensor) -> Tensor:
+        features = self.config.train.features
+        assert features is not None and self._network is not None
+        with torch.no_grad():
+            original = self._network.features(pixels, features.block)
+        pairs = zip(self._network.features(decoded, features.block), original, strict=True)
+        return torch.stack([feature_loss(ours, theirs) for ours, theirs in pairs]).mean()
+
     def _judge(
-        self, step: int, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
+        self, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
     ) -> float:
         with self._precision():
             real, made = (self._discriminator(latents, seen, *places).float() for seen in (pixels, decoded))
@@ -246,6 +264,17 @@ class _Trainer:
     def _precision(self) -> torch.autocast:
         enabled = self.config.train.mixed_precision == "bf16"
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+
+def _load(features: FeaturesConfig, device: torch.device) -> PixelEncoder:
+    key, encoder = "train.features", features.encoder
+    assert isinstance(encoder, PixelEncoderConfig)
+    try:
+        network = encoder.load(device)
+    except ValueError as error:
+        raise ConfigError(f"{key}.encoder: {error}") from None
+    known_blocks(f"{key}.block", features.block, network.name, network.num_blocks)
+    return network
 
 
 def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[torch.optim.Optimizer]:
@@ -279,9 +308,9 @@ def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) ->
         optimizer.step()
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of a learning rate: a short rise, a long stay, and a fall to 0."""
-    return min(1.0, (step + 1) / _WARMUP_STEPS, (steps - step) / ((1 - _DECAYS_FROM) * steps))
+def _rate(step: int, steps: int, warmup_steps: int) -> float:
+    """Share of a learning rate: a rise, a long stay, and a fall to 0."""
+    return min(1.0, (step + 1) / max(1, warmup_steps), (steps - step) / (_DECAY_SHARE * steps))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from swd_video.config import Section, load_config_as
 from swd_video.core.grid import LatentSize
 from swd_video.data.sections import DataConfig
+from swd_video.objectives.encoders import AnyEncoder, EncoderConfig, PixelEncoderConfig
+from swd_video.objectives.objective import Blocks
 from swd_video.training.config import LoadConfig
 
 
@@ -36,9 +38,7 @@ class HeldOutConfig(Section):
 
 
 class DiscriminatorConfig(Section):
-    """A second part of the training, in which a discriminator makes edges crisp: it is shown latents with three
-    neighbouring frames.
-    """
+    """A second part of the training, in which a discriminator makes edges crisp; it sees latents and three frames."""
 
     steps: int = Field(default=2000, ge=1)
     """Steps of it, after `train.steps`."""
@@ -54,6 +54,24 @@ class DiscriminatorConfig(Section):
     """Share of the decoder's own learning rates at which this part starts."""
 
 
+class FeaturesConfig(Section):
+    """A frozen network of pixels, whose features of decoded clips shall be those of the clips."""
+
+    encoder: AnyEncoder
+    """`transformers` or `transnetv2`, as in `loss.mmd`. It must not judge what was decoded so."""
+    block: Blocks = Field(min_length=1)
+    """Its block, from 0, or a list of them."""
+    weight: float = Field(default=0.1, gt=0)
+    """Factor in the loss of the mean absolute error of features, each place's normalised over its channels."""
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, encoder: EncoderConfig) -> EncoderConfig:
+        if not isinstance(encoder, PixelEncoderConfig):
+            raise ValueError("sees no pixels; take transformers or transnetv2")
+        return encoder
+
+
 class DecoderTrainConfig(Section):
     """How a decoder learns."""
 
@@ -67,10 +85,14 @@ class DecoderTrainConfig(Section):
     """Latent frames, consecutive, of what is shown of a clip; null shows all."""
     differences: float = Field(default=0.5, ge=0)
     """Weight of the error of differences between neighbours along time, height and width, beside that of values."""
+    features: FeaturesConfig | None = None
+    """Null compares pixels alone."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of AdamW."""
     muon_lr: float | None = Field(default=2e-2, gt=0)
     """Learning rate of Muon for the convolutions between hidden channels; null gives them to AdamW too."""
+    lr_warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rates rise from 0; they stay, and fall to 0 over the last 45 %."""
     mixed_precision: Literal["bf16"] | None = None
     """`bf16` runs the networks under bfloat16 autocast."""
     clips_in_memory: int = Field(default=0, ge=0)

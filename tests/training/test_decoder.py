@@ -1,0 +1,192 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from swd_video.cli.main import EXIT_DONE, EXIT_WRONG_INPUT, main
+from swd_video.config import ConfigError
+from swd_video.core.decoder import StreamingDecoder
+from swd_video.core.grid import LatentSize
+from swd_video.data.latent_cache import LatentCache
+from swd_video.data.manifest import read_manifest
+from swd_video.models.loading import load_teacher
+from swd_video.training.decoder import distill_decoder
+from swd_video.training.decoder_clips import DecoderClips
+from swd_video.training.decoder_config import DecoderConfig
+
+MakeDecoderConfig = Callable[..., DecoderConfig]
+
+
+@pytest.fixture
+def make_decoder_config(
+    tiny_wan_folder: Path, manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MakeDecoderConfig:
+    def make(decoder: dict[str, Any] | None = None, **train: Any) -> DecoderConfig:
+        shape = {"widths": [16, 8], "blocks": [1, 1], "patch": [2, 4], **(decoder or {})}
+        learning = {"steps": 4, "batch_size": 2, "crop": 4, "checkpoint_every": 2, "sample_every": 0, **train}
+        return DecoderConfig(
+            model=str(tiny_wan_folder),
+            seed=3,
+            data={"manifest": str(manifest), "cache": str(_shared(tmp_path_factory) / "decoder-cache")},
+            grid="3x6x8",
+            decoder=shape,
+            held_out={"count": 2},
+            train=learning,
+        )
+
+    return make
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    return factory.getbasetemp()
+
+
+def test_it_learns_and_is_compared_with_the_vae(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    config = make_decoder_config(steps=60, sample_every=30, clips_in_memory=4, lr_warmup_steps=5, lr=1e-2)
+    report = distill_decoder(config, tmp_path / "run")
+    untrained = distill_decoder(make_decoder_config(steps=1, sample_every=0), tmp_path / "untrained")
+    assert report["clips"] == 2
+    assert report["decoder"]["psnr_db"]["value"] > untrained["decoder"]["psnr_db"]["value"] + 3
+    gain = report["decoder"]["psnr_db"]["value"] - report["vae"]["psnr_db"]["value"]
+    assert report["difference"]["psnr_db"]["value"] == pytest.approx(gain)
+    names = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
+    assert names == {"step_00000030.webp", "step_00000060.webp", "final.webp"}
+    decoder = StreamingDecoder.load(tmp_path / "run" / "decoder.safetensors")
+    assert decoder.encoders
+    assert decoder.made_of is not None
+    assert decoder.made_of["settings"]["train"]["steps"] == 60
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_decoder_config(steps=3, discriminator={"steps": 3, "width": 8}, muon_lr=1e-2)
+    distill_decoder(config, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    # Stopped while it writes what it made: the checkpoint of step 4 is the last one then.
+    with monkeypatch.context() as patched:
+        patched.setattr(DecoderClips, "draw", _until(4, DecoderClips.draw, stop))
+        with pytest.raises(Stopped):
+            distill_decoder(config, tmp_path / "stopped")
+    distill_decoder(config, tmp_path / "stopped")
+    whole, stopped = (tmp_path / name / "decoder.safetensors" for name in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()
+    assert distill_decoder(config, tmp_path / "whole") == distill_decoder(config, tmp_path / "stopped")
+
+
+def _until(last: int, draw: Any, stop: Callable[..., None]) -> Any:
+    def drawn(self: DecoderClips, step: int, *rest: Any) -> Any:
+        if step >= last:
+            stop()
+        return draw(self, step, *rest)
+
+    return drawn
+
+
+def test_windows_show_the_same_place_in_latents_and_pixels(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    config = make_decoder_config(steps=1)
+    distill_decoder(config, tmp_path / "run")
+    model = load_teacher(config.model)
+    manifest, grid = read_manifest(str(config.data.manifest)), LatentSize(3, 6, 8)
+    clips = LatentCache(config.data.cache)
+    pairs = DecoderClips(clips, manifest, {0}, grid, model.spec, 1, 0)
+    whole = pairs.draw(0, 0, 5, None, None)
+    assert whole.is_start
+    assert whole.pixels.shape == (5, 3, 9, 48, 64)
+    kinds = set()
+    for step in range(12):
+        batch = pairs.draw(step, 0, 1, 2, 3)
+        latents, pixels, is_start = batch.latents[0], batch.pixels[0], batch.is_start
+        kinds.add(is_start)
+        assert pixels.shape[1:] == (5 if is_start else 8, 24, 24)
+        # Where the latents are cut from the whole clips says where the pixels must be.
+        windows = whole.latents.unfold(2, 2, 1).unfold(3, 3, 1).unfold(4, 3, 1)
+        same = (windows.permute(0, 2, 3, 4, 1, 5, 6, 7) == latents).flatten(4).all(dim=-1).nonzero()
+        assert len(same) == 1
+        clip, frame, row, column = same[0].tolist()
+        first = 0 if frame == 0 else 4 * (frame - 1) + 1
+        expected = whole.pixels[clip, :, first:, 8 * row :, 8 * column :]
+        assert torch.equal(expected[:, : pixels.shape[1], :24, :24], pixels)
+    assert kinds == {True, False}
+
+
+def test_windows_inside_of_clips_train_too(make_decoder_config: MakeDecoderConfig, tmp_path: Path) -> None:
+    config = make_decoder_config(steps=6, frames=2, discriminator={"steps": 2, "width": 8})
+    assert distill_decoder(config, tmp_path / "run")["clips"] == 2
+
+
+def test_a_decoder_can_make_larger_clips_than_the_vae(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, manifest: Path
+) -> None:
+    config = make_decoder_config({"upscale": 2, "patch": [2, 8]}, steps=2)
+    smaller = config.model_copy(
+        update={"grid": "3x2x4", "data": config.data.model_copy(update={"cache": str(tmp_path / "small")})}
+    )
+    smaller = smaller.model_copy(update={"train": smaller.train.model_copy(update={"crop": 2})})
+    distill_decoder(smaller, tmp_path / "run")
+    decoder = StreamingDecoder.load(tmp_path / "run" / "decoder.safetensors")
+    with torch.no_grad():
+        assert decoder(torch.zeros(1, 4, 3, 2, 4)).shape[2:] == (9, 32, 64)
+
+
+def test_another_config_in_the_same_folder_is_refused(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    distill_decoder(make_decoder_config(), tmp_path / "run")
+    with pytest.raises(ConfigError, match="was trained otherwise"):
+        distill_decoder(make_decoder_config(batch_size=1), tmp_path / "run")
+
+
+def test_the_command_trains_and_says_what_came_out(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "decoder.yaml"
+    path.write_text(json.dumps(make_decoder_config().model_dump(mode="json")))
+    out = tmp_path / "run"
+    assert main(["decoder", str(path), "--out", str(out), "--train.steps", "2", "--json"]) == EXIT_DONE
+    said = json.loads(capsys.readouterr().out)
+    assert said["file"] == str(out / "decoder.safetensors")
+    assert set(said["difference"]) == {"psnr_db", "ssim", "laplacian_energy", "motion_error"}
+    assert main(["decoder", str(path), "--out", str(out), "--train.steps", "2"]) == EXIT_DONE
+    assert "PSNR, dB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (("--decoder.patch", "[1, 4]"), "decoder.patch: 1 frames of 4 pixels"),
+        (("--data.manifest", "null"), "data.manifest: got none, expected a manifest"),
+        (("--held-out.count", "6"), "held_out.count: all 6 clips are kept back"),
+        (("--grid", "3x6"), "3x6"),
+        (
+            ("--train.features", "{encoder: {kind: teacher}, block: [1]}"),
+            "sees no pixels; take transformers or transnetv2",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(
+    make_decoder_config: MakeDecoderConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: tuple[str, str],
+    line: str,
+) -> None:
+    path = tmp_path / "decoder.yaml"
+    path.write_text(json.dumps(make_decoder_config().model_dump(mode="json")))
+    assert main(["decoder", str(path), "--out", str(tmp_path / "run"), *override]) == EXIT_WRONG_INPUT
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line in error
+    assert not (tmp_path / "run" / "decoder.safetensors").exists()
