@@ -34,6 +34,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Configs of others than `distill`, by the name of the file, which is that of the command or tool.
 OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
+    "decoder": DecoderConfig,
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,
     "study": StudyConfig,
