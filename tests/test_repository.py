@@ -25,6 +25,7 @@ from swd_video.evaluation.config import EvaluateConfig
 from swd_video.studio.script import load_script
 from swd_video.studio.yaml_script import parse_script
 from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.decoder_config import DecoderConfig
 from tools.pocket.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
