@@ -139,7 +139,7 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
 def real_row(
     section: RealRowConfig, size: PixelSize, fps: float, clips: Sequence[Any], codec: VideoModel | None = None
 ) -> Row:
-    """Clips that no model made, as they are or through a VAE and back: the best that a sampler of its latents can do."""
+    """Clips that no model made, or these through a VAE and back: the best that a sampler of its latents can do."""
     source = section.clips
 
     @torch.no_grad()

@@ -266,7 +266,7 @@ def _read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def check_kinds(path: Path, owner: Any, values: Mapping[str, Any]) -> None:
-    """Refuse values in a model's JSON that are not of the kind that their owner takes, by its defaults and annotations."""
+    """Refuse values in a model's JSON of another kind than their owner takes, by its defaults and annotations."""
     for key, parameter in inspect.signature(owner.__init__).parameters.items():
         value, default = values.get(key), parameter.default
         kinds = [kind for kind in get_args(parameter.annotation) if kind is not NoneType] or [
