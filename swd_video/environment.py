@@ -1,5 +1,6 @@
 """What a process must be told before torch comes in: threads that wait sleep, and freed memory is kept."""
 
+import atexit
 import ctypes
 import gc
 import os
@@ -24,6 +25,8 @@ def prepare_process() -> None:
     """Set up this process, and those that it starts, for work with tensors; call it before torch is imported."""
     let_waiting_threads_sleep()
     keep_freed_memory()
+    # Else the interpreter looks for garbage among a million objects before it ends: a tenth of the time of rendering one shot.
+    atexit.register(gc.freeze)
 
 
 def let_waiting_threads_sleep() -> bool:

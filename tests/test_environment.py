@@ -69,3 +69,12 @@ def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(os, "environ", {name: value})
         assert not let_waiting_threads_sleep()
         assert os.environ == {name: value}
+
+
+def test_a_process_looks_for_no_garbage_at_its_end() -> None:
+    code = (
+        "import atexit, gc\nfrom swd_video.environment import prepare_process\n"
+        "atexit.register(lambda: print(gc.get_freeze_count()))\nprepare_process()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(ended.stdout) > 1000
