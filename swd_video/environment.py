@@ -25,7 +25,7 @@ def prepare_process() -> None:
     """Set up this process, and those that it starts, for work with tensors; call it before torch is imported."""
     let_waiting_threads_sleep()
     keep_freed_memory()
-    # Else the interpreter looks for garbage among a million objects before it ends: a tenth of the time of rendering one shot.
+    # Else the interpreter looks for garbage among a million objects at its end: a tenth of rendering one shot.
     atexit.register(gc.freeze)
 
 
