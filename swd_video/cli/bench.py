@@ -4,10 +4,14 @@ import difflib
 import importlib
 import sys
 
-HELP = "measure what a part of the machinery costs on this machine: mmd, training"
+HELP = "measure what a part of the machinery costs on this machine: clip, mmd, training"
 
 # Module and line of help, as literals: a list of names needs no import.
 BENCHES = {
+    "clip": (
+        "swd_video.cli.bench_clip",
+        "a clip from text to pixels: a student by part, its teacher, full steps",
+    ),
     "mmd": ("swd_video.cli.bench_mmd", "the exact kernel MMD against its naive form: memory, time"),
     "training": (
         "swd_video.cli.bench_training",

@@ -68,7 +68,8 @@ COMMANDS = {
         "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
     ),
     "bench": Command(
-        "swd_video.cli.bench", "measure what a part of the machinery costs on this machine: mmd, training"
+        "swd_video.cli.bench",
+        "measure what a part of the machinery costs on this machine: clip, mmd, training",
     ),
     "doctor": Command(
         "swd_video.cli.doctor",

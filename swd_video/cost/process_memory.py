@@ -40,6 +40,11 @@ def _resident_bytes() -> int:
     return _status_bytes("VmRSS") or highest_resident_bytes()
 
 
+def highest_bytes(device: torch.device) -> int:
+    """The most memory held so far: by tensors on a CUDA device since its statistics were reset, or by the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else highest_resident_bytes()
+
+
 def highest_resident_bytes() -> int:
     """The most memory that this process has held so far."""
     # Linux keeps `ru_maxrss` over exec, so a child would be charged with its parent's size.

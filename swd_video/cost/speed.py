@@ -1,9 +1,11 @@
 """Cost: seconds by part, several samplers interleaved in one process, and counted TFLOPs."""
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -22,11 +24,13 @@ class Timing:
         total: Seconds of the whole call.
         parts: Seconds inside each timed module.
         calls: Forward passes of each timed module.
+        processor: Seconds of the processor's work for this process, which other programs do not stretch.
     """
 
     total: float
     parts: dict[str, float]
     calls: dict[str, int]
+    processor: float = 0.0
 
     @property
     def rest(self) -> float:
@@ -61,10 +65,10 @@ def time_once(sampler: Sampler) -> Timing:
         calls[name] += 1
 
     with _hooked(sampler.modules, enter, leave):
-        begin = _now()
+        begin, worked = _now(), time.process_time()
         sampler.run()
-        total = _now() - begin
-    return Timing(total, parts, calls)
+        total, worked = _now() - begin, time.process_time() - worked
+    return Timing(total, parts, calls, worked)
 
 
 def time_interleaved(
@@ -133,6 +137,14 @@ def count_tflops(run: Callable[[], object], modules: Mapping[str, nn.Module]) ->
     with counter, _hooked(modules, enter, leave):
         run()
     return {name: flops / 1e12 for name, flops in totals.items()}
+
+
+def machine_name() -> str:
+    """The processor, and the GPU where there is one."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
+    name = names[0].partition(":")[2].strip() if names else platform.machine()
+    return f"{torch.cuda.get_device_name()}, {name}" if torch.cuda.is_available() else name
 
 
 @contextmanager

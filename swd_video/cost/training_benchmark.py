@@ -2,7 +2,6 @@
 
 import gc
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from swd_video.core.randomness import SampleDraws
-from swd_video.cost.process_memory import highest_resident_bytes
+from swd_video.cost.process_memory import highest_bytes
+from swd_video.cost.speed import Sampler, time_interleaved
 from swd_video.models.lora import CRITIC, STUDENT, lora_parameters
 from swd_video.objectives.objective import ClipPair
 from swd_video.training.batch import MicroBatch
@@ -116,15 +116,14 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
     }
     if additions["student"] == 0:
         additions.pop("student")
-    cuda = device.type == "cuda"
     return {
         "base_gib": _num_bytes(weights) / GIB,
         "one_copy_gib": one_copy / GIB,
         "base_copies": _num_bytes(weights) / one_copy,
         "additions_gib": {name: size / GIB for name, size in additions.items()},
         "alive_gib": _num_bytes(_living_tensors()) / GIB,
-        "peak_gib": (torch.cuda.max_memory_allocated(device) if cuda else highest_resident_bytes()) / GIB,
-        "peak_of": "tensors on the device" if cuda else "the process, loading included",
+        "peak_gib": highest_bytes(device) / GIB,
+        "peak_of": "tensors on the device" if device.type == "cuda" else "the process, loading included",
     }
 
 
@@ -136,18 +135,16 @@ def _time_step(stepper: Stepper, step: int, rounds: int) -> tuple[float, float, 
         for part in range(stepper.division.num_stages)
         for batch in stepper.micro_batches(step, part, update)
     ]
-    whole: list[tuple[float, float]] = []
-    bare: list[tuple[float, float]] = []
-    for _ in range(rounds + 1):
-        bare.append(_time(stepper, lambda: bare_passes(stepper, prepared)))
-        for optimizer in stepper.optimizers:
+
+    def bare() -> None:
+        bare_passes(stepper, prepared)
+        for optimizer in (*stepper.optimizers, *(learner.optimizer for learner in stepper.learners)):
             optimizer.zero_grad()
-        for learner in stepper.learners:
-            learner.optimizer.zero_grad()
-        whole.append(_time(stepper, lambda: stepper.take_step(step)))
-    (whole_wall, whole_cpu), (bare_wall, bare_cpu) = (
-        [median(column) for column in zip(*times[1:], strict=True)] for times in (whole, bare)
-    )
+
+    samplers = {"whole": Sampler(lambda: stepper.take_step(step)), "bare": Sampler(bare)}
+    timings = time_interleaved(samplers, rounds=rounds)
+    whole_wall, bare_wall = (median(run.total for run in timings[name]) for name in samplers)
+    whole_cpu, bare_cpu = (median(run.processor for run in timings[name]) for name in samplers)
     return whole_wall, bare_wall, whole_cpu, bare_cpu
 
 
@@ -182,20 +179,6 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
             with stepper.autocast():
                 loss = learner.loss(roles, clips.detached(), one.draws[learner.name].rewound())
             loss.backward()
-
-
-def _time(stepper: Stepper, call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor's work for this process, which other programs do not stretch."""
-    _wait(stepper.accelerator.device)
-    started = time.perf_counter(), time.process_time()
-    call()
-    _wait(stepper.accelerator.device)
-    return time.perf_counter() - started[0], time.process_time() - started[1]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _base_weights(network: nn.Module) -> list[Tensor]:

@@ -1,11 +1,7 @@
 """What a clip of every row costs: seconds, the rows taking turns in one process, and counted operations."""
 
-import platform
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import torch
 
 from swd_video.core.interval import Estimate
 from swd_video.cost.speed import Timing, by_stage, count_tflops, median_seconds, time_interleaved
@@ -58,11 +54,3 @@ def figures_from_json(stored: Mapping[str, Mapping[str, object]]) -> dict[str, F
         }
         for key, figures in stored.items()
     }
-
-
-def machine_name() -> str:
-    """The processor, and the GPU where there is one."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
-    name = names[0].partition(":")[2].strip() if names else platform.machine()
-    return f"{torch.cuda.get_device_name()}, {name}" if torch.cuda.is_available() else name

@@ -12,10 +12,11 @@ import torch
 
 from swd_video.config import dump_config
 from swd_video.core.grid import PixelSize
+from swd_video.cost.speed import machine_name
 from swd_video.data.prompts import choose_prompts
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, StudentRowConfig
-from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json, machine_name
+from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json
 from swd_video.evaluation.judges import Judges
 from swd_video.evaluation.metrics import all_metrics
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores

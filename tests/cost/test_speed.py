@@ -22,6 +22,9 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def process_time(self) -> float:
+        return self.now / 2
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
@@ -51,6 +54,7 @@ def test_seconds_are_attributed_to_the_modules_that_spend_them(monkeypatch: pyte
     assert timing.parts["heavy"] == pytest.approx(0.08)
     assert timing.parts["light"] == pytest.approx(0.01)
     assert timing.rest == pytest.approx(0.02)
+    assert timing.processor == pytest.approx(timing.total / 2)
     assert not heavy._forward_hooks and not heavy._forward_pre_hooks
 
 
