@@ -89,6 +89,8 @@ def randomize(network: nn.Module, generator: torch.Generator) -> None:
             layer.weight.data.copy_(torch.randn(layer.weight.shape, generator=generator) * fan_in**-0.5)
             if layer.bias is not None:
                 layer.bias.data.copy_(torch.randn(layer.bias.shape, generator=generator) * 0.1)
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    layer.bias.data += 0.5  # the middle of the range that pixels are cut to
 
 
 @torch.no_grad()
