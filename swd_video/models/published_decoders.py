@@ -46,27 +46,27 @@ _NOT_WEIGHTS_ALONE = (
 
 
 def load_decoder_file(path: Path, model: VideoModel) -> StreamingDecoder:
-    """Read a decoder, saved here or one of TAEHV's files, as one of a model's latents.
-
-    One that was saved here is not compared with the model.
+    """Read a decoder of a model's latents, saved here or one of TAEHV's files.
 
     Raises:
-        ValueError: if the file is missing or holds something else, or a published decoder of other latents.
+        ValueError: if the file is missing or holds something else, or a decoder of other latents.
     """
+    own, compression, upscale = model.published_decoder, model.spec.compression, 1
+    cure = f"give TAEHV's {own} or" if own else "give"
+    cure = f"{cure} one that swd-video decoder trained for it"
     if path.suffix not in PICKLED_SUFFIXES and "stem.weight" in read_shapes(path):
-        return StreamingDecoder.load(path)
-    own = model.published_decoder
-    cure = f"give TAEHV's {own}" if own else "give one that swd-video decoder trained for it"
-    if path.stem.startswith(_OTHERS) or (path.stem in _ALIKE and path.stem != own):
+        decoder = StreamingDecoder.load(path)
+        upscale = max(1, decoder.layout.spatial // compression.spatial)
+    elif path.stem.startswith(_OTHERS) or (path.stem in _ALIKE and path.stem != own):
         raise ValueError(
             f"{path}: is by its name a decoder of other latents than this {model.family} model's; {cure}."
         )
-    decoder = read_published_decoder(path, model.published_decoder_scale)
-    layout, compression = decoder.layout, model.spec.compression
+    else:
+        decoder = read_published_decoder(path, model.published_decoder_scale)
     for what, got, expected in (
-        ("channels of latents", layout.channels, model.spec.latent_channels),
-        ("frames for each latent frame", layout.temporal, compression.temporal),
-        ("pixels along each side of a latent", layout.spatial, compression.spatial),
+        ("channels of latents", decoder.layout.channels, model.spec.latent_channels),
+        ("frames for each latent frame", decoder.layout.temporal, compression.temporal),
+        ("pixels along each side of a latent", decoder.layout.spatial, compression.spatial * upscale),
     ):
         if got != expected:
             raise ValueError(
@@ -88,7 +88,7 @@ def read_published_decoder(path: Path, scale: float = 1.0) -> StreamingDecoder:
     weights = {name: weight for name, weight in _read(path).items() if not name.startswith("encoder.")}
     what = "a decoder of TAEHV's ordinary form (not super, not wide)"
     try:
-        decoder = StreamingDecoder(_layout(weights, scale))
+        decoder = StreamingDecoder(_layout(weights, scale), made_of={"taehv": path.stem})
     except KeyError as error:
         raise ValueError(f"{path}: has no {error.args[0]}, expected {what}; give another file.") from None
     except (IndexError, ArithmeticError, ValueError, RuntimeError):

@@ -116,7 +116,9 @@ def test_what_was_read_can_be_kept_as_a_decoder_of_ours(tmp_path: Path) -> None:
     decoder = read_published_decoder(write(tmp_path / "a.pth", published_weights(4)), scale=2.0)
     decoder.save(tmp_path / "b.safetensors")
     latents = torch.randn(1, 4, 2, 3, 3)
-    assert torch.equal(StreamingDecoder.load(tmp_path / "b.safetensors")(latents), decoder(latents))
+    kept = StreamingDecoder.load(tmp_path / "b.safetensors")
+    assert torch.equal(kept(latents), decoder(latents))
+    assert kept.made_of == {"taehv": "a"}
 
 
 @pytest.fixture
@@ -126,11 +128,28 @@ def wan(tiny_family: Callable[[str], Any], tiny_pipe: Callable[[str], Any]) -> V
     return model
 
 
-def test_a_decoder_of_ours_is_read_as_what_it_is(wan: VideoModel, tmp_path: Path) -> None:
-    ours = StreamingDecoder(DecoderLayout(4, (8, 4), (1, 1), ((2, 2),), (2, 4, 4)), "vae")
-    ours.save(tmp_path / "a.safetensors")
+def save_ours(path: Path, channels: int = 4, growth: tuple[int, int] = (2, 2)) -> StreamingDecoder:
+    ours = StreamingDecoder(DecoderLayout(channels, (8, 4), (1, 1), (growth,), (2, 4, 4)), "vae")
+    ours.save(path)
+    return ours
+
+
+@pytest.mark.parametrize("upscale", [1, 2])
+def test_a_decoder_of_ours_is_read_as_what_it_is(wan: VideoModel, upscale: int, tmp_path: Path) -> None:
+    ours = save_ours(tmp_path / "a.safetensors", growth=(2, 2 * upscale))
     read = load_decoder_file(tmp_path / "a.safetensors", wan)
     assert read.layout == ours.layout and read.encoders == "vae"
+
+
+@pytest.mark.parametrize(("channels", "growth"), [(6, (2, 2)), (4, (1, 2)), (4, (2, 1)), (4, (2, 3))])
+def test_one_of_ours_of_other_latents_is_refused(
+    wan: VideoModel, channels: int, growth: tuple[int, int], tmp_path: Path
+) -> None:
+    save_ours(tmp_path / "a.safetensors", channels, growth)
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: .*: got \d+, expected the \d of this wan model; give one"
+    ):
+        load_decoder_file(tmp_path / "a.safetensors", wan)
 
 
 @pytest.mark.parametrize(
