@@ -85,7 +85,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._kept_generator: Generators = None
-        self.set_timesteps()
+        self._start(self._schedule)
 
     @classmethod
     def from_schedule(
@@ -198,20 +198,27 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         Args:
             num_inference_steps: may be left out; the number of stages is fixed when a student is distilled.
             device: where `timesteps` go.
-            schedule: use these stages instead of the config's, for a clip of another size.
+            schedule: use these stages instead of the config's, for a clip of another size. Whoever gives them says
+                to the transformer in which windows it attends, which stock pipelines cannot.
 
         Raises:
-            ValueError: if `num_inference_steps` is not the number of stages.
+            ValueError: if `num_inference_steps` is not the number of stages, or no schedule is given and stages have
+                windows.
         """
-        self._active = self._schedule if schedule is None else schedule
-        count = len(self._active)
-        if num_inference_steps not in (None, count):
+        if schedule is None:
+            check_global(self._schedule)
+        schedule = self._schedule if schedule is None else schedule
+        if num_inference_steps not in (None, len(schedule)):
             raise ValueError(
-                f"num_inference_steps: got {num_inference_steps}, expected {count}, the number of stages "
+                f"num_inference_steps: got {num_inference_steps}, expected {len(schedule)}, the number of stages "
                 "that the student was distilled for. Leave it out."
             )
+        self._start(schedule, device)
+
+    def _start(self, schedule: ScaleSchedule, device: torch.device | str | None = None) -> None:
+        self._active = schedule
         sigmas = torch.tensor(self._active.sigmas, dtype=torch.float32)
-        self.num_inference_steps = count
+        self.num_inference_steps = len(schedule)
         self.sigmas = torch.cat([sigmas, torch.zeros(1)])
         self.timesteps = (sigmas * self.config.num_train_timesteps).to(device)
         self._step_index = None
@@ -334,3 +341,17 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
+
+
+def check_global(schedule: ScaleSchedule) -> None:
+    """Refuse stages whose tokens attend in windows, of which stock pipelines know nothing.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for index, stage in enumerate(schedule):
+        if stage.attention is not None:
+            raise ValueError(
+                f"schedule[{index}].attention: got windows of {stage.attention.window} latents, which stock diffusers "
+                "pipelines do not have; sample the student with swd_video (load_student, `swd-video render`)."
+            )

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.local_attention import LocalAttention
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import write_video
 from swd_video.environment import keep_freed_memory
@@ -149,6 +151,15 @@ def tiny_schedule() -> ScaleSchedule:
     )
 
 
+@pytest.fixture(scope="session")
+def local_schedule(tiny_schedule: ScaleSchedule) -> ScaleSchedule:
+    """The same, with windows of two sizes in the stages after the first."""
+    first, second, last = tiny_schedule
+    windows = LocalAttention(2, 2, 4, shift=False), LocalAttention(2, 4, 4, global_every=3)
+    local = [replace(stage, attention=size) for stage, size in zip((second, last), windows, strict=True)]
+    return ScaleSchedule((first, *local))
+
+
 _COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 
 MakeConfig = Callable[..., DistillConfig]
@@ -194,13 +205,14 @@ def make_config(
         *,
         mmd: list[dict[str, Any]] | None = None,
         parts: dict[str, Any] | None = None,
+        schedule: ScaleSchedule = tiny_schedule,
         **train: Any,
     ) -> DistillConfig:
         values = {
             "model": str(tiny_wan_folder),
             "seed": 5,
             "data": {"manifest": str(manifest), "cache": str(cache)},
-            "schedule": tiny_schedule.as_dict(),
+            "schedule": schedule.as_dict(),
             "loss": {**({} if mmd is None else {"mmd": mmd}), **(parts or {})},
             "train": {"kind": kind, "steps": 4, "batch_size": 2, "checkpoint_every": 2, "lr": 1e-3, **train},
         }

@@ -28,7 +28,10 @@ def sample_clips(
 
     def predict_velocity(noisy_latents: Tensor, sigma: float, stage: int) -> Tensor:
         first = None if pictures is None else encode_first_frame(model, pictures, schedule[stage].grid)
-        return model.predict_velocity(noisy_latents, sigma, prompt_embeds, first_frame=first)
+        attention = schedule[stage].attention
+        return model.predict_velocity(
+            noisy_latents, sigma, prompt_embeds, first_frame=first, attention=attention
+        )
 
     latents = sample_scalewise(
         predict_velocity,

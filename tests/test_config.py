@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from swd_video.config import ConfigError, dump_config, flatten, parse_overrides
 from swd_video.core.grid import LatentSize
+from swd_video.core.local_attention import LocalAttention
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
 from swd_video.training.optimizers import MuonConfig
 from swd_video.yaml_source import SourceError, dump_values, parse_value, read_source
@@ -46,6 +47,20 @@ def _edited(base: Path, old: str, new: str) -> Path:
     path = base.with_name("edited.yaml")
     path.write_text(BASE.replace(old, new))
     return path
+
+
+def test_windows_of_a_stage_are_read_kept_and_left_out_where_there_are_none(base: Path) -> None:
+    last = "sigma: 0.5, frames: 3, height: 6, width: 8"
+    window = "attention: {frames: 2, height: 4, width: 4}"
+    path = _edited(base, last, f"{last}, {window}")
+    config = load_config(path)
+    attention = LocalAttention(2, 4, 4)
+    assert [stage.attention for stage in config.scale_schedule()] == [None, attention]
+    assert dump_config(config).count("attention:") == 1 + dump_config(load_config(base)).count("attention:")
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+    broken = _edited(base, last, f"{last}, {window.replace('height: 4', 'height: 0')}")
+    assert "schedule[1].attention.height: input should be greater than or equal to 1, got 0" in _error(broken)
 
 
 def test_reads_values_and_defaults(base: Path) -> None:

@@ -224,6 +224,22 @@ def test_saved_and_loaded_it_has_the_same_stages(tiny_schedule: ScaleSchedule, t
     assert ScaleWiseFlowMatchScheduler.from_config(scheduler.config).schedule == tiny_schedule
 
 
+def test_windows_are_saved_and_stock_pipelines_which_have_none_refused(
+    local_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    ScaleWiseFlowMatchScheduler.from_schedule(local_schedule).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert config["stages"] == local_schedule.as_dict()
+    assert "attention" not in config["stages"][0] and config["stages"][2]["attention"]["global_every"] == 3
+    scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(tmp_path)
+    assert scheduler.schedule == local_schedule
+    with pytest.raises(
+        ValueError, match=r"schedule\[1\]\.attention: got windows of 2x2x4 latents, which stock"
+    ):
+        scheduler.set_timesteps(3)
+    scheduler.set_timesteps(schedule=scheduler.schedule)
+
+
 def test_a_learned_upsampler_is_saved_and_loaded_with_it(
     tiny_schedule: ScaleSchedule, tmp_path: Path
 ) -> None:

@@ -97,8 +97,9 @@ def clip_seconds(architecture: Architecture, network: Any, schedule: ScaleSchedu
 
     def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
         started = time.perf_counter()
+        attention = schedule[stage_index].attention
         velocity = architecture.model.predict_velocity(
-            noisy_latents, sigma, prompt_embeds, transformer=network
+            noisy_latents, sigma, prompt_embeds, transformer=network, attention=attention
         )
         seconds.append(time.perf_counter() - started)
         print(f"{schedule[stage_index].grid}: {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
@@ -142,7 +143,7 @@ def _stage_times(
     tokens = schedule.tokens(architecture.spec.compression)
     rows = []
     for stage, number, spent in zip(schedule, tokens, seconds, strict=True):
-        cost = counter.evaluation(stage.grid)
+        cost = counter.evaluation(stage.grid, stage.attention)
         flops, attention = cost.forward / _TERA, cost.attention / _TERA
         rows.append(StageTime(str(stage.grid), stage.sigma, number, flops, attention, spent))
     return rows

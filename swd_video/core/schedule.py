@@ -4,15 +4,17 @@ Source: Scale-wise Distillation of Diffusion Models (arXiv 2503.16397), section 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from swd_video.core.grid import Compression, LatentSize
+from swd_video.core.local_attention import LocalAttention
 
 # A tenth of a timestep of 1000: closer stages cannot be told apart once they are float32 timesteps.
 _MIN_SIGMA_STEP = 1e-4
 _USUAL = Compression()
 _KEYS = ("sigma", "frames", "height", "width")
+_ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,12 @@ class Stage:
     Attributes:
         sigma: noise level in (0, 1]; 1 is pure noise.
         grid: latent frames, height and width.
+        attention: the windows in which its tokens attend to each other; None: each attends to all.
     """
 
     sigma: float
     grid: LatentSize
+    attention: LocalAttention | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,18 @@ class ScaleSchedule:
         """Tokens of a model's transformer in every stage.
 
         Raises:
-            ValueError: naming the first stage whose grid is not legal for the model, and the nearest that is.
+            ValueError: naming the first stage whose grid or window is not legal for the model, and the nearest that is.
         """
         tokens = []
-        for index, grid in enumerate(self.grids):
+        for index, stage in enumerate(self):
+            where = f"schedule[{index}]"
             try:
-                tokens.append(compression.tokens(grid))
+                tokens.append(compression.tokens(stage.grid))
+                if stage.attention is not None:
+                    where += f".{_ATTENTION}"
+                    compression.tokens(stage.attention.window)
             except ValueError as error:
-                raise ValueError(f"schedule[{index}]: {error}") from None
+                raise ValueError(f"{where}: {error}") from None
         return tokens
 
     def scaled_to(self, target: LatentSize, compression: Compression = _USUAL) -> "ScaleSchedule":
@@ -103,7 +111,7 @@ class ScaleSchedule:
 
         Every grid keeps its share of the target: of the height, of the width, and of the time between first
         and last frame (frames less one), rounded to whole patches. A one-frame schedule says nothing about
-        time, so all its stages take the new number of frames.
+        time, so all its stages take the new number of frames. Windows of attention keep their size.
 
         Raises:
             ValueError: if `target` is not legal.
@@ -113,7 +121,7 @@ class ScaleSchedule:
         compression.tokens(target)
         patch = compression.patch
         return ScaleSchedule(
-            tuple(Stage(stage.sigma, self._scaled_grid(stage.grid, target, patch)) for stage in self.stages)
+            tuple(replace(stage, grid=self._scaled_grid(stage.grid, target, patch)) for stage in self.stages)
         )
 
     def _scaled_grid(self, grid: LatentSize, target: LatentSize, patch: tuple[int, int, int]) -> LatentSize:
@@ -129,15 +137,11 @@ class ScaleSchedule:
             _scaled(grid.width, old.width, target.width, patch[2], low=patch[2]),
         )
 
-    def as_dict(self) -> list[dict[str, float | int]]:
-        """The stages as plain numbers, as configs and `scheduler_config.json` hold them."""
+    def as_dict(self) -> list[dict[str, Any]]:
+        """The stages as plain values, as configs and `scheduler_config.json` hold them."""
         return [
-            {
-                "sigma": stage.sigma,
-                "frames": stage.grid.frames,
-                "height": stage.grid.height,
-                "width": stage.grid.width,
-            }
+            {"sigma": stage.sigma, **asdict(stage.grid)}
+            | ({} if stage.attention is None else {_ATTENTION: asdict(stage.attention)})
             for stage in self.stages
         ]
 
@@ -175,9 +179,12 @@ def _check_follows(index: int, before: Stage, stage: Stage) -> None:
 
 def _read_stage(index: int, stage: Mapping[str, Any]) -> Stage:
     where = f"schedule[{index}]"
-    if not isinstance(stage, Mapping) or set(stage) != set(_KEYS):
+    if not isinstance(stage, Mapping) or set(stage) - {_ATTENTION} != set(_KEYS):
         got = ", ".join(map(str, stage)) if isinstance(stage, Mapping) else repr(stage)
-        raise ValueError(f"{where}: got {got or 'nothing'}, expected exactly the keys {', '.join(_KEYS)}.")
+        raise ValueError(
+            f"{where}: got {got or 'nothing'}, expected exactly the keys {', '.join(_KEYS)}, with {_ATTENTION} "
+            "or without."
+        )
     sigma = stage["sigma"]
     if isinstance(sigma, bool) or not isinstance(sigma, int | float):
         raise ValueError(f"{where}.sigma: got {sigma!r}, expected a number above 0 and at most 1.")
@@ -185,7 +192,20 @@ def _read_stage(index: int, stage: Mapping[str, Any]) -> Stage:
         value = stage[axis]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{where}.{axis}: got {value!r}, expected a whole number of at least 1.")
-    return Stage(float(sigma), LatentSize(stage["frames"], stage["height"], stage["width"]))
+    grid = LatentSize(stage["frames"], stage["height"], stage["width"])
+    return Stage(float(sigma), grid, _read_attention(f"{where}.{_ATTENTION}", stage.get(_ATTENTION)))
+
+
+def _read_attention(where: str, keys: Any) -> LocalAttention | None:
+    try:
+        return None if keys is None else LocalAttention(**keys)
+    except TypeError:
+        raise ValueError(
+            f"{where}: got {keys!r}, expected frames, height and width of a window, and where wanted shift and "
+            "global_every."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _scaled(value: int, old: int, new: int, step: int, low: int) -> int:

@@ -6,11 +6,13 @@ The counted calls are those of sampling and of the trainer; `Pass` says which of
 import copy
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import mul
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
+from swd_video.core.local_attention import LocalAttention, Windows
 from swd_video.cost.architecture import Architecture, Counts
 from swd_video.cost.counting import (
     Flops,
@@ -138,9 +141,9 @@ class Transformer(Network):
         trained = architecture.of_all_blocks([_trained(network) for network in self._small])
         self.weights, self.block_matrices = trained.weights, trained.block_matrices
 
-    def evaluation(self, grid: LatentSize) -> Flops:
+    def evaluation(self, grid: LatentSize, attention: LocalAttention | None = None) -> Flops:
         """One evaluation for one clip, without gradients."""
-        return self.flops(Pass("teacher", grid))
+        return self.flops(Pass("teacher", grid, attention=attention))
 
     def flops(self, one: Pass) -> Flops:
         """Operations for one clip."""
@@ -153,8 +156,13 @@ class Transformer(Network):
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
         """See `Network`."""
         if one.depth is None:
-            run = partial(self._predict, one.grid)
-            return self._architecture.of_all_blocks([count(network, run) for network in self._small])
+            numbers = Counter(self._windows(one))
+            wholes = []
+            for windows in numbers:
+                run = partial(self._predict, one.grid, windows)
+                wholes.append(self._architecture.of_all_blocks([count(part, run) for part in self._small]))
+            # Each block adds what one of its kind costs: the mean over blocks of what all of a kind cost.
+            return _mean(wholes, list(numbers.values()))
         blocks = range(2 * len(self._architecture.block_counts))
         counted = [count(self._two_of_each, partial(self._tokens, one.grid, block)) for block in blocks]
         return self._architecture.up_to_block(counted, one.depth - 1)
@@ -175,12 +183,21 @@ class Transformer(Network):
             return Kept(clip=one.depth * between)
         # Of every kind one block is, although only one at all is there at a time.
         others = self._architecture.spec.num_blocks - len(self._architecture.block_counts)
-        return count(self._small[0], partial(self._predict, one.grid)) + Kept(clip=others * between)
+        run = partial(self._predict, one.grid, self._windows(one)[0])
+        return count(self._small[0], run) + Kept(clip=others * between)
 
-    def _predict(self, grid: LatentSize, network: nn.Module, batch: int) -> Tensor:
+    def _windows(self, one: Pass) -> list[Windows | None]:
+        blocks = range(self._architecture.spec.num_blocks)
+        return [None if one.attention is None else one.attention(block) for block in blocks]
+
+    def _predict(self, grid: LatentSize, windows: Windows | None, network: nn.Module, batch: int) -> Tensor:
         latents, prompt_embeds = self._inputs(grid, network, batch)
         velocity = self._architecture.model.predict_velocity(
-            latents, _SIGMA, prompt_embeds, transformer=network
+            latents,
+            _SIGMA,
+            prompt_embeds,
+            transformer=network,
+            attention=None if windows is None else lambda block: windows,
         )
         return x0_from_velocity(latents, velocity, _SIGMA)
 
@@ -366,6 +383,12 @@ def _kept_of_one_clip(network: nn.Module, run: Run) -> Kept:
     with torch.no_grad():
         put_out = _num_bytes(run(network, 1))
     return Kept(clip=put_out, passing=count_kept(partial(run, network, 1), network))
+
+
+def _mean(counts: Sequence[Counts], numbers: Sequence[int]) -> Counts:
+    columns = zip(*map(astuple, counts), strict=True)  # type: ignore[arg-type]
+    sums = [sum(map(mul, numbers, column)) for column in columns]
+    return type(counts[0])(*(total // sum(numbers) for total in sums))
 
 
 def _num_bytes(tensor: Tensor) -> int:

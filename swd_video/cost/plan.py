@@ -58,7 +58,7 @@ def planned_architecture(config: DistillConfig) -> Architecture:
         name = config.architecture
     architecture = load_architecture(name, config.load.adapter)
     compression = architecture.spec.compression
-    config.scale_schedule().tokens(compression)
+    architecture.model.tokens(config.scale_schedule())
     for index, text in enumerate(config.data.extra_grids):
         try:
             compression.tokens(LatentSize.parse(text))
@@ -130,7 +130,9 @@ class _Plan:
             zip(self.schedule, self.schedule.tokens(compression), strict=True)
         ):
             # A student that is a copy of the teacher runs as the teacher does.
-            cost = self.step.network("teacher", "full").flops(Pass("teacher", stage.grid))
+            cost = self.step.network("teacher", "full").flops(
+                Pass("teacher", stage.grid, attention=stage.attention)
+            )
             stages.append(
                 {
                     "frames": stage.grid.frames,

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.core.local_attention import WindowsOfBlocks
 from swd_video.core.resize import resize_latents
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.capture import capture_blocks
+from swd_video.models.local_attention import attending, windowed_processors
 from swd_video.models.spec import ModelSpec
 
 MaskKind = Literal["none", "additive", "boolean"]
@@ -65,6 +68,8 @@ class VideoModel(ABC):
         transformer: the network that predicts velocities. Methods that run it take another of the same
             architecture as `transformer=`, so that teacher and student share one adapter.
         vae: between pixels and raw latents.
+        self_attention: name of the attention of a block's video tokens to each other alone, which can be kept to
+            windows; None where they attend to the text's in the same.
         takes_first_frame: whether the transformer takes a timestep for every token, and so a picture to start from.
         can_rescale_positions: whether `rescale_positions` works for the model.
         full_frames: what `rescale_positions` was given last.
@@ -79,6 +84,7 @@ class VideoModel(ABC):
     guidance_scale: ClassVar[float]
     settings: ClassVar[tuple[str, ...]] = ()
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION_LAYERS, "ff.net.0.proj", "ff.net.2")
+    self_attention: ClassVar[str | None] = None
     takes_first_frame: bool = False
     can_rescale_positions: bool = False
     full_frames: int | None = None
@@ -146,6 +152,20 @@ class VideoModel(ABC):
     def published_decoder_scale(self) -> float:
         """What that decoder takes, divided by latents as the transformer sees them."""
         return 1.0
+
+    def tokens(self, schedule: ScaleSchedule) -> list[int]:
+        """Tokens of every stage.
+
+        Raises:
+            ValueError: naming the first stage that is not for the model.
+        """
+        for index, stage in enumerate(schedule):
+            if stage.attention is not None and self.self_attention is None:
+                raise ValueError(
+                    f"schedule[{index}].attention: got windows for a {self.family} model, whose tokens attend to each "
+                    "other and to the text in one; leave it out."
+                )
+        return schedule.tokens(self.spec.compression)
 
     def rescale_positions(self, full_frames: int | None) -> None:
         """Give the frames of short grids temporal positions over the whole range of the full one, from now on.
@@ -217,6 +237,7 @@ class VideoModel(ABC):
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
         transformer: nn.Module | None = None,
         first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
+        attention: WindowsOfBlocks | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
         """Predict `noise - x0`, without guidance, in the dtype of `noisy_latents`.
 
@@ -227,6 +248,7 @@ class VideoModel(ABC):
             transformer: run this network instead of `self.transformer`.
             first_frame: clean latents of the picture that the clip starts with. The network sees them without
                 noise in place of the first noisy ones, and the velocity leads there.
+            attention: `Stage.attention`: the windows in which tokens attend to each other; None: each to all.
 
         Raises:
             ValueError: if the latents do not fit the model, or it cannot start from a picture.
@@ -245,7 +267,7 @@ class VideoModel(ABC):
         if first_frame is not None:
             patch = self.spec.compression.patch
             inputs["timestep"] = timestep_without_noise_at_first(inputs["timestep"], shown, patch)
-        with self._positions(unwrap(network)):
+        with self._positions(unwrap(network)), self._attention(unwrap(network), attention, shown):
             output = network(**inputs, return_dict=False)[0]
         velocity = self._to_velocity(output, noisy_latents, sigma)
         if first_frame is not None:
@@ -381,6 +403,17 @@ class VideoModel(ABC):
     def _positions(self, inner: Any) -> AbstractContextManager[None]:
         """A context in which an unwrapped transformer counts frames as `rescale_positions` said."""
         return nullcontext()
+
+    def _attention(
+        self, inner: Any, windows_of: WindowsOfBlocks | None, latents: Tensor
+    ) -> AbstractContextManager[None]:
+        """A context in which blocks of an unwrapped transformer attend in windows."""
+        if windows_of is None:
+            return nullcontext()
+        assert self.self_attention is not None, self.family
+        attentions = [getattr(block, self.self_attention) for block in self._blocks(inner)[0]]
+        grid, patch = LatentSize(*latents.shape[2:]), self.spec.compression.patch
+        return attending(windowed_processors(attentions, windows_of, grid, patch, latents.device))
 
     def _check_latents(self, noisy_latents: Tensor) -> None:
         channels = noisy_latents.shape[1]

@@ -57,6 +57,7 @@ class LtxModel(VideoModel):
     pipeline_class = LTXPipeline
     # All of the same parts; a picture or several to start from are an argument, not a part.
     attention_mask = "additive"
+    self_attention = "attn1"
     guidance_scale = 3.0
     settings = ("decode_timestep", "decode_noise")
 

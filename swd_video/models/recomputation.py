@@ -7,8 +7,8 @@ the backward pass, so that the graph of one window is all that is ever there.
 Source: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from swd_video.models.base import VideoModel
+from swd_video.models.local_attention import attending, processors_in
 from swd_video.models.lora import active_lora, lora_in_use
 
 
@@ -25,7 +26,8 @@ def recompute_blocks(transformer: nn.Module) -> None:
     """Let a diffusers transformer compute its blocks again in the backward pass, wherever it records gradients.
 
     One network may serve as student, as critic and, with all additions off, as teacher. The backward pass comes when
-    others may be on than in the forward pass, so each block is computed again with those it had at first.
+    others may be on than in the forward pass, so each block is computed again with those it had at first, and in the
+    same windows of attention.
 
     Raises:
         ValueError: if the model does not let one.
@@ -78,4 +80,10 @@ def _run(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), active_lora(block, lora_in_use(block))
+    return nullcontext(), _as_now(lora_in_use(block), processors_in(block.modules()), block)
+
+
+@contextmanager
+def _as_now(additions: str | None, processors: Mapping[Any, Any], block: nn.Module) -> Iterator[None]:
+    with active_lora(block, additions), attending(processors):
+        yield

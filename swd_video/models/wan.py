@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma, sigma_per_clip
 from swd_video.core.grid import Compression, LatentSize
+from swd_video.core.local_attention import WindowsOfBlocks
 from swd_video.models.base import ATTENTION_LAYERS, VideoModel, unwrap
 from swd_video.models.positions import rescaled_positions
 
@@ -35,6 +36,7 @@ class WanModel(VideoModel):
     family = "wan"
     can_rescale_positions = True
     pipeline_class = WanPipeline
+    self_attention = "attn1"
     stock_samples = True
     guidance_scale = 5.0
     lora_targets = (*ATTENTION_LAYERS, "ffn.net.0.proj", "ffn.net.2")
@@ -139,14 +141,20 @@ class WanModel(VideoModel):
 
     @contextmanager
     def _positions(self, inner: Any) -> Iterator[None]:
-        networks: Iterable[Any] = inner.children() if isinstance(inner, WanExperts) else (inner,)
         with ExitStack() as contexts:
-            for network in networks:
+            for network in _single(inner):
                 rope = network.rope
                 patch = rope.patch_size[0]
                 contexts.enter_context(
                     rescaled_positions(rope, self.full_frames, patch=patch, channels=rope.t_dim)
                 )
+            yield
+
+    @contextmanager
+    def _attention(self, inner: Any, windows_of: WindowsOfBlocks | None, latents: Tensor) -> Iterator[None]:
+        with ExitStack() as contexts:
+            for network in _single(inner):
+                contexts.enter_context(super()._attention(network, windows_of, latents))
             yield
 
 
@@ -212,6 +220,11 @@ class WanExperts(nn.Module):
             (part,) = expert(*inputs, return_dict=False)
             output = output.index_put((chosen,), part.to(output.dtype))
         return (output,)
+
+
+def _single(network: Any) -> Iterable[Any]:
+    """The transformers in an unwrapped network, which may be two."""
+    return network.children() if isinstance(network, WanExperts) else (network,)
 
 
 def wan_fps(expand_timesteps: bool) -> float:

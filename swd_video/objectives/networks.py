@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from swd_video.core.flow import x0_from_velocity
+from swd_video.core.local_attention import WindowsOfBlocks
 from swd_video.models.base import VideoModel
 from swd_video.models.fsdp import full_tensor, reshard, shard_network
 from swd_video.models.lora import (
@@ -134,19 +135,26 @@ class Networks:
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: float,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        attention: WindowsOfBlocks | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """The student's velocity, for sampling: one process may call it without the others."""
-        return self.model.predict_velocity(noisy_latents, sigma, prompt_embeds, transformer=self.student)
+        """The student's velocity, for sampling: one process may call it without the others.
+
+        `attention` is that of the stage, here as in `predict_x0`; all other networks attend to everything.
+        """
+        return self.model.predict_velocity(
+            noisy_latents, sigma, prompt_embeds, transformer=self.student, attention=attention
+        )
 
     def predict_x0(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
         sigma: float,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        attention: WindowsOfBlocks | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
         """The student's guess at the clean latents, for training: all processes call it together."""
         velocity = self.model.predict_velocity(
-            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward
+            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward, attention=attention
         )
         return x0_from_velocity(noisy_latents, velocity, sigma)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
+from swd_video.core.local_attention import LocalAttention
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Pass:
         gradient: "weights" trains the network; "input" leads back to the clips that it is given, and on the way to
             weights that train, which are not changed by it.
         depth: blocks that run. None is all of them; in an encoder of pixels, all to its middle one.
+        attention: the windows in which a student's tokens attend to each other; None: each to all.
         to: grid that the network makes, where it is not told by the first.
     """
 
@@ -27,4 +29,5 @@ class Pass:
     clips: float | int = 1
     gradient: Literal["none", "input", "weights"] = "none"
     depth: int | None = None
+    attention: LocalAttention | None = None
     to: LatentSize | None = None

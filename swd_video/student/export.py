@@ -29,7 +29,7 @@ from swd_video.models.loading import (
 )
 from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
-from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler, check_global
 from swd_video.student.card import CARD_NAME, TAG, write_card
 from swd_video.student.student import LORA_FILE_NAME, SCHEDULER_FOLDER, TRANSFORMER_FOLDER, Student
 
@@ -194,6 +194,7 @@ def _check_form(student: Student, form: str) -> None:
             f"student {folder}: was trained with {student.positions} positions, which stock pipelines do not count; "
             "sample it with swd_video, or distil with positions: native."
         )
+    check_global(student.schedule)
     base_class = read_model_index(student.base_path)["_class_name"]
     if not adapter_for(base_class, student.adapter).stock_samples:
         raise ValueError(

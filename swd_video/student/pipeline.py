@@ -75,7 +75,7 @@ class ScaleWisePipeline:
             )
         if positions not in POSITIONS:
             raise ValueError(f"positions: got {positions!r}, expected {' or '.join(POSITIONS)}.")
-        scheduler.schedule.tokens(model.spec.compression)
+        model.tokens(scheduler.schedule)
         self.model = model
         self.scheduler = scheduler
         scheduler.repeated_frames = model.spec.compression.repeated_frames
@@ -232,8 +232,9 @@ class ScaleWisePipeline:
                 first_frame = None
                 if pictures is not None:
                     first_frame = encode_first_frame(self.model, pictures, LatentSize(*latents.shape[2:]))
+                stage = schedule[index]
                 velocity = self.model.predict_velocity(
-                    latents, schedule[index].sigma, prompt_embeds, first_frame=first_frame
+                    latents, stage.sigma, prompt_embeds, first_frame=first_frame, attention=stage.attention
                 )
                 latents, x0 = self.scheduler.step(velocity, timestep, latents, generator, return_dict=False)
                 stage_seconds.append(self._now() - start)

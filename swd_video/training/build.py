@@ -214,7 +214,7 @@ def _load_teacher(config: DistillConfig) -> VideoModel:
     options = config.load.model_copy(update={"attention": "auto"})
     model = load_teacher(config.model, dtype=getattr(torch, config.load.dtype), options=options)
     schedule = config.scale_schedule()
-    schedule.tokens(model.spec.compression)
+    model.tokens(schedule)
     if not isinstance(model.transformer, ModelMixin):
         raise ConfigError(
             f"model: {config.model} has two transformers and a student is one; name a model with a single one."

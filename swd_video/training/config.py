@@ -29,6 +29,21 @@ class LoadConfig(LoadOptions):
     What trains is float32 whatever they are."""
 
 
+class LocalAttentionConfig(Section):
+    """In which windows of space and time the tokens of a stage attend to each other; for Wan and LTX."""
+
+    frames: int = Field(ge=1)
+    """Latent frames of a window; of a grid that it does not divide the last windows are smaller."""
+    height: int = Field(ge=1)
+    """Latents of its height."""
+    width: int = Field(ge=1)
+    """Latents of its width."""
+    shift: bool = True
+    """Every second block that has windows has them half a window further, so that neighbours hear of each other."""
+    global_every: int | None = Field(default=None, ge=1)
+    """The last of so many blocks has no windows; null: all blocks have them."""
+
+
 class StageConfig(Section):
     """One evaluation of the student."""
 
@@ -40,6 +55,8 @@ class StageConfig(Section):
     """Latent height."""
     width: int = Field(ge=1)
     """Latent width."""
+    attention: LocalAttentionConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Local attention of the student's blocks; null: every token attends to all others. Text is always whole."""
 
 
 class CarriedConfig(Section):

@@ -11,11 +11,11 @@ from swd_video.training.config import DistillConfig
 
 def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dict[str, list[Pass]]:
     """What a step runs for each clip of a stage, by what it is for; see `step.Stepper`."""
-    grids = config.scale_schedule().grids
-    grid, share = grids[stage_index], config.train.backward_simulation
+    schedule, share = config.scale_schedule(), config.train.backward_simulation
+    student = [Pass("student", stage.grid, attention=stage.attention) for stage in schedule]
     # Stages before run for the clips that the student makes its own.
     shares = [share] * stage_index + [1.0]
-    simulated = [Pass("student", small, share) for small in grids[:stage_index] if share]
+    simulated = [replace(one, clips=share) for one in student[:stage_index] if share]
     carried: defaultdict[str, list[Pass]] = defaultdict(list)
     for index, of in enumerate(shares):
         for name, passes in carried_passes(config, index).items():
@@ -23,15 +23,13 @@ def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dic
     # Whatever learns beside the student more often than the student does sees clips that it makes anew.
     num_new = config.loss.num_updates - 1
     makes_new = [*simulated, *(one for passes in carried.values() for one in passes)]
-    new_clips = [Pass("student", grid, num_new)] + [
-        replace(one, clips=num_new * one.clips) for one in makes_new
-    ]
+    new_clips = [replace(one, clips=num_new * one.clips) for one in (student[stage_index], *makes_new)]
     return {
         "backward_simulation": simulated,
         **carried,
-        "student": [Pass("student", grid, gradient="weights")],
+        "student": [replace(student[stage_index], gradient="weights")],
         "new_clips": new_clips if num_new else [],
-        **config.loss.passes(spec, grid),
+        **config.loss.passes(spec, schedule.grids[stage_index]),
     }
 
 

@@ -19,7 +19,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_choice
 from swd_video.core.resize import Upsample
 from swd_video.core.sampling import sample_scalewise
-from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentBatch, LatentCache
 from swd_video.models.fsdp import full_tensor
 from swd_video.objectives.networks import Networks
@@ -39,14 +39,14 @@ class StageInputs:
 
     Attributes:
         noisy_latents: on the stage's grid.
-        sigma: the stage's noise level.
+        stage: says how noisy, and in which windows the student attends.
         target_x0: the true latents.
         prompt_embeds: of the clips.
         own: whether the student's own clips of the stages before are what it sees, and not the true ones.
     """
 
     noisy_latents: Float[Tensor, "batch channels frames height width"]
-    sigma: float
+    stage: Stage
     target_x0: Float[Tensor, "batch channels frames height width"]
     prompt_embeds: Float[Tensor, "batch text_length text_dim"]
     own: bool
@@ -216,8 +216,15 @@ class Stepper:
             return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
         seen = self.inputs(batch)
         with self.autocast():
-            predicted_x0 = self.networks.predict_x0(seen.noisy_latents, seen.sigma, seen.prompt_embeds)
+            predicted_x0 = self.student_x0(seen)
         return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
+
+    def student_x0(self, seen: StageInputs) -> Float[Tensor, "batch channels frames height width"]:
+        """The student's pass over a micro-batch."""
+        stage = seen.stage
+        return self.networks.predict_x0(
+            seen.noisy_latents, stage.sigma, seen.prompt_embeds, attention=stage.attention
+        )
 
     def inputs(self, batch: MicroBatch) -> StageInputs:
         """Read a micro-batch's clips and make what its stage sees of them."""
@@ -230,7 +237,7 @@ class Stepper:
         prompt_embeds = stored.prompt_embeds.to(device, torch.float32)
         own = self.own_previous(batch, prompt_embeds)
         noisy_latents, target_x0 = training_pair(latents, self.schedule, index, noise, self.upsample, own)
-        return StageInputs(noisy_latents, stage.sigma, target_x0, prompt_embeds, own is not None)
+        return StageInputs(noisy_latents, stage, target_x0, prompt_embeds, own is not None)
 
     def own_previous(
         self, batch: MicroBatch, prompt_embeds: Float[Tensor, "batch text_length text_dim"]
@@ -244,8 +251,9 @@ class Stepper:
         if batch.stage_index == 0 or not chosen:
             return None
 
-        def velocity(noisy_latents: Tensor, sigma: float, _: int) -> Tensor:
-            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds)
+        def velocity(noisy_latents: Tensor, sigma: float, index: int) -> Tensor:
+            attention = self.schedule[index].attention
+            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds, attention)
 
         with torch.no_grad(), self.autocast():
             return sample_scalewise(

@@ -18,6 +18,9 @@ WAN_STAGES = [
 ]
 
 
+WINDOW = {"frames": 7, "height": 20, "width": 26}
+
+
 @st.composite
 def schedules(draw: st.DrawFn) -> ScaleSchedule:
     """Any schedule that the rules allow, on grids of whole 1x2x2 patches."""
@@ -53,6 +56,24 @@ def test_plain_numbers_lead_back_to_the_schedule(schedule: ScaleSchedule) -> Non
     assert ScaleSchedule.from_dict(schedule.as_dict()) == schedule
 
 
+def test_windows_lead_back_to_the_schedule_and_keep_their_size() -> None:
+    window = {**WINDOW, "shift": True, "global_every": 10}
+    schedule = ScaleSchedule.from_dict(_changed(3, attention=window))
+    assert schedule.as_dict() == _changed(3, attention=window)
+    assert ScaleSchedule.from_dict(_changed(3, attention=WINDOW)).as_dict()[3]["attention"] == {
+        **window,
+        "global_every": None,
+    }
+    longer = schedule.scaled_to(LatentSize(41, 60, 104))
+    assert [stage.attention for stage in longer] == [stage.attention for stage in schedule]
+    assert schedule.tokens(Compression()) == [1020, 4290, 11200, 32760]
+    odd = ScaleSchedule.from_dict(_changed(3, attention={**window, "height": 21}))
+    with pytest.raises(
+        ValueError, match=r"schedule\[3\]\.attention: latent size 7x21x26 is not a whole number of 1x2x2"
+    ):
+        odd.tokens(Compression())
+
+
 def _changed(stage: int, **changes: Any) -> list[dict[str, Any]]:
     return [{**values, **changes} if i == stage else values for i, values in enumerate(WAN_STAGES)]
 
@@ -81,6 +102,27 @@ def _changed(stage: int, **changes: Any) -> list[dict[str, Any]]:
             "schedule[1]: got sigma, frames, height, width, depth, expected",
         ),
         ([{"sigma": 1.0}], "schedule[0]: got sigma, expected exactly the keys"),
+        (
+            _changed(3, attention={"frames": 7}),
+            "schedule[3].attention: got {'frames': 7}, expected frames, height",
+        ),
+        (
+            _changed(3, attention="local"),
+            "schedule[3].attention: got 'local', expected frames, height and width",
+        ),
+        (
+            _changed(3, attention={**WINDOW, "height": 0}),
+            "schedule[3].attention: LatentSize.height: got 0, expected",
+        ),
+        (
+            _changed(3, attention={**WINDOW, "global_every": 0}),
+            "schedule[3].attention: global_every: got 0, expected",
+        ),
+        # beartype, which only tests have, speaks first
+        (
+            _changed(3, attention={**WINDOW, "shift": 1}),
+            "schedule[3].attention: ",
+        ),
         ([], "schedule: got no stages"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_our_schedule_is_cheaper_than_swds(counter: Transformer) -> None:
     assert len(schedule) == 4
     assert str(schedule.target) == "21x60x104"
     assert sum(counter.evaluation(grid).forward for grid in schedule.grids) <= 330e12
+
+
+@pytest.mark.parametrize(
+    ("name", "everywhere"), [("wan2.1_1.3b/ours_4stage", 200.9), ("wan2.1_14b/4stage", 4714)]
+)
+def test_windows_leave_a_seventh_of_the_last_stage_s_attention(name: str, everywhere: float) -> None:
+    configs = [load_config(CONFIGS / f"{name}{ending}.yaml") for ending in ("", "_local")]
+    before, local = (config.scale_schedule() for config in configs)
+    assert [replace(stage, attention=None) for stage in local] == list(before)
+    assert [stage.attention is None for stage in local] == [True, True, True, False]
+    cost = Transformer(load_architecture(configs[1].model)).evaluation(local.target, local[-1].attention)
+    assert cost.attention / 1e12 <= 0.15 * everywhere
 
 
 # Of Wan, what the weight files of the published repositories hold; of LTX-Video and CogVideoX-5b, counts found stated

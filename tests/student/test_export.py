@@ -304,6 +304,18 @@ def test_a_whole_student_is_no_lora(full_student: Path, tmp_path: Path) -> None:
     assert export_student(Student.load(full_student), tmp_path / "default").form == "merged"
 
 
+def test_windows_are_not_exported(
+    tiny_wan_pipe: WanPipeline, tiny_wan_folder: Path, local_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    student = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(local_schedule))
+    student.save(tmp_path / "student", tiny_wan_pipe.transformer)
+    with pytest.raises(
+        ValueError, match=r"schedule\[1\]\.attention: got windows .* stock diffusers pipelines"
+    ):
+        export_student(Student.load(tmp_path / "student"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_rescaled_positions_are_kept_and_not_exported(full_student: Path, tmp_path: Path) -> None:
     record = json.loads((full_student / "student.json").read_text())
     (full_student / "student.json").write_text(json.dumps(record | {"positions": "rescaled"}))

@@ -65,6 +65,20 @@ def test_it_is_the_reference_loop_bit_for_bit(
     assert torch.equal(video, (pixels / 2 + 0.5).clamp(0, 1).transpose(1, 2))
 
 
+def test_with_windows_in_late_stages_too(
+    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, local_schedule: ScaleSchedule
+) -> None:
+    clips = []
+    for schedule in (local_schedule, tiny_schedule):
+        pipe = _make(tiny_wan_pipe, schedule)
+        clips.append(pipe("a cat", generator=_generator(3), output_type="pt", frames=13).frames)
+    longer = local_schedule.scaled_to(LatentSize(4, 6, 8))
+    model = WanModel.from_pipeline(tiny_wan_pipe)
+    pixels = sample_clips(model, longer, ["a cat"], upsample=resize_latents, generator=_generator(3))
+    assert torch.equal(clips[0], (pixels / 2 + 0.5).transpose(1, 2))
+    assert not torch.allclose(clips[0], clips[1])
+
+
 def test_in_half_precision_too(
     pipe: ScaleWisePipeline, tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule
 ) -> None:

@@ -21,9 +21,14 @@ from swd_video.cli.distill import run as run_command
 from swd_video.cli.main import main
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.grid import PixelSize
+from swd_video.core.pixels import frames_from_pixels
+from swd_video.core.randomness import keyed_generator
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
 from swd_video.files import alone_in
+from swd_video.models.loading import load_teacher
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.config import DistillConfig, load_config
@@ -52,6 +57,26 @@ train(build_run(load_config(sys.argv[1]), Path(sys.argv[2])), on_step=kill)
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_student_in_windows_is_sampled_as_it_was_trained(
+    local_schedule: ScaleSchedule, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    samples = {"sample_every": 2, "sample_prompts": ["a red square moves right"], "samples_per_prompt": 1}
+    config = make_config(schedule=local_schedule, steps=2, gradient_checkpointing=True, **samples)
+    run = build_run(config, tmp_path / "run")
+    # Before its first step the student is the teacher.
+    pipe = ScaleWisePipeline(
+        load_teacher(config.model), ScaleWiseFlowMatchScheduler.from_schedule(local_schedule)
+    )
+    generator = [keyed_generator(config.seed, "sample", 0, 0)]
+    clip = pipe(config.train.sample_prompts[0], generator=generator, output_type="latent").frames
+    frames = frames_from_pixels(pipe.model.decode(clip)[0]).permute(1, 2, 3, 0)
+    assert np.array_equal(run.samples.sample()[0][0], frames.numpy())
+
+    train(run)
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    assert load_student(tmp_path / "run" / "student").scheduler.schedule == local_schedule
 
 
 class _Stopped(Exception):

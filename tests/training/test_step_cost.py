@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import VideoMAEConfig, VideoMAEModel
 
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
 from swd_video.cost.counting import FlopCounter
 from swd_video.cost.step import StepCost
@@ -106,6 +107,20 @@ def test_a_step_with_an_upsampler_costs_what_is_planned(make_config: MakeConfig,
     assert len(passes) == 4 and {str(one.grid) for one in passes} == {"2x4x4", "3x4x4"}
     real, planned = real_and_planned(config, tmp_path / "run")
     assert planned == real
+
+
+def test_a_step_in_windows_costs_what_is_planned(
+    local_schedule: ScaleSchedule, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The student has them in all its passes, teacher and critic have none."""
+    train = {"stage_weights": [1e-9, 1e-9, 1], "backward_simulation": 1}
+    parts = {"mmd": [], "dmd": {**DMD, "critic_updates": 2}}
+    real, planned = real_and_planned(
+        make_config("lora", parts=parts, schedule=local_schedule, **train), tmp_path / "local"
+    )
+    assert planned == real
+    everywhere, _ = real_and_planned(make_config("lora", parts=parts, **train), tmp_path / "everywhere")
+    assert real < everywhere
 
 
 def test_what_backward_simulation_runs_is_counted_by_its_share(make_config: MakeConfig) -> None:

@@ -130,7 +130,9 @@ def finish(
     for stage in schedule.stages[first:]:
         upsampled = student.scheduler.upsample(x0, stage.grid)
         noisy_latents = add_noise(upsampled, draw_noise(upsampled.shape, generator=generator), stage.sigma)
-        velocity = model.predict_velocity(noisy_latents, stage.sigma, prompt_embeds)
+        velocity = model.predict_velocity(
+            noisy_latents, stage.sigma, prompt_embeds, attention=stage.attention
+        )
         x0 = x0_from_velocity(noisy_latents, velocity, stage.sigma)
     return to_frames(model.decode(x0))
 
