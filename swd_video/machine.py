@@ -12,6 +12,7 @@ from typing import Any
 
 import swd_video
 from swd_video.environment import WAITING_VARIABLES
+from swd_video.plain_text import describe_error
 
 _GIB = 2**30
 _PACKAGES = (
@@ -148,7 +149,7 @@ def _examine_xformers() -> dict[str, Any]:
         query = torch.zeros(1, 16, 2, 32, device=device, dtype=torch.float16 if device == "cuda" else None)
         memory_efficient_attention(query, query, query)
     except Exception as error:  # an installation can break in any way; which one is the finding
-        return found | {"detail": f"{installed} does not run on {device}: {_one_line(error)}"}
+        return found | {"detail": f"{installed} does not run on {device}: {describe_error(error)}"}
     return found | {"works": True, "detail": f"{installed} ran on {device}"}
 
 
@@ -228,14 +229,14 @@ def _attempt(name: str, action: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"name": name, "works": True, "detail": action()}
     except Exception as error:  # what is missing or broken is a finding, not an end
-        return {"name": name, "works": False, "detail": _one_line(error)}
+        return {"name": name, "works": False, "detail": describe_error(error)}
 
 
 def _guarded(examination: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return examination()
     except Exception as error:  # as above
-        return {"works": False, "error": _one_line(error), "detail": _one_line(error)}
+        return {"works": False, "error": describe_error(error), "detail": describe_error(error)}
 
 
 def _cgroup(name: str) -> int | None:
@@ -274,8 +275,3 @@ def _sizes(found: dict[str, Any]) -> str:
 
 def _verdict(found: dict[str, Any]) -> str:
     return f"{'ok' if found['works'] else 'does not work'}: {found['detail']}"
-
-
-def _one_line(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}".rstrip(": ")

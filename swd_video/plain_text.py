@@ -84,7 +84,12 @@ def on_one_line(text: str) -> str:
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def describe_error(error: BaseException) -> str:
     """An error that nobody foresaw, in one line: what kind it is, and its first line."""
-    lines = str(error).strip().splitlines()
-    return on_one_line(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+    kind, said = type(error).__name__, first_line(error)
+    return on_one_line(kind if said == kind else f"{kind}: {said}")

@@ -32,14 +32,7 @@ class _Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command.
-
-    Returns:
-        0 when the teacher is written, 1 when training stopped at a loss or a gradient that is not finite.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
+    """Run the command; returns 1 when training stopped at a loss or a gradient that is not finite, else 0."""
     arguments, keys = read_arguments_and_keys(_Arguments, "adapt", _DESCRIPTION, argv)
     from swd_video.training.config import load_config
 

@@ -42,17 +42,7 @@ class _Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: the words after `decoder`.
-
-    Returns:
-        0 when the decoder is written, 1 when training stopped at a loss that is not finite.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
+    """Run the command; returns 1 when training stopped at a loss that is not finite, else 0."""
     arguments, keys = read_arguments_and_keys(_Arguments, "decoder", _DESCRIPTION, argv)
     from swd_video.training.decoder_config import load_decoder_config
 

@@ -60,11 +60,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Encode a manifest; returns 1 if not one clip could be encoded, else 0.
-
-    Raises:
-        ValueError: The config, the manifest, the model or the cache folder is not usable.
-    """
+    """Encode a manifest; returns 1 if not one clip could be encoded, else 0."""
     arguments, keys = read_arguments_and_keys(Arguments, "encode", _DESCRIPTION, argv)
     started = time.monotonic()
     from swd_video.training.config import load_config

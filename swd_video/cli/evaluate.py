@@ -40,11 +40,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Evaluate; returns 0.
-
-    Raises:
-        ValueError: The config or what it names is not usable, or a student would be judged by what trained it.
-    """
+    """Evaluate; returns 0."""
     arguments, keys = read_arguments_and_keys(Arguments, "evaluate", _DESCRIPTION, argv)
     from swd_video.config import load_config_as
     from swd_video.evaluation.config import EvaluateConfig

@@ -34,12 +34,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Export a student and return 0.
-
-    Raises:
-        ValueError: the student, its form or an option does not fit.
-        OSError: the hub could not be reached or refused.
-    """
+    """Export a student and return 0."""
     arguments = read_arguments(Arguments, "export", HELP, argv)
     from swd_video.student.export import check_push, export_student, exported_base_name, push_folder
     from swd_video.student.student import Student

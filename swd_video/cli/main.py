@@ -29,7 +29,10 @@ _MACHINE = re.compile(
 
 
 class Command(NamedTuple):
-    """A row of the command table: where the command lives, its line of help, its extra."""
+    """A row of the command table: the module whose `run` takes the words after the command, a line of help, its extra.
+
+    `run` returns the exit code, and raises a `ValueError` of one line for wrong input.
+    """
 
     module: str
     help: str

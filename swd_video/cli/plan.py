@@ -41,11 +41,7 @@ class _Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
+    """Run the command."""
     arguments, keys = read_arguments_and_keys(_Arguments, "plan", _DESCRIPTION, argv)
     with collecting_no_garbage():
         print(_plan(arguments, keys))

@@ -41,11 +41,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Render a script; returns 1 if a shot failed, else 0.
-
-    Raises:
-        ValueError: The script or the model is not usable.
-    """
+    """Render a script; returns 1 if a shot failed, else 0."""
     arguments = read_arguments(Arguments, "render", HELP, argv)
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.reader)

@@ -55,11 +55,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Measure, print, and draw where asked; returns 0.
-
-    Raises:
-        ValueError: The latents, an option or the config is not usable, or no schedule meets the budget.
-    """
+    """Measure, print, and draw where asked; returns 0."""
     arguments = read_arguments(Arguments, "spectrum", _DESCRIPTION, argv)
     from swd_video.core.grid import Compression
     from swd_video.core.spectrum import measure_spectrum

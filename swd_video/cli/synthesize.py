@@ -42,11 +42,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Make the clips; returns 0.
-
-    Raises:
-        ValueError: The config, the model, the prompts or the cache folder is not usable.
-    """
+    """Make the clips; returns 0."""
     arguments, keys = read_arguments_and_keys(Arguments, "synthesize", _DESCRIPTION, argv)
     started = time.monotonic()
     from swd_video.config import load_config_as

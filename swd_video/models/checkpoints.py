@@ -24,6 +24,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from swd_video.plain_text import first_line
+
 INDEX_NAME = "model_index.json"
 CONFIG_NAME = "config.json"
 SCHEDULER_CONFIG_NAME = "scheduler_config.json"
@@ -186,7 +188,7 @@ def errors_in_one_line(subject: object) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         # Nobody sees a stacktrace, and weights of another form are not to be forced into a network.
         reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?| If you want to instead overwrite .*", "", reason)
         raise ValueError(f"{subject} cannot be loaded: {reason}") from error

@@ -42,6 +42,7 @@ from swd_video.models.checkpoints import (
 from swd_video.models.load_options import LoadOptions as LoadOptions
 from swd_video.models.registry import adapter_for, pipeline_class_for
 from swd_video.models.single_file import load_transformer_file
+from swd_video.plain_text import first_line
 
 ASSETS = Path(swd_video.__file__).parent / "assets"
 ARCHITECTURES = Path(swd_video.__file__).parent / "models" / "published"
@@ -142,7 +143,7 @@ def _find_on_hub(name: str) -> None:
     try:
         model_info(name, timeout=_HUB_TIMEOUT_SECONDS)
     except Exception as error:  # the client's errors have no base class of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"model {name!r}: is no folder here, and the hub does not give it ({reason}); check the name and the "
             f"connection, or give a shipped model ({', '.join(shipped_models()) or 'none'}) or a folder."

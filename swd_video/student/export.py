@@ -29,6 +29,7 @@ from swd_video.models.loading import (
 )
 from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
+from swd_video.plain_text import first_line
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler, check_global
 from swd_video.student.card import CARD_NAME, TAG, write_card
 from swd_video.student.student import LORA_FILE_NAME, SCHEDULER_FOLDER, TRANSFORMER_FOLDER, Student
@@ -159,7 +160,7 @@ def push_folder(folder: Path, repo: str) -> str:
         address = api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a scale-wise student")
     except Exception as error:  # the client's errors have no base class of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise OSError(f"--push {repo}: {reason} The export itself is complete: {folder}.") from error
     return str(address)
 

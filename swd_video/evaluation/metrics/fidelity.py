@@ -60,57 +60,6 @@ class FrechetDistance(KernelDistance):
         return frechet_estimate(ours, theirs, prompts)
 
 
-def frechet_distance_of_moments(
-    mean_a: Float[np.ndarray, " features"],
-    covariance_a: Float[np.ndarray, "features features"],
-    mean_b: Float[np.ndarray, " features"],
-    covariance_b: Float[np.ndarray, "features features"],
-) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians, `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`.
-
-    Source: Dowson and Landau, 1982; as an image metric Heusel et al. (arXiv 1706.08500), section 3.
-    """
-    return _frechet(mean_a, _covariance_factor(covariance_a), mean_b, _covariance_factor(covariance_b))
-
-
-def frechet_distance(
-    features: Float[np.ndarray, "samples features"],
-    reference: Float[np.ndarray, "references reference_features"],
-    weights: Float[np.ndarray, " samples"] | None = None,
-) -> float:
-    """Frechet distance between Gaussians fitted to two sets of features, in float64.
-
-    `tr (A B)^(1/2)` is computed as the nuclear norm of `X Y^T`, where `X^T X = A` and `Y^T Y = B` are the
-    centred features: exact for rank-deficient covariances too, never complex, no matrix root of a product.
-
-    Args:
-        features: Features of the clips to judge.
-        reference: Features of real clips.
-        weights: How often each of `features` counts (bootstrap); default once.
-
-    Raises:
-        ValueError: If a set has fewer than two samples or the widths differ.
-    """
-    _check_sets(features, reference)
-    return _frechet(*_moment_factors(features, weights), *_moment_factors(reference, None))
-
-
-def kernel_distance(
-    features: Float[np.ndarray, "samples features"],
-    reference: Float[np.ndarray, "references reference_features"],
-) -> float:
-    """Unbiased squared MMD, kernel `(x . y / d + 1)^3`: zero on average for two sets of one distribution.
-
-    So of two such sets it comes out below zero about as often as above.
-    Source: Binkowski et al., *Demystifying MMD GANs* (arXiv 1801.01401), Eq. 4 and section 4 (KID).
-    """
-    _check_sets(features, reference)
-    kernel = _KernelMmd(
-        features, reference, np.arange(len(features)), len(features) + np.arange(len(reference))
-    )
-    return kernel(np.ones(len(features)))
-
-
 def frechet_estimate(
     features: Float[np.ndarray, "samples features"],
     reference: Float[np.ndarray, "references reference_features"],
@@ -119,7 +68,16 @@ def frechet_estimate(
     resamples: int = 100,
     seed: int = 0,
 ) -> Estimate:
-    """Frechet distance with a normal bootstrap interval over prompts; the reference is held fixed."""
+    """Frechet distance of fitted Gaussians with a normal bootstrap interval over prompts; the reference is held fixed.
+
+    `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`, in float64. `tr (A B)^(1/2)` is computed as the nuclear norm of
+    `X Y^T`, where `X^T X = A` and `Y^T Y = B` are the centred features: exact for rank-deficient covariances too, never
+    complex, no matrix root of a product.
+    Source: Dowson and Landau, 1982; as an image metric Heusel et al. (arXiv 1706.08500), section 3.
+
+    Raises:
+        ValueError: If a set has fewer than two samples or the widths differ.
+    """
     _check_sets(features, reference)
     fixed = _moment_factors(reference, None)
     return bootstrap_statistic(
@@ -140,7 +98,10 @@ def kernel_estimate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Kernel distance with a normal bootstrap interval over prompts.
+    """Unbiased squared MMD, kernel `(x . y / d + 1)^3`, with a normal bootstrap interval over prompts.
+
+    Zero on average for two sets of one distribution, and below zero about as often as above.
+    Source: Binkowski et al., *Demystifying MMD GANs* (arXiv 1801.01401), Eq. 4 and section 4 (KID).
 
     Two clips of one prompt are more alike than two of the distribution, so such pairs never count, within a set or
     across; then the distance is unbiased however often either set holds a prompt. Where the reference holds a row's
@@ -227,11 +188,6 @@ def _moment_factors(features: np.ndarray, weights: np.ndarray | None) -> tuple[n
     if len(x) > x.shape[1]:
         factor = np.asarray(np.linalg.qr(factor, mode="r"))
     return mean, factor
-
-
-def _covariance_factor(covariance: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
-    return np.sqrt(np.clip(values, 0.0, None))[:, None] * vectors.T
 
 
 def _frechet(mean_a: np.ndarray, factor_a: np.ndarray, mean_b: np.ndarray, factor_b: np.ndarray) -> float:
