@@ -110,8 +110,8 @@ def dump_config(config: BaseModel) -> str:
     return dump_values(config.model_dump(mode="json", serialize_as_any=True))
 
 
-def flatten(config: BaseModel) -> dict[str, Any]:
-    """Dotted key to value, lists whole; for comparing two configs."""
+def flatten(config: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key to value, lists whole, of a config or of what its file holds."""
     flat: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -121,7 +121,10 @@ def flatten(config: BaseModel) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    visit("", config.model_dump(mode="json", serialize_as_any=True))
+    values = (
+        config.model_dump(mode="json", serialize_as_any=True) if isinstance(config, BaseModel) else config
+    )
+    visit("", values)
     return flat
 
 

@@ -7,7 +7,6 @@ The first latent frame holds one picture where others hold several, so what it g
 Source: the layout is that of TAEHV (https://github.com/madebyollin/taehv).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -18,15 +17,13 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from swd_video.core.grid import Compression
-from swd_video.files import whole_file
+from swd_video.core.network_file import read_network, write_network
 
-_METADATA_KEY = "decoder"
+_KIND = "decoder"
 _CELLS_AT_ONCE = 20_000
 """Latents of a batch that are decoded in one piece: enough to keep a device busy."""
 
@@ -235,35 +232,19 @@ class StreamingDecoder(nn.Module):
         return (x, surplus) if self.layout.trims_late else (x[surplus:], 0)
 
     def save(self, path: Path) -> None:
-        """Write it as one safetensors file, which appears whole or not at all."""
+        """Write it as one file; see `write_network`."""
         about = {"layout": asdict(self.layout), "encoders": self.encoders, "made_of": self.made_of}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        with whole_file(path, durable=True) as draft:
-            # One key, because safetensors writes several in random order.
-            save_file(weights, draft, {_METADATA_KEY: json.dumps(about)})
+        write_network(path, self, _KIND, about)
 
     @classmethod
     def load(cls, path: Path) -> "StreamingDecoder":
-        """Read one from a file, on the CPU, not to be trained.
+        """Read one from a file; see `read_network`."""
 
-        Raises:
-            ValueError: if the file is missing or holds something else.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()[_METADATA_KEY])
+        def make(about: dict[str, Any]) -> StreamingDecoder:
             layout = {key: _as_tuples(value) for key, value in about.pop("layout").items()}
-            decoder = cls(DecoderLayout(**layout), **about)
-            weights = {name: value.float() for name, value in load_file(path).items()}
-            decoder.load_state_dict(weights)
-            if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-                raise ValueError(f"{broken[0]} holds numbers that are not finite")
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            # Of weights that do not fit, torch's first line says nothing.
-            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
-            raise ValueError(f"{path}: cannot be read as a decoder: {reason}") from None
-        return decoder.requires_grad_(False).eval()
+            return cls(DecoderLayout(**layout), **about)
+
+        return read_network(path, _KIND, make)
 
 
 def _each(run: Any, x: Float[Tensor, "frames batch ..."]) -> Float[Tensor, "frames batch ..."]:

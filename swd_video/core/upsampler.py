@@ -5,7 +5,6 @@ bicubic resizing gives ghosts, which only noise hides. The network sees which ce
 (as in arXiv 2012.09161), so one serves all grids of a schedule, and what it adds to bicubic resizing starts at zero.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,19 +12,17 @@ from typing import Any, TypeAlias
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.network_file import read_network, write_network
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.files import whole_file
 
 GridPair: TypeAlias = tuple[LatentSize, LatentSize]
 _PLACE_FEATURES = 5
-_METADATA_KEY = "upsampler"
+_KIND = "upsampler"
 
 
 def growing_pairs(schedule: ScaleSchedule) -> tuple[GridPair, ...]:
@@ -112,7 +109,7 @@ class LatentUpsampler(nn.Module):
         return upsampled.to(latents.dtype)
 
     def save(self, path: Path) -> None:
-        """Write it as one safetensors file, which appears whole or not at all."""
+        """Write it as one file; see `write_network`."""
         about = {
             "channels": self.channels,
             "width": self.width,
@@ -121,35 +118,19 @@ class LatentUpsampler(nn.Module):
             "encoders": self.encoders,
             "made_of": self.made_of,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        with whole_file(path, durable=True) as draft:
-            # One key, because safetensors writes several in random order.
-            save_file(weights, draft, {_METADATA_KEY: json.dumps(about)})
+        write_network(path, self, _KIND, about)
 
     @classmethod
     def load(cls, path: Path) -> "LatentUpsampler":
-        """Read one from a file, on the CPU, not to be trained.
+        """Read one from a file; see `read_network`."""
 
-        Raises:
-            ValueError: if the file is missing or holds something else.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()[_METADATA_KEY])
+        def make(about: dict[str, Any]) -> LatentUpsampler:
             pairs = [
                 (LatentSize.parse(before), LatentSize.parse(after)) for before, after in about.pop("pairs")
             ]
-            upsampler = cls(**about, pairs=pairs)
-            weights = {name: value.float() for name, value in load_file(path).items()}
-            upsampler.load_state_dict(weights)
-            if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-                raise ValueError(f"{broken[0]} holds numbers that are not finite")
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            # Of weights that do not fit, torch's first line says nothing.
-            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
-            raise ValueError(f"{path}: cannot be read as an upsampler: {reason}") from None
-        return upsampler.requires_grad_(False).eval()
+            return cls(**about, pairs=pairs)
+
+        return read_network(path, _KIND, make)
 
 
 def _neighbours(old: LatentSize, size: LatentSize) -> tuple[Int[Tensor, " cells"], Float[Tensor, "f h w 5"]]:

@@ -1,13 +1,14 @@
 """The model card of an exported student: what it is, how it was made, and how to load it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from swd_video.config import flatten
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.checkpoints import read_json, require
 from swd_video.models.loading import HUB_NAME, read_model_index, read_video_spec, shipped_models
@@ -174,7 +175,7 @@ def _training(student: Student) -> list[str]:
     values = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     settings = [
         (f"`{key}`", str(value))
-        for key, value in _flat("", values)
+        for key, value in flatten(values).items()
         if key.startswith(_SETTINGS) and key not in _UNTOLD and value is not None
     ]
     digests = [
@@ -202,14 +203,6 @@ def _read_summary(path: Path) -> dict[str, Any]:
     numbers = isinstance(losses, list) and all(isinstance(loss, int | float | None) for loss in losses)
     require(numbers, path, "stage_losses", losses, "a list of numbers")
     return summary
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
-    else:
-        yield prefix, value
 
 
 def _license(license: str | None, base_model: str) -> str:
