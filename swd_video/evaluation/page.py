@@ -4,9 +4,8 @@ import base64
 import json
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -28,45 +27,6 @@ _CRF = 20
 _TICKS = 4
 # Room beyond the outermost point or interval of a plot, as a share of its width.
 _MARGIN = 0.06
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A figure in a plot; positions are shares of the plot's width from the left.
-
-    Attributes:
-        title: Of the row.
-        text: The figure in words.
-        at: Where it lies; None where the row has no such figure.
-        low: Lower end of its interval.
-        high: Upper end of its interval.
-        is_reference: Whether shares refer to this row.
-    """
-
-    title: str
-    text: str
-    at: float | None
-    low: float
-    high: float
-    is_reference: bool
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A metric's figures on one axis: a mark for each row, and ticks as (position, label)."""
-
-    metric: Metric
-    marks: Sequence[Mark]
-    ticks: Sequence[tuple[float, str]]
-
-
-@dataclass(frozen=True)
-class ShownClip:
-    """A clip in the page: its row and a `data:` address, None where the row has no clip of the prompt."""
-
-    title: str
-    address: str | None
-    is_picture: bool = False
 
 
 def write_page(path: Path, results: Results, section: PageConfig) -> None:
@@ -108,8 +68,13 @@ def choose_shown(results: Results, count: int) -> list[str]:
     return [captions[index] for index in picked]
 
 
-def plot_metric(metric: Metric, results: Results) -> Plot:
-    """Place every row's figure on an axis that holds all figures and their intervals."""
+def plot_metric(metric: Metric, results: Results) -> dict[str, Any]:
+    """Place every row's figure on an axis that holds all figures and their intervals.
+
+    Returns:
+        For the template: the metric, a mark for each row, and ticks as (position, label). Positions are shares of the
+        plot's width from the left; `at` is None where a row has no such figure.
+    """
     figures = [row.figures.get(metric.key) for row in results.rows]
     known = [_as_estimate(figure) for figure in figures if figure is not None]
     low, high = min(f.low for f in known), max(f.high for f in known)
@@ -121,15 +86,14 @@ def plot_metric(metric: Metric, results: Results) -> Plot:
 
     marks = []
     for row, figure in zip(results.rows, figures, strict=True):
-        text = format_figure(figure, metric.digits)
-        is_reference = row.key == results.reference
-        if figure is None:
-            marks.append(Mark(row.title, text, None, 0.0, 0.0, is_reference))
-            continue
-        estimate = _as_estimate(figure)
-        ends = place(estimate.low), place(estimate.high)
-        marks.append(Mark(row.title, text, place(estimate.value), *ends, is_reference))
-    return Plot(metric, marks, [(place(value), f"{value:.10g}") for value in ticks_between(low, high)])
+        mark: dict[str, Any] = {"title": row.title, "text": format_figure(figure, metric.digits), "at": None}
+        mark["is_reference"] = row.key == results.reference
+        if figure is not None:
+            estimate = _as_estimate(figure)
+            mark |= {"low": place(estimate.low), "at": place(estimate.value), "high": place(estimate.high)}
+        marks.append(mark)
+    ticks = [(place(value), f"{value:.10g}") for value in ticks_between(low, high)]
+    return {"metric": metric, "marks": marks, "ticks": ticks}
 
 
 def ticks_between(low: float, high: float) -> list[float]:
@@ -159,12 +123,14 @@ def clip_address(frames: UInt8[np.ndarray, "frames height width 3"], fps: float)
     )
 
 
-def _shown(row: RowResult, prompt: str, sample: int, max_height_px: int) -> ShownClip:
+def _shown(row: RowResult, prompt: str, sample: int, max_height_px: int) -> dict[str, Any]:
+    """A clip for the template; no address where the row has no such clip of the prompt."""
     indices = [index for index, caption in enumerate(row.clips.captions) if caption == prompt]
     if sample >= len(indices):
-        return ShownClip(row.title, None)
+        return {"title": row.title, "address": None}
     frames = _shrunk(row.clips.clip(indices[sample]), max_height_px)
-    return ShownClip(row.title, *clip_address(frames, row.clips.fps))
+    address, is_picture = clip_address(frames, row.clips.fps)
+    return {"title": row.title, "address": address, "is_picture": is_picture}
 
 
 def _shrunk(

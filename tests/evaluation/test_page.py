@@ -53,13 +53,12 @@ def results(tmp_path: Path) -> Results:
 def test_a_plot_places_figures_in_proportion(results: Results) -> None:
     frechet = next(metric for metric in results.shown if metric.key == "frechet")
     plot = plot_metric(frechet, results)
-    a, b, c = plot.marks
-    assert c.at is None and c.text == "–"
-    assert a.at is not None and b.at is not None
-    assert a.low < a.at < a.high < b.low < b.at < b.high
-    ticks = {text: at for at, text in plot.ticks}
-    assert ticks["10"] == pytest.approx(a.at) and ticks["20"] == pytest.approx(b.at)
-    assert a.is_reference and not b.is_reference
+    a, b, c = plot["marks"]
+    assert c["at"] is None and c["text"] == "–"
+    assert a["low"] < a["at"] < a["high"] < b["low"] < b["at"] < b["high"]
+    ticks = {text: at for at, text in plot["ticks"]}
+    assert ticks["10"] == pytest.approx(a["at"]) and ticks["20"] == pytest.approx(b["at"])
+    assert a["is_reference"] and not b["is_reference"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-6720.4, 57526.2), (0.98, 0.995), (1.0, 1.2e-3 + 1)])
