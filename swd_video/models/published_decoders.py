@@ -10,7 +10,7 @@ Source: https://github.com/madebyollin/taehv.
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from swd_video.models.checkpoints import (
     read_weights,
 )
 
+_WIDTHS = (256, 128, 64, 64)
 _BLOCKS = (3, 3, 3, 0)
 _GROWTH_IN_SPACE = 2  # from level to level, by a layer without weights
 _ALIKE = ("taehv", "taew2_1", "taecvx", "taeos1_3", "taeltx_2", "taeltx2_3")
@@ -100,6 +101,21 @@ def read_published_decoder(path: Path, scale: float = 1.0) -> StreamingDecoder:
     return decoder.requires_grad_(False).eval()
 
 
+def published_layout(model: VideoModel) -> DecoderLayout:
+    """The shape of the decoder that TAEHV publishes for a model, as its file has it, which need not be there.
+
+    Raises:
+        ValueError: if none is published.
+    """
+    compression = model.spec.compression
+    if model.published_decoder is None:
+        raise ValueError(f"TAEHV publishes no decoder for the latents of this {model.family} model.")
+    doublings, levels = compression.temporal.bit_length() - 1, len(_BLOCKS) - 1
+    times = [1 + (level >= levels - doublings) for level in range(levels)]
+    patch = compression.spatial // _GROWTH_IN_SPACE**levels
+    return _layout_of(model.spec.latent_channels, _WIDTHS, times, patch, model.published_decoder_scale)
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in PICKLED_SUFFIXES:
         return read_weights(path)
@@ -143,15 +159,16 @@ def _layout(weights: Mapping[str, Tensor], scale: float) -> DecoderLayout:
 
     levels = range(len(_BLOCKS) - 1)
     widths = (shape("stem")[0], *(shape(f"refine.{level}")[0] for level in levels))
-    patch = isqrt(shape("out")[0] // 3)
+    times = [shape(f"grow.{level}")[0] // widths[level] for level in levels]
+    return _layout_of(shape("stem")[1], widths, times, isqrt(shape("out")[0] // 3), scale)
+
+
+def _layout_of(
+    channels: int, widths: tuple[int, ...], times: Sequence[int], patch: int, scale: float
+) -> DecoderLayout:
+    growth = tuple((time, _GROWTH_IN_SPACE) for time in times)
     return DecoderLayout(
-        channels=shape("stem")[1],
-        widths=widths,
-        blocks=_BLOCKS,
-        growth=tuple((shape(f"grow.{level}")[0] // widths[level], _GROWTH_IN_SPACE) for level in levels),
-        patch=(1, patch, patch),
-        trims_late=True,
-        largest_latent=3.0 / scale,
+        channels, widths, _BLOCKS, growth, (1, patch, patch), trims_late=True, largest_latent=3.0 / scale
     )
 
 

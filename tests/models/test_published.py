@@ -13,7 +13,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, CogVideoXDDIMScheduler
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import PixelSize
+from swd_video.models.published_decoders import published_layout
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Published:
         vae: likewise, beyond the defaults.
         fps: of that clip.
         pipeline: what its model_index.json says.
-        decoder: the file of TAEHV for its latents, and the channels, frames and pixels by which that takes them.
+        decoder: the file of TAEHV for its latents, channels, frames and pixels of a latent, and its weights, of which
+            counts are known from TAEHV's own code.
     """
 
     family: str
@@ -42,11 +45,11 @@ class Published:
     fps: float
     vae: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
-    decoder: tuple[str, int, int, int] | None = None
+    decoder: tuple[str, int, int, int, int] | None = None
 
 
-_TAEW2_1 = ("taew2_1", 16, 4, 8)
-_TAECVX = ("taecvx", 16, 4, 8)
+_TAEW2_1 = ("taew2_1", 16, 4, 8, 9_844_611)
+_TAECVX = ("taecvx", 16, 4, 8, 9_844_611)
 _WAN_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 _TI2V_VAE = {
     "base_dim": 160,
@@ -100,7 +103,7 @@ PUBLISHED = {
         24,
         _TI2V_VAE,
         {"expand_timesteps": True},
-        ("taew2_2", 48, 4, 16),
+        ("taew2_2", 48, 4, 16, 9_923_532),
     ),
     "Wan2.2-T2V-A14B": Published(
         "wan-a14b",
@@ -125,7 +128,7 @@ PUBLISHED = {
         25,
     ),
     "HunyuanVideo": Published(
-        "hunyuan", {}, 13e9, False, "129x720x1280", 118800, 24, decoder=("taehv", 16, 4, 8)
+        "hunyuan", {}, 13e9, False, "129x720x1280", 118800, 24, decoder=("taehv", 16, 4, 8, 9_844_611)
     ),
     "CogVideoX-2b": Published("cogvideox", {}, 1.7e9, False, "49x480x720", 17550, 8, decoder=_TAECVX),
     "CogVideoX-5b": Published(
@@ -160,11 +163,25 @@ def test_published_models(
     assert model.spec.fps == published.fps
     assert model.spec.text_dim == 4096
     assert model.spec.latent_channels == pipe.vae.config.get("z_dim", pipe.vae.config.get("latent_channels"))
-    taken = model.spec.latent_channels, compression.temporal, compression.spatial
     if published.decoder is None:
         assert model.published_decoder is None
-    else:
-        assert (model.published_decoder, *taken) == published.decoder
+        with pytest.raises(
+            ValueError, match=f"publishes no decoder for the latents of this {model.family} model"
+        ):
+            published_layout(model)
+        return
+    with torch.device("meta"):
+        decoder = StreamingDecoder(published_layout(model))
+    weights = sum(p.numel() for p in decoder.parameters())
+    layout = decoder.layout
+    assert published.decoder == (
+        model.published_decoder,
+        layout.channels,
+        layout.temporal,
+        layout.spatial,
+        weights,
+    )
+    assert (layout.temporal, layout.spatial) == (compression.temporal, compression.spatial)
 
 
 def test_the_vae_of_wan_2_1_has_its_published_size() -> None:
