@@ -40,6 +40,7 @@ OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "final": EvaluateConfig,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
+    "windows": StudyConfig,
 }
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 

@@ -16,7 +16,11 @@ from tools.pocket.judge import CLASSES
 from tools.pocket.study import MARKER, all_runs, load_config_as, main
 from tools.pocket.study_tables import StudyConfig, over_seeds
 
-STUDIES = {"configs/study/study.yaml": "docs/study.json", "configs/larger/study.yaml": "docs/larger.json"}
+STUDIES = {
+    "configs/study/study.yaml": "docs/study.json",
+    "configs/larger/study.yaml": "docs/larger.json",
+    "configs/larger/windows.yaml": "docs/larger-windows.json",
+}
 
 
 @pytest.mark.parametrize(("path", "results"), STUDIES.items())
