@@ -206,8 +206,8 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
                 windows.
         """
         if schedule is None:
-            check_global(self._schedule)
-        schedule = self._schedule if schedule is None else schedule
+            schedule = self._schedule
+            check_global(schedule)
         if num_inference_steps not in (None, len(schedule)):
             raise ValueError(
                 f"num_inference_steps: got {num_inference_steps}, expected {len(schedule)}, the number of stages "

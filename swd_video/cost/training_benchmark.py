@@ -164,7 +164,7 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
         stepper.own_previous(one.batch, seen.prompt_embeds)
         learns = one.batch.update == 0
         with stepper.autocast(), torch.set_grad_enabled(learns):
-            predicted = stepper.student_x0(seen)
+            predicted = roles.predict_x0(seen.noisy_latents, seen.stage, seen.prompt_embeds)
         clips = ClipPair(predicted, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
         if learns:
             with stepper.autocast():

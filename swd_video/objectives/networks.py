@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from swd_video.core.flow import x0_from_velocity
-from swd_video.core.local_attention import WindowsOfBlocks
+from swd_video.core.schedule import Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.fsdp import full_tensor, reshard, shard_network
 from swd_video.models.lora import (
@@ -133,30 +133,21 @@ class Networks:
     def predict_velocity(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: float,
+        stage: Stage,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        attention: WindowsOfBlocks | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """The student's velocity, for sampling: one process may call it without the others.
-
-        `attention` is that of the stage, here as in `predict_x0`; all other networks attend to everything.
-        """
-        return self.model.predict_velocity(
-            noisy_latents, sigma, prompt_embeds, transformer=self.student, attention=attention
-        )
+        """The student's velocity, for sampling: one process may call it without the others."""
+        return self._run_student(self.student, noisy_latents, stage, prompt_embeds)
 
     def predict_x0(
         self,
         noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: float,
+        stage: Stage,
         prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        attention: WindowsOfBlocks | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
         """The student's guess at the clean latents, for training: all processes call it together."""
-        velocity = self.model.predict_velocity(
-            noisy_latents, sigma, prompt_embeds, transformer=self.student_forward, attention=attention
-        )
-        return x0_from_velocity(noisy_latents, velocity, sigma)
+        velocity = self._run_student(self.student_forward, noisy_latents, stage, prompt_embeds)
+        return x0_from_velocity(noisy_latents, velocity, stage.sigma)
 
     def features(
         self,
@@ -174,3 +165,11 @@ class Networks:
         with self.teacher() if whose == "teacher" else self.critic() as network:
             tokens = self.model.features(noisy_latents, sigma, prompt_embeds, blocks, transformer=network)
         return dict(zip(blocks, tokens, strict=True))
+
+    def _run_student(
+        self, network: nn.Module, noisy_latents: Tensor, stage: Stage, prompt_embeds: Tensor
+    ) -> Tensor:
+        # Alone among the networks it attends in the stage's windows.
+        return self.model.predict_velocity(
+            noisy_latents, stage.sigma, prompt_embeds, transformer=network, attention=stage.attention
+        )

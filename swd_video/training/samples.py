@@ -132,8 +132,9 @@ class SampleWriter:
         prompt_embeds = self._prompt_embeds[index : index + 1].expand(count, -1, -1)
 
         def predict_velocity(noisy_latents: Tensor, sigma: float, stage_index: int) -> Tensor:
-            attention = stepper.schedule[stage_index].attention
-            return stepper.networks.predict_velocity(noisy_latents, sigma, prompt_embeds, attention)
+            return stepper.networks.predict_velocity(
+                noisy_latents, stepper.schedule[stage_index], prompt_embeds
+            )
 
         return sample_scalewise(
             predict_velocity,

@@ -216,15 +216,8 @@ class Stepper:
             return ClipPair(x0, x0, stored.prompt_embeds.to(device, torch.float32))
         seen = self.inputs(batch)
         with self.autocast():
-            predicted_x0 = self.student_x0(seen)
+            predicted_x0 = self.networks.predict_x0(seen.noisy_latents, seen.stage, seen.prompt_embeds)
         return ClipPair(predicted_x0, seen.target_x0, seen.prompt_embeds, paired=not seen.own)
-
-    def student_x0(self, seen: StageInputs) -> Float[Tensor, "batch channels frames height width"]:
-        """The student's pass over a micro-batch."""
-        stage = seen.stage
-        return self.networks.predict_x0(
-            seen.noisy_latents, stage.sigma, seen.prompt_embeds, attention=stage.attention
-        )
 
     def inputs(self, batch: MicroBatch) -> StageInputs:
         """Read a micro-batch's clips and make what its stage sees of them."""
@@ -252,8 +245,7 @@ class Stepper:
             return None
 
         def velocity(noisy_latents: Tensor, sigma: float, index: int) -> Tensor:
-            attention = self.schedule[index].attention
-            return self.networks.predict_velocity(noisy_latents, sigma, prompt_embeds, attention)
+            return self.networks.predict_velocity(noisy_latents, self.schedule[index], prompt_embeds)
 
         with torch.no_grad(), self.autocast():
             return sample_scalewise(

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
+from swd_video.core.schedule import Stage
 from swd_video.cost.architecture import Architecture
 from swd_video.cost.counting import Flops, count_flops, count_graph, count_kept
 from swd_video.cost.memory import Setup, memory_parts
@@ -69,11 +70,11 @@ def test_operations_are_those_of_torchs_own_counter(real_model: WanModel) -> Non
     latents, prompt_embeds = inputs(real_model, GRID, 2)
     roles = Networks.with_copy(real_model)
     with FlopCounterMode(display=False) as forward, attention_in_parts():
-        predicted = roles.predict_x0(latents, 0.5, prompt_embeds)
+        predicted = roles.predict_x0(latents, Stage(0.5, GRID), prompt_embeds)
     with FlopCounterMode(display=False) as backward:
         predicted.sum().backward()
     with attention_in_parts():
-        counted = count_graph(lambda: roles.predict_x0(latents, 0.5, prompt_embeds))
+        counted = count_graph(lambda: roles.predict_x0(latents, Stage(0.5, GRID), prompt_embeds))
     assert counted.forward == forward.get_total_flops() > 0
     assert counted.backward == backward.get_total_flops() > 0
     with FlopCounterMode(display=False) as decoding, attention_in_parts():
@@ -136,7 +137,7 @@ def test_training_costs_what_the_trainer_really_spends(
     predicted_x0 = latents.clone().requires_grad_()
 
     def predict() -> Tensor:
-        return roles.predict_x0(latents, 0.8, prompt_embeds)
+        return roles.predict_x0(latents, Stage(0.8, GRID), prompt_embeds)
 
     def tokens() -> Tensor:
         return roles.features("teacher", predicted_x0, sigma, prompt_embeds, (block,))[block]
@@ -178,7 +179,7 @@ def test_the_pocket_students_activations_are_those_of_a_real_pass(
     grid, batch = LatentSize(3, 8, 8), 2
     roles = Networks.with_copy(pocket_model)
     latents, prompt_embeds = inputs(pocket_model, grid, batch)
-    real = count_kept(lambda: roles.predict_x0(latents, 0.78, prompt_embeds), roles.student)
+    real = count_kept(lambda: roles.predict_x0(latents, Stage(0.78, grid), prompt_embeds), roles.student)
     kept = Transformer(pocket_architecture).kept(student_pass(grid), bf16=False)
     assert kept.at(batch) == pytest.approx(real, rel=0.01)
 
@@ -203,7 +204,7 @@ def test_checkpointing_computes_nearly_the_whole_forward_pass_again(
     recompute_blocks(roles.student)
     recompute_blocks(pocket_model.transformer)
     try:
-        student = count_graph(lambda: roles.predict_x0(latents, 0.8, prompt_embeds))
+        student = count_graph(lambda: roles.predict_x0(latents, Stage(0.8, grid), prompt_embeds))
         teacher = count_graph(
             lambda: roles.features("teacher", predicted_x0, sigma, prompt_embeds, (block,))[block]
         )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import count_flops, count_graph, count_kept
 from swd_video.cost.networks import Decoder, Transformer, count_encoding
@@ -55,7 +56,7 @@ def test_training_costs_of_every_family(
     predicted_x0 = latents.clone().requires_grad_()
 
     def predict() -> torch.Tensor:
-        return roles.predict_x0(latents, 0.3, prompt_embeds)
+        return roles.predict_x0(latents, Stage(0.3, grid), prompt_embeds)
 
     def tokens() -> torch.Tensor:
         return roles.model.features(predicted_x0, 0.3, prompt_embeds, (block,), transformer=network)[0]

@@ -161,7 +161,7 @@ def test_blocks_are_computed_again_in_their_windows(
 
     def gradients() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = roles.predict_x0(latents, 0.5, embeds, attention)
+            predicted = roles.predict_x0(latents, Stage(0.5, grid, attention), embeds)
             tokens = roles.features("teacher", predicted, torch.tensor([0.3, 0.3]), embeds, (1,))[1]
         wanted = [latents, *roles.trainable_parameters().values()]
         return list(torch.autograd.grad(tokens.float().square().mean(), wanted, allow_unused=False))
@@ -194,8 +194,8 @@ def test_only_the_student_has_windows(
     latents, embeds = _inputs(model, grid)
     roles = Networks.with_lora(model, 2, model.lora_targets)
     before = roles.features("teacher", latents, torch.tensor([0.3, 0.3]), embeds, (1,))[1]
-    everywhere = roles.predict_velocity(latents, 0.5, embeds)
-    local = roles.predict_velocity(latents, 0.5, embeds, attention)
+    everywhere = roles.predict_velocity(latents, Stage(0.5, grid), embeds)
+    local = roles.predict_velocity(latents, Stage(0.5, grid, attention), embeds)
     assert not torch.allclose(local, everywhere)
     assert torch.equal(roles.features("teacher", latents, torch.tensor([0.3, 0.3]), embeds, (1,))[1], before)
     with active_lora(model.transformer, None):
@@ -227,7 +227,7 @@ def test_windows_are_counted_as_they_run(
     noisy = latents.detach()
 
     def call() -> Tensor:
-        return roles.predict_x0(noisy, 0.5, embeds, attention)
+        return roles.predict_x0(noisy, Stage(0.5, grid, attention), embeds)
 
     everywhere = counted.flops(Pass("student", grid, gradient="weights"))
     for every in (None, 2):

@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import Stage
 from swd_video.models.base import VideoModel
 from swd_video.models.lora import active_lora
 from swd_video.models.recomputation import recompute_blocks
@@ -49,7 +50,7 @@ def gradients(roles: Networks, grid: LatentSize) -> tuple[list[Tensor], int]:
     latents = torch.randn(1, spec.latent_channels, *grid.as_tuple(), generator=generator)
     prompt_embeds = torch.randn(1, spec.text_length, spec.text_dim, generator=generator)
     with LiveBytes() as live:
-        predicted_x0 = roles.predict_x0(latents, 0.3, prompt_embeds)
+        predicted_x0 = roles.predict_x0(latents, Stage(0.3, grid), prompt_embeds)
         tokens = roles.features("teacher", predicted_x0, torch.tensor([0.3]), prompt_embeds, (1,))[1]
         kept = live.alive()
     # The backward pass comes when the additions are on again.

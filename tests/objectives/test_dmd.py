@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
+from swd_video.core.schedule import Stage
 from swd_video.objectives.dmd import Critic, DmdConfig, DmdObjective
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair
@@ -21,7 +23,8 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(networks: Networks, mak
     clips = make_clips()
     config = DmdConfig(critic_rank=2, critic_targets=("to_q", "to_v"), critic_lr=1e-2)
     student = dict(networks.trainable_parameters())
-    before = networks.predict_velocity(clips.target_x0, 0.5, clips.prompt_embeds)
+    stage = Stage(0.5, LatentSize(*clips.target_x0.shape[2:]))
+    before = networks.predict_velocity(clips.target_x0, stage, clips.prompt_embeds)
     critic = Critic(networks, config)
     critic.start(networks)
 
@@ -41,7 +44,7 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(networks: Networks, mak
         critic.optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.98 * losses[0]
-    assert torch.equal(networks.predict_velocity(clips.target_x0, 0.5, clips.prompt_embeds), before), (
+    assert torch.equal(networks.predict_velocity(clips.target_x0, stage, clips.prompt_embeds), before), (
         "the student is what it was"
     )
     objective(networks, clips, SampleDraws(range(2), 1)).backward()

@@ -244,7 +244,9 @@ def test_its_own_inputs_are_what_sampling_gives_before(
     clips: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         sample_scalewise(
-            lambda latents, sigma, _: stepper.networks.predict_velocity(latents, sigma, embeds),
+            lambda latents, _, stage: stepper.networks.predict_velocity(
+                latents, stepper.schedule[stage], embeds
+            ),
             stepper.schedule,
             batch_size=len(embeds),
             channels=4,
