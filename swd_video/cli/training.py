@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 def run_training(train: "Callable[[], TrainSummary]", result: str, *, as_json: bool) -> int:
     """Train, and say how it ended; of several processes the first speaks.
 
-    Args:
-        train: trains, unless that is done already.
-        result: what comes out, "student" or "teacher"; also its key in the JSON.
-        as_json: print the summary as one JSON object on stdout.
+    `result` is what comes out, "student" or "teacher", also its key in the JSON.
 
     Returns:
         0, or 1 when training stopped at a loss or a gradient that is not finite.

@@ -100,9 +100,7 @@ def count_graph(run: Callable[[], Tensor]) -> Flops:
 def count_kept(run: Callable[[], Tensor], network: nn.Module) -> int:
     """Bytes that autograd keeps for the backward pass of a computation.
 
-    Args:
-        run: computes a tensor; called once.
-        network: its weights and buffers do not count, casts of them do.
+    Weights and buffers of the network do not count, casts of them do.
     """
     owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
     with saved_tensors() as saved:

@@ -238,12 +238,7 @@ class Decoder(Network):
 
 
 class EncoderOfPixels(Network):
-    """A network that sees a window of each clip, and computes each twice.
-
-    Args:
-        encoder: made on the meta device.
-        architecture: gives pixels from latents.
-    """
+    """A network that sees a window of each clip, and computes each twice."""
 
     recomputed = True
 

@@ -72,11 +72,7 @@ def make_plan(
 ) -> dict[str, Any]:
     """Count everything; JSON can hold the result.
 
-    Args:
-        config: what is planned.
-        gpus: kinds of GPU to plan for.
-        num_gpus: most of them; every number up to it that can share the batch evenly is planned.
-        assumptions: about speed, memory and data.
+    Every number of GPUs up to `num_gpus` that can share the batch evenly is planned.
 
     Raises:
         ValueError: if the schedule, a block or additions do not fit the model, or it cannot be found.

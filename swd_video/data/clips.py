@@ -57,10 +57,7 @@ def crop_to_shape(
 ) -> UInt8[np.ndarray, "frames _ _ 3"]:
     """Cut out the largest centred part that has the shape of `size` when shown.
 
-    Args:
-        frames: pictures.
-        size: whose height and width give the shape.
-        pixel_aspect: width of a stored pixel over its height.
+    `pixel_aspect` is the width of a stored pixel over its height.
 
     Raises:
         ValueError: if the part is smaller than `size`.

@@ -171,9 +171,7 @@ class LatentCache:
     def get(self, index: int, grids: Sequence[LatentSize] | None = None) -> LatentSample:
         """One clip, as stored (half precision).
 
-        Args:
-            index: from 0.
-            grids: read only these; by default all.
+        Only some grids are read where they are named.
 
         Raises:
             IndexError: if there is no such sample.

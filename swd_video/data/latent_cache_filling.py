@@ -249,10 +249,7 @@ def encode_on_grids(
 ) -> dict[LatentSize, Tensor]:
     """Shrink clips in pixels to every grid and encode each on its own.
 
-    Args:
-        model: its VAE is used.
-        pixels: clips in [-1, 1], of the size of the largest grid.
-        grids: latent grids.
+    Pixels lie in [-1, 1] and have the size of the largest grid.
 
     Returns:
         Latents on the CPU, by grid.

@@ -52,9 +52,7 @@ def open_latents(path: str | os.PathLike[str], key: str | None = None) -> Latent
     In a file, latents are tensors of floats with the axes (clips, channels, frames, height, width), or the last four
     for a single clip; all must have the same channels and grid.
 
-    Args:
-        path: a folder made by `swd-video encode`, or a file.
-        key: read only this tensor of a file.
+    With a key only this tensor of a file is read.
 
     Raises:
         ValueError: if there is nothing there, it cannot be read, or holds no latents of one grid.

@@ -51,12 +51,7 @@ def make_clips(
 ) -> StoredClips:
     """All clips of a row; a second run makes only those that are missing.
 
-    Args:
-        row: The row.
-        requests: What the clips must show.
-        folder: Where rows keep their clips, each in a folder of its own.
-        seed: Clip i starts from the noise of seed `seed * 1_000_003 + i`, the same in every row.
-        batch_size: Clips in one forward pass.
+    Clip i starts from the noise of seed `seed * 1_000_003 + i`, the same in every row.
     """
     home = folder / f"{row.key}-{row.digest([str(request) for request in requests], seed, batch_size)}"
     home.mkdir(parents=True, exist_ok=True)

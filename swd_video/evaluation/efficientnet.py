@@ -128,10 +128,8 @@ def load_efficientnet(
 ) -> EfficientNetLite0:
     """The network with ImageNet weights, frozen and in evaluation mode.
 
-    Args:
-        weights: A state dict in the names of the released PyTorch conversion; default the installed
-            data package's.
-        device: Where to put it.
+    `weights` is a state dict in the names of the released PyTorch conversion, by default the installed data
+    package's.
 
     Raises:
         ValueError: If the weights are missing or do not fit.

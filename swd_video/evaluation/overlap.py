@@ -31,9 +31,7 @@ def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) 
     beside it. Two names are one network if they are equal, if they are folders with the same files, or if one is a hub
     name whose last part is the other's; every EfficientNet is the packaged one.
 
-    Args:
-        student: Its folder.
-        networks: What is to judge it: packaged name, folder or hub name, by the config key that names it.
+    `networks` are packaged names, folders or hub names by the config key that names them.
 
     Returns:
         Whether there is a record; without one nothing is known.

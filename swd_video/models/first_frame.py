@@ -14,10 +14,7 @@ def encode_first_frame(
 ) -> Float[Tensor, "batch channels 1 height width"]:
     """Clean latents of the pictures that clips on a grid start with, shrunk to its size.
 
-    Args:
-        model: encodes them.
-        pictures: in [-1, 1], of the size of the last stage.
-        grid: of a stage.
+    Pictures lie in [-1, 1] and have the size of the last stage.
     """
     size = model.spec.compression.pixel_size(LatentSize(1, grid.height, grid.width))
     return model.encode_video(resize_pixels(pictures.unsqueeze(2), size))

@@ -47,12 +47,7 @@ class WindowConfig(Section):
 class Comparison:
     """The clips of a micro-batch as they are compared: with the same noise, or cut to the same window.
 
-    Args:
-        networks: teacher, critic and VAE.
-        clips: the student's and the true ones.
-        draws: give noise, noise levels, and the place of a window.
-        group: each so many consecutive clips get one noise level.
-        window: what networks of pixels are shown.
+    Each `group` consecutive clips get one noise level.
     """
 
     def __init__(
@@ -102,13 +97,7 @@ class Encoder(ABC):
     def tokens(
         self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
     ) -> tuple[Tokens, Tokens]:
-        """Tokens of (student's clips, true clips); gradients reach the student's clips alone.
-
-        Args:
-            comparison: the clips.
-            sigmas: lowest and highest noise level, for networks that see noise.
-            blocks: of the network, from 0.
-        """
+        """Tokens of (student's clips, true clips); gradients reach the student's clips alone."""
 
 
 class EncoderConfig(Section, ABC):
@@ -244,10 +233,7 @@ AnyEncoder = Annotated[
 class BlockFeatures(Encoder):
     """Blocks of the transformer, which see latents.
 
-    Args:
-        whose: the teacher's, or those of the critic, which learns beside the student.
-        spec: of the teacher.
-        clean: at noise level 0 whatever `sigmas` are.
+    They are seen at noise level 0 where `clean` says so, whatever `sigmas` are.
     """
 
     def __init__(self, whose: Literal["teacher", "critic"], spec: ModelSpec, clean: bool = False) -> None:

@@ -31,11 +31,7 @@ class KernelConfig(Section, ABC):
     ) -> Float[Tensor, ""]:
         """The mean over sets.
 
-        Args:
-            predicted: tokens of the student's clips.
-            target: tokens of the true ones.
-            tokens_per_draw: consecutive tokens that make one draw.
-            generator: for what is random.
+        `tokens_per_draw` consecutive tokens make one draw.
         """
 
 

@@ -36,11 +36,7 @@ _DAMAGED = (
 class TrainingState:
     """All that steps change, by the file of a checkpoint that holds it.
 
-    Args:
-        parameters: the trainable weights by name.
-        ema: their running average, in the same order.
-        optimizers: of the trainable weights.
-        learners: the networks that learn beside the student.
+    The average is in the order of the parameters.
     """
 
     def __init__(

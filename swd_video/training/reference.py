@@ -28,13 +28,7 @@ def teacher_latents(
 ) -> list[Tensor]:
     """The teacher's clips of the sample prompts, on the last grid: the samples of each prompt.
 
-    Args:
-        stepper: of the run.
-        teacher: how it makes them.
-        guidance_scale: 1 is off.
-        prompt_embeds: of the prompts.
-        negative_embeds: of what guidance leads away from.
-        path: those that an earlier start of the run made lie here; the first process writes them.
+    Those that an earlier start of the run made lie at `path`; the first process writes them.
     """
     train, spec, count = stepper.train, stepper.networks.model.spec, stepper.train.samples_per_prompt
     # All that the clips depend on, but the weights.

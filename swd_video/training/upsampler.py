@@ -35,12 +35,7 @@ def open_upsampler(
 ) -> LatentUpsampler | None:
     """The upsampler of a config, on its device, trained by the first process where there is none.
 
-    Args:
-        config: the config's section, if any.
-        schedule: between its grids it goes.
-        clips: what it is trained on.
-        accelerator: knows the device and the other processes.
-        folder: of the run; one that lies there is the run's own, wherever others lie.
+    One that lies in the run's folder is its own, wherever others lie.
 
     Raises:
         ConfigError: if no stage is larger than the one before, or the config names a file that is broken or that was
