@@ -20,6 +20,7 @@ fmha = pytest.importorskip("xformers.ops.fmha")
 from xformers.ops.fmha import dispatch  # noqa: E402
 from xformers.ops.fmha.common import Inputs  # noqa: E402
 
+from swd_video.core.local_attention import LocalAttention  # noqa: E402
 from swd_video.models.attention import apply_attention_backend  # noqa: E402
 
 A100, H100, RTX_5090 = (8, 0), (9, 0), (12, 0)
@@ -44,7 +45,12 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 }
 
 
-def _calls(family: str, build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> list[Inputs]:
+def _calls(
+    family: str,
+    build: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    windows: LocalAttention | None = None,
+) -> list[Inputs]:
     """What diffusers would hand to xformers in one evaluation of the published model."""
     calls: list[Inputs] = []
 
@@ -66,7 +72,7 @@ def _calls(family: str, build: Callable[[str], Any], monkeypatch: pytest.MonkeyP
         rows = {"ltx": 128, "hunyuan": 257}.get(family, 512)
         prompt = torch.empty(1, rows, 4096, dtype=torch.bfloat16)
         inputs = model._transformer_inputs(network, latents, 0.5, prompt)
-        with torch.no_grad():
+        with torch.no_grad(), model._attention(network, windows, latents):
             network(**inputs, return_dict=False)
     return calls
 
@@ -126,3 +132,16 @@ def test_operators(
     assert [_operator(call, capability, monkeypatch) for call in calls] == operators
     masked = [call.attn_bias is not None for call in calls]
     assert masked == {"ltx": [False, True], "hunyuan": [True, True]}.get(family, [False, False])
+
+
+def test_windows_are_a_batch_for_the_operator_of_whole_clips(
+    tiny_pipe: Callable[[str], Any], tiny_family: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(name: str) -> Any:
+        return tiny_family(name).adapter.from_pipeline(tiny_pipe(name))
+
+    calls = _calls("wan", build, monkeypatch, LocalAttention(11, 30, 26))
+    # 21 x 30 x 52 tokens: windows of 11 x 15 x 13, and those at the end of time, of 10.
+    assert [tuple(call.query.shape[:2]) for call in calls] == [(8, 2145), (8, 1950), (1, 32760)]
+    assert [tuple(call.key.shape[:2]) for call in calls] == [(8, 2145), (8, 1950), (1, 512)]
+    assert [_operator(call, A100, monkeypatch) for call in calls] == ["flash3"] * 3
