@@ -78,3 +78,16 @@ def test_a_process_looks_for_no_garbage_at_its_end() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(ended.stdout) > 1000
+
+
+def test_what_the_first_import_of_torch_makes_is_never_looked_through() -> None:
+    code = (
+        "import gc\nfrom swd_video.environment import collecting_no_garbage\n"
+        "with collecting_no_garbage(): import torch\n"
+        "first = gc.get_freeze_count()\n"
+        "with collecting_no_garbage(): more = [[] for _ in range(1000)]\n"
+        "print(first, gc.get_freeze_count() - first, gc.isenabled())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, later, is_on = ended.stdout.split()
+    assert int(first) > 10_000 and int(later) == 0 and is_on == "True"
