@@ -12,6 +12,7 @@ from typing import Any
 
 import swd_video
 from swd_video.environment import WAITING_VARIABLES
+from swd_video.models.devices import cpu_name
 from swd_video.plain_text import describe_error
 
 _GIB = 2**30
@@ -102,7 +103,7 @@ def _examine_torch() -> dict[str, Any]:
             devices.append({"name": f"cuda:{index}", "detail": detail} | _gib(free, total))
     if torch.backends.mps.is_available():
         devices.append({"name": "mps", "detail": "Apple GPU", "free_gib": None, "total_gib": None})
-    detail = f"{_cpu_name()}, {os.cpu_count()} logical cores, {torch.get_num_threads()} threads"
+    detail = f"{cpu_name()}, {os.cpu_count()} logical cores, {torch.get_num_threads()} threads"
     devices.append({"name": "cpu", "detail": detail} | _examine_memory())
 
     attention = []
@@ -243,15 +244,6 @@ def _cgroup(name: str) -> int | None:
     path = Path("/sys/fs/cgroup") / name
     text = path.read_text().strip() if path.exists() else "max"
     return int(text) if text.isdigit() else None
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -1,11 +1,9 @@
 """Cost: seconds by part, several samplers interleaved in one process, and counted TFLOPs."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import nn
 
 from swd_video.core.interval import Estimate
 from swd_video.cost.counting import FlopCounter
+from swd_video.models.devices import cpu_name
 
 
 @dataclass
@@ -141,10 +140,7 @@ def count_tflops(run: Callable[[], object], modules: Mapping[str, nn.Module]) ->
 
 def machine_name() -> str:
     """The processor, and the GPU where there is one."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
-    name = names[0].partition(":")[2].strip() if names else platform.machine()
-    return f"{torch.cuda.get_device_name()}, {name}" if torch.cuda.is_available() else name
+    return f"{torch.cuda.get_device_name()}, {cpu_name()}" if torch.cuda.is_available() else cpu_name()
 
 
 @contextmanager

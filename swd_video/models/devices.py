@@ -1,5 +1,7 @@
 """Where models run, and in which precision, by name; "auto" is what suits the machine."""
 
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -34,3 +36,11 @@ def choose_precision(name: str, device: str) -> "torch.dtype":
         return torch.bfloat16 if device == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def cpu_name() -> str:
+    """The processor by its maker's name, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
