@@ -125,7 +125,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _NOT_WEIGHTS_ALONE:
         weights = None
-    if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    ):
         raise ValueError(
             f"{path}: is no pickle of weights alone; others could run any code when opened and are not. Download or "
             "copy it again, or give a .safetensors file."

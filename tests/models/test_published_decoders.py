@@ -237,7 +237,9 @@ class _Code:
 
 
 @pytest.mark.parametrize(
-    "content", [{"decoder.1.weight": _Code()}, [1, 2], {"state_dict": {}}, b"", b"no pickle"], ids=repr
+    "content",
+    [{"decoder.1.weight": _Code()}, [1, 2], {1: torch.zeros(2)}, {"state_dict": {}}, b"", b"no pickle"],
+    ids=repr,
 )
 def test_a_pickle_of_more_than_weights_is_not_opened(
     content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
