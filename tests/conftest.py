@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from swd_video.core.grid import LatentSize
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.local_attention import LocalAttention
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import write_video
@@ -109,6 +110,14 @@ def build_tiny_text_encoder(vocab_size: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
+def build_tiny_decoder(channels: int = 4, encoders: str = "", seed: int = 0) -> StreamingDecoder:
+    """What the tiny VAE's latents can be shown through in its place, with random weights."""
+    layout = DecoderLayout.for_compression(Compression(), channels, (16, 8), (1, 1), (2, 4))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return StreamingDecoder(layout, encoders)
+
+
 def build_tiny_wan_pipe() -> WanPipeline:
     """A real WanPipeline with random weights, the same at every call; global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
@@ -123,6 +132,12 @@ def build_tiny_wan_pipe() -> WanPipeline:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def tiny_decoder() -> Callable[..., StreamingDecoder]:
+    """Make a decoder; see `build_tiny_decoder`."""
+    return build_tiny_decoder
 
 
 @pytest.fixture

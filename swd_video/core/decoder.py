@@ -172,15 +172,19 @@ class StreamingDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it for modules too
 
     def forward(
-        self, latents: Float[Tensor, "batch channels frames height width"], is_start: bool = True
+        self,
+        latents: Float[Tensor, "batch channels frames height width"],
+        is_start: bool = True,
+        memory: "_Memory | None" = None,
     ) -> Float[Tensor, "batch 3 _ _ _"]:
         """Decode all frames at once; values may lie a little beyond [-1, 1].
 
         Args:
             latents: normalised.
             is_start: whether they begin with a clip's first latent frame, which holds one picture.
+            memory: of the frames before, instead.
         """
-        return self._decode(latents, _Memory(is_start))
+        return self._decode(latents, memory or _Memory(is_start))
 
     @torch.no_grad()
     def stream(
@@ -194,7 +198,7 @@ class StreamingDecoder(nn.Module):
         memory = _Memory()
         count = max(1, _CELLS_AT_ONCE // (len(latents) * prod(latents.shape[3:])))
         for piece in latents.split(count, dim=2):
-            yield self._decode(piece, memory).clamp(-1, 1)
+            yield self(piece, memory).clamp(-1, 1)
 
     def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
         layout, starts = self.layout, memory.is_start

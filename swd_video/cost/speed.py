@@ -109,7 +109,7 @@ def by_stage(parts: Mapping[str, float]) -> dict[str, float]:
     """Seconds or operations by part, where the transformer's hold those of what takes its clips from grid to grid."""
     if "transformer" not in parts:
         return dict(parts)
-    between = parts.keys() - {"transformer", "text_encoder", "vae"}
+    between = parts.keys() - {"transformer", "text_encoder", "vae", "decoder"}
     return {**parts, "transformer": parts["transformer"] + sum(parts[name] for name in between)}
 
 

@@ -17,7 +17,7 @@ from swd_video.evaluation.clip_features import (
     pool_frames,
 )
 from swd_video.evaluation.config import FlowMethod, MetricsConfig
-from swd_video.evaluation.rows import weights_digest
+from swd_video.models.fingerprint import weights_digest
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from torch import nn
 
 from swd_video.core.grid import PixelSize
 from swd_video.evaluation.config import EvaluateConfig, StudentRowConfig, TeacherRowConfig
-from swd_video.evaluation.rows import Row, student_row, teacher_row, weights_digest
+from swd_video.evaluation.rows import Row, student_row, teacher_row
 from swd_video.models.base import VideoModel
+from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student

@@ -16,6 +16,8 @@ from swd_video.core.pixels import frames_from_pixels, pixels_from_frames
 from swd_video.cost.speed import Sampler
 from swd_video.evaluation.config import RealRowConfig, StudentRowConfig, TeacherRowConfig
 from swd_video.models.base import VideoModel
+from swd_video.models.decoding import decode_whole
+from swd_video.models.fingerprint import weights_digest
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -94,7 +96,7 @@ def teacher_row(section: TeacherRowConfig, model: VideoModel, size: PixelSize) -
     def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
         prompts = [request.caption for request in requests]
         latents = sample_teacher(model, prompts, size, generator=_generators(seeds), **settings)
-        return to_frames(model.decode(latents))
+        return to_frames(decode_whole(model, latents))
 
     identity = {
         "kind": "teacher",
@@ -105,7 +107,7 @@ def teacher_row(section: TeacherRowConfig, model: VideoModel, size: PixelSize) -
     }
     if spec.embedded_guidance is not None:
         identity["embedded_guidance"] = spec.embedded_guidance
-    title = section.title or f"teacher, {section.steps} steps, guidance {guidance:g}"
+    title = section.title or f"teacher, {section.steps} steps, guidance {guidance:g}{_decoder_words(model)}"
     return Row(section.key, title, make, identity, _modules(model), spec.fps)
 
 
@@ -117,7 +119,7 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
     """
     schedule = pipe.scheduler.schedule
     stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in schedule)
-    title = section.title or f"{section.key} ({stages})"
+    title = section.title or f"{section.key} ({stages}){_decoder_words(pipe.model)}"
     target = pipe.compression.pixel_size(schedule.target)
     if target != size:
         raise ValueError(
@@ -166,16 +168,6 @@ def to_frames(
     return frames_from_pixels(pixels).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def weights_digest(*modules: nn.Module) -> str:
-    """SHA-256 over all weights of some networks."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -184,7 +176,7 @@ def _modules(model: VideoModel) -> dict[str, nn.Module]:
     return {
         "transformer": model.transformer,
         "text_encoder": model.pipe.text_encoder,
-        "vae": model.vae.decoder,
+        **({"vae": model.vae.decoder} if model.decoder is None else {"decoder": model.decoder}),
     }
 
 
@@ -196,4 +188,9 @@ def _identity(model: VideoModel, scheduler: Any) -> dict[str, str]:
         "weights": weights_digest(model.transformer, *others),
         "dtype": str(model.vae.dtype),
         "scheduler": f"{type(scheduler).__name__} {settings}",
+        **({} if model.decoder is None else {"decoder": weights_digest(model.decoder)}),
     }
+
+
+def _decoder_words(model: VideoModel) -> str:
+    return "" if model.decoder is None else f", through decoder {weights_digest(model.decoder)[:8]}"

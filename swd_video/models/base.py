@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.local_attention import WindowsOfBlocks
@@ -70,6 +72,7 @@ class VideoModel(ABC):
         vae: between pixels and raw latents.
         self_attention: name of the attention of a block's video tokens to each other alone, which can be kept to
             windows; None where they attend to the text's in the same.
+        decoder: what clips are shown through in the VAE's place, where there is one; losses see the VAE's pixels alone.
         takes_first_frame: whether the transformer takes a timestep for every token, and so a picture to start from.
         can_rescale_positions: whether `rescale_positions` works for the model.
         full_frames: what `rescale_positions` was given last.
@@ -88,6 +91,7 @@ class VideoModel(ABC):
     takes_first_frame: bool = False
     can_rescale_positions: bool = False
     full_frames: int | None = None
+    decoder: StreamingDecoder | None = None
 
     def __init__(
         self,
@@ -229,6 +233,20 @@ class VideoModel(ABC):
         """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
         latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
         return self._decode_raw(self._denormalize(latents[:, :, self.spec.compression.repeated_frames :]))
+
+    @torch.no_grad()
+    def decode_in_parts(
+        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+    ) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
+        """What `decode` gives, the next frames each time; all of them at once where the VAE knows no parts."""
+        latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
+        raw_latents = self._denormalize(latents[:, :, self.spec.compression.repeated_frames :])
+        tiles, slices = (getattr(self.vae, name, False) for name in ("use_tiling", "use_slicing"))
+        if tiles or (slices and len(latents) > 1):
+            yield self._decode_raw(raw_latents)
+        else:
+            bring_to_device(self.vae)
+            yield from self._decode_raw_in_parts(raw_latents)
 
     def predict_velocity(
         self,
@@ -386,6 +404,10 @@ class VideoModel(ABC):
     def _decode_raw(self, raw_latents: Tensor) -> Tensor:
         return self.vae.decode(raw_latents, return_dict=False)[0]
 
+    def _decode_raw_in_parts(self, raw_latents: Tensor) -> Iterator[Tensor]:
+        """Several may run by turns, so each keeps for itself what the next part needs of the one before."""
+        yield self._decode_raw(raw_latents)
+
     @abstractmethod
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor
@@ -423,6 +445,11 @@ class VideoModel(ABC):
                 f"{self.spec.family} model. Encode the clips with its own VAE."
             )
         self.spec.compression.tokens(LatentSize(*noisy_latents.shape[2:]))
+
+
+@apply_forward_hook
+def bring_to_device(network: nn.Module) -> None:
+    """What CPU offload does before a network runs, for those whose parts are called one by one."""
 
 
 def unwrap(network: nn.Module) -> Any:

@@ -29,7 +29,7 @@ signal: Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,22 @@ class CogVideoXModel(VideoModel):
             return super()._decode_raw(raw_latents)
         padded = torch.cat([raw_latents[:, :, :1], raw_latents], dim=2)
         return super()._decode_raw(padded)[:, :, self.spec.compression.temporal :]
+
+    def _decode_raw_in_parts(self, raw_latents: Tensor) -> Iterator[Tensor]:
+        # As its `decode` does, which would keep all frames: pairs, of which the first has a third where one is left.
+        vae, surplus = self.vae, 0
+        if raw_latents.shape[2] % 2 == 0:
+            raw_latents = torch.cat([raw_latents[:, :, :1], raw_latents], dim=2)
+            surplus = self.spec.compression.temporal
+        size, frames, memory = vae.num_latent_frames_batch_size, raw_latents.shape[2], None
+        ends = range(frames % size + size, frames + 1, size) if frames >= size else [frames]
+        start = 0
+        for end in ends:
+            part = raw_latents[:, :, start:end]
+            part = part if vae.post_quant_conv is None else vae.post_quant_conv(part)
+            pixels, memory = vae.decoder(part, conv_cache=memory)
+            yield pixels[:, :, 0 if start else surplus :]
+            start = end
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor

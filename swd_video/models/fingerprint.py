@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from swd_video.files import hash_file
 from swd_video.models.checkpoints import PICKLED_SUFFIXES
-from swd_video.models.loading import model_folder
+from swd_video.models.loading import DECODER_FILE_NAME, model_folder
 
 WHOLE_FILE_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones, evenly spaced samples."""
@@ -34,10 +37,10 @@ _IGNORED_SUFFIXES = {".md", ".png", ".jpg", ".gif", ".webp", ".mp4", ".log", *PI
 def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
     """Return one hash for the models in some folders: every file's relative path, size and bytes.
 
-    Pictures, clips, logs, Markdown, pickled weights and names that start with a dot do not count, nor does what
-    loading and saving rewrites in a config. A file above `WHOLE_FILE_BYTES` counts by its size, its first and last
-    bytes and 256 evenly spaced blocks of 64 KiB: training moves every weight, so this tells checkpoints apart without
-    reading tens of gigabytes each time.
+    Pictures, clips, logs, Markdown, pickled weights and names that start with a dot do not count, nor does the decoder
+    that a student carries, through which the same latents are shown, nor what loading and saving rewrites in a config.
+    A file above `WHOLE_FILE_BYTES` counts by its size, its first and last bytes and 256 evenly spaced blocks of 64 KiB:
+    training moves every weight, so this tells checkpoints apart without reading tens of gigabytes each time.
 
     Args:
         folders: Model folders; their order counts, where they lie does not.
@@ -73,9 +76,20 @@ def fingerprint_encoders(name_or_path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(*modules: nn.Module) -> str:
+    """SHA-256 over all weights of some networks."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _add_file(digest: "hashlib._Hash", path: Path, folder: Path) -> None:
     relative = path.relative_to(folder)
     hidden = any(part.startswith(".") for part in relative.parts)
+    hidden = hidden or relative.as_posix() == DECODER_FILE_NAME
     if not hidden and path.suffix.lower() not in _IGNORED_SUFFIXES and path.is_file():
         digest.update(f"{relative.as_posix()}\n{_fingerprint_file(path)}\n".encode())
 

@@ -30,6 +30,9 @@ class LoadOptions(Section):
     """Noise level that the decoder of LTX-Video 0.9.1 and later is told; null is 0.05."""
     decode_noise: float | None = Field(default=None, ge=0, le=1)
     """Share of noise that it gets; null is 0.025."""
+    decoder: Literal["vae"] | Path | None = None
+    """What clips are shown through: `vae`, or a decoder's file; null is the decoder that a student carries, else the
+    VAE. A student that is distilled with a decoder carries it."""
     adapter: str | None = None
     """An adapter from outside of the package, as `module:Class` or by the name of its entry point; null is the one that
     belongs to the model's pipeline."""

@@ -8,6 +8,7 @@ A `name_or_path` is what `resolve_model_path` takes. A model that is not there, 
 `ValueError` of one line.
 """
 
+import copy
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 from torch import nn
 
 import swd_video
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import PixelSize
 from swd_video.files import write_json
 from swd_video.models.attention import set_attention
@@ -49,6 +51,8 @@ ARCHITECTURES = Path(swd_video.__file__).parent / "models" / "published"
 """Config files of published models, by their hub names, in the layout of a diffusers folder."""
 VIDEO_SPEC_NAME = "video_spec.json"
 STUDENT_FILE_NAME = "student.json"
+DECODER_FILE_NAME = "decoder.safetensors"
+"""Of a student's folder, the decoder that it carries."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_TIMEOUT_SECONDS = 10.0
 _TRANSFORMERS = ("transformer", "transformer_2")
@@ -306,7 +310,11 @@ def load_teacher(
 
 
 def adapt(
-    pipe: Any, base: str | Path, name: str | Path, options: LoadOptions = DEFAULT_OPTIONS
+    pipe: Any,
+    base: str | Path,
+    name: str | Path,
+    options: LoadOptions = DEFAULT_OPTIONS,
+    decoder: StreamingDecoder | None = None,
 ) -> VideoModel:
     """Put a loaded pipeline behind the interface that all families share.
 
@@ -314,11 +322,12 @@ def adapt(
         pipe: what was loaded.
         base: whose adapter it gets, and whose folder says what the pipeline does not.
         name: of the model, for errors.
-        options: of these what only some families take.
+        options: of these what only some families take, and what clips are shown through.
+        decoder: what clips are shown through where the options do not say.
     """
     adapter, spec = adapter_of(base, options), read_video_spec(resolve_model_path(base))
     try:
-        return adapter.from_pipeline(
+        model = adapter.from_pipeline(
             pipe,
             fps=spec.fps,
             training_size=spec.training_size,
@@ -327,6 +336,15 @@ def adapt(
         )
     except ValueError as error:
         raise ValueError(f"model {str(name)!r}: {error}") from error
+    if isinstance(options.decoder, Path):
+        # Here, as it hashes models, which are found in this module.
+        from swd_video.models.decoding import load_decoder
+
+        decoder = load_decoder(options.decoder, model, base)
+    if decoder is not None and options.decoder != "vae":
+        # A copy, as a student keeps its own as it was read.
+        model.decoder = copy.deepcopy(decoder).to(model.device, model.vae.dtype)
+    return model
 
 
 def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -100,6 +101,18 @@ class WanModel(VideoModel):
             for values in (config.latents_mean, config.latents_std)
         )
         return mean, 1.0 / std
+
+    def _decode_raw_in_parts(self, raw_latents: Tensor) -> Iterator[Tensor]:
+        # As its `decode` does, which would keep all frames: its convolutions remember what they need.
+        vae = self.vae
+        vae.clear_cache()
+        memory = vae._feat_map
+        vae.clear_cache()  # so that the memory ends with the clip
+        for index, frame in enumerate(vae.post_quant_conv(raw_latents).split(1, dim=2)):
+            pixels = vae.decoder(frame, feat_cache=memory, feat_idx=[0], first_chunk=index == 0)
+            if vae.config.patch_size is not None:
+                pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
+            yield pixels.clamp(-1, 1)
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor

@@ -17,6 +17,7 @@ from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
+from swd_video.models.decoding import decode_whole
 from swd_video.models.first_frame import check_pictures, encode_first_frame
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
@@ -196,7 +197,7 @@ class ScaleWisePipeline:
         """Turn clean latents of any stage into clips, in one of the forms of `output_type`."""
         if output_type == "latent":
             return latents
-        return VideoProcessor().postprocess_video(self.model.decode(latents), output_type=output_type)
+        return VideoProcessor().postprocess_video(decode_whole(self.model, latents), output_type=output_type)
 
     def _first_latents(
         self, schedule: ScaleSchedule, batch_size: int, generator: Generators, latents: Tensor | None

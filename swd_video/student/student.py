@@ -6,6 +6,7 @@ Its folder holds what distillation changed, and the name of the rest:
   under `"positions"`, `"encoders"` (`trained_through`), `"transformer_file"`, `"made_of"` and `"adapter"`;
   `"adapter"`: of a model that the package does not know, where its adapter is found;
 - `scheduler/`: the stages, and how its clips go from grid to grid;
+- `decoder.safetensors`, where it carries what its clips are shown through in the VAE's place;
 - `transformer/` (kind "full") or `pytorch_lora_weights.safetensors` (kind "lora", diffusers' keys).
 
 Which family a student is of says its base model.
@@ -14,7 +15,7 @@ Which family a student is of says its base model.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.files import whole_folder, write_json
 from swd_video.models.checkpoints import (
@@ -39,8 +41,10 @@ from swd_video.models.checkpoints import (
     read_shapes,
     require,
 )
+from swd_video.models.decoding import load_decoder
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import (
+    DECODER_FILE_NAME,
     DEFAULT_OPTIONS,
     STUDENT_FILE_NAME,
     LoadOptions,
@@ -96,6 +100,7 @@ class Student:
             the student's folder, if it has one); None where there was none.
         made_of: what it follows from: digests of teacher, VAE, clips and the like, and settings, as far as known.
         adapter: of its base model, where it is from outside of the package, see `LoadOptions`.
+        decoder: what its clips are shown through in the VAE's place, where it carries one.
         kind: "full" (a whole transformer), "lora" (additions to the teacher's), or "pipeline": the base model, whose
             scheduler has stages, is the student already.
         folder: where it lies; None for one that was not saved yet, or that lies on the hub.
@@ -108,6 +113,7 @@ class Student:
     transformer_file: str | None = None
     made_of: Mapping[str, Any] | None = None
     adapter: str | None = None
+    decoder: StreamingDecoder | None = None
     kind: str = "full"
     folder: Path | None = None
 
@@ -131,8 +137,8 @@ class Student:
         folder = Path(path) if Path(path).is_dir() else None
         with _no_os_errors(name_or_path):
             if folder is not None and (folder / STUDENT_FILE_NAME).is_file():
-                facts = _read_facts(folder)
-                return cls(scheduler=_read_scheduler(folder / SCHEDULER_FOLDER), folder=folder, **facts)
+                facts, scheduler = _read_facts(folder), _read_scheduler(folder / SCHEDULER_FOLDER)
+                return cls(scheduler=scheduler, decoder=_read_decoder(folder), folder=folder, **facts)
             index = read_model_index(path)
             if not is_student(path):
                 raise ValueError(
@@ -144,7 +150,7 @@ class Student:
                 if folder is not None
                 else ScaleWiseFlowMatchScheduler.from_pretrained(path, subfolder=SCHEDULER_FOLDER)
             )
-            return cls(path, scheduler, kind="pipeline", folder=folder)
+            return cls(path, scheduler, decoder=_read_decoder(folder), kind="pipeline", folder=folder)
 
     def save(self, folder: str | Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
         """Write it into a folder, whole or not at all; a student that is there is replaced.
@@ -171,6 +177,7 @@ class Student:
             else:
                 weights.save_pretrained(draft / TRANSFORMER_FOLDER)
             self.write_facts(draft, "lora" if isinstance(weights, Mapping) else "full", folder)
+            self.write_decoder(draft)
 
     def write_facts(self, draft: Path, kind: str, folder: Path) -> None:
         """Write `student.json` into a draft of `folder`, to which its paths are relative; `kind` is full or lora."""
@@ -189,6 +196,33 @@ class Student:
         }
         facts = {key: value for key, value in facts.items() if value is not None}
         write_json(draft / STUDENT_FILE_NAME, facts)
+
+    def write_decoder(self, folder: Path) -> None:
+        """Write the decoder that it carries, where it carries one, into a folder."""
+        if self.decoder is not None:
+            self.decoder.save(folder / DECODER_FILE_NAME)
+
+    def carry_decoder(self, file: str | Path) -> "Student":
+        """Put a decoder into its folder, which its clips are shown through from now on.
+
+        Args:
+            file: of the decoder.
+
+        Returns:
+            The student as it is now.
+
+        Raises:
+            ValueError: if there is no such decoder, it is of other latents, or the student has no folder.
+        """
+        if self.folder is None:
+            raise ValueError(
+                f"student {self.base_model!r}: has no folder here that a decoder could be put into."
+            )
+        stock = LoadOptions(adapter=self.adapter)
+        model = adapt(load_pipeline(self.base_path, options=stock), self.base_path, self.folder, stock)
+        student = replace(self, decoder=load_decoder(Path(file), model, self.base_path))
+        student.write_decoder(self.folder)
+        return student
 
     def base_name(self, folder: Path) -> str:
         """The teacher as files in `folder` name it: a path relative to it, or a name as it is."""
@@ -271,7 +305,7 @@ class Student:
                     pipe.fuse_lora()
                     pipe.unload_lora_weights()
         prepare_pipeline(pipe, adapter_of(base, options), device=device, dtype=dtype, options=options)
-        model = adapt(pipe, base, name, options)
+        model = adapt(pipe, base, name, options, self.decoder)
         return ScaleWisePipeline(model, self.scheduler, self.positions)
 
     def export(self, out: Path, **options: Any) -> "Export":
@@ -363,6 +397,11 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         },
         "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
     }
+
+
+def _read_decoder(folder: Path | None) -> StreamingDecoder | None:
+    path = None if folder is None else folder / DECODER_FILE_NAME
+    return StreamingDecoder.load(path) if path is not None and path.is_file() else None
 
 
 @contextmanager

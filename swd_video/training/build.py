@@ -18,6 +18,7 @@ from swd_video.core.upsampler import LatentUpsampler
 from swd_video.files import alone_in, write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
+from swd_video.models.decoding import load_decoder
 from swd_video.models.fsdp import wants_sharding
 from swd_video.models.loading import load_teacher, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
@@ -176,7 +177,7 @@ def _build(
     if adapts:
         product, result = AdaptedTeacher(resolve_model_path(config.model)), folder / TEACHER_FOLDER
     else:
-        product, result = _student(config, sections, upsampler, known), folder / STUDENT_FOLDER
+        product, result = _student(config, sections, model, upsampler, known), folder / STUDENT_FOLDER
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
     return Run(folder, stepper, checkpoints, samples, product, result)
 
@@ -275,10 +276,11 @@ def _build_objectives(
 def _student(
     config: DistillConfig,
     sections: Mapping[str, ObjectiveConfig],
+    model: VideoModel,
     upsampler: LatentUpsampler | None,
     made_of: dict[str, Any] | None,
 ) -> Student:
-    file = config.load.transformer_file
+    file, decoder = config.load.transformer_file, config.load.decoder
     return Student(
         config.model,
         ScaleWiseFlowMatchScheduler.from_schedule(config.scale_schedule(), upsampler=upsampler),
@@ -286,6 +288,8 @@ def _student(
         trained_through=tuple(seen for section in sections.values() for seen in section.trained_through),
         transformer_file=None if file is None else str(file),
         adapter=config.load.adapter,
+        # Read again, as the teacher's may have another precision.
+        decoder=load_decoder(decoder, model, config.model) if isinstance(decoder, Path) else None,
         made_of=made_of,
     )
 

@@ -30,10 +30,11 @@ _FREE_KEYS = {
     "train.collapse_share",
     "train.log_every",
     "train.gradient_checkpointing",
+    "load.decoder",
 }
 
 # Where things lie, which digests and a student's `base_model` stand for.
-_PLACES = {"model", "data.manifest", "data.cache", "upsampler.file", "load.transformer_file"}
+_PLACES = {"model", "data.manifest", "data.cache", "upsampler.file", "load.transformer_file", "load.decoder"}
 
 # Of every run; compared where both sides know them.
 _NAMES = {

@@ -15,6 +15,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.core.sampling import sample_scalewise
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
+from swd_video.models.decoding import decode_whole, shown_through
 from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.idle_parts import moved_to
@@ -151,9 +152,9 @@ class SampleWriter:
         self, latents: Float[Tensor, "samples channels _ _ _"]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
         model, clips = self._model, []
-        with moved_to(model.device, model.vae):
+        with moved_to(model.device, shown_through(model)):
             for one in latents.to(model.device).split(1):
-                frames = frames_from_pixels(model.decode(one)[0])
+                frames = frames_from_pixels(decode_whole(model, one)[0])
                 clips.append(frames.permute(1, 2, 3, 0).cpu().numpy())
         return clips
 

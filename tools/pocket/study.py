@@ -43,8 +43,9 @@ from swd_video.evaluation.report import (
     write_json,
 )
 from swd_video.evaluation.results import Results, RowResult
-from swd_video.evaluation.rows import Row, real_row, student_row, teacher_row, weights_digest
+from swd_video.evaluation.rows import Row, real_row, student_row, teacher_row
 from swd_video.evaluation.scores import row_figures, score_clips
+from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import load_teacher, read_video_spec, resolve_model_path
 from swd_video.student.student import load_student
 from swd_video.training.config import DistillConfig, load_config
