@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.gpus import Gpu
 from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
-from swd_video.cost.networks import Transformer, count_encoding, count_text
+from swd_video.cost.networks import Carried, Transformer, count_encoding, count_text
 from swd_video.cost.step import Sizes, StepCost
+from swd_video.models.base import VideoModel
+from swd_video.models.published_decoders import load_decoder_file, published_layout
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
 from swd_video.training.passes import carried_passes, earlier_passes
@@ -67,6 +72,24 @@ def planned_architecture(config: DistillConfig) -> Architecture:
     return architecture
 
 
+def planned_decoder(path: Path, model: VideoModel) -> Carried:
+    """What clips are shown through in the VAE's place; TAEHV's file for the model need not be there.
+
+    Raises:
+        ValueError: if the file is no decoder of the model's latents, or is missing and not TAEHV's.
+    """
+    if path.stem == model.published_decoder and not path.exists():
+        print(
+            f"note: load.decoder {path} is not there; counted as what TAEHV publishes by that name.",
+            file=sys.stderr,
+        )
+        layout = published_layout(model)
+    else:
+        layout = load_decoder_file(path, model).layout
+    with torch.device("meta"):
+        return Carried(StreamingDecoder(layout), layout.channels)
+
+
 def make_plan(
     config: DistillConfig, gpus: Sequence[Gpu], num_gpus: int, assumptions: Assumptions
 ) -> dict[str, Any]:
@@ -95,9 +118,13 @@ class _Plan:
         self.config, self.architecture, self.gpus, self.num_gpus = config, architecture, gpus, num_gpus
         self.assumptions, self.step = assumptions, StepCost(config, architecture)
         self.schedule = config.scale_schedule()
+        self.parameters, self.decoding = dict(architecture.num_parameters), "vae_decode"
+        if isinstance(config.load.decoder, Path):
+            self.decoding, self.decoder = "decoder", planned_decoder(config.load.decoder, architecture.model)
+            self.parameters["decoder"] = self.decoder.weights
 
     def as_dict(self) -> dict[str, Any]:
-        architecture, parameters = self.architecture, self.architecture.num_parameters
+        architecture, parameters = self.architecture, self.parameters
         text_tflops = count_text(architecture) / TERA
         encode_tflops = {grid: count_encoding(architecture, grid) / TERA for grid in self._cached_grids()}
         sampling = self._sampling(text_tflops)
@@ -143,11 +170,17 @@ class _Plan:
                     "pixels": str(compression.pixel_size(stage.grid)),
                 }
             )
-        decode = self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", self.schedule.target))
+        target = self.schedule.target
+        if self.decoding == "decoder":
+            # Copies of the first latent frame are dropped before.
+            frames = target.frames - compression.repeated_frames
+            decode = self.decoder.flops(Pass("decoder", replace(target, frames=frames)))
+        else:
+            decode = self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", target))
         parts = {
             "transformer_tflops": sum(stage["tflops"] for stage in stages),
             **{f"{name}_tflops": sum(stage[name] for stage in carried) for name in carried[0]},
-            "vae_decode_tflops": decode.forward / TERA,
+            f"{self.decoding}_tflops": decode.forward / TERA,
             "text_encoder_tflops": text_tflops,
         }
         return {"stages": stages, **parts, "clip_tflops": sum(parts.values())}
@@ -161,7 +194,7 @@ class _Plan:
         return one.clips * (cost.forward + cost.backward) / TERA
 
     def _clip_seconds(self, sampling: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
-        parameters = self.architecture.num_parameters
+        parameters, decoding = self.parameters, self.decoding
         text_parameters = sum(count for name, count in parameters.items() if name.startswith("text_encoder"))
 
         def seconds(tflops: float, num_parameters: int = 0) -> float:
@@ -178,7 +211,9 @@ class _Plan:
                 for name in carried_passes(self.config, 0)
             },
             "text_encoder_seconds": seconds(sampling["text_encoder_tflops"], text_parameters),
-            "vae_decode_seconds": seconds(sampling["vae_decode_tflops"], parameters["vae"]),
+            f"{decoding}_seconds": seconds(
+                sampling[f"{decoding}_tflops"], parameters[decoding.removesuffix("_decode")]
+            ),
         }
         return {"gpu": gpu.name, **parts, "clip_seconds": sum(parts.values())}
 

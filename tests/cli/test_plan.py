@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from swd_video.cli.main import main
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
@@ -228,6 +229,32 @@ def test_upsampler_decoding_and_encoders_of_pixels_are_counted(
     assert after["gpus"][0]["memory_gib"]["frozen_networks"] > 4 * full["parameters"]["vae"] / 2**30
 
 
+def test_a_decoder_is_counted_in_the_vae_s_place(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = plan(capsys, str(tiny_config))
+    channels = load_architecture(bare["model"]).spec.latent_channels
+    decoder = StreamingDecoder(DecoderLayout(channels, (8, 4), (1, 1), ((2, 2),), (2, 4, 4)))
+    decoder.save(tmp_path / "tiny.safetensors")
+    shown = plan(capsys, str(tiny_config), "--load.decoder", str(tmp_path / "tiny.safetensors"))
+    assert "vae_decode_tflops" not in shown and 0 < shown["decoder_tflops"] < bare["vae_decode_tflops"]
+    saved = bare["vae_decode_tflops"] - shown["decoder_tflops"]
+    assert shown["clip_tflops"] == pytest.approx(bare["clip_tflops"] - saved)
+    assert shown["parameters"]["decoder"] == sum(weight.numel() for weight in decoder.parameters())
+    assert shown["sampling"][0]["decoder_seconds"] > 0
+    assert plan(capsys, str(tiny_config), "--load.decoder", "vae") == bare
+
+
+def test_a_published_decoder_is_counted_without_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    local = "configs/wan2.1_1.3b/ours_4stage_local.yaml"
+    assert main(["plan", str(ROOT / local), "--json"]) == 0
+    output = capsys.readouterr()
+    assert "taew2_1.safetensors is not there; counted as what TAEHV publishes by that name." in output.err
+    counted = json.loads(output.out)
+    assert counted["decoder_tflops"] == pytest.approx(11.1, rel=0.01)
+    assert counted["clip_tflops"] == pytest.approx(165, rel=0.01)
+
+
 def test_words_name_the_upsampler_and_every_network(
     tiny_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +273,7 @@ def test_words_name_the_upsampler_and_every_network(
         (["--model", "pocket-wan-swd"], "is a distilled student, expected a teacher"),
         (["--gpu", "H101"], "--gpu H101: no such GPU; did you mean H100?"),
         (["--gpus", "nowhere.yaml"], "nowhere.yaml: no such config file. Check the path."),
+        (["--load.decoder", "nowhere.safetensors"], "nowhere.safetensors: does not exist"),
         (["--num-gpus", "0"], "--num-gpus: got 0, expected at least 1"),
         (["--utilisation", "0"], "--utilisation: got 0.0, expected above 0"),
         (["--reserve", "1"], "--reserve: got 1.0, expected at least 0 and below 1"),
