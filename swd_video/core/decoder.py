@@ -198,7 +198,7 @@ class StreamingDecoder(nn.Module):
         memory = _Memory()
         count = max(1, _CELLS_AT_ONCE // (len(latents) * prod(latents.shape[3:])))
         for piece in latents.split(count, dim=2):
-            yield self(piece, memory).clamp(-1, 1)
+            yield self(piece, memory=memory).clamp(-1, 1)
 
     def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
         layout, starts = self.layout, memory.is_start

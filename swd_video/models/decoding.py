@@ -157,9 +157,9 @@ def _in_tiles(decode: _Decode, latents: Tensor, tile: int, overlap: int) -> Iter
         weight = torch.outer(
             *(_fade(*side, overlap, scale) for side in zip((rows, columns), size, strict=True))
         )
-        here = (..., *(slice(span.start * scale, span.stop * scale) for span in (rows, columns)))
-        whole[here] += frames * weight
-        weights[here] += weight
+        top, left = (slice(span.start * scale, span.stop * scale) for span in (rows, columns))
+        whole[..., top, left] += frames * weight
+        weights[top, left] += weight
     for part in whole.split(_FRAMES_AT_ONCE, dim=2):
         yield part / weights
 
