@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from swd_video.data.containers import VideoError
 from swd_video.data.decoders import decode_with_decord, decode_with_pillow, decode_with_pyav, load_decord
 from swd_video.data.probe import BY_PILLOW, VideoFile, probe_video
-from swd_video.data.video_writing import read_video_metadata, write_preview, write_video
+from swd_video.data.video_writing import FrameSpool, read_video_metadata, write_preview, write_video
 
 __all__ = [
+    "FrameSpool",
     "VideoError",
     "VideoFile",
     "choose_decoder",

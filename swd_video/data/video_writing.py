@@ -3,18 +3,21 @@
 Files appear under their name only when they are whole.
 """
 
+import io
 import itertools
+import math
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
-import imageio.v3 as imageio
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from swd_video.data.containers import VideoError, check_file, describe, open_container
 from swd_video.files import whole_file
@@ -26,10 +29,12 @@ _GIF_FPS = 50
 _MIN_FPS = 0.001
 _LIMITED_RANGE = 1
 
+Frames: TypeAlias = "UInt8[np.ndarray, 'frames height width 3'] | FrameSpool"
+
 
 def write_video(
     path: str | os.PathLike[str],
-    frames: UInt8[np.ndarray, "frames height width 3"],
+    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
     fps: int | float,
     *,
     metadata: Mapping[str, str] | None = None,
@@ -42,7 +47,7 @@ def write_video(
 
     Args:
         path: the file; its folder must exist.
-        frames: RGB pictures of even height and width.
+        frames: RGB pictures of even height and width, taken one by one.
         fps: frames per second.
         metadata: text stored in the file, for example the prompt; any Unicode text without a NUL, where MP4 would
             end it; an empty one is left out.
@@ -52,11 +57,14 @@ def write_video(
         VideoError: if the size is odd, a number is out of range, metadata cannot be kept, there is nothing to write,
             or writing fails.
     """
-    _check(path, frames, fps)
+    pictures = iter(frames)
+    first = next(pictures, None)
+    _check(path, 0 if first is None else 1, fps)
+    assert first is not None
     _check_metadata(path, metadata or {})
     if not 0 <= crf <= 51:
         raise VideoError(path, f"got crf {crf}, expected 0 to 51.")
-    height, width = frames.shape[1:3]
+    height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise VideoError(
             path,
@@ -72,7 +80,7 @@ def write_video(
         av.open(os.path.abspath(draft), "w", format="mp4", options=options) as container,
     ):
         container.metadata.update(metadata or {})
-        _encode(container, frames, fps, crf)
+        _encode(container, (height, width), itertools.chain([first], pictures), fps, crf)
 
 
 def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -88,12 +96,13 @@ def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -
 
 def _encode(
     container: av.container.OutputContainer,
-    frames: UInt8[np.ndarray, "frames height width 3"],
+    size: tuple[int, int],
+    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
     fps: int | float,
     crf: int,
 ) -> None:
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-    stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+    (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
     x264 = "threads=1:cpu-independent=1"
     stream.options = {"crf": str(crf), "preset": "medium", "x264-params": x264}
     context = stream.codec_context
@@ -123,9 +132,55 @@ def read_video_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         return {key: value for key, value in container.metadata.items() if key.lower() not in _CONTAINER_KEYS}
 
 
+class FrameSpool:
+    """Frames that wait on the disk, in a file without a name, so that none of them takes memory.
+
+    Args:
+        folder: of the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as this is there
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+
+    def append(self, frame: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Add one of the size of the others; not between reads."""
+        self._shape = frame.shape
+        self._file.write(frame.tobytes())
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
+        size = math.prod(self._shape)
+        self._file.seek(index * size)
+        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
+
+
+class _LazyPictures(Image.Image):
+    """Pictures of an animation as Pillow takes them, of which one at a time is in memory."""
+
+    def __init__(self, frames: Frames, chosen: Sequence[int]) -> None:
+        super().__init__()
+        self._frames, self._chosen = frames, chosen
+        self.n_frames = len(chosen)
+        self.seek(0)
+
+    def seek(self, frame: int) -> None:
+        if frame >= self.n_frames:
+            raise EOFError
+        picture = Image.fromarray(self._frames[self._chosen[frame]])
+        self.im, self._mode, self._size, self._at = picture.im, picture.mode, picture.size, frame
+
+    def tell(self) -> int:
+        return self._at
+
+
 def write_preview(
     path: str | os.PathLike[str],
-    frames: UInt8[np.ndarray, "frames height width 3"],
+    frames: Frames,
     fps: int | float,
     *,
     quality: int = 80,
@@ -137,14 +192,14 @@ def write_preview(
 
     Args:
         path: a name ending in .webp or .gif; its folder must exist.
-        frames: RGB pictures.
+        frames: RGB pictures, an array or a `FrameSpool`.
         fps: frames per second; at most 50 in a GIF, as players take shorter frames for long ones.
         quality: of WebP, 0 to 100.
 
     Raises:
         VideoError: if the name ends otherwise, there is nothing to write, or writing fails.
     """
-    _check(path, frames, fps)
+    _check(path, len(frames), fps)
     suffix = Path(path).suffix.lower()
     if suffix not in (".webp", ".gif"):
         raise VideoError(path, f"got a preview named {suffix or 'without ending'}, expected .webp or .gif.")
@@ -159,13 +214,13 @@ def write_preview(
     settings: dict[str, Any] = {"quality": quality, "method": 4} if suffix == ".webp" else {}
     settings |= {"duration": durations, "loop": 0} if len(new) > 1 else {"duration": durations[0]}
 
-    pictures: list[Any] = [frames[index] for index in new]
     with _whole_file(path) as draft:
-        # Into memory: imageio takes some names for more than names.
-        animation: Any = imageio.imwrite("<bytes>", pictures, plugin="pillow", extension=suffix, **settings)
+        pictures, buffer = _LazyPictures(frames, new), io.BytesIO()
+        pictures.save(buffer, suffix[1:].upper(), save_all=True, **settings)
+        animation = buffer.getvalue()
         # Encoders make a still picture, without a length, of pictures that hardly differ.
         if suffix == ".webp" and animation[30:34] != b"ANIM":
-            height, width = frames.shape[1:3]
+            height, width = frames[0].shape[:2]
             animation = _webp_of_one(animation, width, height, sum(durations))
         draft.write_bytes(animation)
 
@@ -186,8 +241,8 @@ def _webp_of_one(still: bytes, width: int, height: int, milliseconds: int) -> by
     return chunk(b"RIFF", b"WEBP" + parts)
 
 
-def _check(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "_ _ _ 3"], fps: int | float) -> None:
-    if len(frames) == 0:
+def _check(path: str | os.PathLike[str], count: int, fps: int | float) -> None:
+    if count == 0:
         raise VideoError(path, "got no frames to write, expected at least one.")
     if not _MIN_FPS <= fps <= 1000:
         raise VideoError(path, f"got fps {fps}, expected a number from {_MIN_FPS} to 1000.")

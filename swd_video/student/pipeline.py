@@ -1,23 +1,24 @@
 """Text to video with scale-wise students of any family."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
-from swd_video.models.decoding import decode_whole
+from swd_video.models.decoding import decode_stream, decode_whole
 from swd_video.models.first_frame import check_pictures, encode_first_frame
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
@@ -198,6 +199,15 @@ class ScaleWisePipeline:
         if output_type == "latent":
             return latents
         return VideoProcessor().postprocess_video(decode_whole(self.model, latents), output_type=output_type)
+
+    @torch.no_grad()
+    def stream(
+        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+    ) -> Iterator[Float32[np.ndarray, "batch frames height width 3"]]:
+        """Clean latents as clips in the form "np", the next frames each time; memory does not grow with them."""
+        for pixels in decode_stream(self.model, latents):
+            yield VideoProcessor().postprocess_video(pixels, output_type="np")
+        self.model.pipe.maybe_free_model_hooks()
 
     def _first_latents(
         self, schedule: ScaleSchedule, batch_size: int, generator: Generators, latents: Tensor | None

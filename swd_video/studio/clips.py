@@ -29,6 +29,7 @@ class PlannedClip:
         stages: Noise level and size in pixels of every stage.
         metadata: Text stored in the video file.
         content_hash: Hash of all this, the model's weights and `RENDER_VERSION`.
+        stages_hash: The same, less what only decoding depends on.
         prompt: What the model is given: the shot's, unknown words in a form that it knows where there is one.
         unknown_words: Words of it that the model does not know, with the known ones nearest to each.
     """
@@ -39,6 +40,7 @@ class PlannedClip:
     stages: tuple[tuple[float, PixelSize], ...]
     metadata: Mapping[str, str]
     content_hash: str
+    stages_hash: str
     prompt: str
     unknown_words: Mapping[str, list[str]] = field(default_factory=dict)
 
@@ -89,8 +91,11 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         prompt, unknown = prompts[take.shot.prompt]
         if prompt != take.shot.prompt:
             fields["read_as"] = prompt
+        stages_hash = hash_content(fields)
+        fields["model"] = [*fields["model"], *model.decoding]
         content_hash = hash_content(fields)
-        clips.append(PlannedClip(take, size, model.fps, stages, metadata, content_hash, prompt, unknown))
+        hashes = content_hash, stages_hash
+        clips.append(PlannedClip(take, size, model.fps, stages, metadata, *hashes, prompt, unknown))
     return clips
 
 

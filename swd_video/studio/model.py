@@ -8,9 +8,12 @@ import torch
 
 from swd_video.core.grid import Compression
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
+
+_OF_DECODING = {"vae_tiling", "vae_slicing", "decode_timestep", "decode_noise"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ModelFacts:
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
         options: How it is fitted into memory and run, where that is not the default; some move pixels a little.
+        decoding: The same of what only decoding depends on.
+        decoder: Hash of what clips are shown through; empty for the VAE.
         takes_pictures: Whether clips can start from a picture.
     """
 
@@ -43,6 +48,8 @@ class ModelFacts:
     device: str
     dtype: str
     options: tuple[str, ...] = ()
+    decoding: tuple[str, ...] = ()
+    decoder: str = ""
     takes_pictures: bool = False
 
 
@@ -60,6 +67,10 @@ def load_model_for_rendering(
     """
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
+    decoder = "" if pipe.model.decoder is None else weights_digest(pipe.model.decoder)
+    # The files' bytes are in the hashes; where they lie does not matter.
+    settings = options.model_dump(exclude_defaults=True, exclude={"transformer_file", "decoder"})
+    texts = {key: f"{key} {value}" for key, value in settings.items()}
     return pipe, ModelFacts(
         name=name,
         fingerprint=student.fingerprint(options.transformer_file),
@@ -72,9 +83,10 @@ def load_model_for_rendering(
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
         takes_pictures=pipe.model.takes_first_frame,
-        # The file's bytes are in the fingerprint; where it lies does not matter.
-        options=tuple(
-            f"{key} {value}"
-            for key, value in options.model_dump(exclude_defaults=True, exclude={"transformer_file"}).items()
+        options=tuple(text for key, text in texts.items() if key not in _OF_DECODING),
+        decoding=(
+            *(text for key, text in texts.items() if key in _OF_DECODING),
+            *([f"decoder {decoder}"] if decoder else []),
         ),
+        decoder=decoder,
     )

@@ -1,7 +1,8 @@
 """Rendering a script: clips, sidecars, previews, a contact sheet and `render.json`, resumable at any moment.
 
-A clip is finished when its sidecar is there, and the sidecar is written last. It holds the hash of everything
-that the clip depends on and the hashes of the clip's files, so a second run can tell what is still as asked.
+Latents are written before they are decoded, and removed once their clip is finished, so that a decode which fails or is
+killed costs no stage. A clip is finished when its sidecar is there, and the sidecar is written last. It holds the hash
+of everything that the clip depends on and those of its files, so a second run can tell what is still as asked.
 Nothing but `render.json` holds times, so an interrupted and resumed run ends with the same files.
 """
 
@@ -9,7 +10,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
-from swd_video.data.video import write_preview, write_video
+from swd_video.data.video import FrameSpool, write_preview, write_video
 from swd_video.environment import collecting_no_garbage
-from swd_video.files import alone_in, hash_file, write_json
+from swd_video.files import alone_in, hash_file, whole_file, write_json
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
@@ -40,6 +44,8 @@ PREVIEW_LONG_SIDE_PX = 320
 _REPORT_SECONDS = 10.0
 """Between two times that `render.json` is written; its length grows with the shots, so for many it is rarer."""
 
+_LATENTS_KEY = "made_of"
+_NOT_FINITE = "the model made values that are not numbers. Try --dtype float32."
 _OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 """Errors that the next clip would meet as well."""
 
@@ -222,19 +228,25 @@ def _render_clips(
 
 def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path) -> None:
     try:
+        waiting = _latents_file(result.clip, out)
         if _is_finished(result.clip, out):
             result.status = "skipped"
-            return
-        frames, result.stage_seconds = _generate(result.clip, pipe)
-        _write_clip(result.clip, frames, model, out)
-        result.status = "rendered"
+        else:
+            latents, result.stage_seconds = _make_latents(result.clip, pipe, waiting)
+            _write_clip(result.clip, _decode(latents, pipe), model, out)
+            result.status = "rendered"
+        waiting.unlink(missing_ok=True)
     except Exception as error:  # whatever goes wrong with one shot, the others are still wanted
         if _is_of_the_folder(error):
             raise OSError(
-                f"{error} What is finished is kept: mend it and run the same command again."
+                f"{str(error).rstrip('.')}. What is finished is kept: mend it and run the same command again."
             ) from error
-        result.status, result.stage_seconds = "failed", []
+        result.status = "failed"
         result.error = " ".join(f"{type(error).__name__}: {error}".split())
+        if waiting.is_file():
+            result.error += " Its latents are kept: the same command goes on with decoding."
+        else:
+            result.stage_seconds = []
 
 
 def _is_of_the_folder(error: BaseException | None) -> bool:
@@ -243,9 +255,13 @@ def _is_of_the_folder(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _generate(
-    clip: PlannedClip, pipe: ScaleWisePipeline
-) -> tuple[UInt8[np.ndarray, "frames height width 3"], list[float | None]]:
+def _make_latents(
+    clip: PlannedClip, pipe: ScaleWisePipeline, file: Path
+) -> tuple[Float[Tensor, "1 channels frames height width"], list[float | None]]:
+    """The clip's latents, with the seconds of its stages; those that wait in the file are not made again."""
+    found = _read_latents(clip, file)
+    if found is not None:
+        return found
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
     shot = clip.take.shot
     output: Any = pipe(
@@ -255,20 +271,51 @@ def _generate(
         height=clip.size.height,
         width=clip.size.width,
         generator=torch.Generator("cpu").manual_seed(clip.take.seed),
-        output_type="np",
+        output_type="latent",
     )
-    video = np.asarray(output.frames[0])
-    if not np.isfinite(video).all():
-        raise FloatingPointError("the model made values that are not numbers. Try --dtype float32.")
-    return (video * 255).round().astype(np.uint8), [float(seconds) for seconds in output.stage_seconds]
+    latents: Tensor = output.frames
+    seconds: list[float | None] = [float(seconds) for seconds in output.stage_seconds]
+    if not latents.isfinite().all():
+        raise FloatingPointError(_NOT_FINITE)
+    about = json.dumps({"stages_hash": clip.stages_hash, "stage_seconds": seconds})
+    with whole_file(file, durable=True) as draft:
+        # As bytes, so that what the disk says is an error of the system's, which the next clip would meet as well.
+        draft.write_bytes(save({"latents": latents.cpu().contiguous()}, {_LATENTS_KEY: about}))
+    return latents, seconds
+
+
+def _read_latents(clip: PlannedClip, file: Path) -> tuple[Tensor, list[float | None]] | None:
+    """What `_make_latents` wrote for the same stages; None for everything else."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            about = json.loads(stored.metadata()[_LATENTS_KEY])
+            if about["stages_hash"] == clip.stages_hash:
+                return stored.get_tensor("latents"), about["stage_seconds"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _decode(latents: Tensor, pipe: ScaleWisePipeline) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    for part in pipe.stream(latents):
+        if not np.isfinite(part[0]).all():
+            raise FloatingPointError(_NOT_FINITE)
+        yield from (part[0] * 255).round().astype(np.uint8)
 
 
 def _write_clip(
-    clip: PlannedClip, frames: UInt8[np.ndarray, "frames height width 3"], model: ModelFacts, out: Path
+    clip: PlannedClip, frames: Iterator[UInt8[np.ndarray, "height width 3"]], model: ModelFacts, out: Path
 ) -> None:
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
-    write_preview(preview, _shrink(frames), clip.fps)
-    write_video(video, frames, clip.fps, metadata=clip.metadata)
+    small = FrameSpool(out)
+
+    def remembered() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        for frame in frames:
+            small.append(_shrink(frame))
+            yield frame
+
+    write_video(video, remembered(), clip.fps, metadata=clip.metadata)
+    write_preview(preview, small, clip.fps)
     shot = clip.take.shot
     sidecar = {
         "id": clip.take.shot.id,
@@ -288,6 +335,7 @@ def _write_clip(
         "content_hash": clip.content_hash,
         **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),
         **({} if shot.picture is None else {"picture": shot.picture.name}),
+        **({"decoder": model.decoder} if model.decoder else {}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
     write_json(_sidecar(clip, out), sidecar)
@@ -303,15 +351,13 @@ def _is_finished(clip: PlannedClip, out: Path) -> bool:
     return all((out / name).is_file() and hash_file(out / name) == digest for name, digest in files.items())
 
 
-def _shrink(frames: UInt8[np.ndarray, "frames height width 3"]) -> UInt8[np.ndarray, "frames _ _ 3"]:
-    height, width = frames.shape[1:3]
+def _shrink(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    height, width = frame.shape[:2]
     scale = PREVIEW_LONG_SIDE_PX / max(height, width)
     if scale >= 1:
-        return frames
+        return frame
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.stack(
-        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames]
-    )
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
 
 
 def _stages(clip: PlannedClip) -> list[dict[str, float | int]]:
@@ -354,6 +400,7 @@ def _describe_run(script: Script, model: ModelFacts, report: RenderReport) -> di
         "title": script.title,
         "model": model.name,
         "model_fingerprint": model.fingerprint,
+        **({"decoder": model.decoder} if model.decoder else {}),
         "seed": script.seed,
         **described,
     }
@@ -375,6 +422,10 @@ def _times_of(clip: PlannedClip, known: Mapping[str, list[float | None]]) -> lis
     times = known.get(clip.content_hash, [])
     known_well = len(times) == len(clip.stages) and all(isinstance(time, float | None) for time in times)
     return times if known_well else []
+
+
+def _latents_file(clip: PlannedClip, out: Path) -> Path:
+    return out / f"{clip.name}.latents.safetensors"
 
 
 def _sidecar(clip: PlannedClip, out: Path) -> Path:
