@@ -36,6 +36,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Configs of others than `distill`, by the name of the file, which is that of the command or tool.
 OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "decoder": DecoderConfig,
+    "decoders": EvaluateConfig,
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,
     "study": StudyConfig,

@@ -42,6 +42,8 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     dtype: Precision = "auto"
     """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    decoder: str | None = None
+    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How both are fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -70,7 +72,7 @@ def run(argv: list[str]) -> int:
         rounds=arguments.rounds,
         device=device,
         dtype=choose_precision(arguments.dtype, device),
-        options=arguments.load,
+        options=arguments.load.shown_through(arguments.decoder),
         on_run=_say,
     )
     print(json.dumps(result) if arguments.json_output else _describe(arguments.student, result))

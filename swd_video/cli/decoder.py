@@ -36,6 +36,8 @@ class _Arguments:
     """YAML file, for example configs/pocket/decoder.yaml."""
     out: Path
     """Folder of the run: decoder.safetensors, report.json, config.yaml, samples/, checkpoint.pt."""
+    student: Path | None = None
+    """Folder of a student of the same VAE that carries the decoder from then on."""
     json: bool = False
     """Print one JSON object on stdout: file, clips, parameters, and for vae, decoder and difference (decoder less VAE,
     paired): psnr_db, ssim, laplacian_energy, motion_error, each with value, low and high."""
@@ -47,15 +49,19 @@ def run(argv: list[str]) -> int:
     from swd_video.training.decoder_config import load_decoder_config
 
     config = load_decoder_config(arguments.config, keys)
+    from swd_video.student.student import Student
     from swd_video.training.decoder import DECODER_FILE, distill_decoder
     from swd_video.training.finite import NonFiniteError
 
+    student = None if arguments.student is None else Student.load(arguments.student)
     try:
         report = distill_decoder(config, arguments.out)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     path = arguments.out / DECODER_FILE
+    if student is not None:
+        student.carry_decoder(path)
     if arguments.json:
         print(json.dumps({"file": str(path), **report}))
     else:

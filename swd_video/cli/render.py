@@ -34,6 +34,8 @@ class Arguments:
     reader: str | None = None
     """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
     the file's suffix."""
+    decoder: str | None = None
+    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> int:
         model=arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
-        options=arguments.load,
+        options=arguments.load.shown_through(arguments.decoder),
         say=_say,
     )
     if arguments.json_output:

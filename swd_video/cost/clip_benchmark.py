@@ -86,10 +86,12 @@ def measure_clips(
     runs: dict[str, Callable[[], object]] = {
         "text": lambda: pipe.model.encode_prompt(prompts),
         "stages": lambda: _latents(pipe, embeds),
-        "vae": lambda: pipe.decode_latents(latents, "pt"),
+        "vae": lambda: _through_vae(pipe, latents),
         "teacher": lambda: of_teacher(steps=steps, generator=_generator()),
         "full_steps": lambda: _latents(full, embeds),
     }
+    if pipe.model.decoder is not None:
+        runs["decoder"] = lambda: pipe.decode_latents(latents, "pt")
     samplers = {name: Sampler(run) for name, run in runs.items()}
     with torch.no_grad():
         timings = time_interleaved(samplers, rounds=rounds, warmup=0, on_run=on_run)
@@ -174,6 +176,14 @@ def _load_teacher(
 def _latents(pipe: ScaleWisePipeline, embeds: Tensor) -> Tensor:
     latents: Tensor = pipe(prompt_embeds=embeds, generator=_generator(), output_type="latent").frames
     return latents
+
+
+def _through_vae(pipe: ScaleWisePipeline, latents: Tensor) -> object:
+    carried, pipe.model.decoder = pipe.model.decoder, None
+    try:
+        return pipe.decode_latents(latents, "pt")
+    finally:
+        pipe.model.decoder = carried
 
 
 def _generator() -> torch.Generator:

@@ -116,6 +116,8 @@ class RealRowConfig(RowConfig):
     clips: Clips
     through_vae_of: str | None = None
     """A model whose VAE encodes and decodes them: the best that a sampler over its latents can do."""
+    decoder: Path | None = None
+    """A decoder's file, in the place of that VAE's own."""
 
 
 class TeacherRowConfig(RowConfig):
@@ -124,6 +126,8 @@ class TeacherRowConfig(RowConfig):
     kind: Literal["teacher"] = "teacher"
     model: str
     """A shipped name, a diffusers folder or a hub name."""
+    decoder: Literal["vae"] | Path | None = None
+    """What clips are shown through: `vae`, or a decoder's file; null is what a student carries, else the VAE."""
     steps: int = Field(default=50, ge=1)
     """Sampling steps; with guidance each runs the transformer twice."""
     guidance_scale: float | None = Field(default=None, ge=1)
@@ -144,6 +148,8 @@ class StudentRowConfig(RowConfig):
     kind: Literal["student"] = "student"
     model: str
     """A shipped name, a student's folder or a saved pipeline."""
+    decoder: Literal["vae"] | Path | None = None
+    """What clips are shown through: `vae`, or a decoder's file; null is what a student carries, else the VAE."""
 
 
 class MetricsConfig(Section):

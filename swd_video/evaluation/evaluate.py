@@ -103,7 +103,8 @@ def _rows(
     rows: dict[str, tuple[Row, Sequence[Request]]] = {}
     for section in config.rows:
         if isinstance(section, RealRowConfig):
-            codec = pool.teacher(section.through_vae_of) if section.through_vae_of else None
+            through = section.through_vae_of
+            codec = pool.teacher(through, decoder=section.decoder) if through else None
             clips = sources[section.key]
             rows[section.key] = real_row(section, size, fps, clips, codec), clips
         else:

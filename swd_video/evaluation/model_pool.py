@@ -1,6 +1,7 @@
 """Models of an evaluation, each loaded once."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student
 
+Decoder: TypeAlias = Literal["vae"] | Path | None
 _SHARED_PARTS = ("text_encoder", "vae")
 
 
@@ -23,37 +25,40 @@ class ModelPool:
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         self._dtype = dtype
         self._device = device
-        self._teachers: dict[tuple[str, float | None], VideoModel] = {}
-        self._students: dict[str, ScaleWisePipeline] = {}
+        self._teachers: dict[tuple[str, LoadOptions], VideoModel] = {}
+        self._students: dict[tuple[str, LoadOptions], ScaleWisePipeline] = {}
         self._parts: dict[tuple[type, str], nn.Module] = {}
 
-    def teacher(self, name: str, embedded_guidance: float | None = None) -> VideoModel:
+    def teacher(
+        self, name: str, embedded_guidance: float | None = None, decoder: Decoder = None
+    ) -> VideoModel:
         """A model behind the interface that all families share.
 
         Raises:
-            ValueError: There is no such model, or it is told no guidance.
+            ValueError: There is no such model, it is told no guidance, or the decoder is not for it.
         """
-        if (name, embedded_guidance) not in self._teachers:
-            options = LoadOptions(embedded_guidance=embedded_guidance)
+        options = LoadOptions(embedded_guidance=embedded_guidance, decoder=decoder)
+        if (name, options) not in self._teachers:
             model: Any = load_teacher(name, dtype=self._dtype, device=self._device, options=options)
             for part in _SHARED_PARTS:
                 self._known(getattr(model.pipe, part))
-            self._teachers[name, embedded_guidance] = model
-        return self._teachers[name, embedded_guidance]
+            self._teachers[name, options] = model
+        return self._teachers[name, options]
 
-    def student(self, name: str) -> ScaleWisePipeline:
+    def student(self, name: str, decoder: Decoder = None) -> ScaleWisePipeline:
         """A student's pipeline.
 
         Raises:
-            ValueError: There is no such student.
+            ValueError: There is no such student, or the decoder is not for it.
         """
-        if name not in self._students:
-            pipe = load_student(name, dtype=self._dtype, device=self._device)
+        options = LoadOptions(decoder=decoder)
+        if (name, options) not in self._students:
+            pipe = load_student(name, dtype=self._dtype, device=self._device, options=options)
             pipe.set_progress_bar_config(disable=True)
             for part in _SHARED_PARTS:
                 setattr(pipe.model.pipe, part, self._known(getattr(pipe.model.pipe, part)))
-            self._students[name] = pipe
-        return self._students[name]
+            self._students[name, options] = pipe
+        return self._students[name, options]
 
     def row(self, section: TeacherRowConfig | StudentRowConfig, size: PixelSize | None = None) -> Row:
         """A row that a model makes, by default of the size that it makes by itself.
@@ -67,14 +72,15 @@ class ModelPool:
                 f"--size: {section.model} does not say what clips it makes; give FRAMESxHEIGHTxWIDTH."
             )
         if isinstance(section, TeacherRowConfig):
-            return teacher_row(section, self.teacher(section.model, section.embedded_guidance), size)
-        return student_row(section, self.student(section.model), size)
+            teacher = self.teacher(section.model, section.embedded_guidance, section.decoder)
+            return teacher_row(section, teacher, size)
+        return student_row(section, self.student(section.model, section.decoder), size)
 
     def own_size(self, section: TeacherRowConfig | StudentRowConfig) -> PixelSize | None:
         """The size of clips that a model makes by itself, if it says."""
         if isinstance(section, TeacherRowConfig):
-            return self.teacher(section.model, section.embedded_guidance).spec.training_size
-        pipe = self.student(section.model)
+            return self.teacher(section.model, section.embedded_guidance, section.decoder).spec.training_size
+        pipe = self.student(section.model, section.decoder)
         return pipe.compression.pixel_size(pipe.scheduler.schedule.target)
 
     def size_and_fps(self, config: EvaluateConfig) -> tuple[PixelSize, float]:
@@ -89,9 +95,9 @@ class ModelPool:
             own = self.own_size(row)
             sizes.extend([] if own is None else [own])
             if isinstance(row, TeacherRowConfig):
-                rates[row.key] = self.teacher(row.model, row.embedded_guidance).spec.fps
+                rates[row.key] = self.teacher(row.model, row.embedded_guidance, row.decoder).spec.fps
             else:
-                rates[row.key] = self.student(row.model).fps
+                rates[row.key] = self.student(row.model, row.decoder).fps
         if not rates:
             raise ValueError("rows: all are real clips, expected a teacher or a student too.")
         if len(set(rates.values())) > 1:

@@ -9,7 +9,7 @@ import yaml
 
 from swd_video.evaluation.clip_features import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.models.loading import STUDENT_FILE_NAME
+from swd_video.models.loading import DECODER_FILE_NAME, STUDENT_FILE_NAME
 from swd_video.student.student import PixelNetwork, Student
 
 RECORD_NAME = "config.yaml"
@@ -54,11 +54,15 @@ def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) 
 def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None]]:
     """What a student's files say, and where; None for a file that names no network."""
     if (student / STUDENT_FILE_NAME).is_file():
-        used = Student.load(student).trained_through
-        if used is not None:
+        loaded = Student.load(student)
+        if loaded.trained_through is not None:
             where = f"{student / STUDENT_FILE_NAME}: encoders"
             yield where, None
-            yield from ((where, network) for network in used)
+            yield from ((where, network) for network in loaded.trained_through)
+        if loaded.decoder is not None:
+            where = f"{student / DECODER_FILE_NAME}: trained_through"
+            for network in (loaded.decoder.made_of or {}).get("trained_through", ()):
+                yield where, PixelNetwork(**network)
     record = find_record(student)
     try:
         content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))

@@ -150,14 +150,16 @@ def real_row(
         if codec is None:
             return frames
         pixels = pixels_from_frames(torch.from_numpy(frames).to(codec.device).permute(0, 4, 1, 2, 3))
-        return to_frames(codec.decode(codec.encode_video(pixels)))
+        return to_frames(decode_whole(codec, codec.encode_video(pixels)))
 
     identity: dict[str, Any] = {"kind": "real", "size": str(size), "fps": fps, **source.content(clips)}
     title = section.title or "real clips (the floor)"
     if codec is not None:
         vae = {"dtype": str(codec.vae.dtype), "vae": weights_digest(codec.vae)}
-        identity = {"kind": "codec", "of": identity, **vae}
-        title = section.title or f"real clips through the VAE of {section.through_vae_of}"
+        identity = {"kind": "codec", "of": identity, **vae, **_decoder_digest(codec)}
+        title = (
+            section.title or f"real clips through the VAE of {section.through_vae_of}{_decoder_words(codec)}"
+        )
     return Row(section.key, title, make, identity, fps=fps)
 
 
@@ -188,8 +190,12 @@ def _identity(model: VideoModel, scheduler: Any) -> dict[str, str]:
         "weights": weights_digest(model.transformer, *others),
         "dtype": str(model.vae.dtype),
         "scheduler": f"{type(scheduler).__name__} {settings}",
-        **({} if model.decoder is None else {"decoder": weights_digest(model.decoder)}),
+        **_decoder_digest(model),
     }
+
+
+def _decoder_digest(model: VideoModel) -> dict[str, str]:
+    return {} if model.decoder is None else {"decoder": weights_digest(model.decoder)}
 
 
 def _decoder_words(model: VideoModel) -> str:

@@ -37,6 +37,11 @@ class LoadOptions(Section):
     """An adapter from outside of the package, as `module:Class` or by the name of its entry point; null is the one that
     belongs to the model's pipeline."""
 
+    def shown_through(self, decoder: str | None) -> "LoadOptions":
+        """The same with another `decoder`, where one is named."""
+        named = Path(decoder) if decoder not in (None, "vae") else decoder
+        return self if named is None else self.model_copy(update={"decoder": named})
+
     @property
     def settings(self) -> dict[str, float]:
         """What is set of what only some families take."""

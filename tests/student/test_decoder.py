@@ -9,12 +9,17 @@ import torch
 from diffusers import WanPipeline
 
 from swd_video.core.decoder import StreamingDecoder
+from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.cost.clip_benchmark import measure_clips
+from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
+from swd_video.evaluation.model_pool import ModelPool
+from swd_video.evaluation.overlap import _training_networks
 from swd_video.models.decoding import decode_whole
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import Student
+from swd_video.student.student import PixelNetwork, Student
 
 
 @pytest.fixture
@@ -85,3 +90,45 @@ def test_a_decoder_of_another_vae_is_refused_and_nothing_changes(
         plain.carry_decoder(tmp_path / "other.safetensors")
     assert plain.folder is not None
     assert not (plain.folder / "decoder.safetensors").exists()
+
+
+def test_commands_and_rows_of_an_evaluation_say_what_clips_are_shown_through(
+    plain: Student, decoder_file: Path
+) -> None:
+    assert LoadOptions().shown_through(None) == LoadOptions()
+    assert LoadOptions(decoder=decoder_file).shown_through("vae").decoder == "vae"
+    assert LoadOptions().shown_through(str(decoder_file)).decoder == decoder_file
+    plain.carry_decoder(decoder_file)
+    pool, size = ModelPool(torch.float32, "cpu"), PixelSize(9, 48, 64)
+    digests = {}
+    for decoder in (None, "vae", decoder_file):
+        section = StudentRowConfig(key="student", model=str(plain.folder), decoder=decoder)
+        row = pool.row(section)
+        digests[decoder] = row.identity.get("decoder")
+        assert ("through decoder" in row.title) == (decoder != "vae")
+    assert digests[None] == digests[decoder_file] is not None
+    assert digests["vae"] is None
+    teacher = TeacherRowConfig(key="teacher", model=plain.base_path, decoder=decoder_file)
+    assert pool.row(teacher, size).identity["decoder"] == digests[None]
+    assert "decoder" not in pool.row(teacher.model_copy(update={"decoder": None}), size).identity
+
+
+def test_a_clip_is_timed_through_both(plain: Student, decoder_file: Path) -> None:
+    student = plain.carry_decoder(decoder_file)
+    result = measure_clips(Student.load(str(student.folder)), rounds=1)
+    assert [(row["way"], row["through"]) for row in result["rows"]] == [
+        (way, through) for way in ("student", "full_steps", "teacher") for through in ("decoder", "vae")
+    ]
+    assert result["seconds_a_clip"]["decode"] == result["rows"][0]["decode"] != result["rows"][1]["decode"]
+
+
+def test_a_network_that_trained_the_decoder_must_not_judge(
+    plain: Student, tiny_decoder: Callable[..., StreamingDecoder], tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    decoder = tiny_decoder(encoders=fingerprint_encoders(tiny_wan_folder))
+    decoder.made_of = {"trained_through": [{"name": "google/vivit", "fingerprint": ""}]}
+    decoder.save(tmp_path / "seen.safetensors")
+    plain.carry_decoder(tmp_path / "seen.safetensors")
+    assert plain.folder is not None
+    networks = [network for _, network in _training_networks(plain.folder)]
+    assert PixelNetwork("google/vivit") in networks
