@@ -24,7 +24,7 @@ from swd_video.core.grid import Compression
 from swd_video.core.network_file import read_network, write_network
 
 _KIND = "decoder"
-_CELLS_AT_ONCE = 20_000
+_CELLS_AT_ONCE = 8_000
 """Latents of a batch that are decoded in one piece: enough to keep a device busy."""
 
 
@@ -135,7 +135,8 @@ class _Memory:
     def before(self, block: nn.Module, x: Tensor) -> Tensor:
         """The frame before each of some frames; zeros before the first of all."""
         last = self.frames.get(block)
-        self.frames[block] = x[-1:]
+        # Copied, as a view would keep all of the piece in memory.
+        self.frames[block] = x[-1:].clone()
         return torch.cat([torch.zeros_like(x[:1]) if last is None else last, x[:-1]])
 
 

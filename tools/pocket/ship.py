@@ -1,8 +1,9 @@
 """Put a trained teacher and student into the package, in half precision.
 
     python -m tools.pocket.ship --teacher out/pocket/teacher/final --student out/pocket/swd/student
+    python -m tools.pocket.ship --decoder out/pocket/decoder/decoder.safetensors
 
-Either may be left out. The shipped student names the shipped teacher as its own.
+Each may be left out. The shipped student names the shipped teacher as its own, and carries the decoder.
 """
 
 import argparse
@@ -13,7 +14,13 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from swd_video.files import whole_folder
-from swd_video.models.loading import ASSETS, load_pipeline, read_video_spec, write_video_spec
+from swd_video.models.loading import (
+    ASSETS,
+    DECODER_FILE_NAME,
+    load_pipeline,
+    read_video_spec,
+    write_video_spec,
+)
 from swd_video.student.export import forget_origin
 from swd_video.student.student import Student
 
@@ -37,16 +44,26 @@ def ship_student(source: Path, assets: Path = ASSETS) -> None:
     forget_origin(assets / STUDENT)
 
 
+def ship_decoder(source: Path, assets: Path = ASSETS) -> None:
+    """Put a decoder of the shipped teacher's VAE into the student's folder."""
+    student = Student.load(assets / STUDENT).carry_decoder(source)
+    assert student.decoder is not None
+    student.decoder.to(torch.float16).save(assets / STUDENT / DECODER_FILE_NAME)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--student", type=Path)
+    parser.add_argument("--decoder", type=Path)
     arguments = parser.parse_args()
     if arguments.teacher is not None:
         ship_teacher(arguments.teacher)
     if arguments.student is not None:
         ship_student(arguments.student)
+    if arguments.decoder is not None:
+        ship_decoder(arguments.decoder)
 
 
 if __name__ == "__main__":
