@@ -25,7 +25,13 @@ from swd_video.models.published_decoders import load_decoder_file
 
 _TILE_PX, _OVERLAP_PX = 256, 64
 _FRAMES_AT_ONCE = 8
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# The last is what oneDNN says of a convolution that it finds no memory for.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a primitive",
+)
 
 _Decode: TypeAlias = Callable[[Tensor], Iterator[Tensor]]
 

@@ -183,7 +183,6 @@ def _build(
 
 
 def _key(name: str) -> str:
-    """Where in a config an objective's section is."""
     return "adapt" if name == "flow" else f"loss.{name}"
 
 
@@ -288,7 +287,6 @@ def _student(
         trained_through=tuple(seen for section in sections.values() for seen in section.trained_through),
         transformer_file=None if file is None else str(file),
         adapter=config.load.adapter,
-        # Read again, as the teacher's may have another precision.
         decoder=load_decoder(decoder, model, config.model) if isinstance(decoder, Path) else None,
         made_of=made_of,
     )
@@ -347,7 +345,6 @@ def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | N
 
 def _for_adaptation(config: DistillConfig) -> DistillConfig:
     """Without what belongs to a student: losses and groups of clips, samples, ways from stage to stage."""
-    train = config.train.model_copy(
-        update={"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
-    )
+    changes = {"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
+    train = config.train.model_copy(update=changes)
     return config.model_copy(update={"loss": LossConfig(), "train": train, "upsampler": None})
