@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from swd_video.core.grid import PixelSize
+from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.evaluation.config import EvaluateConfig, StudentRowConfig, TeacherRowConfig
 from swd_video.evaluation.rows import Row, student_row, teacher_row
 from swd_video.models.base import VideoModel
@@ -40,6 +40,12 @@ class ModelPool:
         options = LoadOptions(embedded_guidance=embedded_guidance, decoder=decoder)
         if (name, options) not in self._teachers:
             model: Any = load_teacher(name, dtype=self._dtype, device=self._device, options=options)
+            grid = LatentSize(1 + model.spec.compression.repeated_frames, 1, 1)
+            if (shown := model.shown_size(grid)) != (own := model.spec.compression.pixel_size(grid)):
+                raise ValueError(
+                    f"decoder: {decoder} shows {shown.height} pixels along each side of a latent, expected the "
+                    f"{own.height} of the VAE: teachers and real clips are compared at that size; give another decoder."
+                )
             for part in _SHARED_PARTS:
                 self._known(getattr(model.pipe, part))
             self._teachers[name, options] = model
@@ -81,7 +87,7 @@ class ModelPool:
         if isinstance(section, TeacherRowConfig):
             return self.teacher(section.model, section.embedded_guidance, section.decoder).spec.training_size
         pipe = self.student(section.model, section.decoder)
-        return pipe.compression.pixel_size(pipe.scheduler.schedule.target)
+        return pipe.model.shown_size(pipe.scheduler.schedule.target)
 
     def size_and_fps(self, config: EvaluateConfig) -> tuple[PixelSize, float]:
         """Size and frame rate of all clips of an evaluation.

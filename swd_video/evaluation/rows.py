@@ -120,7 +120,7 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
     schedule = pipe.scheduler.schedule
     stages = " → ".join(f"{stage.grid} from {stage.sigma:g}" for stage in schedule)
     title = section.title or f"{section.key} ({stages}){_decoder_words(pipe.model)}"
-    target = pipe.compression.pixel_size(schedule.target)
+    target = pipe.model.shown_size(schedule.target)
     if target != size:
         raise ValueError(
             f"{title}: its clips are {target}, the others' are {size}; give another size or student."

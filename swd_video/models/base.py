@@ -8,18 +8,17 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.flow import Sigma, velocity_from_x0
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.local_attention import WindowsOfBlocks
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.capture import capture_blocks
+from swd_video.models.codec import Codec
 from swd_video.models.local_attention import attending, windowed_processors
 from swd_video.models.spec import ModelSpec
 
@@ -33,7 +32,7 @@ ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 _ModelT = TypeVar("_ModelT", bound="VideoModel")
 
 
-class VideoModel(ABC):
+class VideoModel(Codec, ABC):
     """A text-to-video model seen as four functions: text encoder, VAE both ways, and velocity.
 
     Everything outside speaks `latents`: normalised, as the transformer sees them. An embedded prompt is one
@@ -65,14 +64,11 @@ class VideoModel(ABC):
         guidance_scale: default of the family's pipeline.
         settings: what of `LoadOptions` the constructor takes.
         lora_targets: ends of the names of the linear layers of its blocks, attention and MLP, which a LoRA changes.
-        spec: facts about the model.
         pipe: the pipeline whose parts these are; its modules are shared, not copied.
         transformer: the network that predicts velocities. Methods that run it take another of the same
             architecture as `transformer=`, so that teacher and student share one adapter.
-        vae: between pixels and raw latents.
         self_attention: name of the attention of a block's video tokens to each other alone, which can be kept to
             windows; None where they attend to the text's in the same.
-        decoder: what clips are shown through in the VAE's place, where there is one; losses see the VAE's pixels alone.
         takes_first_frame: whether the transformer takes a timestep for every token, and so a picture to start from.
         can_rescale_positions: whether `rescale_positions` works for the model.
         full_frames: what `rescale_positions` was given last.
@@ -91,7 +87,6 @@ class VideoModel(ABC):
     takes_first_frame: bool = False
     can_rescale_positions: bool = False
     full_frames: int | None = None
-    decoder: StreamingDecoder | None = None
 
     def __init__(
         self,
@@ -123,11 +118,6 @@ class VideoModel(ABC):
             embedded_guidance=self._embedded_guidance(config),
         )
 
-    @property
-    def vae(self) -> Any:
-        """The pipeline's own, so that one put in its place is used here too."""
-        return self.pipe.vae
-
     @classmethod
     def from_pipeline(cls: type[_ModelT], pipe: Any, **facts: Any) -> _ModelT:
         """Wrap a loaded pipeline; see the constructor."""
@@ -146,16 +136,6 @@ class VideoModel(ABC):
     def device(self) -> torch.device:
         """Where the transformer runs, which under CPU offload is not where its weights wait."""
         return get_module_execution_device(self.transformer)
-
-    @property
-    def published_decoder(self) -> str | None:
-        """Name, without its ending, of the file that TAEHV publishes for the model's latents, where there is one."""
-        return None
-
-    @property
-    def published_decoder_scale(self) -> float:
-        """What that decoder takes, divided by latents as the transformer sees them."""
-        return 1.0
 
     def tokens(self, schedule: ScaleSchedule) -> list[int]:
         """Tokens of every stage.
@@ -211,42 +191,6 @@ class VideoModel(ABC):
     @abstractmethod
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "batch text_length text_dim"]:
         """Embed prompts, padded or cut to `spec.text_length` rows; rows of padding are zeros."""
-
-    @torch.no_grad()
-    def encode_video(
-        self, pixels: Float[Tensor, "batch 3 frames height width"]
-    ) -> Float[Tensor, "batch channels latent_frames latent_height latent_width"]:
-        """Pixels in [-1, 1] to float32 latents: the mode of the VAE's posterior, so that caches repeat.
-
-        Raises:
-            ValueError: if the size is not legal for the model.
-        """
-        self.spec.compression.latent_size(PixelSize(*pixels.shape[2:]))
-        pixels = pixels.to(get_module_execution_device(self.vae), self.vae.dtype)
-        latents = self._normalize(self.vae.encode(pixels).latent_dist.mode().float())
-        repeated = self.spec.compression.repeated_frames
-        return torch.cat([latents[:, :, :1]] * repeated + [latents], dim=2)
-
-    def decode(
-        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
-    ) -> Float[Tensor, "batch 3 frames height width"]:
-        """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
-        latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
-        return self._decode_raw(self._denormalize(latents[:, :, self.spec.compression.repeated_frames :]))
-
-    @torch.no_grad()
-    def decode_in_parts(
-        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
-    ) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
-        """What `decode` gives, the next frames each time; all of them at once where the VAE knows no parts."""
-        latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
-        raw_latents = self._denormalize(latents[:, :, self.spec.compression.repeated_frames :])
-        tiles, slices = (getattr(self.vae, name, False) for name in ("use_tiling", "use_slicing"))
-        if tiles or (slices and len(latents) > 1):
-            yield self._decode_raw(raw_latents)
-        else:
-            bring_to_device(self.vae)
-            yield from self._decode_raw_in_parts(raw_latents)
 
     def predict_velocity(
         self,
@@ -374,9 +318,6 @@ class VideoModel(ABC):
             patch=(config.patch_size_t, config.patch_size, config.patch_size),
         )
 
-    def _latent_channels(self) -> int:
-        return int(self.vae.config.latent_channels)
-
     @abstractmethod
     def _text_length(self) -> int:
         """Rows of an embedded prompt, where nothing else is asked for."""
@@ -392,21 +333,6 @@ class VideoModel(ABC):
     @abstractmethod
     def _fps(self) -> float:
         """Frames per second of the clips that the family's models were trained on."""
-
-    def _normalize(self, raw_latents: Tensor) -> Tensor:
-        """What the VAE's encoder gives to what the transformer sees."""
-        return raw_latents * self.vae.config.scaling_factor
-
-    def _denormalize(self, latents: Tensor) -> Tensor:
-        """The inverse of `_normalize`, in the very operations of the family's pipeline, so that pixels agree."""
-        return latents / self.vae.config.scaling_factor
-
-    def _decode_raw(self, raw_latents: Tensor) -> Tensor:
-        return self.vae.decode(raw_latents, return_dict=False)[0]
-
-    def _decode_raw_in_parts(self, raw_latents: Tensor) -> Iterator[Tensor]:
-        """Several may run by turns, so each keeps for itself what the next part needs of the one before."""
-        yield self._decode_raw(raw_latents)
 
     @abstractmethod
     def _transformer_inputs(
@@ -445,11 +371,6 @@ class VideoModel(ABC):
                 f"{self.spec.family} model. Encode the clips with its own VAE."
             )
         self.spec.compression.tokens(LatentSize(*noisy_latents.shape[2:]))
-
-
-@apply_forward_hook
-def bring_to_device(network: nn.Module) -> None:
-    """What CPU offload does before a network runs, for those whose parts are called one by one."""
 
 
 def unwrap(network: nn.Module) -> Any:

@@ -11,7 +11,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from swd_video.config import flatten
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.checkpoints import read_json, require
-from swd_video.models.loading import HUB_NAME, read_model_index, read_video_spec, shipped_models
+from swd_video.models.loading import (
+    DECODER_FILE_NAME,
+    HUB_NAME,
+    read_model_index,
+    read_video_spec,
+    shipped_models,
+)
 from swd_video.models.wan import wan_fps
 from swd_video.student.student import Student
 
@@ -19,6 +25,10 @@ CARD_NAME = "README.md"
 TAG = "swd-video"
 """In the card of every export; says that the folder may be replaced by another one."""
 
+_DECODER = (
+    f"With swd-video its clips are shown through the decoder in `{DECODER_FILE_NAME}`, or, where that is asked for, "
+    "through the VAE; a stock pipeline knows the VAE alone."
+)
 _UNPUBLISHED = "path/to/this/folder"
 _FIGURES = ("steps", "seconds", "seconds_per_step")
 # Of a run's config, what says how the student was trained, less what only says how the run was watched.
@@ -75,8 +85,9 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
         _python(own_code(source)),
         "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."
         if per_token
-        else "With a stock diffusers pipeline and the scheduler of swd-video, to the same clip, bit for bit:\n\n"
-        + _python(stock),
+        else "With a stock diffusers pipeline and the scheduler of swd-video, to the same "
+        f"{'clip' if student.decoder is None else 'latents'}, bit for bit:\n\n" + _python(stock),
+        *([] if student.decoder is None else [_DECODER]),
         "## Training",
         *_training(student),
         "## Licence",

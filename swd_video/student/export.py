@@ -94,6 +94,7 @@ def export_student(
             replace(student, base_model=base_model or student.base_model).write_facts(draft, "lora", out)
         else:
             _write_merged(student, draft)
+        student.write_decoder(draft)
         forget_origin(draft)
         write_text(draft / CARD_NAME, card)
     files = sorted(path for path in out.rglob("*") if path.is_file())

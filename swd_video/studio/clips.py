@@ -24,7 +24,8 @@ class PlannedClip:
 
     Attributes:
         take: The shot, the take number and the seed.
-        size: Size in pixels.
+        size: Size in pixels, as the VAE makes it.
+        shown_size: Size in pixels of the files, which is larger where a decoder upscales.
         fps: Frames per second.
         stages: Noise level and size in pixels of every stage.
         metadata: Text stored in the video file.
@@ -36,6 +37,7 @@ class PlannedClip:
 
     take: Take
     size: PixelSize
+    shown_size: PixelSize
     fps: float
     stages: tuple[tuple[float, PixelSize], ...]
     metadata: Mapping[str, str]
@@ -69,7 +71,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
     for take in script.takes():
         frames = _frames(script, take.shot, model, native)
         size = PixelSize(frames, native.height, native.width)
-        grids = model.schedule.scaled_to(model.compression.latent_size(size), model.compression)
+        target = model.compression.latent_size(size)
+        grids = model.schedule.scaled_to(target, model.compression)
         stages = tuple((stage.sigma, model.compression.pixel_size(stage.grid)) for stage in grids)
         metadata = {
             "title": take.name,
@@ -95,7 +98,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         fields["model"] = [*fields["model"], *model.decoding]
         content_hash = hash_content(fields)
         hashes = content_hash, stages_hash
-        clips.append(PlannedClip(take, size, model.fps, stages, metadata, *hashes, prompt, unknown))
+        sizes = size, model.shown_size(target)
+        clips.append(PlannedClip(take, *sizes, model.fps, stages, metadata, *hashes, prompt, unknown))
     return clips
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from swd_video.core.grid import Compression
+from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
@@ -25,6 +25,7 @@ class ModelFacts:
         fingerprint: Hash of its files.
         fps: Frames per second of the clips it makes.
         compression: Which sizes are legal for it.
+        shown_size: Tells the size in pixels that clips on a grid are shown in.
         schedule: Its stages at its native size.
         text_length: Tokens of a prompt that it reads.
         count_tokens: Tells how many tokens a prompt has.
@@ -41,6 +42,7 @@ class ModelFacts:
     fingerprint: str
     fps: float
     compression: Compression
+    shown_size: Callable[[LatentSize], PixelSize]
     schedule: ScaleSchedule
     text_length: int
     count_tokens: Callable[[str], int]
@@ -76,6 +78,7 @@ def load_model_for_rendering(
         fingerprint=student.fingerprint(options.transformer_file),
         fps=pipe.fps,
         compression=pipe.compression,
+        shown_size=pipe.model.shown_size,
         schedule=pipe.scheduler.schedule,
         text_length=pipe.model.max_tokens,
         count_tokens=pipe.model.count_tokens,

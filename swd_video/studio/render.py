@@ -78,9 +78,9 @@ class ClipResult:
             "prompt": clip.take.shot.prompt,
             "seed": clip.take.seed,
             "file": f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
-            "frames": clip.size.frames,
-            "width": clip.size.width,
-            "height": clip.size.height,
+            "frames": clip.shown_size.frames,
+            "width": clip.shown_size.width,
+            "height": clip.shown_size.height,
             "fps": clip.fps,
             "seconds": round(clip.seconds, 6),
             "status": self.status,
@@ -239,7 +239,7 @@ def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelF
     except Exception as error:  # whatever goes wrong with one shot, the others are still wanted
         if _is_of_the_folder(error):
             raise OSError(
-                f"{str(error).rstrip('.')}. What is finished is kept: mend it and run the same command again."
+                f"{_told(error)} What is finished is kept: mend it and run the same command again."
             ) from error
         result.status = "failed"
         result.error = " ".join(f"{type(error).__name__}: {error}".split())
@@ -247,6 +247,12 @@ def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelF
             result.error += " Its latents are kept: the same command goes on with decoding."
         else:
             result.stage_seconds = []
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: cannot be written: {error.strerror}."
+    return str(error)
 
 
 def _is_of_the_folder(error: BaseException | None) -> bool:
@@ -326,9 +332,9 @@ def _write_clip(
         "model_fingerprint": model.fingerprint,
         "device": model.device,
         "dtype": model.dtype,
-        "frames": clip.size.frames,
-        "width": clip.size.width,
-        "height": clip.size.height,
+        "frames": clip.shown_size.frames,
+        "width": clip.shown_size.width,
+        "height": clip.shown_size.height,
         "fps": clip.fps,
         "seconds": round(clip.seconds, 6),
         "stages": _stages(clip),

@@ -1,5 +1,6 @@
 """A student that carries a decoder: saved, loaded, asked for another, given one later."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
+from peft import get_peft_model_state_dict
 
-from swd_video.core.decoder import StreamingDecoder
-from swd_video.core.grid import PixelSize
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.core.grid import Compression, PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.clip_benchmark import measure_clips
+from swd_video.data.video import probe_video
 from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
 from swd_video.evaluation.model_pool import ModelPool
 from swd_video.evaluation.overlap import _training_networks
 from swd_video.models.decoding import decode_whole
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions
+from swd_video.models.lora import add_lora
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import PixelNetwork, Student
+from swd_video.studio.render import render
+from swd_video.studio.yaml_script import parse_script
 
 
 @pytest.fixture
@@ -132,3 +138,43 @@ def test_a_network_that_trained_the_decoder_must_not_judge(
     assert plain.folder is not None
     networks = [network for _, network in _training_networks(plain.folder)]
     assert PixelNetwork("google/vivit") in networks
+
+
+@pytest.mark.parametrize("form", ["lora", "merged"])
+def test_an_export_takes_the_decoder_along_and_its_card_says_so(
+    form: str, tiny_wan_pipe: WanPipeline, plain: Student, decoder_file: Path, tmp_path: Path
+) -> None:
+    if form == "lora":
+        transformer = tiny_wan_pipe.transformer
+        add_lora(transformer, 4, ["to_q"])
+        plain.save(tmp_path / "additions", get_peft_model_state_dict(transformer))
+        plain = Student.load(tmp_path / "additions")
+    said = "shown through the decoder in `decoder.safetensors`"
+    plain.export(tmp_path / "before", form=form)
+    assert said not in (tmp_path / "before" / "README.md").read_text()
+    student = plain.carry_decoder(decoder_file)
+    student.export(tmp_path / "export", form=form)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert said in card
+    assert "to the same latents, bit for bit" in card
+    assert np.array_equal(_clip(Student.load(tmp_path / "export")), _clip(student))
+
+
+def test_a_clip_that_a_decoder_enlarges_says_its_own_size(plain: Student, tmp_path: Path) -> None:
+    layout = DecoderLayout.for_compression(Compression(), 4, (16, 8), (1, 1), (2, 8), upscale=2)
+    StreamingDecoder(layout).save(tmp_path / "larger.safetensors")
+    script = parse_script("shots: [{id: cat, prompt: a cat}]", "cat.yaml")
+    options = LoadOptions(decoder=tmp_path / "larger.safetensors")
+    assert render(script, tmp_path / "out", model=str(plain.folder), options=options).count("rendered") == 1
+    sidecar = json.loads((tmp_path / "out" / "cat.json").read_text())
+    video = probe_video(tmp_path / "out" / "cat.mp4")
+    assert (video.width, video.height) == (sidecar["width"], sidecar["height"]) == (128, 96)
+    assert sidecar["stages"][-1]["width"] == 64
+
+    pool, path = ModelPool(torch.float32, "cpu"), tmp_path / "larger.safetensors"
+    larger = StudentRowConfig(key="larger", model=str(plain.folder), decoder=path)
+    assert pool.own_size(larger) == PixelSize(9, 96, 128)
+    with pytest.raises(ValueError, match=r"its clips are 9x96x128, the others' are 9x48x64"):
+        pool.row(larger, PixelSize(9, 48, 64))
+    with pytest.raises(ValueError, match="shows 16 pixels along each side of a latent, expected the 8"):
+        pool.row(TeacherRowConfig(key="teacher", model=plain.base_path, decoder=path), PixelSize(9, 48, 64))
