@@ -39,8 +39,8 @@ class _Arguments:
     student: Path | None = None
     """Folder of a student of the same VAE that carries the decoder from then on."""
     json: bool = False
-    """Print one JSON object on stdout: file, clips, parameters, and for vae, decoder and difference (decoder less VAE,
-    paired): psnr_db, ssim, laplacian_energy, motion_error, each with value, low and high."""
+    """Print one JSON object on stdout: file, clips, skipped, parameters, and for vae, decoder and difference (decoder
+    less VAE, paired): psnr_db, ssim, laplacian_energy, motion_error, each with value, low and high."""
 
 
 def run(argv: list[str]) -> int:

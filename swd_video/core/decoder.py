@@ -216,12 +216,7 @@ class StreamingDecoder(nn.Module):
                 time, space = layout.growth[index]
                 x = rearrange(_each(self.grow[index], x), "f b (t c) h w -> (f t) b c h w", t=time)
                 x, surplus = self._trimmed(x, time, surplus, starts)
-                x = (
-                    _each(lambda y, s=space: functional.interpolate(y, scale_factor=float(s)), x)
-                    if space > 1
-                    else x
-                )
-                x = _each(self.refine[index], x)
+                x = _each(self.refine[index], x.repeat_interleave(space, 3).repeat_interleave(space, 4))
         x = _each(self.out, functional.leaky_relu(x, layout.slope))
         frames, rows, columns = layout.patch
         x = rearrange(x, "f b (t c p q) h w -> (f t) b c (h p) (w q)", t=frames, p=rows, q=columns)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -68,39 +67,19 @@ def measure_clips(
         )
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
     pipe.set_progress_bar_config(disable=True)
-    device, prompts = torch.device(device), [PROMPT] * batch_size
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    pipe(prompts, generator=_generator(), output_type="pt")
-    peak_gib = highest_bytes(device) / 2**30  # before the teacher is there
-
-    full = ScaleWisePipeline(
-        pipe.model, ScaleWiseFlowMatchScheduler.from_schedule(at_full_size(pipe.scheduler.schedule))
-    )
-    embeds = pipe.model.encode_prompt(prompts)
-    latents = _latents(full, embeds)
+    device = torch.device(device)
+    peak_gib = _peak_gib(pipe, batch_size, device)  # before the teacher is there
     taught = _load_teacher(student, teacher, device, dtype, options)
-    size, steps = pipe.compression.pixel_size(pipe.scheduler.schedule.target), default_steps(taught)
-    of_teacher = partial(sample_teacher, taught, prompts, size)
-    of_teacher(steps=1, generator=_generator())
-    runs: dict[str, Callable[[], object]] = {
-        "text": lambda: pipe.model.encode_prompt(prompts),
-        "stages": lambda: _latents(pipe, embeds),
-        "vae": lambda: _through_vae(pipe, latents),
-        "teacher": lambda: of_teacher(steps=steps, generator=_generator()),
-        "full_steps": lambda: _latents(full, embeds),
-    }
-    if pipe.model.decoder is not None:
-        runs["decoder"] = lambda: pipe.decode_latents(latents, "pt")
+    runs = _runs(pipe, taught, batch_size)
     samplers = {name: Sampler(run) for name, run in runs.items()}
     with torch.no_grad():
         timings = time_interleaved(samplers, rounds=rounds, warmup=0, on_run=on_run)
     seconds = {name: [timing.total / batch_size for timing in timings[name]] for name in runs}
     return summarise(seconds) | {
         "peak_gib": peak_gib,
-        "size": str(size),
+        "size": str(pipe.model.shown_size(pipe.scheduler.schedule.target)),
         "stages": len(pipe.scheduler.schedule),
-        "teacher_steps": steps,
+        "teacher_steps": default_steps(taught),
         "teacher_guidance_scale": taught.spec.guidance_scale,
         "batch_size": batch_size,
         "rounds": rounds,
@@ -108,6 +87,37 @@ def measure_clips(
         "threads": torch.get_num_threads(),
         "machine": machine_name(),
     }
+
+
+def _peak_gib(pipe: ScaleWisePipeline, batch_size: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    pipe([PROMPT] * batch_size, generator=_generator(), output_type="pt")
+    return highest_bytes(device) / 2**30
+
+
+def _runs(pipe: ScaleWisePipeline, taught: VideoModel, batch_size: int) -> dict[str, Callable[[], object]]:
+    """Every part of `WAYS`, and decoding; networks are warm afterwards, the teacher by one of its many steps."""
+    prompts, schedule = [PROMPT] * batch_size, pipe.scheduler.schedule
+    full = ScaleWisePipeline(pipe.model, ScaleWiseFlowMatchScheduler.from_schedule(at_full_size(schedule)))
+    embeds = pipe.model.encode_prompt(prompts)
+    latents = _latents(full, embeds)
+
+    def teach(steps: int) -> Tensor:
+        return sample_teacher(taught, prompts, schedule.target, steps=steps, generator=_generator())
+
+    teach(1)
+    _through_vae(pipe, latents)
+    runs: dict[str, Callable[[], object]] = {
+        "text": lambda: pipe.model.encode_prompt(prompts),
+        "stages": lambda: _latents(pipe, embeds),
+        "vae": lambda: _through_vae(pipe, latents),
+        "teacher": lambda: teach(default_steps(taught)),
+        "full_steps": lambda: _latents(full, embeds),
+    }
+    if pipe.model.decoder is not None:
+        runs["decoder"] = lambda: pipe.decode_latents(latents, "pt")
+    return runs
 
 
 def summarise(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -230,6 +230,12 @@ AnyEncoder = Annotated[
 ]
 
 
+AnyPixelEncoder = Annotated[
+    SerializeAsAny[Annotated[TransformersEncoderConfig | TransNetEncoderConfig, Field(discriminator="kind")]],
+    or_from_outside("encoders", PixelEncoderConfig),
+]
+
+
 class BlockFeatures(Encoder):
     """Blocks of the transformer, which see latents.
 

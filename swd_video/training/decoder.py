@@ -25,7 +25,6 @@ from swd_video.losses.reconstruction import feature_loss, reconstruction_loss
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import PixelEncoder
-from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.objective import known_blocks
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
@@ -36,11 +35,11 @@ from swd_video.training.finite import check_losses
 from swd_video.training.idle_parts import drop_text_encoders, keep_vae
 from swd_video.training.muon import Muon
 from swd_video.training.open_clips import open_clips
+from swd_video.training.optimizers import learning_rate_share
 from swd_video.training.provenance import CONFIG_FILE, digests_of_clips
 
 DECODER_FILE = "decoder.safetensors"
 REPORT_FILE = "report.json"
-_DECAY_SHARE = 0.45
 
 
 def distill_decoder(
@@ -210,9 +209,11 @@ class _Trainer:
         judged = second is not None and step >= train.steps
         if judged:
             assert second is not None
-            rate = second.decoder_lr_share * _rate(step - train.steps, second.steps, train.lr_warmup_steps)
+            rate = second.decoder_lr_share * learning_rate_share(
+                step - train.steps, second.steps, train.lr_warmup_steps
+            )
         else:
-            rate = _rate(step, train.steps, train.lr_warmup_steps)
+            rate = learning_rate_share(step, train.steps, train.lr_warmup_steps)
         with self._precision():
             decoded = self.decoder(latents, batch.is_start).float()
         known = latents
@@ -267,10 +268,9 @@ class _Trainer:
 
 
 def _load(features: FeaturesConfig, device: torch.device) -> PixelEncoder:
-    key, encoder = "train.features", features.encoder
-    assert isinstance(encoder, PixelEncoderConfig)
+    key = "train.features"
     try:
-        network = encoder.load(device)
+        network = features.encoder.load(device)
     except ValueError as error:
         raise ConfigError(f"{key}.encoder: {error}") from None
     known_blocks(f"{key}.block", features.block, network.name, network.num_blocks)
@@ -292,9 +292,6 @@ def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[to
     ]
     if muon_lr is not None:
         optimizers.append(Muon(kernels, lr=muon_lr, weight_decay=0.0))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
     return optimizers
 
 
@@ -306,11 +303,6 @@ def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) ->
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
-
-
-def _rate(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of a learning rate: a rise, a long stay, and a fall to 0."""
-    return min(1.0, (step + 1) / max(1, warmup_steps), (steps - step) / (_DECAY_SHARE * steps))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from swd_video.config import Section, load_config_as
 from swd_video.core.grid import LatentSize
 from swd_video.data.sections import DataConfig
-from swd_video.objectives.encoders import AnyEncoder, EncoderConfig, PixelEncoderConfig
+from swd_video.objectives.encoders import AnyPixelEncoder
 from swd_video.objectives.objective import Blocks
 from swd_video.training.config import LoadConfig
 
@@ -57,19 +57,12 @@ class DiscriminatorConfig(Section):
 class FeaturesConfig(Section):
     """A frozen network of pixels, whose features of decoded clips shall be those of the clips."""
 
-    encoder: AnyEncoder
-    """`transformers` or `transnetv2`, as in `loss.mmd`. It must not judge what was decoded so."""
+    encoder: AnyPixelEncoder
+    """As in `loss.mmd`. It must not judge what was decoded so."""
     block: Blocks = Field(min_length=1)
     """Its block, from 0, or a list of them."""
     weight: float = Field(default=0.1, gt=0)
     """Factor in the loss of the mean absolute error of features, each place's normalised over its channels."""
-
-    @field_validator("encoder")
-    @classmethod
-    def _check_encoder(cls, encoder: EncoderConfig) -> EncoderConfig:
-        if not isinstance(encoder, PixelEncoderConfig):
-            raise ValueError("sees no pixels; take transformers or transnetv2")
-        return encoder
 
 
 class DecoderTrainConfig(Section):
@@ -109,7 +102,7 @@ class DecoderConfig(Section):
     """A fast decoder for the VAE of a model: its shape, the clips that it learns from, and how."""
 
     model: str = "pocket-wan"
-    """Whose VAE: a shipped name, a student or diffusers folder of any family, or a hub name."""
+    """Whose VAE: a shipped name, a diffusers folder of any family, or a hub name."""
     seed: int = Field(default=0, ge=0)
     """Every draw of the run follows from it."""
     data: DataConfig

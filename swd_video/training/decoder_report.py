@@ -1,13 +1,14 @@
 """A decoder beside the VAE whose place it takes, on clips that it never saw: pictures, and figures."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from swd_video.config import ConfigError
@@ -23,14 +24,14 @@ from swd_video.data.video import write_preview
 from swd_video.files import write_json
 from swd_video.models.base import VideoModel
 
-_CLIPS_SHOWN, _CLIPS_AT_ONCE = 4, 4
+_CLIPS_SHOWN = 4
 
 
 class HeldOutClips:
-    """Clips by which decoders are compared; read when they are first asked for, and encoded by the VAE.
+    """Clips by which decoders are compared, one after another, so that few of them are in memory.
 
     Args:
-        model: whose VAE.
+        model: whose VAE encodes them.
         clips: that nothing was trained on.
         size: of the clips as a decoder makes them.
         upscale: pixels of that along height and width for each of the VAE.
@@ -43,79 +44,90 @@ class HeldOutClips:
         self._model, self._clips, self._size, self._folder = model, clips, size, folder
         self._vae_size = PixelSize(size.frames, size.height // upscale, size.width // upscale)
 
-    @cached_property
-    def pixels(self) -> Float[Tensor, "clips 3 frames height width"]:
-        """All clips that can be read.
-
-        Raises:
-            ConfigError: if there is none.
-        """
-        read = [pixels_or_reason(clip, self._size, self._model.spec.fps) for clip in self._clips]
-        pixels = [clip for clip in read if isinstance(clip, Tensor)]
-        if not pixels:
-            raise ConfigError(f"held_out: none of {len(read)} clips can be read: {read[0]}")
-        return torch.cat(pixels)
-
-    @cached_property
-    def latents(self) -> Float[Tensor, "clips channels latent_frames latent_height latent_width"]:
-        """What the VAE makes of them."""
-        small = resize_pixels(self.pixels, self._vae_size)
-        return torch.cat([self._model.encode_video(part).cpu() for part in small.split(_CLIPS_AT_ONCE)])
-
-    @cached_property
-    def through_vae(self) -> Float[Tensor, "clips 3 frames height width"]:
-        """What the VAE makes of those, enlarged where a decoder makes larger clips."""
-        with torch.no_grad():
-            decoded = [self._model.decode(part).float().cpu() for part in self.latents.split(_CLIPS_AT_ONCE)]
-        return resize_pixels(torch.cat(decoded), self._size).clamp(-1, 1)
-
-    def decoded_by(
-        self, decoder: StreamingDecoder, count: int | None = None
-    ) -> Float[Tensor, "clips 3 frames height width"]:
-        """What a decoder makes of all of them, or of the first."""
-        repeated = self._model.spec.compression.repeated_frames
-        parts = self.latents[:count, :, repeated:].split(_CLIPS_AT_ONCE)
-        return torch.cat([torch.cat(list(decoder.stream(part)), dim=2).float().cpu() for part in parts])
-
     def write_samples(self, decoder: StreamingDecoder, name: str) -> Path:
         """Write one moving picture: a row for each of some clips: the clip, through the VAE, through the decoder."""
-        columns = [self.pixels, self.through_vae, self.decoded_by(decoder, _CLIPS_SHOWN)]
-        rows = torch.cat([column[:_CLIPS_SHOWN] for column in columns], dim=-1)
-        frames = frames_from_pixels(torch.cat(list(rows), dim=-2)).permute(1, 2, 3, 0).numpy()
+        rows = [
+            torch.cat([pixels, through_vae, self._through(decoder, latents)], dim=-1)[0]
+            for pixels, latents, through_vae in self._shown
+        ]
+        frames = frames_from_pixels(torch.cat(rows, dim=-2)).permute(1, 2, 3, 0).numpy()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.webp"
         write_preview(path, np.ascontiguousarray(frames), self._model.spec.fps)
         return path
 
     def report(self, decoder: StreamingDecoder, path: Path) -> dict[str, Any]:
-        """Compare, write it down, and give it back.
+        """Compare, write it down, and give it back; clips that cannot be read are said on stderr.
 
         Returns:
-            `{"clips": number, "vae": figures, "decoder": figures, "difference": figures}`: `psnr_db`, `ssim`,
-            `laplacian_energy` (as a share of the clips' own) and `motion_error`, each with `value`, `low` and `high`,
-            the interval of 95 % over clips; "difference" is paired, decoder less VAE.
+            `clips`, `skipped` and `parameters`, all numbers, and figures of `vae`, `decoder` and their `difference`:
+            `psnr_db`, `ssim`, `laplacian_energy` (as a share of the clips' own) and `motion_error`, each with `value`,
+            `low` and `high`, the interval of 95 % over clips. The difference is paired, decoder less VAE.
+
+        Raises:
+            ConfigError: if no clip can be read.
         """
-        vae, fast = self._measure(self.through_vae), self._measure(self.decoded_by(decoder))
+        detail, vae, fast = [], [], []
+        for pixels, latents in self._read(print_skipped=True):
+            detail.append(laplacian_energy(pixels).item())
+            vae.append(_measure(self._through_vae(latents), pixels))
+            fast.append(_measure(self._through(decoder, latents), pixels))
+        ours, theirs = (_columns(measured, float(np.mean(detail))) for measured in (fast, vae))
+        self.write_samples(decoder, "final")
         report = {
-            "clips": len(self.pixels),
+            "clips": len(detail),
+            "skipped": len(self._clips) - len(detail),
             "parameters": sum(weight.numel() for weight in decoder.parameters()),
-            "vae": _figures(vae),
-            "decoder": _figures(fast),
-            "difference": _figures({name: fast[name] - vae[name] for name in vae}),
+            "vae": _figures(theirs),
+            "decoder": _figures(ours),
+            "difference": _figures({name: ours[name] - theirs[name] for name in ours}),
         }
         write_json(path, report, durable=True)
-        self.write_samples(decoder, "final")
         return report
 
-    def _measure(self, decoded: Tensor) -> dict[str, np.ndarray]:
-        detail = laplacian_energy(self.pixels).mean()
-        measured = {
-            "psnr_db": psnr_db(decoded, self.pixels),
-            "ssim": ssim(decoded, self.pixels),
-            "laplacian_energy": laplacian_energy(decoded) / detail,
-            "motion_error": motion_error(decoded, self.pixels),
-        }
-        return {name: values.double().numpy() for name, values in measured.items()}
+    @cached_property
+    def _shown(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        read = islice(self._read(), _CLIPS_SHOWN)
+        return [(pixels, latents, self._through_vae(latents)) for pixels, latents in read]
+
+    def _read(self, print_skipped: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each clip that can be read: pixels, and the VAE's latents of them."""
+        reason, found = "there is none", False
+        for clip in self._clips:
+            pixels = pixels_or_reason(clip, self._size, self._model.spec.fps)
+            if isinstance(pixels, str):
+                reason = f"{clip.name}: {pixels}"
+                if print_skipped:
+                    print(f"skipped {reason}", file=sys.stderr)
+                continue
+            found = True
+            yield pixels, self._model.encode_video(resize_pixels(pixels, self._vae_size)).cpu()
+        if not found:
+            raise ConfigError(f"held_out: none of {len(self._clips)} clips can be read; {reason}")
+
+    @torch.no_grad()
+    def _through_vae(self, latents: Tensor) -> Tensor:
+        """What the VAE makes of latents, enlarged where a decoder makes larger clips."""
+        return resize_pixels(self._model.decode(latents).float().cpu().clamp(-1, 1), self._size)
+
+    def _through(self, decoder: StreamingDecoder, latents: Tensor) -> Tensor:
+        """What a decoder makes of them."""
+        repeated = self._model.spec.compression.repeated_frames
+        return torch.cat(list(decoder.stream(latents[:, :, repeated:])), dim=2).float().cpu()
+
+
+def _measure(decoded: Tensor, pixels: Tensor) -> dict[str, float]:
+    return {
+        "psnr_db": psnr_db(decoded, pixels).item(),
+        "ssim": ssim(decoded, pixels).item(),
+        "laplacian_energy": laplacian_energy(decoded).item(),
+        "motion_error": motion_error(decoded, pixels).item(),
+    }
+
+
+def _columns(measured: list[dict[str, float]], detail: float) -> dict[str, np.ndarray]:
+    columns = {name: np.array([row[name] for row in measured]) for name in measured[0]}
+    return columns | {"laplacian_energy": columns["laplacian_energy"] / detail}
 
 
 def _figures(measured: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

@@ -11,9 +11,10 @@ from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import ASSETS, load_teacher
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon, orthogonalised
+from swd_video.training.optimizers import learning_rate_share
 from tools.pocket import teacher, vae
 from tools.pocket.corpus import ClipSpec
-from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, learning_rate_share, phase_of
+from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, phase_of
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
 
 

@@ -15,7 +15,7 @@ from swd_video.data.manifest import read_manifest
 from swd_video.models.loading import load_teacher
 from swd_video.training.decoder import distill_decoder
 from swd_video.training.decoder_clips import DecoderClips
-from swd_video.training.decoder_config import DecoderConfig
+from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
 
@@ -142,6 +142,25 @@ def test_a_decoder_can_make_larger_clips_than_the_vae(
         assert decoder(torch.zeros(1, 4, 3, 2, 4)).shape[2:] == (9, 32, 64)
 
 
+def test_held_out_clips_that_cannot_be_read_are_said_and_counted(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / "others.jsonl"
+    lines = [*manifest.read_text().splitlines()[:2], json.dumps({"path": "gone.mp4", "caption": "a cat"})]
+    for line in ("red-slowly.mp4", "red-fast.mp4"):
+        (tmp_path / line).write_bytes((manifest.parent / line).read_bytes())
+    others.write_text("\n".join(lines) + "\n")
+    config = make_decoder_config(steps=1)
+    config = config.model_copy(update={"held_out": HeldOutConfig(manifest=str(others), count=3)})
+    report = distill_decoder(config, tmp_path / "run")
+    assert (report["clips"], report["skipped"]) == (2, 1)
+    assert "skipped gone.mp4: " in capsys.readouterr().err
+    (tmp_path / "none.jsonl").write_text(lines[-1] + "\n")
+    config = config.model_copy(update={"held_out": HeldOutConfig(manifest=str(tmp_path / "none.jsonl"))})
+    with pytest.raises(ConfigError, match=r"held_out: none of 1 clips can be read; gone\.mp4"):
+        distill_decoder(config, tmp_path / "other")
+
+
 def test_another_config_in_the_same_folder_is_refused(
     make_decoder_config: MakeDecoderConfig, tmp_path: Path
 ) -> None:
@@ -173,7 +192,7 @@ def test_the_command_trains_and_says_what_came_out(
         (("--grid", "3x6"), "3x6"),
         (
             ("--train.features", "{encoder: {kind: teacher}, block: [1]}"),
-            "sees no pixels; take transformers or transnetv2",
+            "got 'teacher', expected one of 'transformers', 'transnetv2'",
         ),
     ],
 )

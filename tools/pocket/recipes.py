@@ -1,4 +1,4 @@
-"""What the recipes of the pocket networks share: precision, and how learning rates rise and fall, threads."""
+"""What the recipes of the pocket networks share: precision, and threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +18,6 @@ def fastest_precision(device: str = "cpu") -> str:
 def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
     """A context that runs networks in this precision; weights and optimizers stay float32."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def learning_rate_share(step: int, steps: int, warmup: int = 100) -> float:
-    """Linear warm-up, constant, linear decay over the last 45 %."""
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (0.45 * steps)))
 
 
 def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str, device: str = "cpu") -> float:

@@ -33,9 +33,10 @@ from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
 from swd_video.models.wan import WanModel
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon
+from swd_video.training.optimizers import learning_rate_share
 from tools.pocket.corpus import CLIP_SIZE, frame_rate, parse_caption
 from tools.pocket.pictures import save_sheet
-from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
+from tools.pocket.recipes import autocast, fastest_precision, threaded_backward
 from tools.pocket.text import wording
 
 PROMPTS = (

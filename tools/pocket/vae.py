@@ -26,8 +26,9 @@ from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.files import whole_folder
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon
+from swd_video.training.optimizers import learning_rate_share
 from tools.pocket.pictures import composed_frames, save_sheet, to_pixels
-from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share, threaded_backward
+from tools.pocket.recipes import autocast, fastest_precision, threaded_backward
 
 # Noise on the latents while training. The posterior's own width starts at 1 and drowns the colours for hundreds of
 # steps; a fixed one does not, and the network is taught to report it.
@@ -213,7 +214,9 @@ def main() -> None:
         loss = threaded_backward(losses, arguments.precision)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for optimizer, rate in zip(optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * learning_rate_share(step, arguments.steps, warmup=30)
+            optimizer.param_groups[0]["lr"] = rate * learning_rate_share(
+                step, arguments.steps, warmup_steps=30
+            )
             optimizer.step()
             optimizer.zero_grad()
         done = step + 1

@@ -29,9 +29,10 @@ from swd_video.core.grid import PixelSize
 from swd_video.files import whole_folder, write_json
 from swd_video.models.pixel_form import PixelForm
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from swd_video.training.optimizers import learning_rate_share
 from tools.pocket import corpus
 from tools.pocket.pictures import composed_frames, to_pixels
-from tools.pocket.recipes import autocast, fastest_precision, learning_rate_share
+from tools.pocket.recipes import autocast, fastest_precision
 
 CLIPS_SIZE = PixelSize(17, 64, 64)
 # transformers takes these back out of the pixels that are to be filled in.
@@ -127,7 +128,7 @@ def train(model: VideoMAEForPreTraining, frames: np.ndarray, options: VideoMaeOp
             loss = model(pixels.to(options.device), bool_masked_pos=hidden.to(options.device)).loss
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * learning_rate_share(
-                step, options.steps, warmup=max(options.steps // 20, 1)
+                step, options.steps, warmup_steps=max(options.steps // 20, 1)
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
