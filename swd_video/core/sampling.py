@@ -70,6 +70,11 @@ def draw_noise(
 
     A generator on the CPU therefore gives the same noise for every device.
 
+    Args:
+        shape: clips first.
+        generator: one for all clips, or a sequence with one for each.
+        device: where the noise goes.
+
     Raises:
         ValueError: if there are several generators, but not one for each clip.
     """

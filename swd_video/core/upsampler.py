@@ -64,7 +64,16 @@ class LatentUpsampler(nn.Module):
         encoders: str = "",
         made_of: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make one that resizes bicubically until it is trained."""
+        """Make one that resizes bicubically until it is trained.
+
+        Args:
+            channels: of the latents.
+            width: channels inside, a multiple of 8.
+            depth: residual blocks on the smaller grid, and again on the larger one.
+            pairs: see the attributes.
+            encoders: see the attributes.
+            made_of: see the attributes.
+        """
         super().__init__()
         self.channels, self.width, self.depth = channels, width, depth
         self.pairs, self.encoders = tuple(pairs), encoders

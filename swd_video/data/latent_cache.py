@@ -171,7 +171,9 @@ class LatentCache:
     def get(self, index: int, grids: Sequence[LatentSize] | None = None) -> LatentSample:
         """One clip, as stored (half precision).
 
-        Only some grids are read where they are named.
+        Args:
+            index: from 0.
+            grids: read only these; by default all.
 
         Raises:
             IndexError: if there is no such sample.

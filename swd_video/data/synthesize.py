@@ -51,6 +51,14 @@ def synthesize(
 ) -> CacheReport:
     """Make the clips that are missing and write them into a latent cache; see `CacheFiller`.
 
+    Args:
+        config: what the clips follow from.
+        folder: the cache.
+        device: where the teacher runs; it is loaded if there is something to make.
+        share: the files to make.
+        progress: see there.
+        say: see there.
+
     Raises:
         ValueError: if the model, the prompts or a grid is not usable, or the folder holds another cache.
         OSError: if the cache cannot be written, or another run is writing it.

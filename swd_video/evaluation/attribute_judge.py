@@ -62,6 +62,12 @@ class AttributeJudge(nn.Module):
     ) -> None:
         """Make an untrained judge.
 
+        Args:
+            classes: For each attribute the names of its classes.
+            input_frames: Frames it reads.
+            input_size_px: Height and width it reads.
+            width: Channels after the first convolution.
+
         Raises:
             ValueError: If an attribute has fewer than two classes or names one twice.
         """

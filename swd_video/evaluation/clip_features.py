@@ -106,7 +106,11 @@ class ImageNetVideoFeatures(FrameFeatures):
     ) -> None:
         """Load the network.
 
-        Short sides are resized to `size_px`; the network was trained at 224.
+        Args:
+            weights: State dict of EfficientNet-Lite0; default the `evaluation` extra's.
+            size_px: Short side that frames are resized to (the network was trained at 224).
+            frames_per_forward: Frames in one forward pass, which bounds memory.
+            device: Where to run.
         """
         self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
         self.net = load_efficientnet(weights, device=device)

@@ -16,6 +16,12 @@ def cost_figures(
     """Seconds and TFLOPs a clip for every row that has networks; the transformer's hold the way between grids.
 
     Operations are counted on the very calls that warm each row up, so they include guidance.
+
+    Args:
+        rows: What to measure.
+        requests: Made at once in each run; figures are divided by their number.
+        rounds: Timed runs of each row.
+        seed: Of the noise.
     """
     timed = {row.key: row.sampler(requests, seed) for row in rows if row.modules}
     clips = len(requests)

@@ -124,6 +124,14 @@ def write_bench(
 ) -> int:
     """Make the clips that are missing, in `folder/videos`; `folder/vbench.json` says what they are.
 
+    Args:
+        folder: Of the benchmark.
+        clips: What `plan_bench` gave.
+        row: The model.
+        about: Kept in the record.
+        batch_size: Clips made at once.
+        share: The clips to make; by default all.
+
     Returns:
         How many clips were made.
 

@@ -117,6 +117,10 @@ def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
 def check_lora(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
     """The additions in a file, each of which belongs to a linear layer of this transformer.
 
+    Args:
+        path: of a student's LoRA file, under the keys of `lora_state_dict`.
+        transformer: without additions of its own; only names and shapes count.
+
     Raises:
         ValueError: if the file is broken, a key is another tool's, an addition is half there or fits another
             network.

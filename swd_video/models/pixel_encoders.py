@@ -51,7 +51,9 @@ class PixelEncoder(ABC):
     ) -> list[Float[Tensor, "batch token_frames token_height token_width channels"]]:
         """Tokens after blocks, in the order asked; each clip is computed again in the backward pass.
 
-        Pixels lie in [-1, 1].
+        Args:
+            pixels: in [-1, 1]; gradients reach them.
+            blocks: indices, from 0.
         """
         return recomputed_by_clip(lambda clip: self.tokens(clip, blocks), pixels)
 

@@ -22,6 +22,10 @@ ADAPTERS = {
 def adapter_for(pipeline_name: str, adapter: str | None = None) -> type[VideoModel]:
     """The adapter of a pipeline.
 
+    Args:
+        pipeline_name: the `_class_name` of a `model_index.json`, or a pipeline's class name.
+        adapter: one from outside of the package to take instead, see `LoadOptions`.
+
     Raises:
         ValueError: if no adapter covers it, or what is named is none.
     """

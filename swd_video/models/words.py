@@ -19,7 +19,12 @@ _LARGEST_VOCABULARY = 20_000
 
 
 def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
-    """The parts of a text that a tokenizer has no token for, in order, each with the known words nearest to it."""
+    """The parts of a text that a tokenizer has no token for, in order, each with the known words nearest to it.
+
+    Args:
+        tokenizer: of transformers; one without an unknown token knows everything.
+        text: a prompt.
+    """
     found = dict.fromkeys(_OUTER.sub("", word) or word for word in _unknown(tokenizer, text))
     vocabulary = tokenizer.get_vocab() if found else {}
     words = [] if len(vocabulary) > _LARGEST_VOCABULARY else sorted(filter(str.isalpha, vocabulary))

@@ -97,7 +97,13 @@ class Encoder(ABC):
     def tokens(
         self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
     ) -> tuple[Tokens, Tokens]:
-        """Tokens of (student's clips, true clips); gradients reach the student's clips alone."""
+        """Tokens of (student's clips, true clips); gradients reach the student's clips alone.
+
+        Args:
+            comparison: the clips.
+            sigmas: lowest and highest noise level, for networks that see noise.
+            blocks: of the network, from 0.
+        """
 
 
 class EncoderConfig(Section, ABC):
@@ -121,6 +127,12 @@ class EncoderConfig(Section, ABC):
     @abstractmethod
     def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
         """Make the encoder.
+
+        Args:
+            key: of this section, for messages.
+            spec: of the teacher.
+            window: what networks of pixels are shown.
+            device: where to run it.
 
         Raises:
             ConfigError: if it cannot be loaded.

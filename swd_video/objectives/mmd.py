@@ -94,7 +94,13 @@ class MmdTermConfig(NoiseLevels):
     def sets(
         self, tokens: Float[Tensor, "batch tokens channels"], grid: TokenGrid, group: int
     ) -> Float[Tensor, "sets set_tokens channels"]:
-        """The sets of tokens that are compared."""
+        """The sets of tokens that are compared.
+
+        Args:
+            tokens: after a block, of whole clips.
+            grid: tokens of a clip along frames, height and width.
+            group: clips of a prompt, which may be joined.
+        """
         sets = tokens
         if self.tokens == "frame":
             sets = frame_sets(tokens, grid[0])

@@ -73,7 +73,13 @@ class Learner(ABC):
 
     @abstractmethod
     def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
-        """What it is trained on; gradients reach its parameters only."""
+        """What it is trained on; gradients reach its parameters only.
+
+        Args:
+            networks: who the teacher is.
+            clips: `detached()`.
+            draws: gives noise and sigmas.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,13 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
-        """The mean loss of some clips; gradients reach the student."""
+        """The mean loss of some clips; gradients reach the student.
+
+        Args:
+            networks: teacher, student, and critic where there is one.
+            clips: the student's and the true ones.
+            draws: gives noise and sigmas.
+        """
 
 
 class ObjectiveConfig(Section, ABC):
@@ -137,6 +149,14 @@ class ObjectiveConfig(Section, ABC):
         seed: int,
     ) -> Objective:
         """Make the objective.
+
+        Args:
+            key: of this section, for messages.
+            networks: teacher and student, where they train; may get additions.
+            schedule: the stages.
+            prompts: what `texts` asked for, embedded.
+            accelerator: knows the device, and who speaks.
+            seed: of the run.
 
         Raises:
             ValueError: for what cannot work with this teacher or schedule, naming the key.

@@ -64,6 +64,12 @@ def load_model_for_rendering(
 ) -> tuple[ScaleWisePipeline, ModelFacts]:
     """Load a student and gather what planning needs.
 
+    Args:
+        name: A shipped student, a student folder or a saved pipeline, as `load_student` takes it.
+        device: Where to run it.
+        dtype: Precision of all its parts.
+        options: How it is fitted into memory and run.
+
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
     """

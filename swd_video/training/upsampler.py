@@ -69,7 +69,14 @@ def digest_of_upsampler(upsampler: LatentUpsampler | None) -> str | None:
 def train_upsampler(
     config: UpsamplerConfig, pairs: Sequence[GridPair], clips: LatentCache, device: torch.device
 ) -> LatentUpsampler:
-    """Train one by the squared error of its latents against those of the same clips on the larger grid."""
+    """Train one by the squared error of its latents against those of the same clips on the larger grid.
+
+    Args:
+        config: its size, and how long it is trained.
+        pairs: grids to go between; each is drawn as often.
+        clips: cached on all of them.
+        device: where to train.
+    """
     with keyed_global(config.seed, "upsampler"):
         channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]
         encoders = clips.index["encoders"]

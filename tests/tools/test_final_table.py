@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,19 +45,18 @@ def students(tmp_path: Path, tiny_wan_folder: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in schedules}
 
 
-def test_one_command_makes_the_whole_table_and_does_no_work_twice(
-    pocket_corpus: Path,
-    tiny_wan_folder: Path,
-    judge_folder: Path,
-    students: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    composed = {"kind": "tools.pocket.rows:ComposedClips", "split": "final", "seed": 1, "count": 4}
-    prompted, teacher = {**composed, "samples_per_prompt": 2}, str(tiny_wan_folder)
+PROMPTED = {"kind": "tools.pocket.rows:ComposedClips", "split": "final", "seed": 1, "count": 4}
+
+
+@pytest.fixture
+def config(
+    tiny_wan_folder: Path, judge_folder: Path, students: dict[str, Path], tmp_path: Path
+) -> dict[str, Any]:
+    """The shipped config, with small models in its rows."""
     (tmp_path / "prompts.txt").write_text(
         "\n".join(s.caption for s in evaluation_specs("final", 1, 4, 2)[::2])
     )
+    prompted, teacher = {**PROMPTED, "samples_per_prompt": 2}, str(tiny_wan_folder)
     rows = [
         {"kind": "real", "key": "real", "clips": prompted},
         {"kind": "real", "key": "codec", "clips": prompted, "through_vae_of": teacher},
@@ -65,7 +65,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
         {"kind": "student", "key": "full", "model": str(students["full"])},
         {"kind": "student", "key": "student", "model": str(students["grow"])},
     ]
-    config = {
+    return {
         "extends": str(Path("configs/pocket/final.yaml").absolute()),
         "prompts_file": str(tmp_path / "prompts.txt"),
         "samples_per_prompt": 2,
@@ -73,37 +73,32 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
         "batch_size": 4,
         "against": ["codec", "teacher-50"],
         "rows": rows,
-        "metrics": {"judge": str(judge_folder), "real_clips": {**composed, "seed": 1001, "count": 6}},
+        "metrics": {"judge": str(judge_folder), "real_clips": {**PROMPTED, "seed": 1001, "count": 6}},
         "cost": {"rounds": 1},
         "page": {"prompts": 1},
     }
+
+
+def test_one_command_makes_the_whole_table_and_does_no_work_twice(
+    pocket_corpus: Path, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "final.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     document = tmp_path / "pocket-results.md"
     marks = ("<!-- evaluation final: begin -->", "<!-- evaluation final: end -->")
-    command = [
-        "evaluate",
-        str(tmp_path / "final.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-        "--json",
-    ]
+    out = str(tmp_path / "out")
+    command = ["evaluate", str(tmp_path / "final.yaml"), "--out", out, "--device", "cpu", "--json"]
     command += ["--document", str(document)]
     assert main(command) == 2 and "no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     document.write_text(f"# Pocket\n{marks[0]}\n{marks[1]}\nrest\n")
     assert main(command) == 0
     table = json.loads(capsys.readouterr().out)
-    assert list(table["rows"]) == [row["key"] for row in rows]
+    assert list(table["rows"]) == [row["key"] for row in config["rows"]]
     teacher_row, one, full, grow = list(table["rows"].values())[2:]
     assert teacher_row["adherence_subject"]["count"] == 4
     assert teacher_row["transformer_tflops"] == pytest.approx(3 * one["transformer_tflops"])
-    assert (teacher_row["transformer_calls"], full["transformer_calls"], grow["transformer_calls"]) == (
-        6,
-        2,
-        2,
-    )
+    calls = [row["transformer_calls"] for row in (teacher_row, full, grow)]
+    assert calls == [6, 2, 2]
     assert grow["transformer_tflops"] < full["transformer_tflops"] < one["transformer_tflops"] * 1.1
     assert table["rows"]["real"]["frechet"]["value"] < grow["frechet"]["value"]
     assert len(table["targets"]) == 3 + 3 + 3 + 3 + 1 + 1
@@ -117,7 +112,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     assert page.count(">met</em>") + page.count(">not met</em>") == 14
 
     saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
-    assert saved["rows"][0]["clips"] == prompted
+    assert saved["rows"][0]["clips"] == config["rows"][0]["clips"]
     assert saved["metrics"]["real_clips"] == config["metrics"]["real_clips"] | {"samples_per_prompt": None}
     clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").rglob("*.npz")}
     again = ["evaluate", str(tmp_path / "out" / "config.yaml"), *command[2:-2]]
