@@ -5,25 +5,23 @@ Plain text becomes a number, `true`, `false` or `null` where it is one to YAML 1
 """
 
 import difflib
-import math
 import re
 from collections.abc import Iterator
+from collections.abc import Mapping as StringMapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from swd_video.plain_text import clean_text, on_one_line, read_text
+from swd_video.plain_text import on_one_line, read_text
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys, and numbers of list items from 0."""
 
-MISSING = object()
-"""The default of a key that must be given."""
+NOTHING: StringMapping[str, str] = MappingProxyType({})
 
 _QUOTES = "Put the text in quotes."
-_WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
-_NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 # What plain text is taken for; other tags were written.
@@ -201,12 +199,20 @@ class Mapping:
         key: its dotted key, empty for the whole file.
         node: its node; None for a mapping that is not there.
         known: the keys that it may have; at the top keys that begin with `x-` may be added, to hold anchors.
+        refused: keys that people may expect here, and why there are none.
 
     Raises:
         SourceError: if it is no mapping, or has other keys or one twice.
     """
 
-    def __init__(self, source: Source, key: str, node: yaml.Node | None, known: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        key: str,
+        node: yaml.Node | None,
+        known: tuple[str, ...],
+        refused: StringMapping[str, str] = NOTHING,
+    ) -> None:
         self._source, self._key, self._node = source, key, node
         self._values: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if node is None:
@@ -220,7 +226,8 @@ class Mapping:
             if not key and name.startswith("x-"):
                 continue
             if name not in known:
-                raise self.fail(name_node, self._dotted(on_one_line(name)), _unknown_key(name, known))
+                problem = f"{refused[name]}." if name in refused else _unknown_key(name, known)
+                raise self.fail(name_node, self._dotted(on_one_line(name)), problem)
             if name in self._values:
                 line = self._values[name][0].start_mark.line + 1
                 raise self.fail(
@@ -257,71 +264,36 @@ class Mapping:
         """What a key holds."""
         return self._values[name][1] if name in self._values else None
 
-    def text(self, name: str, default: Any = MISSING, *, prose: bool = False) -> str:
-        """A text as it is written, white space folded; numbers, dates and `yes` are texts too.
+    def written(self, name: str, wanted: str = "text", *, many: bool = False, prose: bool = False) -> str:
+        """What stands at a key that is given, as it is written: numbers, dates and `yes` are texts too.
 
         Args:
             name: the key.
-            default: where it is not given.
+            wanted: what stands there, for messages; behind and before a text nothing may be dropped.
+            many: whether it may be a list; its items are joined by commas.
             prose: whether a `#` behind it may be meant as text.
         """
-        node = self._scalar(name, "text", default)
-        if node is None:
-            return str(default)
-        return self.read_text(node, self._dotted(name), prose=prose)
+        node, key = self._values[name][1], self._dotted(name)
+        if many and isinstance(node, yaml.SequenceNode):
+            return ", ".join(self._scalar(item, key, wanted).value for item in node.value)
+        node = self._scalar(node, key, wanted)
+        return self.text_of(node, key, prose=prose) if wanted == "text" else str(node.value)
 
-    def integer(self, name: str, default: Any = MISSING, *, minimum: int, limit: int) -> int:
-        """A whole number in plain digits, from `minimum` to below `limit`."""
-        node = self._scalar(name, "a whole number", default)
-        if node is None:
-            return int(default)
-        if not _WHOLE_NUMBER.fullmatch(node.value) or not minimum <= int(node.value) < limit:
-            expected = f"a whole number from {minimum} to {limit - 1}"
-            raise self.error(
-                name, f"expected {expected} in plain digits, got {describe(node)}. Correct or drop it."
-            )
-        return int(node.value)
+    def text_of(self, node: yaml.ScalarNode, key: str, *, prose: bool) -> str:
+        """A node's text, if YAML drops nothing of it that may be meant."""
+        self._check_nothing_eaten(node, key, prose)
+        return str(node.value)
 
-    def seconds(self, name: str, default: float | None) -> float | None:
-        """Seconds above 0."""
-        node = self._scalar(name, "seconds", default)
-        if node is None:
-            return default
-        value = float(node.value) if _NUMBER.fullmatch(node.value) else math.nan
-        if not 0 < value < math.inf:
-            raise self.error(
-                name,
-                f"expected seconds above 0, such as 2.5, got {describe(node)}. Drop the key to get the model's native "
-                "length.",
-            )
-        return value
-
-    def _scalar(self, name: str, wanted: str, default: Any) -> yaml.ScalarNode | None:
-        node = self.node(name)
-        if node is None:
-            if default is MISSING:
-                raise self.missing(name, wanted)
-            return None
+    def _scalar(self, node: yaml.Node, key: str, wanted: str) -> yaml.ScalarNode:
         if not isinstance(node, yaml.ScalarNode):
-            raise self.error(name, f"expected {wanted}, got {describe(node)}.")
+            raise self.fail(node, key, f"expected {wanted}, got {describe(node)}.")
         if node.tag not in _PLAIN_TAGS:
-            raise self.error(name, f"begins with `!`, which is a tag to YAML. {_QUOTES}")
+            raise self.fail(node, key, f"begins with `!`, which is a tag to YAML. {_QUOTES}")
         if node.tag == _NULL:
-            raise self.error(
-                name, f"expected {wanted}, got {describe(node)}. Write something, or drop the key."
+            raise self.fail(
+                node, key, f"expected {wanted}, got {describe(node)}. Write something, or drop the key."
             )
         return node
-
-    def read_text(self, node: yaml.ScalarNode, key: str, *, prose: bool) -> str:
-        """What `text` makes of a node."""
-        try:
-            text = " ".join(clean_text(node.value).split())
-        except ValueError as error:
-            raise self.fail(node, key, str(error)) from None
-        if not text:
-            raise self.fail(node, key, "expected text, got an empty one. Write something, or drop the key.")
-        self._check_nothing_eaten(node, key, prose)
-        return text
 
     def _check_nothing_eaten(self, node: yaml.ScalarNode, key: str, prose: bool) -> None:
         """Refuse or tell what YAML takes out of a plain text: an anchor before it, a comment behind it."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swd_video.core.grid import Compression, PixelSize
+from swd_video.core.grid import PixelSize
 from swd_video.files import hash_file
 from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import open_picture
-from swd_video.studio.script import Script, Shot, Take
+from swd_video.studio.script import Script, Take
+from swd_video.studio.sizes import ShotSizes
 
 RENDER_VERSION = 1
 """Raised whenever the same script and model would give other bytes; clips of older versions are made anew."""
@@ -61,16 +62,15 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
     """Work out every clip of a script for a model.
 
     Raises:
-        SourceError: A shot asks for a length that the model cannot make, says more than it reads or nothing that it
-            knows, or starts from a picture that cannot be used.
+        SourceError: A shot asks for a length or size that the model cannot make, says more than it reads or nothing
+            that it knows, or starts from a picture that cannot be used.
     """
-    native = model.compression.pixel_size(model.schedule.target)
     prompts = _read_prompts(script, model)
-    pictures = _hash_pictures(script, model, native)
+    sizes = ShotSizes(script, model)
+    pictures = _hash_pictures(script, model, sizes)
     clips = []
     for take in script.takes():
-        frames = _frames(script, take.shot, model, native)
-        size = PixelSize(frames, native.height, native.width)
+        size = sizes.of(take.shot)
         target = model.compression.latent_size(size)
         grids = model.schedule.scaled_to(target, model.compression)
         stages = tuple((stage.sigma, model.compression.pixel_size(stage.grid)) for stage in grids)
@@ -98,8 +98,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         fields["model"] = [*fields["model"], *model.decoding]
         content_hash = hash_content(fields)
         hashes = content_hash, stages_hash
-        sizes = size, model.shown_size(target)
-        clips.append(PlannedClip(take, *sizes, model.fps, stages, metadata, *hashes, prompt, unknown))
+        shown = model.shown_size(target)
+        clips.append(PlannedClip(take, size, shown, model.fps, stages, metadata, *hashes, prompt, unknown))
     return clips
 
 
@@ -149,11 +149,12 @@ def _read_prompts(script: Script, model: ModelFacts) -> dict[str, tuple[str, dic
     return readings
 
 
-def _hash_pictures(script: Script, model: ModelFacts, native: PixelSize) -> dict[Path, str]:
+def _hash_pictures(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[Path, str]:
     """Hashes of the bytes of all pictures, after a look at each."""
     hashes: dict[Path, str] = {}
+    fitting: set[tuple[Path, int, int]] = set()
     for index, shot in enumerate(script.shots):
-        if shot.picture is None or shot.picture in hashes:
+        if shot.picture is None:
             continue
         key = f"shots[{index}].picture"
         if not model.takes_pictures:
@@ -163,38 +164,17 @@ def _hash_pictures(script: Script, model: ModelFacts, native: PixelSize) -> dict
                 f"{model.name} makes clips from text alone. Drop the key, or use a student of a model that can start "
                 "from a picture.",
             )
+        size = sizes.of(shot)
+        if (place := (shot.picture, size.height, size.width)) in fitting:
+            continue
         try:
-            open_picture(shot.picture, native)
+            open_picture(shot.picture, size)
         except ValueError as error:
             raise script.error(shot.picture_line, key, str(error)) from None
-        hashes[shot.picture] = hash_file(shot.picture)
+        fitting.add(place)
+        if shot.picture not in hashes:
+            hashes[shot.picture] = hash_file(shot.picture)
     return hashes
-
-
-def _frames(script: Script, shot: Shot, model: ModelFacts, native: PixelSize) -> int:
-    """Frames of a shot: those of a legal length that is at most one frame away from the one asked for."""
-    if shot.seconds is None:
-        return native.frames
-    wanted = shot.seconds * model.fps
-    nearest = _nearest_legal(wanted, model.compression, native)
-    if abs(nearest - wanted) <= 1 + 1e-6:
-        return nearest
-    step = model.compression.temporal * model.compression.patch[0]
-    around = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
-    lengths = [frames for frames in around if _nearest_legal(frames, model.compression, native) == frames]
-    offers = " or ".join(f"{frames / model.fps:.4g} ({frames} frames)" for frames in lengths)
-    raise script.error(
-        shot.seconds_line,
-        f"shots[{script.shots.index(shot)}].seconds",
-        f"{shot.seconds:g} seconds are {wanted:.4g} frames at {model.fps:g} frames a second, which "
-        f"{model.name} cannot make. Nearest lengths: {offers}. Its native one is "
-        f"{native.frames / model.fps:.4g} ({native.frames} frames): drop the key to get that.",
-    )
-
-
-def _nearest_legal(wanted: float | int, compression: Compression, native: PixelSize) -> int:
-    size = PixelSize(max(1, round(wanted)), native.height, native.width)
-    return compression.nearest_legal(size).frames
 
 
 def hash_content(fields: Mapping[str, Any]) -> str:

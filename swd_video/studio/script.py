@@ -1,12 +1,14 @@
 """Scripts: a title, a model and shots, whatever the form of the file that lists them."""
 
+import difflib
 import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from swd_video.extensions import find
 from swd_video.plain_text import clean_text
@@ -24,6 +26,15 @@ MAX_TAKES = 1000
 MAX_CLIPS = 100_000
 """Of one script; planning a clip costs time and memory before the first is rendered."""
 
+MAX_FRAMES = 100_000
+"""Of one clip."""
+
+MAX_PIXELS = 100_000
+"""Of a clip's width and of its height."""
+
+DEFAULT_CROSSFADE_SECONDS = 0.5
+"""Of a crossfade that does not say how long."""
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
@@ -33,13 +44,28 @@ _RESERVED_IDS = {"render", "contact_sheet", "con", "prn", "aux", "nul"} | {
 
 
 @dataclass(frozen=True)
+class Transition:
+    """How a film comes into a shot.
+
+    Attributes:
+        kind: "cut", or "crossfade" from the shot before.
+        seconds: Of the crossfade; 0 for a cut.
+    """
+
+    kind: Literal["cut", "crossfade"]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Shot:
     """One entry of a script's `shots`, with the script's defaults filled in.
+
+    Shots of different files are equal if they ask for the same; where they are written does not count.
 
     Attributes:
         id: Unique and safe as a file name.
         prompt: What the clip shows; runs of white space are single blanks.
-        seconds: Clip length asked for; None stands for the model's native length.
+        seconds: Clip length asked for; None, with no `frames` either, stands for the model's native length.
         seed: The shot's own seed; None when it is derived from the script's.
         takes: How many versions to render, at least 1.
         line: Line of the script on which the shot starts, from 1.
@@ -47,6 +73,17 @@ class Shot:
         seconds_line: Line on which its length was given, maybe as a default; `line` when it was not.
         picture: File of the picture that the clip starts with; None for a clip from text alone.
         picture_line: Line on which that was given.
+        frames: Exact number of frames asked for, instead of `seconds`.
+        size: Height and width in pixels; None for the aspect's or the model's native size.
+        aspect: Shape of the picture, "16:9", instead of `size`.
+        pick: Numbers of the takes to render; empty for all of `takes`. They may be larger than `takes`.
+        keep: Takes that no later edit of the script renders anew: all, or those numbers.
+        continues: Id of the shot from whose last pictures this one starts.
+        title: Shown on the film.
+        trim: Seconds that the film cuts off at the start and at the end.
+        transition: How the film comes into the shot; None for what the film does everywhere.
+        marker: Text that stands at the shot on a timeline: the dialogue of a screenplay.
+        lines: Line on which each key was given, maybe as a default; see `line_of`.
     """
 
     id: str
@@ -54,11 +91,55 @@ class Shot:
     seconds: float | None
     seed: int | None
     takes: int
-    line: int
-    prompt_line: int
-    seconds_line: int
+    line: int = field(compare=False)
+    prompt_line: int = field(compare=False)
+    seconds_line: int = field(compare=False)
     picture: Path | None = None
-    picture_line: int = 0
+    picture_line: int = field(default=0, compare=False)
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    aspect: str | None = None
+    pick: tuple[int, ...] = ()
+    keep: bool | tuple[int, ...] = False
+    continues: str | None = None
+    title: str | None = None
+    trim: tuple[float, float] | None = None
+    transition: Transition | None = None
+    marker: str | None = None
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def line_of(self, key: str) -> int:
+        """Line on which a key was given; that of the shot when it was not."""
+        return self.lines.get(key, self.line)
+
+    def keeps(self, take: int) -> bool:
+        """Whether a take is kept as it is."""
+        return self.keep if isinstance(self.keep, bool) else take in self.keep
+
+
+@dataclass(frozen=True)
+class FilmSettings:
+    """What a script's `film` says.
+
+    Attributes:
+        sound: File that is laid under the film; None for silence.
+        order: Ids of the shots to show, in this order; empty for all as they stand in the script.
+        crossfade: Seconds of the crossfade into every shot that has no `transition`; 0 for cuts.
+        titles: Whether the film begins with the script's title and shows those of the shots.
+        line: Line on which it starts.
+        lines: Line on which each key was given.
+    """
+
+    sound: Path | None = None
+    order: tuple[str, ...] = ()
+    crossfade: float = 0.0
+    titles: bool = False
+    line: int = field(default=1, compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def line_of(self, key: str) -> int:
+        """Line on which a key was given; that of the film when it was not."""
+        return self.lines.get(key, self.line)
 
 
 @dataclass(frozen=True)
@@ -85,7 +166,8 @@ class Script:
         model: Name or folder, as `load_student` takes it.
         seed: What the seeds of all shots without their own derive from.
         shots: In the order of the file.
-        warnings: What YAML took for comments though it may belong to a text, as `file:line: key: ...`.
+        warnings: What was left out though it may have been meant, as `file:line: key: ...`.
+        film: How the shots become a film; None where the script does not say.
     """
 
     path: Path
@@ -94,15 +176,19 @@ class Script:
     seed: int
     shots: tuple[Shot, ...]
     warnings: tuple[str, ...] = ()
+    film: FilmSettings | None = None
 
     def takes(self) -> Iterator[Take]:
-        """Yield every clip to render, in the order of the file."""
+        """Yield every clip to render, in the order of the file: the picked takes of a shot, else all."""
         for shot in self.shots:
-            for take in range(1, shot.takes + 1):
-                if shot.seed is None:
-                    yield Take(shot, take, derive_seed(self.seed, shot.id, take))
-                else:
-                    yield Take(shot, take, shot.seed + take - 1)
+            for take in shot.pick or range(1, shot.takes + 1):
+                yield self.take(shot, take)
+
+    def take(self, shot: Shot, number: int) -> Take:
+        """One take of a shot, by its number from 1."""
+        if shot.seed is None:
+            return Take(shot, number, derive_seed(self.seed, shot.id, number))
+        return Take(shot, number, shot.seed + number - 1)
 
     def error(self, line: int, key: str, problem: str) -> SourceError:
         """Return an error that points at a line of this script."""
@@ -165,17 +251,59 @@ def check_script(script: Script) -> Script:
     first: dict[str, int] = {}
     for index, shot in enumerate(script.shots):
         if problem := _problem_of(shot) or _problem_of_id(shot.id, first, script):
-            raise script.error(shot.line, f"shots[{index}].{problem[0]}", problem[1])
+            raise script.error(shot.line_of(problem[0]), f"shots[{index}].{problem[0]}", problem[1])
         first[shot.id.lower()] = index
     if not script.shots:
         raise SourceError(f"{script.path}:1: shots: there is none. Give at least one shot with a prompt.")
-    count = sum(shot.takes for shot in script.shots)
+    _check_links(script)
+    count = sum(len(shot.pick) or shot.takes for shot in script.shots)
     if count > MAX_CLIPS:
         raise SourceError(
             f"{script.path}: has {count} clips, expected at most {MAX_CLIPS}. Take fewer `takes`, or divide the "
             "script."
         )
     return script
+
+
+def _check_links(script: Script) -> None:
+    """Refuse names of shots that there are not, and shots that continue each other in a circle."""
+    shots = {shot.id: shot for shot in script.shots}
+    for index, shot in enumerate(script.shots):
+        if shot.continues is None:
+            continue
+        line, key = shot.line_of("continues"), f"shots[{index}].continues"
+        if shot.continues not in shots:
+            raise script.error(line, key, _no_such_shot(shot.continues, shots))
+        if shot.picture is not None:
+            raise script.error(
+                line, key, "stands beside `picture`: a clip has one beginning. Keep one of them."
+            )
+    ends: set[str] = set()  # shots whose chain is known to have a beginning
+    for index, shot in enumerate(script.shots):
+        chain: dict[str, None] = {}
+        at: str | None = shot.id
+        while at is not None and at not in ends:
+            if at in chain:
+                circle = " -> ".join([*chain, at])
+                raise script.error(
+                    shot.line_of("continues"),
+                    f"shots[{index}].continues",
+                    f"goes in a circle, {circle}. Let one of them begin anew.",
+                )
+            chain[at] = None
+            at = shots[at].continues
+        ends |= chain.keys()
+    for shot_id in script.film.order if script.film else ():
+        if shot_id not in shots:
+            assert script.film
+            raise script.error(script.film.line_of("order"), "film.order", _no_such_shot(shot_id, shots))
+
+
+def _no_such_shot(shot_id: str, shots: Mapping[str, Shot]) -> str:
+    close = difflib.get_close_matches(shot_id, shots, n=1)
+    return f"{shot_id!r} is the id of no shot. " + (
+        f"Did you mean {close[0]!r}?" if close else "Name one of this script's."
+    )
 
 
 def id_problem(shot_id: str) -> str | None:
@@ -204,17 +332,21 @@ def _problem_of_id(shot_id: str, first: dict[str, int], script: Script) -> tuple
 
 
 def _problem_of(shot: Shot) -> tuple[str, str] | None:
-    try:
-        if clean_text(shot.prompt) != shot.prompt or not shot.prompt.strip():
-            return "prompt", "expected text without control characters. Write something."
-    except ValueError as error:
-        return "prompt", str(error)
+    for key, text in (("prompt", shot.prompt), ("title", shot.title), ("marker", shot.marker)):
+        if text is None:
+            continue
+        try:
+            if clean_text(text) != text or not text.strip():
+                return key, "expected text without control characters. Write something."
+        except ValueError as error:
+            return key, str(error)
     if shot.seconds is not None and not 0 < shot.seconds < math.inf:
         return "seconds", f"expected seconds above 0, got {shot.seconds}. Correct or drop it."
-    for key, value, least, limit in (
-        ("seed", shot.seed, 0, SEED_LIMIT),
-        ("takes", shot.takes, 1, MAX_TAKES + 1),
-    ):
+    whole = [("seed", shot.seed, 0, SEED_LIMIT), ("takes", shot.takes, 1, MAX_TAKES + 1)]
+    whole += [("pick", take, 1, MAX_TAKES + 1) for take in shot.pick]
+    whole += [("frames", shot.frames, 1, MAX_FRAMES + 1)]
+    whole += [("size", pixels, 1, MAX_PIXELS + 1) for pixels in shot.size or ()]
+    for key, value, least, limit in whole:
         if value is not None and not least <= value < limit:
             return (
                 key,

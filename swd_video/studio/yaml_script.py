@@ -4,23 +4,29 @@ from pathlib import Path
 
 import yaml
 
-from swd_video.studio.script import (
-    DEFAULT_MODEL,
-    MAX_TAKES,
-    SEED_LIMIT,
-    Script,
-    ScriptReader,
-    Shot,
-    check_script,
-    id_problem,
+from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot, check_script
+from swd_video.studio.shot_values import (
+    DEFAULT_KEYS,
+    FILM_KEYS,
+    LIST_KEYS,
+    REFUSED_KEYS,
+    SCRIPT_KEYS,
+    SHOT_KEYS,
+    Value,
+    Written,
+    make_film,
+    make_shot,
+    read_text,
+    read_values,
+    wanted,
 )
 from swd_video.yaml_source import Mapping, Source, SourceError, describe
 
-_SHOT_KEYS = ("id", "prompt", "picture", "seconds", "seed", "takes")
+_PROSE = ("prompt", "title", "marker")
 
 
 class YamlReader(ScriptReader):
-    """`shots`, and optionally `title`, `model`, `seed` and `defaults`; or nothing but a list of prompts or shots."""
+    """`shots`, and optionally the other keys of a script; or nothing but a list of prompts or shots."""
 
     def read(self, text: str, path: Path) -> Script:
         """See `ScriptReader.read`."""
@@ -29,16 +35,25 @@ class YamlReader(ScriptReader):
         if root is None:
             raise SourceError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
         bare = isinstance(root, yaml.SequenceNode)  # nothing but prompts or shots
-        top = Mapping(source, "", None if bare else root, ("title", "model", "seed", "defaults", "shots"))
-        defaults = Mapping(source, "defaults", top.node("defaults"), ("seconds", "takes"))
+        top = Mapping(source, "", None if bare else root, SCRIPT_KEYS, REFUSED_KEYS)
+        own = _values(top, ("title", "model", "seed", "size", "aspect"))
+        defaults = _values(
+            Mapping(source, "defaults", top.node("defaults"), DEFAULT_KEYS, REFUSED_KEYS), DEFAULT_KEYS
+        )
+        defaults |= {key: own[key] for key in ("size", "aspect") if key in own}
         entries = _shot_nodes(top, root if bare else top.node("shots"))
+        film = None
+        if top.has("film"):
+            mapping = Mapping(source, "film", top.node("film"), FILM_KEYS)
+            film = make_film(_values(mapping, FILM_KEYS), mapping.line(), path.parent)
         return Script(
             path=path,
-            title=top.text("title", path.stem, prose=True),
-            model=top.text("model", DEFAULT_MODEL),
-            seed=top.integer("seed", 0, minimum=0, limit=SEED_LIMIT),
+            title=own["title"].value if "title" in own else path.stem,
+            model=own["model"].value if "model" in own else DEFAULT_MODEL,
+            seed=own["seed"].value if "seed" in own else 0,
             shots=tuple(_read_shot(source, index, node, defaults) for index, node in enumerate(entries)),
             warnings=tuple(source.warnings),
+            film=film,
         )
 
 
@@ -57,35 +72,30 @@ def _shot_nodes(top: Mapping, node: yaml.Node | None) -> list[yaml.Node]:
     return list(node.value)
 
 
-def _read_shot(source: Source, index: int, node: yaml.Node, defaults: Mapping) -> Shot:
-    key = f"shots[{index}]"
-    seconds, seconds_line = defaults.seconds("seconds", None), defaults.line("seconds")
-    takes = defaults.integer("takes", 1, minimum=1, limit=MAX_TAKES + 1)
+def _values(mapping: Mapping, keys: tuple[str, ...]) -> dict[str, Value]:
+    written = {
+        key: Written(
+            mapping.written(key, wanted(key), many=key in LIST_KEYS, prose=key in _PROSE), mapping.line(key)
+        )
+        for key in keys
+        if mapping.has(key)
+    }
+    return read_values(written, lambda line, key, problem: mapping.error(key, problem))
+
+
+def _read_shot(source: Source, index: int, node: yaml.Node, defaults: dict[str, Value]) -> Shot:
+    key, line, folder = f"shots[{index}]", node.start_mark.line + 1, source.path.parent
     if isinstance(node, yaml.ScalarNode):  # a bare prompt
-        line = node.start_mark.line + 1
-        entry = Mapping(source, key, None, _SHOT_KEYS)
-        prompt = entry.read_text(node, key, prose=True)
-        return Shot(f"shot-{index + 1}", prompt, seconds, None, takes, line, line, seconds_line or line)
-    entry = Mapping(source, key, node, _SHOT_KEYS)
-    own_seconds = entry.has("seconds")
-    return Shot(
-        id=_read_id(entry),
-        prompt=entry.text("prompt", prose=True),
-        seconds=entry.seconds("seconds", seconds),
-        seed=entry.integer("seed", minimum=0, limit=SEED_LIMIT) if entry.has("seed") else None,
-        takes=entry.integer("takes", takes, minimum=1, limit=MAX_TAKES + 1),
-        line=entry.line(),
-        prompt_line=entry.line("prompt"),
-        seconds_line=entry.line("seconds") if own_seconds or seconds is None else seconds_line,
-        picture=source.path.parent / Path(entry.text("picture")).expanduser()
-        if entry.has("picture")
-        else None,
-        picture_line=entry.line("picture"),
-    )
-
-
-def _read_id(entry: Mapping) -> str:
-    shot_id = entry.text("id")
-    if problem := id_problem(shot_id):
-        raise entry.error("id", problem)
-    return shot_id
+        entry = Mapping(source, key, None, SHOT_KEYS)
+        try:
+            prompt = read_text(entry.text_of(node, key, prose=True))
+        except SourceError:
+            raise
+        except ValueError as error:
+            raise entry.fail(node, key, str(error)) from None
+        return make_shot({"prompt": Value(prompt, line)}, defaults, line, folder, f"shot-{index + 1}")
+    entry = Mapping(source, key, node, SHOT_KEYS, REFUSED_KEYS)
+    for name in ("id", "prompt"):
+        if not entry.has(name):
+            raise entry.missing(name, "text")
+    return make_shot(_values(entry, SHOT_KEYS), defaults, line, folder)

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot, derive_seed, load_script
+from swd_video.studio.script import (
+    DEFAULT_MODEL,
+    FilmSettings,
+    Script,
+    ScriptReader,
+    Shot,
+    Transition,
+    derive_seed,
+    load_script,
+)
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, parse_caption
@@ -44,6 +53,131 @@ def test_everything_but_id_and_prompt_has_a_default() -> None:
 
     assert (script.title, script.model, script.seed) == ("film", DEFAULT_MODEL, 0)
     assert (script.shots[0].seconds, script.shots[0].takes) == (None, 1)
+
+
+FULL = """\
+title: Everything
+size: 832x480
+film:
+  sound: music/song.wav
+  order: [b, a, b]
+  crossfade: 0.25
+  titles: true
+shots:
+  - id: a
+    prompt: a tiger
+    frames: 17
+    aspect: 16:9
+    pick: [3, 1]
+    keep: 3
+    title: The tiger
+    trim: [0.2, 0]
+    transition: crossfade 1
+    marker: "TIGER: Hello"
+  - {id: b, prompt: a fish, picture: fish.png, keep: true, transition: cut}
+  - {id: c, prompt: a fish, continues: b, transition: crossfade, pick: "2, 1", keep: no}
+"""
+
+
+def test_all_keys_are_read() -> None:
+    script = parse_script(FULL, Path("folder") / "film.yaml")
+    a, b, c = script.shots
+    assert script.film == FilmSettings(Path("folder/music/song.wav"), ("b", "a", "b"), 0.25, titles=True)
+    assert (a.frames, a.size, a.aspect, a.pick, a.keep, a.title) == (
+        17,
+        None,
+        "16:9",
+        (3, 1),
+        (3,),
+        "The tiger",
+    )
+    assert (a.trim, a.transition, a.marker) == ((0.2, 0.0), Transition("crossfade", 1.0), "TIGER: Hello")
+    assert (b.size, b.aspect, b.picture, b.keep) == ((480, 832), None, Path("folder/fish.png"), True)
+    assert (b.transition, c.transition) == (Transition("cut"), Transition("crossfade", 0.5))
+    assert (c.continues, c.pick, c.keep) == ("b", (2, 1), False)
+    assert [take.name for take in script.takes()] == ["a-take3", "a", "b", "c-take2", "c"]
+    assert (a.line_of("trim"), a.line_of("seconds"), b.line_of("size")) == (16, 9, 2)
+    assert (a.keeps(3), a.keeps(1), b.keeps(7)) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key", "words"),
+    [
+        (
+            "size: 832x480",
+            "size: 832",
+            2,
+            "size",
+            "expected WIDTHxHEIGHT in pixels, such as 832x480, got '832'",
+        ),
+        (
+            "size: 832x480",
+            "size: 832x480\naspect: 1:1",
+            3,
+            "aspect",
+            "stands beside `size`, which says the same",
+        ),
+        ("size: 832x480", "fps: 24", 2, "fps", "a model makes clips of one frame rate. Drop it"),
+        ("frames: 17", "seconds: 1\n    frames: 3", 12, "shots[0].frames", "stands beside `seconds`"),
+        (
+            "frames: 17",
+            "negative: blurry",
+            11,
+            "shots[0].negative",
+            "takes no guidance and no negative prompt",
+        ),
+        ("frames: 17", "steps: 20", 11, "shots[0].steps", "has the stages that it was distilled for"),
+        (
+            "aspect: 16:9",
+            "aspect: wide",
+            12,
+            "shots[0].aspect",
+            "expected WIDTH:HEIGHT, such as 16:9, got 'wide'",
+        ),
+        ("[3, 1]", "[3, 3]", 13, "shots[0].pick", "expected numbers of takes, each once"),
+        ("[3, 1]", "[3, best]", 13, "shots[0].pick", "in plain digits, got 'best'"),
+        ("keep: 3", "keep: maybe", 14, "shots[0].keep", "in plain digits, got 'maybe'"),
+        ("[0.2, 0]", "0.2", 16, "shots[0].trim", "the seconds to cut off at the start and at the end"),
+        ("crossfade 1", "wipe", 17, "shots[0].transition", "expected cut or crossfade with its seconds"),
+        (
+            "crossfade 1",
+            "crossfade 0",
+            17,
+            "shots[0].transition",
+            "expected cut or crossfade with its seconds",
+        ),
+        (
+            "order: [b, a, b]",
+            "order: [b, bb]",
+            5,
+            "film.order",
+            "'bb' is the id of no shot. Did you mean 'b'?",
+        ),
+        (
+            "crossfade: 0.25",
+            "crossfade: -1",
+            6,
+            "film.crossfade",
+            "expected seconds from 0, such as 0.5, got '-1'",
+        ),
+        ("titles: true", "titles: big", 7, "film.titles", "expected true or false, got 'big'"),
+        ("continues: b", "continues: x", 20, "shots[2].continues", "'x' is the id of no shot. Name one of"),
+        ("continues: b", "continues: c", 20, "shots[2].continues", "goes in a circle, c -> c"),
+        (
+            "picture: fish.png",
+            "picture: fish.png, continues: a",
+            19,
+            "shots[1].continues",
+            "stands beside `picture`: a clip has one beginning",
+        ),
+    ],
+)
+def test_errors_of_the_further_keys(old: str, new: str, line: int, key: str, words: str) -> None:
+    assert old in FULL
+    with pytest.raises(SourceError) as caught:
+        parse_script(FULL.replace(old, new, 1), "film.yaml")
+    assert str(caught.value).startswith(f"film.yaml:{line}: {key}: ")
+    assert words in str(caught.value)
 
 
 def test_takes_are_named_and_numbered() -> None:
