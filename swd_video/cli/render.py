@@ -1,7 +1,6 @@
 """`swd-video render`: a script in, clips and a contact sheet out."""
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments
+from swd_video.cli.following import following
 from swd_video.environment import collecting_no_garbage
 from swd_video.models.devices import Device, Precision
 from swd_video.models.load_options import LoadOptions
@@ -36,10 +36,16 @@ class Arguments:
     the file's suffix."""
     decoder: str | None = None
     """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
+    only: tuple[str, ...] = ()
+    """Render these shots (tiger) or takes (tiger:3) alone; the others stay as they are."""
+    skip: tuple[str, ...] = ()
+    """Shots or takes not to render."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout instead of a summary."""
+    json_progress: bool = False
+    """Tell what happens as JSON on stderr, an object a line, instead of lines for people."""
 
 
 def run(argv: list[str]) -> int:
@@ -52,20 +58,23 @@ def run(argv: list[str]) -> int:
 
         _quiet_loading()
     out: Path = arguments.out
-    report = render(
-        script,
-        out,
-        model=arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        options=arguments.load.shown_through(arguments.decoder),
-        say=_say,
-    )
+    with following(as_json=arguments.json_progress) as (watch, stop):
+        report = render(
+            script,
+            out,
+            model=arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            options=arguments.load.shown_through(arguments.decoder),
+            only=arguments.only,
+            skip=arguments.skip,
+            watch=watch,
+            stop=stop,
+        )
     if arguments.json_output:
         print(json.dumps(report.as_dict(out)))
     else:
-        counts = [f"{report.count(status)} {status}" for status in ("rendered", "skipped", "failed")]
-        print(f"{', '.join(counts)} in {report.seconds:.1f} s: {out / SHEET_NAME}, {out / REPORT_NAME}")
+        print(f"{report.summary()}: {out / SHEET_NAME}, {out / REPORT_NAME}")
     return 1 if report.count("failed") else 0
 
 
@@ -76,7 +85,3 @@ def _quiet_loading() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

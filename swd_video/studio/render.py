@@ -8,9 +8,8 @@ Nothing but `render.json` holds times, so an interrupted and resumed run ends wi
 
 import errno
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,9 @@ from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
 from swd_video.studio.pictures import read_picture
+from swd_video.studio.progress import Progress, Watch, as_lines
 from swd_video.studio.script import Script, load_script
+from swd_video.studio.selection import select_takes
 
 SHEET_NAME = "contact_sheet.png"
 REPORT_NAME = "render.json"
@@ -50,6 +51,7 @@ _OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EA
 """Errors that the next clip would meet as well."""
 
 Status = Literal["pending", "rendered", "skipped", "failed"]
+_OUTCOMES: tuple[Status, ...] = ("rendered", "skipped", "failed")
 
 
 @dataclass
@@ -107,6 +109,13 @@ class RenderReport:
         """How many clips have this status."""
         return sum(result.status == status for result in self.results)
 
+    def summary(self) -> str:
+        """How many clips became what, as a line."""
+        counts: list[str] = [f"{self.count(status)} {status}" for status in _OUTCOMES]
+        if left_out := self.count("pending"):
+            counts.append(f"{left_out} left out")
+        return f"{', '.join(counts)} in {self.seconds:.1f} s"
+
     def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
         """Plain values: `{"shots": [...], "seconds": ..., "warnings": [...]}`.
 
@@ -128,7 +137,11 @@ def render(
     dtype: Precision = "auto",
     reader: str | None = None,
     options: LoadOptions = DEFAULT_OPTIONS,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
+    watch: Watch = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> RenderReport:
     """Render a script, as `swd-video render` does: what is finished already is kept, so call it again to go on.
 
@@ -140,23 +153,31 @@ def render(
         dtype: "auto" takes bfloat16 on cuda and float32 elsewhere.
         reader: of the file, as for `load_script`.
         options: how the model is fitted into memory and run.
+        only: shots (`tiger`) or takes (`tiger:3`) to render; default all. The others stay as they are.
+        skip: shots or takes not to render.
         say: takes lines about progress, for example `print`.
+        watch: takes the same as events, and every stage as well.
+        stop: asked before every clip; if it says yes, the run ends like one that is interrupted.
 
     Raises:
         ValueError: the script or the model is not usable; nothing has been written then.
         FolderInUseError: another run is writing there.
         OSError: the folder cannot be written to; what is finished is kept.
+        KeyboardInterrupt: `stop` said so.
     """
     script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
+    select_takes(list(script.takes()), only, skip)  # refused before the model is loaded
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before
     place = choose_device(device)
     precision, name = choose_precision(dtype, place), model or script.model
-    say(f"loading {name} on {place} in {str(precision).removeprefix('torch.')}")
+    Progress(as_lines(say), watch).note(
+        f"loading {name} on {place} in {str(precision).removeprefix('torch.')}"
+    )
     with collecting_no_garbage():
         pipe, facts = load_model_for_rendering(name, device=place, dtype=precision, options=options)
-    pipe.set_progress_bar_config(leave=False, desc="stages", disable=not sys.stderr.isatty())
-    return render_script(script, pipe, facts, out, say=say)
+    pipe.set_progress_bar_config(disable=True)  # `watch` is told of the stages
+    return render_script(script, pipe, facts, out, only=only, skip=skip, say=say, watch=watch, stop=stop)
 
 
 def render_script(
@@ -165,7 +186,11 @@ def render_script(
     model: ModelFacts,
     out: Path,
     *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
+    watch: Watch = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> RenderReport:
     """Render what is not finished yet, one clip at a time, and describe everything in `out`.
 
@@ -174,18 +199,26 @@ def render_script(
         pipe: The loaded model.
         model: Facts about the same model.
         out: Folder for all files; made if missing. Files of shots no longer in the script are left alone.
+        only: Shots or takes to render; see `render`.
+        skip: Shots or takes not to render.
         say: Takes lines about progress.
+        watch: Takes events.
+        stop: Asked before every clip.
 
     Raises:
         SourceError: A shot asks for what the model cannot make; nothing has been written then.
+        ValueError: `only` or `skip` names no take.
         FolderInUseError: Another run is writing there.
         OSError: The folder cannot be written to; what is finished is kept.
+        KeyboardInterrupt: `stop` said so.
     """
     started = time.perf_counter()
     clips = plan_clips(script, model)
     warnings = [*script.warnings, *prompt_warnings(script, clips)]
+    chosen = select_takes([clip.take for clip in clips], only, skip)
+    progress = Progress(as_lines(say), watch)
     for line in warnings:
-        say(f"warning: {line}")
+        progress.warning(line)
 
     def report(results: Sequence[ClipResult]) -> RenderReport:
         current = RenderReport(results, time.perf_counter() - started, warnings)
@@ -193,27 +226,54 @@ def render_script(
         return current
 
     with alone_in(out):
-        return report(_render_clips(script, clips, pipe, model, out, say, report))
+        _plan_progress(clips, chosen, out, progress)
+        done = report(_render_clips(script, clips, chosen, pipe, model, out, progress, stop, report))
+    progress.done("failed" if done.count("failed") else "done", done.summary())
+    return done
+
+
+def _plan_progress(
+    clips: Sequence[PlannedClip], chosen: Collection[str], out: Path, progress: Progress
+) -> None:
+    """Tell how many clips there are, and how much work each is that its sidecar does not call finished."""
+    steps = {}
+    for clip in clips:
+        if clip.name in chosen and _read_json(_sidecar(clip, out)).get("content_hash") != clip.content_hash:
+            sizes = [*(size for _, size in clip.stages), clip.shown_size]
+            steps[clip.name] = [size.frames * size.height * size.width for size in sizes]
+    count = len(chosen)
+    text = f"{count} clip{'' if count == 1 else 's'}, {len(steps)} to render"
+    progress.plan(count, steps, text)
 
 
 def _render_clips(
     script: Script,
     clips: Sequence[PlannedClip],
+    chosen: Collection[str],
     pipe: ScaleWisePipeline,
     model: ModelFacts,
     out: Path,
-    say: Callable[[str], None],
+    progress: Progress,
+    stop: Callable[[], bool],
     report: Callable[[Sequence[ClipResult]], object],
 ) -> list[ClipResult]:
     known_times = _read_times(out / REPORT_NAME)
     results = [ClipResult(clip, stage_seconds=_times_of(clip, known_times)) for clip in clips]
     due = 0.0
     try:
-        for index, result in enumerate(results):
-            label = f"[{index + 1}/{len(results)}] {result.clip.name}"
+        wanted = [result for result in results if result.clip.name in chosen]
+        for result in results:
+            if result.clip.name not in chosen and _is_finished(result.clip, out):
+                result.status = "skipped"
+        for index, result in enumerate(wanted):
+            if stop():
+                raise KeyboardInterrupt
+            label = f"[{index + 1}/{len(wanted)}] {result.clip.name}"
             begun = time.perf_counter()
-            _render_if_needed(result, pipe, model, out)
-            say(_progress_line(label, result, time.perf_counter() - begun))
+            progress.begin()
+            _render_if_needed(result, pipe, model, out, progress)
+            line = _progress_line(label, result, time.perf_counter() - begun)
+            progress.clip(result.clip.take, result.status, line, result.error)
             if (now := time.perf_counter()) >= due:
                 report(results)
                 due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
@@ -226,13 +286,15 @@ def _render_clips(
     return results
 
 
-def _render_if_needed(result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path) -> None:
+def _render_if_needed(
+    result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path, progress: Progress
+) -> None:
     try:
         waiting = _latents_file(result.clip, out)
         if _is_finished(result.clip, out):
             result.status = "skipped"
         else:
-            latents, result.stage_seconds = _make_latents(result.clip, pipe, waiting)
+            latents, result.stage_seconds = _make_latents(result.clip, pipe, waiting, progress)
             _write_clip(result.clip, _decode(latents, pipe), model, out)
             result.status = "rendered"
         waiting.unlink(missing_ok=True)
@@ -262,12 +324,16 @@ def _is_of_the_folder(error: BaseException | None) -> bool:
 
 
 def _make_latents(
-    clip: PlannedClip, pipe: ScaleWisePipeline, file: Path
+    clip: PlannedClip, pipe: ScaleWisePipeline, file: Path, progress: Progress
 ) -> tuple[Float[Tensor, "1 channels frames height width"], list[float | None]]:
     """The clip's latents, with the seconds of its stages; those that wait in the file are not made again."""
     found = _read_latents(clip, file)
     if found is not None:
         return found
+
+    def tell(pipe: ScaleWisePipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> None:
+        progress.stage(clip.take, index, len(clip.stages))
+
     # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
     shot = clip.take.shot
     output: Any = pipe(
@@ -278,6 +344,7 @@ def _make_latents(
         width=clip.size.width,
         generator=torch.Generator("cpu").manual_seed(clip.take.seed),
         output_type="latent",
+        callback_on_step_end=tell,
     )
     latents: Tensor = output.frames
     seconds: list[float | None] = [float(seconds) for seconds in output.stage_seconds]
@@ -379,8 +446,9 @@ def _sheet_row(result: ClipResult, out: Path) -> SheetRow:
         heading=clip.name,
         details=f"{clip.seconds:.3g} s   seed {clip.take.seed}",
         prompt=clip.take.shot.prompt,
-        video=None if result.status == "failed" else out / f"{clip.name}.mp4",
+        video=out / f"{clip.name}.mp4" if result.status in ("rendered", "skipped") else None,
         problem=result.error
+        or ("not rendered yet" if result.status == "pending" else "")
         or (f"unknown words: {', '.join(clip.unknown_words)}" if clip.unknown_words else ""),
     )
 
