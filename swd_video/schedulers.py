@@ -285,11 +285,7 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         x0 = x0_from_velocity(sample.float(), model_output, self._active[index].sigma)
         prev_sample = x0
         if index + 1 < len(self._active):
-            following = self._active[index + 1]
-            upsampled = self.upsample(x0, following.grid)
-            source = self._kept_generator if generator is None else generator
-            noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
-            prev_sample = add_noise(upsampled, noise, following.sigma)
+            prev_sample = self.renoise(x0, index + 1, generator)
         else:
             self._kept_generator = None
 
@@ -298,6 +294,22 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0
         return ScaleWiseFlowMatchSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0)
+
+    def renoise(
+        self, x0: Float[Tensor, "batch channels _ _ _"], index: int, generator: Generators = None
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """Noisy latents of a stage: the clean ones of the stage before on its grid, with fresh noise.
+
+        Args:
+            x0: float32 latents, clean, on the grid of the stage before.
+            index: of the stage, at least 1.
+            generator: source of the noise, as for `step`.
+        """
+        stage = self._active[index]
+        upsampled = self.upsample(x0, stage.grid)
+        source = self._kept_generator if generator is None else generator
+        noise = draw_noise(tuple(upsampled.shape), generator=source, device=upsampled.device)
+        return add_noise(upsampled, noise, stage.sigma)
 
     def index_for_timestep(self, timestep: Tensor | float | int) -> int:
         """Which stage a timestep belongs to.

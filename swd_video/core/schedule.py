@@ -88,6 +88,10 @@ class ScaleSchedule:
         """The grids in stage order, each once."""
         return tuple(dict.fromkeys(self.grids))
 
+    def until(self, count: int) -> "ScaleSchedule":
+        """The first stages alone, at least one."""
+        return ScaleSchedule(self.stages[:count])
+
     def tokens(self, compression: Compression) -> list[int]:
         """Tokens of a model's transformer in every stage.
 

@@ -21,6 +21,7 @@ from swd_video.models.base import VideoModel
 from swd_video.models.decoding import decode_stream, decode_whole
 from swd_video.models.first_frame import check_pictures, encode_first_frame
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.stage_state import StageState, copy_generators
 
 StageCallback: TypeAlias = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None
 POSITIONS = ("native", "rescaled")
@@ -40,11 +41,13 @@ class ScaleWisePipelineOutput(BaseOutput):
             size; the last is `frames`. Else None.
         stage_seconds: time of every stage: transformer and scheduler, without text encoder, VAE and
             callbacks.
+        state: the clips after the last stage that ran, to be given to another call as `start`.
     """
 
     frames: Any
     previews: list[Any] | None
     stage_seconds: list[float]
+    state: StageState
 
 
 class ScaleWisePipeline:
@@ -136,6 +139,9 @@ class ScaleWisePipeline:
         callback_on_step_end: StageCallback = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         preview: bool = False,
+        start: StageState | None = None,
+        stop: int | None = None,
+        on_stage: Callable[[StageState, float], object] | None = None,
     ) -> ScaleWisePipelineOutput:
         """Make clips.
 
@@ -157,6 +163,10 @@ class ScaleWisePipeline:
             callback_on_step_end_tensor_inputs: tensors to hand to the callback: "latents" (of the next
                 stage, noisy), "prompt_embeds", "x0" (clean, of the stage just done).
             preview: decode what every stage saw, too.
+            start: where an earlier call of the same prompts and size stopped: goes on with the stage after it, and gives
+                what that call would have given, to the bit. Brings its generators along.
+            stop: how many stages have run, those before `start` included, when this call ends; default all.
+            on_stage: called after every stage with the clips as they are then and with the stage's seconds.
 
         Raises:
             ValueError: if the inputs do not fit together or the size is not legal.
@@ -175,7 +185,13 @@ class ScaleWisePipeline:
                 )
             pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
         prompt_embeds = prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0)
-        latents = self._first_latents(schedule, len(prompt_embeds), generator, latents)
+        clips = len(prompt_embeds)
+        if start is None:
+            latents = self._first_latents(schedule, clips, generator, latents)
+        else:
+            _check_start(start, schedule, clips, generator, latents)
+            generator = copy_generators(start.generator)
+        until = _check_stop(stop, start, schedule)
 
         def tell(index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if callback_on_step_end is None:
@@ -183,11 +199,13 @@ class ScaleWisePipeline:
             return callback_on_step_end(self, index, timestep, {name: tensors[name] for name in names}) or {}
 
         with self.model.positions_over(self._full_frames(schedule)):
-            clean, seconds = self._run_stages(schedule, latents, prompt_embeds, pictures, generator, tell)
+            clean, seconds, state = self._run_stages(
+                schedule.until(until), start or latents, prompt_embeds, pictures, generator, tell, on_stage
+            )
         video = self.decode_latents(clean[-1], output_type)
         previews = [*(self.decode_latents(x0, output_type) for x0 in clean[:-1]), video] if preview else None
         self.model.pipe.maybe_free_model_hooks()
-        return ScaleWisePipelineOutput(frames=video, previews=previews, stage_seconds=seconds)
+        return ScaleWisePipelineOutput(frames=video, previews=previews, stage_seconds=seconds, state=state)
 
     @torch.no_grad()
     def decode_latents(
@@ -225,21 +243,27 @@ class ScaleWisePipeline:
     def _run_stages(
         self,
         schedule: ScaleSchedule,
-        latents: Tensor,
+        start: StageState | Tensor,
         prompt_embeds: Tensor,
         pictures: Tensor | None,
         generator: Generators,
         tell: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
-    ) -> tuple[list[Tensor], list[float]]:
-        """Clean latents and seconds of every stage; stops early where a callback has interrupted."""
+        on_stage: Callable[[StageState, float], object] | None,
+    ) -> tuple[list[Tensor], list[float], StageState]:
+        """Clean latents and seconds of every stage that ran, and the state after them; a callback may stop early."""
         self.scheduler.set_timesteps(device=self.model.device, schedule=schedule)
-        self.scheduler.set_begin_index(0)
+        begin = start.stages if isinstance(start, StageState) else 0
+        self.scheduler.set_begin_index(begin)
         self._interrupt, self._num_timesteps = False, len(schedule)  # callbacks of diffusers read both
         clean: list[Tensor] = []
         stage_seconds: list[float] = []
-        with self.progress_bar(total=len(schedule)) as progress_bar:
-            for index, timestep in enumerate(self.scheduler.timesteps):
-                start = self._now()
+        latents = start
+        with self.progress_bar(total=len(schedule) - begin) as progress_bar:
+            for index, timestep in enumerate(self.scheduler.timesteps[begin:], begin):
+                began = self._now()
+                if isinstance(latents, StageState):
+                    x0 = latents.latents.to(self.model.device, torch.float32)
+                    latents = self.scheduler.renoise(x0, index, generator)
                 first_frame = None
                 if pictures is not None:
                     first_frame = encode_first_frame(self.model, pictures, LatentSize(*latents.shape[2:]))
@@ -247,18 +271,22 @@ class ScaleWisePipeline:
                 velocity = self.model.predict_velocity(
                     latents, stage.sigma, prompt_embeds, first_frame=first_frame, attention=stage.attention
                 )
+                before_noise = copy_generators(generator)
                 latents, x0 = self.scheduler.step(velocity, timestep, latents, generator, return_dict=False)
-                stage_seconds.append(self._now() - start)
+                stage_seconds.append(self._now() - began)
                 clean.append(x0)
+                state = StageState(x0, index + 1, before_noise)
+                if on_stage is not None:
+                    on_stage(state, stage_seconds[-1])
                 tensors = {"latents": latents, "prompt_embeds": prompt_embeds, "x0": x0}
                 tensors |= tell(index, timestep, tensors)
                 latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
                 progress_bar.update()
                 if self._interrupt:
                     break
-        if len(clean) == len(schedule):
+        if begin + len(clean) == len(schedule):
             clean[-1] = latents  # the same, unless a callback changed it
-        return clean, stage_seconds
+        return clean, stage_seconds, state
 
     def _full_frames(self, schedule: ScaleSchedule) -> int | None:
         return schedule.target.frames if self.positions == "rescaled" else None
@@ -277,6 +305,23 @@ def _check_inputs(prompt: str | list[str] | None, prompt_embeds: Tensor | None, 
         raise ValueError("prompt: got an empty list, expected at least one prompt.")
     if output_type not in _OUTPUT_TYPES:
         raise ValueError(f"output_type: got {output_type!r}, expected one of {', '.join(_OUTPUT_TYPES)}.")
+
+
+def _check_start(
+    start: StageState, schedule: ScaleSchedule, clips: int, generator: Generators, latents: Tensor | None
+) -> None:
+    start.check_fits(schedule)
+    if len(start.latents) != clips:
+        raise ValueError(f"start: got {len(start.latents)} clips for {clips} prompts, expected one for each.")
+    if generator is not None or latents is not None:
+        raise ValueError("start: brings its noise along; leave generator and latents out.")
+
+
+def _check_stop(stop: int | None, start: StageState | None, schedule: ScaleSchedule) -> int:
+    least, most = 1 if start is None else start.stages + 1, len(schedule)
+    if stop is not None and not least <= stop <= most:
+        raise ValueError(f"stop: got {stop} stages, expected {least} to {most}.")
+    return most if stop is None else stop
 
 
 def _callback_names(callback: StageCallback, names: Sequence[str]) -> Sequence[str]:

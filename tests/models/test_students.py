@@ -106,6 +106,8 @@ def _check_rendering(student: str | Path, schedule: ScaleSchedule, out: Path) ->
         pipe.model, schedule, ["a cat"], upsample=pipe.scheduler.upsample, generator=_generator()
     )
     assert torch.equal(output.frames, (reference / 2 + 0.5).clamp(0, 1).transpose(1, 2))
+    begun = pipe("a cat", generator=_generator(), stop=1, output_type="latent")
+    assert torch.equal(pipe("a cat", start=begun.state, output_type="pt").frames, output.frames)
     assert output.previews is not None
     assert [tuple(p.shape[i] for i in (1, 3, 4)) for p in output.previews] == [s.as_tuple() for s in sizes]
     return pipe
