@@ -163,8 +163,8 @@ class ScaleWisePipeline:
             callback_on_step_end_tensor_inputs: tensors to hand to the callback: "latents" (of the next
                 stage, noisy), "prompt_embeds", "x0" (clean, of the stage just done).
             preview: decode what every stage saw, too.
-            start: where an earlier call of the same prompts and size stopped: goes on with the stage after it, and gives
-                what that call would have given, to the bit. Brings its generators along.
+            start: where an earlier call of the same prompts and size stopped: goes on with the stage after it, and
+                gives what that call would have given, to the bit. Brings its generators along.
             stop: how many stages have run, those before `start` included, when this call ends; default all.
             on_stage: called after every stage with the clips as they are then and with the stage's seconds.
 

@@ -19,8 +19,8 @@ class StageState:
         latents: clean, float32, on the grid of the stage that was done last.
         stages: how many are done, at least 1.
         generator: what the noise of the next stage is drawn from, of the kind that the first was drawn from: one for
-            all clips, one for each, or None for torch's global state, which is not kept. A copy: to go on changes nothing
-            here.
+            all clips, one for each, or None for torch's global state, which is not kept. A copy: to go on changes
+            nothing here.
     """
 
     latents: Float[Tensor, "clips channels frames height width"]
@@ -56,8 +56,8 @@ class StageState:
         if tuple(self.latents.shape[2:]) != grid.as_tuple():
             got = "x".join(map(str, self.latents.shape[2:]))
             raise ValueError(
-                f"start: got latents on a {got} grid, expected {grid}, that of stage {self.stages}. Go on at the size that "
-                "was begun with."
+                f"start: got latents on a {got} grid, expected {grid}, that of stage {self.stages}. Go on at the size "
+                "that was begun with."
             )
 
     def _one_for_each(self) -> Sequence[torch.Generator]:
