@@ -54,7 +54,8 @@ def run(argv: list[str]) -> int:
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.reader)
     with collecting_no_garbage():
-        from swd_video.studio.render import REPORT_NAME, SHEET_NAME, render
+        from swd_video.studio.folder import REPORT_NAME, SHEET_NAME
+        from swd_video.studio.render import render
 
         _quiet_loading()
     out: Path = arguments.out

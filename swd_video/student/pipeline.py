@@ -186,11 +186,12 @@ class ScaleWisePipeline:
             pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
         prompt_embeds = prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0)
         clips = len(prompt_embeds)
+        begin: StageState | Tensor
         if start is None:
-            latents = self._first_latents(schedule, clips, generator, latents)
+            begin = self._first_latents(schedule, clips, generator, latents)
         else:
             _check_start(start, schedule, clips, generator, latents)
-            generator = copy_generators(start.generator)
+            begin, generator = start, copy_generators(start.generator)
         until = _check_stop(stop, start, schedule)
 
         def tell(index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +201,7 @@ class ScaleWisePipeline:
 
         with self.model.positions_over(self._full_frames(schedule)):
             clean, seconds, state = self._run_stages(
-                schedule.until(until), start or latents, prompt_embeds, pictures, generator, tell, on_stage
+                schedule.until(until), begin, prompt_embeds, pictures, generator, tell, on_stage
             )
         video = self.decode_latents(clean[-1], output_type)
         previews = [*(self.decode_latents(x0, output_type) for x0 in clean[:-1]), video] if preview else None
@@ -253,16 +254,17 @@ class ScaleWisePipeline:
         """Clean latents and seconds of every stage that ran, and the state after them; a callback may stop early."""
         self.scheduler.set_timesteps(device=self.model.device, schedule=schedule)
         begin = start.stages if isinstance(start, StageState) else 0
+        latents: Any = None if isinstance(start, StageState) else start
         self.scheduler.set_begin_index(begin)
         self._interrupt, self._num_timesteps = False, len(schedule)  # callbacks of diffusers read both
         clean: list[Tensor] = []
         stage_seconds: list[float] = []
-        latents = start
         with self.progress_bar(total=len(schedule) - begin) as progress_bar:
             for index, timestep in enumerate(self.scheduler.timesteps[begin:], begin):
                 began = self._now()
-                if isinstance(latents, StageState):
-                    x0 = latents.latents.to(self.model.device, torch.float32)
+                if latents is None:
+                    assert isinstance(start, StageState)
+                    x0 = start.latents.to(self.model.device, torch.float32)
                     latents = self.scheduler.renoise(x0, index, generator)
                 first_frame = None
                 if pictures is not None:

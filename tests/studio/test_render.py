@@ -21,7 +21,8 @@ from swd_video.models.loading import resolve_model_path
 from swd_video.studio import render as studio_render
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import ModelFacts
-from swd_video.studio.render import RenderReport, render_script
+from swd_video.studio.render import render_script
+from swd_video.studio.report import RenderReport
 from swd_video.studio.script import derive_seed
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
@@ -276,6 +277,33 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_files(
     assert contents(out) == contents(finished[0])
 
 
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_no_stage_is_computed_twice(
+    tmp_path: Path, loaded: Any, finished: tuple[Path, RenderReport], stages: int
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    ran: list[int] = []
+
+    def count(*_: Any) -> None:
+        ran.append(1)
+        if len(ran) == stages + 1:
+            raise KilledError
+
+    pipe = loaded[0]
+    hook = pipe.model.transformer.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(KilledError):
+            render(tmp_path, loaded)
+        assert statuses(render(tmp_path, loaded))[-1] == "rendered"
+    finally:
+        hook.remove()
+    # The stage in hand was begun twice.
+    assert len(ran) == 3 * 3 + 1
+    assert contents(tmp_path) == contents(finished[0])
+
+
 def test_latents_wait_for_a_decode_that_failed_and_no_stage_is_computed_twice(
     tmp_path: Path, loaded: Any, finished: tuple[Path, RenderReport]
 ) -> None:
@@ -283,7 +311,7 @@ def test_latents_wait_for_a_decode_that_failed_and_no_stage_is_computed_twice(
     (tmp_path / "tiger.mp4").mkdir()
     first = render(tmp_path, loaded)
     assert statuses(first) == ["failed", "rendered", "rendered"]
-    assert "Its latents are kept: the same command goes on with decoding." in first.results[0].error
+    assert "Its latents are kept: the same command goes on with them." in first.results[0].error
     waiting = tmp_path / "tiger.latents.safetensors"
     assert waiting.is_file()
     (tmp_path / "tiger.mp4").rmdir()

@@ -1,0 +1,107 @@
+"""The files of a finished clip: decoded, written, and told from those of another.
+
+A clip is finished when its sidecar is there, and the sidecar is written last. It holds the hash of everything that the
+clip depends on and those of its files.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from swd_video.data.video import FrameSpool, write_preview, write_video
+from swd_video.files import hash_file, write_json
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.studio.clips import PlannedClip
+from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.model import ModelFacts
+
+PREVIEW_LONG_SIDE_PX = 320
+"""Previews of larger clips are scaled down to this."""
+
+NOT_FINITE = "the model made values that are not numbers. Try --dtype float32."
+
+
+def decode(
+    latents: Float[Tensor, "1 channels latent_frames latent_height latent_width"], pipe: ScaleWisePipeline
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """The frames of a clip, one by one.
+
+    Raises:
+        FloatingPointError: The decoder made values that are not numbers.
+    """
+    for part in pipe.stream(latents):
+        if not np.isfinite(part[0]).all():
+            raise FloatingPointError(NOT_FINITE)
+        yield from (part[0] * 255).round().astype(np.uint8)
+
+
+def write_clip(
+    clip: PlannedClip, frames: Iterator[UInt8[np.ndarray, "height width 3"]], model: ModelFacts, out: Path
+) -> None:
+    """Write the video, its preview and, last, its sidecar."""
+    video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
+    small = FrameSpool(out)
+
+    def remembered() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        for frame in frames:
+            small.append(shrink(frame))
+            yield frame
+
+    write_video(video, remembered(), clip.fps, metadata=clip.metadata)
+    write_preview(preview, small, clip.fps)
+    shot = clip.take.shot
+    sidecar = {
+        "id": clip.take.shot.id,
+        "take": clip.take.take,
+        "prompt": clip.take.shot.prompt,
+        "seed": clip.take.seed,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "device": model.device,
+        "dtype": model.dtype,
+        "frames": clip.shown_size.frames,
+        "width": clip.shown_size.width,
+        "height": clip.shown_size.height,
+        "fps": clip.fps,
+        "seconds": round(clip.seconds, 6),
+        "stages": stages_of(clip),
+        "content_hash": clip.content_hash,
+        **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),
+        **({} if shot.picture is None else {"picture": shot.picture.name}),
+        **({"decoder": model.decoder} if model.decoder else {}),
+        "files": {path.name: hash_file(path) for path in (video, preview)},
+    }
+    write_json(sidecar_file(clip.name, out), sidecar)
+
+
+def is_finished(clip: PlannedClip, out: Path) -> bool:
+    """Whether all files of this very clip are there and whole."""
+    sidecar = read_object(sidecar_file(clip.name, out))
+    files = sidecar.get("files")
+    if sidecar.get("content_hash") != clip.content_hash or not isinstance(files, Mapping):
+        return False
+    if set(files) != {f"{clip.name}.mp4", f"{clip.name}.webp"}:
+        return False
+    return all((out / name).is_file() and hash_file(out / name) == digest for name, digest in files.items())
+
+
+def stages_of(clip: PlannedClip) -> list[dict[str, float | int]]:
+    """Size in pixels and noise of every stage, as sidecars list them."""
+    return [
+        {"frames": size.frames, "height": size.height, "width": size.width, "sigma": sigma}
+        for sigma, size in clip.stages
+    ]
+
+
+def shrink(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A frame as previews show it."""
+    height, width = frame.shape[:2]
+    scale = PREVIEW_LONG_SIDE_PX / max(height, width)
+    if scale >= 1:
+        return frame
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))

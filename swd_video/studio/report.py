@@ -1,0 +1,151 @@
+"""What became of the clips of a script, as objects, as `render.json` and as lines to read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from swd_video.studio.clip_files import stages_of
+from swd_video.studio.clips import PlannedClip
+from swd_video.studio.contact_sheet import SheetRow
+from swd_video.studio.folder import read_object
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import Script
+
+Status = Literal["pending", "rendered", "skipped", "failed"]
+_OUTCOMES: tuple[Status, ...] = ("rendered", "skipped", "failed")
+
+
+@dataclass
+class ClipResult:
+    """What became of one clip.
+
+    Attributes:
+        clip: What was to be rendered.
+        status: "rendered" in this run, "skipped" as it was finished before, "failed", or still "pending".
+        stage_seconds: Compute time of every stage, from an earlier run if skipped; None where unknown.
+        error: Why it failed, in one line.
+        seconds: Wall time that this run spent on it.
+    """
+
+    clip: PlannedClip
+    status: Status = "pending"
+    stage_seconds: list[float | None] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The clip's entry in `render.json`; sizes are in pixels, `file` lies beside `render.json`."""
+        clip = self.clip
+        times = self.stage_seconds or [None] * len(clip.stages)
+        entry: dict[str, Any] = {
+            "id": clip.take.shot.id,
+            "take": clip.take.take,
+            "prompt": clip.take.shot.prompt,
+            "seed": clip.take.seed,
+            "file": f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
+            "frames": clip.shown_size.frames,
+            "width": clip.shown_size.width,
+            "height": clip.shown_size.height,
+            "fps": clip.fps,
+            "seconds": round(clip.seconds, 6),
+            "status": self.status,
+            "stages": [
+                stage | {"seconds": seconds} for stage, seconds in zip(stages_of(clip), times, strict=True)
+            ],
+        }
+        if clip.prompt != clip.take.shot.prompt:
+            entry["read_as"] = clip.prompt
+        if clip.unknown_words:
+            entry["unknown_words"] = clip.unknown_words
+        return entry | ({"error": self.error} if self.error else {})
+
+    def line(self) -> str:
+        """What became of it, to be read after its name."""
+        clip = self.clip
+        if self.status == "failed":
+            return f"failed: {self.error}"
+        asked = clip.take.shot.seconds
+        exact = asked is None or abs(asked - clip.seconds) < 5e-4
+        length = f"{clip.size.frames} frames, {clip.seconds:.4g} s" + (
+            "" if exact else f" (asked for {asked:g} s)"
+        )
+        done = "finished before" if self.status == "skipped" else f"rendered in {self.seconds:.1f} s"
+        return f"{length}, {done}"
+
+    def sheet_row(self, out: Path) -> SheetRow:
+        """Its place on the contact sheet; `out` is the folder of the clips."""
+        clip = self.clip
+        return SheetRow(
+            heading=clip.name,
+            details=f"{clip.seconds:.3g} s   seed {clip.take.seed}",
+            prompt=clip.take.shot.prompt,
+            video=out / f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
+            problem=self.error
+            or ("not rendered yet" if self.status == "pending" else "")
+            or (f"unknown words: {', '.join(clip.unknown_words)}" if clip.unknown_words else ""),
+        )
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """The outcome of a run: a result for every clip, the wall time of it all, and what was warned of."""
+
+    results: Sequence[ClipResult]
+    seconds: float
+    warnings: Sequence[str] = ()
+
+    def count(self, status: Status) -> int:
+        """How many clips have this status."""
+        return sum(result.status == status for result in self.results)
+
+    def summary(self) -> str:
+        """How many clips became what, as a line."""
+        counts: list[str] = [f"{self.count(status)} {status}" for status in _OUTCOMES]
+        if left_out := self.count("pending"):
+            counts.append(f"{left_out} left out")
+        return f"{', '.join(counts)} in {self.seconds:.1f} s"
+
+    def as_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        """Plain values: `{"shots": [...], "seconds": ..., "warnings": [...]}`.
+
+        Args:
+            folder: Turns every `file` into an absolute path; without it, names are relative to `render.json`.
+        """
+        shots = [result.as_dict() for result in self.results]
+        if folder is not None:
+            shots = [shot | {"file": shot["file"] and str(folder.resolve() / shot["file"])} for shot in shots]
+        return {"shots": shots, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+
+    def describe(self, script: Script, model: ModelFacts) -> dict[str, Any]:
+        """The content of `render.json`."""
+        described = self.as_dict()
+        for entry, result in zip(described["shots"], self.results, strict=True):
+            entry["content_hash"] = result.clip.content_hash
+        return {
+            "title": script.title,
+            "model": model.name,
+            "model_fingerprint": model.fingerprint,
+            **({"decoder": model.decoder} if model.decoder else {}),
+            "seed": script.seed,
+            **described,
+        }
+
+
+def read_times(path: Path) -> dict[str, list[float | None]]:
+    """Compute times of an earlier run, by content hash; what cannot be understood is not there."""
+    times = {}
+    shots = read_object(path).get("shots")
+    for entry in shots if isinstance(shots, list) else []:
+        try:
+            times[str(entry["content_hash"])] = [stage["seconds"] for stage in entry["stages"]]
+        except (KeyError, TypeError):
+            continue
+    return times
+
+
+def times_of(clip: PlannedClip, known: Mapping[str, list[float | None]]) -> list[float | None]:
+    """What `read_times` found of a clip; empty where it does not fit."""
+    times = known.get(clip.content_hash, [])
+    known_well = len(times) == len(clip.stages) and all(isinstance(time, float | None) for time in times)
+    return times if known_well else []

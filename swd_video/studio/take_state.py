@@ -1,0 +1,137 @@
+"""Takes between two stages, in memory and on disk: what is computed is never computed again.
+
+After every stage a take leaves one small file with its clean latents and with where its noise was. Whoever comes later,
+be it the next run after a kill or `render` after `draft`, goes on from there and gets the bytes of a run that never
+stopped.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from swd_video.files import whole_file
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.stage_state import StageState
+from swd_video.studio.clips import PlannedClip
+from swd_video.studio.pictures import read_picture
+
+# One key, as several are written in an order that changes from run to run.
+_KEY = "made_of"
+
+
+@dataclass(frozen=True)
+class TakeState:
+    """One take after a stage.
+
+    Attributes:
+        after: Its latents and its noise; None before the first stage.
+        stage_seconds: Compute time of the stages done; in a batch, its share.
+    """
+
+    after: StageState | None = None
+    stage_seconds: list[float | None] = field(default_factory=list)
+
+    @property
+    def stages(self) -> int:
+        """How many are done."""
+        return 0 if self.after is None else self.after.stages
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the latents are numbers."""
+        return self.after is None or bool(self.after.latents.isfinite().all())
+
+
+def run_stages(
+    clips: Sequence[PlannedClip],
+    begun: Sequence[TakeState],
+    pipe: ScaleWisePipeline,
+    keep: Callable[[PlannedClip, TakeState], object],
+    *,
+    until: int | None = None,
+    rows: int = 1,
+) -> list[TakeState]:
+    """Run the next stages of some takes together.
+
+    In a batch a clip is computed by other kernels than alone, which round differently. In batches of one size neither
+    its neighbours nor its place matter; so batches that are not full are filled up.
+
+    Args:
+        clips: Takes of the same size, all with a picture or all without.
+        begun: Where each is; all after the same stage.
+        pipe: The loaded model.
+        keep: Called after every stage with each take whose latents are numbers.
+        until: How many stages are done at the end; default all.
+        rows: Size of the batch, at least as many as there are clips.
+    """
+    filled = [*range(len(clips)), *[len(clips) - 1] * (rows - len(clips))]
+    size = clips[0].size
+    states = list(begun)
+    # The seed makes its numbers on the CPU, so that they are the same whatever the model runs on.
+    if states[0].after is None:
+        seeds = [clips[row].take.seed for row in filled]
+        noise: dict[str, Any] = {"generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds]}
+    else:
+        noise = {"start": StageState.join([state.after for row in filled if (state := states[row]).after])}
+    pictures = [read_picture(path, size) for clip in clips if (path := clip.take.shot.picture) is not None]
+
+    def on_stage(after: StageState, seconds: float) -> None:
+        for row, (clip, one) in enumerate(zip(clips, after.split(), strict=False)):
+            states[row] = TakeState(one, [*states[row].stage_seconds, seconds / len(clips)])
+            if states[row].is_finite:
+                keep(clip, states[row])
+
+    pipe(
+        [clips[row].prompt for row in filled],
+        pictures=torch.cat([pictures[row] for row in filled]) if pictures else None,
+        frames=size.frames,
+        height=size.height,
+        width=size.width,
+        output_type="latent",
+        stop=until,
+        on_stage=on_stage,
+        **noise,
+    )
+    return states
+
+
+def write_state(clip: PlannedClip, state: TakeState, file: Path) -> None:
+    """Write a take after a stage, in the place of the one before; it survives a power cut.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    assert state.after is not None and isinstance(state.after.generator, Sequence)
+    (generator,) = state.after.generator
+    tensors = {"latents": state.after.latents.cpu().contiguous(), "generator": generator.get_state()}
+    about = {
+        "stages_hash": clip.stages_hash,
+        "stages": state.stages,
+        "stage_seconds": state.stage_seconds,
+    }
+    with whole_file(file, durable=True) as draft:
+        # As bytes, so that what the disk says is an error of the system's, which the next clip would meet as well.
+        draft.write_bytes(save(tensors, {_KEY: json.dumps(about)}))
+
+
+def read_state(clip: PlannedClip, *files: Path) -> TakeState:
+    """The take in the first of the files that holds it; one before its first stage where none does."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                about = json.loads(stored.metadata()[_KEY])
+                if about["stages_hash"] != clip.stages_hash:
+                    continue
+                generator = torch.Generator("cpu")
+                generator.set_state(stored.get_tensor("generator"))
+                after = StageState(stored.get_tensor("latents"), about["stages"], [generator])
+                return TakeState(after, about["stage_seconds"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+            continue
+    return TakeState()
