@@ -142,19 +142,17 @@ def test_metrics(tiny_wan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_scripts_of_another_form(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    student, table = tmp_path / "student", "id,prompt\none,a cat\n"
+    student, table = tmp_path / "student", "one: a cat\n"
     scheduler = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule)
     network = WanPipeline.from_pretrained(tiny_wan_folder).transformer
     Student(str(tiny_wan_folder), scheduler).save(student, network)
-    (tmp_path / "film.csv").write_text(table)
+    (tmp_path / "film.notes").write_text(table)
     (tmp_path / "film.txt").write_text(table)
-    report = swd_video.render(tmp_path / "film.csv", tmp_path / "out", model=str(student), device="cpu")
+    report = swd_video.render(tmp_path / "film.notes", tmp_path / "out", model=str(student), device="cpu")
     assert report.count("rendered") == 1 and (tmp_path / "out" / "one.mp4").is_file()
     command = ["render", str(tmp_path / "film.txt"), "--out", str(tmp_path / "out"), "--model", str(student)]
-    assert main([*command, "--device", "cpu", "--reader", "my_scripts:CsvReader"]) == 0
+    assert main([*command, "--device", "cpu", "--reader", "my_scripts:NotesReader"]) == 0
     assert capsys.readouterr().out.startswith("0 rendered, 1 skipped")
-    (tmp_path / "film.csv").write_text("name,prompt\none,a cat\n")
-    with pytest.raises(
-        ValueError, match=r"film\.csv:1: got columns \['name', 'prompt'\], expected id and prompt"
-    ):
-        swd_video.load_script(tmp_path / "film.csv")
+    (tmp_path / "film.notes").write_text("one a cat\n")
+    with pytest.raises(ValueError, match=r"film\.notes:1: got 'one a cat', expected id: prompt"):
+        swd_video.load_script(tmp_path / "film.notes")

@@ -221,25 +221,39 @@ class ScriptReader(ABC):
         """
 
 
+# Addresses, so that a form's reader, and what it needs, is imported where a script has that form.
+_READERS = {
+    **dict.fromkeys(("yaml", "yml", ""), "swd_video.studio.yaml_script:YamlReader"),
+    "json": "swd_video.studio.json_script:JsonReader",
+    **dict.fromkeys(("csv", "tsv"), "swd_video.studio.table_script:TableReader"),
+    "txt": "swd_video.studio.text_script:TextReader",
+}
+
+
 def load_script(path: str | Path, reader: str | None = None) -> Script:
     """Read and check a script.
 
     Args:
         path: its file. The reader follows from the suffix; files of a suffix that none is known for are YAML.
-        reader: `module:Class` of the reader to take instead, or the name of its entry point.
+        reader: `module:Class` of the reader to take instead, the name of its entry point, or the suffix of a form that
+            the package reads.
 
     Raises:
         SourceError: The file is missing, is not of its form or holds something that a script may not hold.
         ValueError: The reader is none.
     """
     path = Path(path)
+    return check_script(_reader_for(path, reader)().read(read_file(path, "script"), path))
+
+
+def _reader_for(path: Path, reader: str | None) -> type[ScriptReader]:
     name = reader or path.suffix.removeprefix(".").lower()
-    found = None if reader is None and name in ("yaml", "yml", "") else find("script_readers", name)
-    if found is None and reader is None:
-        from swd_video.studio.yaml_script import YamlReader as found
+    found = find("script_readers", name)  # first, as a package that offers one was installed for it
+    if found is None and (name in _READERS or reader is None):
+        found = find("script_readers", _READERS.get(name, _READERS[""]))
     if not (isinstance(found, type) and issubclass(found, ScriptReader)):
         raise ValueError(f"{name}: is no ScriptReader; give the module:Class of one derived from it.")
-    return check_script(found().read(read_file(path, "script"), path))
+    return found
 
 
 def check_script(script: Script) -> Script:

@@ -30,8 +30,11 @@ class YamlReader(ScriptReader):
 
     def read(self, text: str, path: Path) -> Script:
         """See `ScriptReader.read`."""
-        source = Source(text, path)
-        root = source.root
+        return self.read_source(Source(text, path))
+
+    def read_source(self, source: Source) -> Script:
+        """The script that a tree holds. Raises as `read` does."""
+        root, path = source.root, source.path
         if root is None:
             raise SourceError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
         bare = isinstance(root, yaml.SequenceNode)  # nothing but prompts or shots

@@ -460,7 +460,7 @@ def test_what_is_no_reader_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "film.lines"
     path.write_text("- a tiger\n")
     assert load_script(path).shots[0].prompt == "a tiger", "a suffix that nobody knows is YAML"
-    for name in ("pathlib:Path", "csv"):
+    for name in ("pathlib:Path", "docx"):
         with pytest.raises(ValueError, match=f"{name}: is no ScriptReader"):
             load_script(path, name)
     with pytest.raises(ValueError, match="expected module:Class"):

@@ -1,0 +1,77 @@
+"""Scripts as plain text: a prompt on each line, with flags behind it."""
+
+import difflib
+import re
+from pathlib import Path
+
+from swd_video.plain_text import on_one_line
+from swd_video.studio.made_ids import with_ids
+from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
+from swd_video.studio.shot_values import REFUSED_KEYS, Written, make_shot, read_values
+from swd_video.yaml_source import SourceError
+
+FLAGS = {
+    "w": "width", "h": "height", "f": "frames", "d": "seed", "i": "picture", "id": "id", "takes": "takes",
+    "seconds": "seconds",
+}  # fmt: skip
+"""The short ones are those of musubi-tuner's prompt files."""
+
+_REFUSED = {
+    "n": REFUSED_KEYS["negative"],
+    "l": REFUSED_KEYS["guidance"],
+    "g": REFUSED_KEYS["guidance"],
+    "s": REFUSED_KEYS["steps"],
+    "fs": REFUSED_KEYS["flow_shift"],
+} | REFUSED_KEYS
+_FLAG_OF = {key: f"--{flag}" for flag, key in FLAGS.items()} | {"size": "--w, --h"}
+_FLAG = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)(?=\s|=|$)=?")
+
+
+class TextReader(ScriptReader):
+    """A prompt a line; blank lines and those that begin with `#` are left out."""
+
+    def read(self, text: str, path: Path) -> Script:
+        """See `ScriptReader.read`."""
+        shots: list[Shot] = []
+        # Not splitlines(): a form feed or U+2028 inside of a prompt is no line end to an editor.
+        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+            if line.strip() and not line.startswith("#"):
+                shots.append(_read_line(line, number, path))
+        return Script(path, path.stem, DEFAULT_MODEL, 0, with_ids(shots))
+
+
+def _read_line(line: str, number: int, path: Path) -> Shot:
+    prompt, *rest = _FLAG.split(line)
+
+    def fail(number: int, key: str, problem: str) -> SourceError:
+        return SourceError(f"{path}:{number}: {_FLAG_OF.get(key, key)}: {problem}")
+
+    written: dict[str, Written] = {}
+    for flag, value in zip(rest[::2], rest[1::2], strict=True):
+        if flag.replace("-", "_") in _REFUSED:
+            raise fail(number, f"--{flag}", f"{_REFUSED[flag.replace('-', '_')]}.")
+        if flag not in FLAGS:
+            close = difflib.get_close_matches(flag, FLAGS, n=1)
+            known = (
+                f"Did you mean --{close[0]}?"
+                if close
+                else f"The flags are {', '.join(f'--{one}' for one in FLAGS)}."
+            )
+            raise fail(number, f"--{on_one_line(flag)}", f"unknown flag. {known}")
+        if FLAGS[flag] in written:
+            raise fail(number, f"--{flag}", "given twice. Keep one.")
+        if not value.strip():
+            raise fail(number, f"--{flag}", "has no value. Write it behind the flag, or drop the flag.")
+        written[FLAGS[flag]] = Written(value.strip(), number)
+    width, height = written.pop("width", None), written.pop("height", None)
+    if (width is None) != (height is None):
+        have, other = ("--w", "--h") if width else ("--h", "--w")
+        raise fail(
+            number, have, f"stands without {other}. Give both, or neither for the model's native size."
+        )
+    if width and height:
+        written["size"] = Written(f"{width.text}x{height.text}", number)
+    if not prompt.strip():
+        raise fail(number, "prompt", "the line has none. Write what the shot shows in front of the flags.")
+    written["prompt"] = Written(prompt, number)
+    return make_shot(read_values(written, fail), {}, number, path.parent, "")
