@@ -38,7 +38,7 @@ DEFAULT_CROSSFADE_SECONDS = 0.5
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
-_RESERVED_IDS = {"render", "contact_sheet", "con", "prn", "aux", "nul"} | {
+_RESERVED_IDS = {"render", "contact_sheet", "queue", "picks", "con", "prn", "aux", "nul"} | {
     f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)
 }
 
@@ -243,7 +243,12 @@ def load_script(path: str | Path, reader: str | None = None) -> Script:
         ValueError: The reader is none.
     """
     path = Path(path)
-    return check_script(_reader_for(path, reader)().read(read_file(path, "script"), path))
+    return read_script(read_file(path, "script"), path, reader)
+
+
+def read_script(text: str, path: Path, reader: str | None = None) -> Script:
+    """Read and check the text of a script, as `load_script` does with the file `path`."""
+    return check_script(_reader_for(path, reader)().read(text, path))
 
 
 def _reader_for(path: Path, reader: str | None) -> type[ScriptReader]:

@@ -1,0 +1,91 @@
+"""`swd-video studio`: a page beside a folder, from a script to clips."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from swd_video.cli.arguments import read_arguments
+from swd_video.models.devices import Device, Precision
+from swd_video.models.load_options import LoadOptions
+
+HELP = "open a page to write a script, see drafts, pick takes and finish them"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video studio`."""
+
+    script: tyro.conf.Positional[Path | None] = None
+    """The script, of any form; default: the one that the folder worked on last, else a new one in it."""
+    out: Path | None = None
+    """Folder for everything; the page goes on with what is in it. Default: out/NAME of the script, else out/studio."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Whoever reaches it can use the page: other than this machine's own, only behind a login."""
+    port: int | None = None
+    """Port to listen on; 0 for any free one. Default: that of the last time, else the first free one from 8500 on."""
+    open: bool = True
+    """Whether to open a browser."""
+    model: str | None = None
+    """Student to use instead of the script's: a shipped name or a folder."""
+    device: Device = "auto"
+    """Where to run; auto takes cuda, then mps, then cpu."""
+    dtype: Precision = "auto"
+    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    reader: str | None = None
+    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
+    the file's suffix."""
+    decoder: str | None = None
+    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """How the model is fitted into memory and run; the keys of a config's `load`."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object with the page's address on stdout instead of a line."""
+
+
+def run(argv: list[str]) -> int:
+    """Open a studio and serve it until the process is told to end."""
+    arguments = read_arguments(Arguments, "studio", HELP, argv)
+    from swd_video.studio.server.guard import is_loopback
+    from swd_video.studio.server.serve import serve
+    from swd_video.studio.server.studio import Settings
+
+    script: Path | None = arguments.script
+    out = arguments.out or Path("out") / (script.stem if script else "studio")
+
+    def ready(address: str) -> None:
+        if arguments.json_output:
+            print(json.dumps({"address": address, "folder": str(out.resolve())}), flush=True)
+        else:
+            print(
+                f"{out}: open {address}  (Ctrl-C ends it; what is queued goes on the next time)", flush=True
+            )
+        if not is_loopback(arguments.host):
+            print("warning: whoever reaches this address can use the page.", file=sys.stderr, flush=True)
+
+    serve(
+        out,
+        script,
+        host=arguments.host,
+        port=arguments.port,
+        settings=Settings(_passed_on(arguments), arguments.reader),
+        ready=ready,
+        browse=arguments.open,
+    )
+    return 0
+
+
+def _passed_on(arguments: Arguments) -> tuple[str, ...]:
+    """The flags that the commands of the queue take as well."""
+    flags: list[str] = []
+    for name in ("model", "device", "dtype", "decoder"):
+        value = getattr(arguments, name)
+        if value not in (None, "auto"):
+            flags += [f"--{name}", str(value)]
+    for key, value in arguments.load.model_dump(mode="json", exclude_defaults=True).items():
+        flag = f"--load.{key.replace('_', '-')}"
+        flags += [flag] if value is True else [flag, str(value)]
+    return tuple(flags)

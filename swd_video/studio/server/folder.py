@@ -1,0 +1,221 @@
+"""What lies in the folder of a studio: takes and their files, picks, and what may be handed out of it."""
+
+import json
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from swd_video.plain_text import read_text
+from swd_video.studio.script import Script, Shot
+
+DRAFTS = "drafts"
+PICKS_NAME = "picks.json"
+
+SERVED = {
+    ".mp4": "video/mp4",
+    ".webp": "image/webp",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+    ".otio": "application/json",
+    ".fcpxml": "application/xml",
+    ".edl": "text/plain; charset=utf-8",
+    ".yaml": "text/plain; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".csv": "text/plain; charset=utf-8",
+    ".tsv": "text/plain; charset=utf-8",
+    ".fountain": "text/plain; charset=utf-8",
+}
+"""Suffixes of files that are handed out, and what they are said to be."""
+
+_FILMS = ("film.mp4", "film.otio", "film.fcpxml", "film.edl", "player.html", "contact_sheet.png")
+
+
+class Folder:
+    """A folder of takes, read again only where its files have changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at a folder, which is there."""
+        self.path = path
+        self._read: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+    def file(self, name: str) -> Path | None:
+        """The file of a name that somebody asks for; None where it is none that is handed out.
+
+        Hidden files are not, nor what lies outside of the folder: by `..`, from the root, or through a link.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or "\\" in name or ":" in name or "\0" in name:
+            return None
+        if any(part.startswith(".") for part in parts) or Path(name).suffix not in SERVED:
+            return None
+        path = self.path
+        for index, part in enumerate(parts):
+            path = path / part
+            try:
+                mode = path.lstat().st_mode
+            except (OSError, ValueError):
+                return None
+            if not (stat.S_ISREG(mode) if index == len(parts) - 1 else stat.S_ISDIR(mode)):
+                return None
+        return path
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Everything that is handed out, by name, in the order of names."""
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if (found := self.file(name)) is not None:
+                yield name, found
+
+    def signature(self) -> int:
+        """Changes whenever a file came, went or was written anew."""
+        marks = []
+        for folder in (self.path, self.path / DRAFTS):
+            try:
+                marks.append(folder.stat().st_mtime_ns)
+            except OSError:
+                marks.append(0)
+        return hash(tuple(marks))
+
+    def picks(self) -> dict[str, list[int]]:
+        """Numbers of the takes that were picked on the page or by `--pick`, by shot."""
+        picked = _read_json(self.path / PICKS_NAME)
+        return {
+            shot: [number for number in numbers if isinstance(number, int)]
+            for shot, numbers in picked.items()
+            if isinstance(numbers, list)
+        }
+
+    def films(self) -> list[dict[str, Any]]:
+        """What was made of all clips together, with a number that changes with the file."""
+        found = [(name, self.file(name)) for name in _FILMS]
+        return [{"file": name, "mark": path.stat().st_mtime_ns} for name, path in found if path is not None]
+
+    def clips(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Sidecars of finished takes, by shot and number; `file` and `preview` are names for `file`."""
+        return self._takes(self.path, "")
+
+    def drafts(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The same of drafts."""
+        return self._takes(self.path / DRAFTS, f"{DRAFTS}/")
+
+    def _takes(self, folder: Path, prefix: str) -> dict[tuple[str, int], dict[str, Any]]:
+        takes = {}
+        try:
+            entries = list(folder.glob("*.json"))
+        except OSError:
+            return {}
+        for path in entries:
+            about = self._sidecar(path)
+            if not isinstance(about.get("id"), str) or not isinstance(about.get("take"), int):
+                continue
+            known = {
+                key: about.get(key)
+                for key in (
+                    "id",
+                    "take",
+                    "seed",
+                    "prompt",
+                    "seconds",
+                    "stage",
+                    "stages_count",
+                    "content_hash",
+                )
+            }
+            known["made"] = path.stat().st_mtime
+            for key, suffix in (("file", ".mp4"), ("preview", ".webp")):
+                beside = path.with_suffix(suffix)
+                if beside.is_file():
+                    known[key] = f"{prefix}{beside.name}"
+                    known["mark"] = beside.stat().st_mtime_ns
+            if "mark" in known:
+                takes[about["id"], about["take"]] = known
+        return takes
+
+    def _sidecar(self, path: Path) -> dict[str, Any]:
+        try:
+            found = path.lstat()
+        except OSError:
+            return {}
+        mark = found.st_mtime_ns, found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            return {}
+        known = self._read.get(path)
+        if known is None or known[0] != mark:
+            known = self._read[path] = mark, _only_facts(_read_json(path))
+        return known[1]
+
+
+def describe_shots(script: Script, folder: Folder) -> list[dict[str, Any]]:
+    """Every shot of a script with its takes: those that it asks for, and those that are there."""
+    clips, drafts, picks = folder.clips(), folder.drafts(), folder.picks()
+    numbers: dict[str, set[int]] = {shot.id: set() for shot in script.shots}
+    for shot_id, number in (*clips, *drafts):
+        if shot_id in numbers:
+            numbers[shot_id].add(number)
+    return [_describe_shot(script, shot, numbers[shot.id], clips, drafts, picks) for shot in script.shots]
+
+
+def describe_others(script: Script | None, folder: Folder) -> list[dict[str, Any]]:
+    """Takes of shots that the script has no more."""
+    known = {shot.id for shot in script.shots} if script else set()
+    found = {**folder.drafts(), **folder.clips()}
+    return [take for (shot_id, _), take in sorted(found.items()) if shot_id not in known]
+
+
+def _describe_shot(
+    script: Script,
+    shot: Shot,
+    found: set[int],
+    clips: Mapping[tuple[str, int], dict[str, Any]],
+    drafts: Mapping[tuple[str, int], dict[str, Any]],
+    picks: Mapping[str, list[int]],
+) -> dict[str, Any]:
+    in_script = bool(shot.pick)
+    picked = shot.pick or tuple(picks.get(shot.id, ()))
+    takes = []
+    for number in sorted({*found, *picked, *range(1, shot.takes + 1)}):
+        take = script.take(shot, number)
+        clip, draft = clips.get((shot.id, number)), drafts.get((shot.id, number))
+        takes.append(
+            {
+                "take": number,
+                "seed": take.seed,
+                "name": take.name,
+                "picked": number in picked,
+                "kept": shot.keeps(number),
+                "clip": clip and clip | {"older": _is_older(clip, shot, take.seed)},
+                "draft": draft and draft | {"older": _is_older(draft, shot, take.seed)},
+            }
+        )
+    return {
+        "id": shot.id,
+        "prompt": shot.prompt,
+        "line": shot.line,
+        "seconds": shot.seconds,
+        "pick_in_script": in_script,
+        "takes": takes,
+    }
+
+
+def _is_older(take: Mapping[str, Any], shot: Shot, seed: int) -> bool:
+    """Whether it shows what the script said before."""
+    return take["prompt"] != shot.prompt or take["seed"] != seed
+
+
+def _only_facts(about: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a sidecar: thousands of them are remembered."""
+    kept = ("id", "take", "seed", "prompt", "seconds", "stage", "content_hash")
+    facts = {key: about[key] for key in kept if key in about}
+    if isinstance(about.get("stages"), list):
+        facts["stages_count"] = len(about["stages"])
+    return facts
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,156 @@
+"""The script that the page shows: read, looked at while it is written, and saved."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swd_video.extensions import offered
+from swd_video.plain_text import read_text
+from swd_video.studio.script import Script, read_script
+from swd_video.studio.server.queue import write_beside_runs
+
+FORMS = {
+    "yaml": "YAML",
+    "json": "JSON",
+    "csv": "CSV",
+    "tsv": "TSV",
+    "txt": "text, a prompt a line",
+    "fountain": "Fountain",
+    "fdx": "Final Draft",
+}
+"""Suffixes that a script may have, and what they stand for."""
+
+MAX_BYTES = 8 * 2**20
+"""Of a script; a thousand shots are a hundredth of that."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,80}\.[A-Za-z0-9]{1,12}")
+_LINE = re.compile(r":(\d+): ")
+
+
+class ChangedMeanwhileError(ValueError):
+    """Somebody else saved the script after it was read.
+
+    Attributes:
+        version: Of what they saved.
+    """
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"{name} holds another text by now: somebody else saved it.")
+        self.version = version
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a text is as a script.
+
+    Attributes:
+        script: The checked script; None where it has a problem.
+        problems: What keeps it from being one: line (from 1; 0 for the whole) and text.
+        warnings: What was left out though it may have been meant, in the same form.
+    """
+
+    script: Script | None
+    problems: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[dict[str, Any], ...] = ()
+
+
+class ScriptFile:
+    """A script's file: one that the command line named, or one in the folder."""
+
+    def __init__(self, folder: Path, path: Path, reader: str | None = None) -> None:
+        """Take hold of a script, which need not be there yet.
+
+        Args:
+            folder: Where further scripts are saved.
+            path: The script.
+            reader: As for `load_script`; of this script alone.
+        """
+        self.path = path
+        self._folder = folder
+        self._own, self._reader = path, reader
+
+    def text(self) -> str:
+        """What it holds; nothing where it is not there yet.
+
+        Raises:
+            ValueError: if it is no text.
+        """
+        try:
+            return read_text(self.path)
+        except FileNotFoundError:
+            return ""
+        except ValueError as error:
+            raise ValueError(f"{self.path.name}: {error}") from None
+
+    def look_at(self, text: str, name: str | None = None) -> Look:
+        """Read a text as a script.
+
+        Args:
+            text: What is looked at.
+            name: Of its file, which tells the form; by default that of this script.
+        """
+        path = self.path if name is None else self._place(name)
+        if not text.strip():
+            return Look(None)
+        try:
+            script = read_script(text, path, self._reader_of(path))
+        except (ValueError, OSError) as error:
+            return Look(None, (_at_line(str(error), path),))
+        return Look(script, (), tuple(_at_line(line, path) for line in script.warnings))
+
+    def save(self, text: str, name: str, based_on: str) -> None:
+        """Write a text, and go on with its file.
+
+        Args:
+            text: The new text.
+            name: Of the file: this script's, or another one in the folder.
+            based_on: Version that it was made of.
+
+        Raises:
+            ChangedMeanwhileError: if the file holds another version.
+            ValueError: if the name cannot be a script's.
+        """
+        path = self._place(name)
+        found = ScriptFile(self._folder, path).text()
+        if found and found != text and version_of(found) != based_on:
+            raise ChangedMeanwhileError(path.name, version_of(found))
+        if path.is_symlink():
+            path = path.resolve()
+        write_beside_runs(path, text)
+        self.path = self._place(name)
+
+    def reader_of_path(self) -> str | None:
+        """The reader that commands are to be told."""
+        return self._reader_of(self.path)
+
+    def _reader_of(self, path: Path) -> str | None:
+        return self._reader if path == self._own else None
+
+    def _place(self, name: str) -> Path:
+        if name == self.path.name:
+            return self.path
+        if name == self._own.name:
+            return self._own
+        if not _NAME.fullmatch(name) or ".." in name:
+            raise ValueError(f"{name!r} cannot be a script's name. Use letters, digits, blanks, '-' and '_'.")
+        suffix = Path(name).suffix.lower().removeprefix(".")
+        if suffix not in (*FORMS, "yml", *offered("script_readers")):
+            raise ValueError(f"{name!r}: no script ends like this. Known are: {', '.join(FORMS)}.")
+        if suffix == "json" and not name.endswith(".script.json"):
+            name = f"{Path(name).stem}.script.json"  # else it may be the sidecar of a clip
+        return self._folder / name
+
+
+def version_of(text: str) -> str:
+    """Tells texts apart."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _at_line(message: str, path: Path) -> dict[str, Any]:
+    """A message of the form `file:line: key: problem`, with its line."""
+    rest = message.removeprefix(str(path))
+    if found := _LINE.match(rest):
+        return {"line": int(found[1]), "text": rest[found.end() :]}
+    return {"line": 0, "text": rest.removeprefix(": ") if rest != message else message}

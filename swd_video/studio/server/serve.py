@@ -1,0 +1,124 @@
+"""Opens a studio: one server for a folder, on an address of this machine."""
+
+import json
+import socket
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from swd_video.files import check_writable, write_json
+from swd_video.studio.server.app import make_app
+from swd_video.studio.server.guard import is_loopback
+from swd_video.studio.server.studio import PRIVATE, Settings, Studio
+
+FIRST_PORT = 8500
+_PORTS = 20
+_CLOSING_SECONDS = 1
+"""Pages that look on are told to go after this."""
+
+
+def serve(
+    folder: Path,
+    script: Path | None,
+    *,
+    host: str,
+    port: int | None,
+    settings: Settings,
+    ready: Callable[[str], None],
+    browse: bool,
+) -> None:
+    """Serve a folder until the process is told to end.
+
+    Args:
+        folder: Where everything lies; made if missing.
+        script: The script; None for the one that the folder worked on last.
+        host: Address to listen on.
+        port: Where; 0 for any free one; None for that of the last time, else the first free one from `FIRST_PORT` on.
+        settings: Of the command line.
+        ready: Is given the page's address once it answers.
+        browse: Whether to open a browser there.
+
+    Raises:
+        ValueError: if the folder cannot be written to, or holds a queue that cannot be read.
+        OSError: if another studio has the folder, or nothing can listen there.
+    """
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder) as told:
+        studio = Studio(folder, script, settings)
+        listener = _listen(host, port, told)
+        address = _address(host, listener.getsockname()[1])
+        write_json(told, {"address": address, "port": listener.getsockname()[1]})
+        config = uvicorn.Config(
+            make_app(studio, host),
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+            lifespan="on",
+        )
+        with listener:
+            ready(address)
+            if browse:
+                webbrowser.open(address)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Keeps other studios out of a folder; gives the file that says where this one is."""
+    private = folder / PRIVATE
+    private.mkdir(exist_ok=True)
+    told = private / "address.json"
+    lock = FileLock(private / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        where = _last(told).get("address")
+        place = f" at {where}" if where else ""
+        raise OSError(
+            f"{folder}: another studio is open there{place}. Use that one, or choose another folder."
+        ) from None
+    try:
+        yield told
+    finally:
+        lock.release()
+
+
+def _listen(host: str, port: int | None, told: Path) -> socket.socket:
+    last = _last(told).get("port")
+    own = [last] if isinstance(last, int) and 0 < last < 65536 else []
+    ports = [*own, *range(FIRST_PORT, FIRST_PORT + _PORTS)] if port is None else [port]
+    problem: OSError | None = None
+    for number in ports:
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, kind, protocol)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen()
+            return listener
+        except socket.gaierror as error:
+            raise ValueError(f"--host {host}: {error.strerror}. Give an address of this machine.") from None
+        except OSError as error:
+            problem = error
+    assert problem is not None
+    asked = f"--host {host}" if port is None else f"--port {port}"
+    cure = "Use --port 0 for any free port." if port else "Give an address of this machine."
+    raise OSError(f"{asked}: nothing can listen there: {problem.strerror}. {cure}")
+
+
+def _address(host: str, port: int) -> str:
+    name = host if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+def _last(told: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError):
+        value = json.loads(told.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+    return {}

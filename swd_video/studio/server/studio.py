@@ -1,0 +1,259 @@
+"""One open studio: the folder, its script, its queue and who works on it, as the page sees and changes them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swd_video.studio.script import Script
+from swd_video.studio.server.folder import PICKS_NAME, Folder, describe_others, describe_shots
+from swd_video.studio.server.history import History
+from swd_video.studio.server.queue import Job, Kind, Queue, write_beside_runs
+from swd_video.studio.server.script_file import Look, ScriptFile, version_of
+from swd_video.studio.server.worker import Worker
+
+PRIVATE = ".studio"
+"""Folder in the studio's: what only the server reads."""
+
+_WATCH_SECONDS = 1.0
+"""Between two looks whether files changed: the command line may work in the folder as well."""
+
+_QUIET_SECONDS = 15.0
+"""A stream of news says so often that it is still there."""
+
+_NEWS_SECONDS = 0.1
+"""Between two pieces of news."""
+
+
+class UnknownError(ValueError):
+    """There is no such job, shot or take."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line said.
+
+    Attributes:
+        flags: Passed on to `draft` and `render`: model, device and so on.
+        reader: Of the script, as for `load_script`.
+    """
+
+    flags: tuple[str, ...] = ()
+    reader: str | None = None
+
+
+class Studio:
+    """What the page asks for. Its methods raise ValueError, with one line for people, for what cannot be."""
+
+    def __init__(self, path: Path, script: Path | None, settings: Settings) -> None:
+        """Open a folder.
+
+        Args:
+            path: The folder, which is there and can be written to.
+            script: The script; None for the one that the folder worked on last, else a new one.
+            settings: Of the command line.
+
+        Raises:
+            ValueError: if the folder's queue or its script cannot be read.
+        """
+        self.folder = Folder(path)
+        private = path / PRIVATE
+        private.mkdir(exist_ok=True)
+        self.queue = Queue(path)
+        self._settings = settings
+        self._history = History(private / "history.jsonl")
+        file = script or path / (self.queue.script or "script.txt")
+        self.script = ScriptFile(path, file, settings.reader)
+        self.script.text()
+        self.worker = Worker(self.queue, path, private, self._command, self.changed)
+        self._files = 0
+        self._news = asyncio.Event()
+        self._seen: tuple[Any, ...] = ()
+
+    # What there is.
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the page shows, as plain values."""
+        text = self.script.text()
+        look = self.script.look_at(text)
+        clips = self.folder.clips()
+        self._history.record(clips.values())
+        script = look.script
+        return {
+            "folder": str(self.folder.path.resolve()),
+            "script": {
+                "name": self.script.path.name,
+                "text": text,
+                "version": version_of(text),
+                "title": script.title if script else "",
+                "model": script.model if script else "",
+                "problems": look.problems,
+                "warnings": look.warnings,
+            },
+            "shots": describe_shots(script, self.folder) if script else [],
+            "others": describe_others(script, self.folder),
+            "history": self._history.latest(),
+            "films": self.folder.films(),
+            **self.news(),
+        }
+
+    def news(self) -> dict[str, Any]:
+        """What changes often; `files` counts the changes of everything else."""
+        return {
+            "files": self._files,
+            "jobs": [job.model_dump(exclude={"pid"}) for job in self.queue.jobs],
+            "progress": self.worker.progress,
+            "said": self.worker.said[-30:],
+        }
+
+    async def stream(self) -> AsyncIterator[dict[str, Any] | None]:
+        """News whenever there are some, the present state first; None every now and then."""
+        while True:
+            news = self._news
+            yield self.news()
+            await asyncio.sleep(_NEWS_SECONDS)
+            while not news.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _QUIET_SECONDS)
+                    break
+                yield None
+
+    def changed(self) -> None:
+        """Tell all pages that there is something new."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def watch(self) -> None:
+        """Look at the files for good."""
+        while True:
+            self._look_at_files()
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def _look_at_files(self) -> None:
+        with suppress(OSError):
+            script = self.script.path.stat() if self.script.path.exists() else None
+            seen = (
+                self.folder.signature(),
+                script and (script.st_mtime_ns, script.st_size),
+                self.script.path,
+            )
+            if seen != self._seen:
+                self._seen = seen
+                self._files += 1
+                self.changed()
+
+    # What is asked for.
+
+    def look_at(self, text: str, name: str) -> Look:
+        """Read a text as the script of this name, without saving it."""
+        return self.script.look_at(text, name)
+
+    def save(self, text: str, name: str, based_on: str) -> None:
+        """Save the script, and go on with it."""
+        self.script.save(text, name, based_on)
+        with suppress(ValueError):  # a script elsewhere is named by the command line
+            self.queue.script = self.script.path.relative_to(self.folder.path).as_posix()
+        self._look_at_files()
+
+    def pick(self, shot: str, take: int, picked: bool) -> None:
+        """Pick a take, or no longer."""
+        found = self._shot(shot)
+        if found.pick:
+            raise ValueError(f"{shot}: the script says `pick`, which counts. Change it there.")
+        if not 1 <= take <= 1000:
+            raise UnknownError(f"{shot}: there is no take {take}.")
+        picks = self.folder.picks()
+        numbers = {*picks.pop(shot, ()), take} if picked else {*picks.pop(shot, ())} - {take}
+        if numbers:
+            picks[shot] = sorted(numbers)
+        write_beside_runs(self.folder.path / PICKS_NAME, json.dumps(picks, indent=2) + "\n")
+        self._look_at_files()
+
+    def ask(self, kind: Kind, shots: Sequence[str] = (), seeds: int | None = None) -> Job:
+        """Put a job into the queue."""
+        script = self._checked()
+        known = {shot.id for shot in script.shots}
+        for shot in shots:
+            if shot not in known:
+                raise UnknownError(f"{shot}: the script has no such shot.")
+        if kind == "again" and not shots:
+            raise ValueError("more seeds: name the shots that they are for.")
+        job = self.queue.add(kind, tuple(shots), seeds)
+        self.worker.wake()
+        return job
+
+    def stop(self, number: int) -> None:
+        """Cancel a job; once more ends it at once."""
+        self.worker.stop(self._job(number))
+
+    def stop_all(self) -> None:
+        """Cancel everything, the clip in hand included."""
+        for job in [job for job in self.queue.jobs if job.state == "waiting"]:
+            self.worker.stop(job)
+        for job in [job for job in self.queue.jobs if job.is_alive]:
+            while job.stops < 2:
+                self.worker.stop(job)
+
+    def leave_out(self, number: int, shot: str) -> None:
+        """Cancel one shot of a job."""
+        job = self._job(number)
+        self._shot(shot)
+        now = self.worker.progress.get("now", {})
+        # A stage or a clip that was told last belongs to the shot in hand, or to the one before it.
+        at_once = now.get("event") == "stage" and now.get("shot") == shot
+        self.worker.leave_out(job, shot, at_once=at_once)
+
+    def try_again(self, number: int) -> Job:
+        """Ask once more for what failed or was cancelled."""
+        job = self._job(number)
+        if not job.is_over:
+            raise ValueError(f"job {number} is not over.")
+        return self.ask(job.kind, job.shots, job.seeds)
+
+    def _job(self, number: int) -> Job:
+        if (job := self.queue.find(number)) is None:
+            raise UnknownError(f"there is no job {number}.")
+        return job
+
+    def _shot(self, shot_id: str) -> Any:
+        for shot in self._checked().shots:
+            if shot.id == shot_id:
+                return shot
+        raise UnknownError(f"{shot_id}: the script has no such shot.")
+
+    def _checked(self) -> Script:
+        look = self.script.look_at(self.script.text())
+        if look.script is None:
+            problem = look.problems[0] if look.problems else {"line": 1, "text": "it is empty."}
+            raise ValueError(f"{self.script.path.name}, line {problem['line']}: {problem['text']}")
+        return look.script
+
+    def _command(self, job: Job) -> Sequence[str] | None:
+        """The words behind `swd-video` of a job; None where nothing is left to do."""
+        out = str(self.folder.path.resolve())
+        script = str(self.script.path.resolve())
+        if job.kind == "film":
+            return ["film", out, "--script", script]
+        shots = [shot.id for shot in self._checked().shots]
+        if not [shot for shot in job.shots or shots if shot not in job.skip and shot in shots]:
+            return None
+        command = [
+            "draft" if job.kind in ("draft", "again") else "render",
+            script,
+            "--out",
+            out,
+            "--json-progress",
+        ]
+        reader = self.script.reader_of_path()
+        command += [*self._settings.flags, *(("--reader", reader) if reader else ())]
+        if job.seeds is not None:
+            command += ["--seeds", str(job.seeds)]
+        flag = "--again" if job.kind == "again" else "--only"
+        for name, values in ((flag, job.shots), ("--skip", job.skip)):
+            for shot in values:
+                if shot in shots:
+                    command += [name, shot]
+        return command
