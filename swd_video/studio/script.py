@@ -227,6 +227,8 @@ _READERS = {
     "json": "swd_video.studio.json_script:JsonReader",
     **dict.fromkeys(("csv", "tsv"), "swd_video.studio.table_script:TableReader"),
     "txt": "swd_video.studio.text_script:TextReader",
+    "fountain": "swd_video.studio.fountain_script:FountainReader",
+    "fdx": "swd_video.studio.fdx_script:FdxReader",
 }
 
 

@@ -115,8 +115,7 @@ def make_shot(
         folder: where the path of a picture starts.
         shot_id: its id where it has none of its own.
     """
-    replaced = {other for pair in _INSTEAD for other in pair if set(pair) & set(own)}
-    values = {key: value for key, value in defaults.items() if key not in replaced} | dict(own)
+    values = overridden(defaults, own)
     lines = {key: value.line for key, value in values.items()}
 
     def get(key: str, otherwise: Any = None) -> Any:
@@ -137,6 +136,12 @@ def make_shot(
         lines=lines,
         **{key: values[key].value for key in _FURTHER if key in values},
     )
+
+
+def overridden(values: Mapping[str, Value], by: Mapping[str, Value]) -> dict[str, Value]:
+    """Values, and others that take their place; a size takes that of an aspect too, and seconds that of frames."""
+    replaced = {other for pair in _INSTEAD for other in pair if set(pair) & set(by)}
+    return {key: value for key, value in values.items() if key not in replaced} | dict(by)
 
 
 def make_film(values: Mapping[str, Value], line: int, folder: Path) -> FilmSettings:
