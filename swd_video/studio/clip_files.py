@@ -16,6 +16,7 @@ from swd_video.data.video import FrameSpool, write_preview, write_video
 from swd_video.files import hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
+from swd_video.studio.continuation import join_of
 from swd_video.studio.folder import read_object, sidecar_file
 from swd_video.studio.model import ModelFacts
 
@@ -44,6 +45,9 @@ def write_clip(
 ) -> None:
     """Write the video, its preview and, last, its sidecar."""
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
+    join = join_of(clip)
+    if join is not None:
+        frames = join.correct(frames)
     small = FrameSpool(out)
 
     def remembered() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
@@ -72,6 +76,7 @@ def write_clip(
         "content_hash": clip.content_hash,
         **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),
         **({} if shot.picture is None else {"picture": shot.picture.name}),
+        **({} if join is None else {"joins": join.measured}),
         **({"decoder": model.decoder} if model.decoder else {}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }

@@ -15,6 +15,10 @@ from swd_video.studio.pictures import open_picture
 from swd_video.studio.script import Script, Take
 from swd_video.studio.sizes import ShotSizes
 
+_TEXT_ALONE = (
+    "{} makes clips from text alone. Drop the key, or use a student of a model that can start from a picture."
+)
+
 RENDER_VERSION = 1
 """Raised whenever the same script and model would give other bytes; clips of older versions are made anew."""
 
@@ -34,6 +38,9 @@ class PlannedClip:
         stages_hash: The same, less what only decoding depends on.
         prompt: What the model is given: the shot's, unknown words in a form that it knows where there is one.
         unknown_words: Words of it that the model does not know, with the known ones nearest to each.
+        continues: Name of the clip whose last picture it starts from. What that one's bytes are is not known before it
+            is finished, and not in the hashes: see `continuation.joined`.
+        after: The file of that clip, once it is finished.
     """
 
     take: Take
@@ -46,6 +53,8 @@ class PlannedClip:
     stages_hash: str
     prompt: str
     unknown_words: Mapping[str, list[str]] = field(default_factory=dict)
+    continues: str | None = None
+    after: Path | None = None
 
     @property
     def name(self) -> str:
@@ -68,6 +77,7 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
     prompts = _read_prompts(script, model)
     sizes = ShotSizes(script, model)
     pictures = _hash_pictures(script, model, sizes)
+    continued = _continued_takes(script, model, sizes)
     clips = []
     for take in script.takes():
         size = sizes.of(take.shot)
@@ -91,6 +101,9 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         }
         if take.shot.picture is not None:
             fields["picture"] = pictures[take.shot.picture]
+        before = continued.get(take.shot.id)
+        if before is not None:
+            fields["continues"] = before
         prompt, unknown = prompts[take.shot.prompt]
         if prompt != take.shot.prompt:
             fields["read_as"] = prompt
@@ -99,7 +112,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         content_hash = hash_content(fields)
         hashes = content_hash, stages_hash
         shown = model.shown_size(target)
-        clips.append(PlannedClip(take, size, shown, model.fps, stages, metadata, *hashes, prompt, unknown))
+        told = stages, metadata, *hashes, prompt, unknown
+        clips.append(PlannedClip(take, size, shown, model.fps, *told, before))
     return clips
 
 
@@ -158,12 +172,7 @@ def _hash_pictures(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[
             continue
         key = f"shots[{index}].picture"
         if not model.takes_pictures:
-            raise script.error(
-                shot.picture_line,
-                key,
-                f"{model.name} makes clips from text alone. Drop the key, or use a student of a model that can start "
-                "from a picture.",
-            )
+            raise script.error(shot.picture_line, key, _TEXT_ALONE.format(model.name))
         size = sizes.of(shot)
         if (place := (shot.picture, size.height, size.width)) in fitting:
             continue
@@ -175,6 +184,28 @@ def _hash_pictures(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[
         if shot.picture not in hashes:
             hashes[shot.picture] = hash_file(shot.picture)
     return hashes
+
+
+def _continued_takes(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[str, str]:
+    """By the id of a shot, the name of the clip that it continues: the first picked take of that shot, else take 1."""
+    shots = {shot.id: shot for shot in script.shots}
+    names = {}
+    for index, shot in enumerate(script.shots):
+        if shot.continues is None:
+            continue
+        line, key, before = shot.line_of("continues"), f"shots[{index}].continues", shots[shot.continues]
+        if not model.takes_pictures:
+            raise script.error(line, key, _TEXT_ALONE.format(model.name))
+        size, own = sizes.of(before), sizes.of(shot)
+        if (size.height, size.width) != (own.height, own.width):
+            raise script.error(
+                line,
+                key,
+                f"{before.id} is {size.width}x{size.height} pixels (width x height) and this shot "
+                f"{own.width}x{own.height}. Give both the same `size`.",
+            )
+        names[shot.id] = script.take(before, before.pick[0] if before.pick else 1).name
+    return names
 
 
 def hash_content(fields: Mapping[str, Any]) -> str:

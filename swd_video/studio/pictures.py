@@ -48,6 +48,11 @@ def open_picture(path: Path, size: PixelSize) -> Image.Image:
             f"{path}: is {picture.width}x{picture.height} pixels (width x height), expected at least the "
             f"{size.width}x{size.height} of the clip. Take a larger one."
         )
+    return fit_picture(picture, size)
+
+
+def fit_picture(picture: Image.Image, size: PixelSize) -> Image.Image:
+    """Shrink a picture until it just covers a clip, and cut off evenly what hangs over."""
     return ImageOps.fit(picture, (size.width, size.height), Image.Resampling.LANCZOS)
 
 

@@ -121,6 +121,8 @@ class Progress:
 
     def stage(self, take: Take, index: int, stages: int, preview: str | None = None) -> None:
         """Say that a stage of a clip is done; `index` from 0, of `stages`."""
+        for earlier in [step for step in self._steps.get(take.name, {}) if step < index]:
+            self._left[earlier] -= self._steps[take.name].pop(earlier)  # an earlier run has made it
         self._pay(take.name, index)
         self._tell(
             Event(

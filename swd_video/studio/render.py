@@ -19,12 +19,11 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import NOT_FINITE, decode, is_finished, write_clip
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
+from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
 from swd_video.studio.folder import (
     DRAFTS_FOLDER,
     REPORT_NAME,
     SHEET_NAME,
-    read_object,
-    sidecar_file,
     state_file,
 )
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
@@ -149,12 +148,9 @@ def _plan_progress(
     clips: Sequence[PlannedClip], chosen: Collection[str], out: Path, progress: Progress
 ) -> None:
     """Tell how many clips there are, and how much work each is that its sidecar does not call finished."""
-    steps = {}
+    steps, finished = {}, said_to_be_finished(clips, out)
     for clip in clips:
-        if (
-            clip.name in chosen
-            and read_object(sidecar_file(clip.name, out)).get("content_hash") != clip.content_hash
-        ):
+        if clip.name in chosen and clip.name not in finished:
             sizes = [*(size for _, size in clip.stages), clip.shown_size]
             steps[clip.name] = [size.frames * size.height * size.width for size in sizes]
     count = len(chosen)
@@ -175,19 +171,27 @@ def _render_clips(
 ) -> list[ClipResult]:
     known_times = read_times(out / REPORT_NAME)
     results = [ClipResult(clip, stage_seconds=times_of(clip, known_times)) for clip in clips]
-    due = 0.0
+    by_name = {result.clip.name: result for result in results}
+    videos: dict[str, str] = {}
+    due, begun = 0.0, 0
     try:
-        wanted = [result for result in results if result.clip.name in chosen]
-        for result in results:
-            if result.clip.name not in chosen and is_finished(result.clip, out):
+        for planned in in_chain_order(clips):
+            result = by_name[planned.name]
+            if planned.continues is not None:
+                result.clip = joined(planned, videos, out) or planned
+                result.stage_seconds = times_of(result.clip, known_times)
+            if planned.name in chosen:
+                if stop():
+                    raise KeyboardInterrupt
+                begun += 1
+                progress.begin()
+                _render_if_needed(result, pipe, model, out, progress)
+                line = f"[{begun}/{len(chosen)}] {planned.name}: {result.line()}"
+                progress.clip(planned.take, result.status, line, result.error)
+            elif is_finished(result.clip, out):
                 result.status = "skipped"
-        for index, result in enumerate(wanted):
-            if stop():
-                raise KeyboardInterrupt
-            progress.begin()
-            _render_if_needed(result, pipe, model, out, progress)
-            line = f"[{index + 1}/{len(wanted)}] {result.clip.name}: {result.line()}"
-            progress.clip(result.clip.take, result.status, line, result.error)
+            if result.status in ("rendered", "skipped"):
+                videos[planned.name] = video_hash(planned.name, out)
             if (now := time.perf_counter()) >= due:
                 report(results)
                 due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
@@ -214,6 +218,8 @@ def _render_if_needed(
     try:
         if is_finished(clip, out):
             result.status = "skipped"
+        elif clip.continues is not None and clip.after is None:
+            raise ValueError(f"it continues {clip.continues}, which is not finished. Render that one, too.")
         else:
             state = read_state(clip, waiting, state_file(clip.name, out / DRAFTS_FOLDER))
             if state.stages < len(clip.stages):

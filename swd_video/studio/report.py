@@ -56,6 +56,8 @@ class ClipResult:
         }
         if clip.prompt != clip.take.shot.prompt:
             entry["read_as"] = clip.prompt
+        if clip.continues is not None:
+            entry["continues"] = clip.continues
         if clip.unknown_words:
             entry["unknown_words"] = clip.unknown_words
         return entry | ({"error": self.error} if self.error else {})
@@ -70,6 +72,8 @@ class ClipResult:
         length = f"{clip.size.frames} frames, {clip.seconds:.4g} s" + (
             "" if exact else f" (asked for {asked:g} s)"
         )
+        if clip.continues is not None:
+            length = f"continues {clip.continues}, {length}"
         done = "finished before" if self.status == "skipped" else f"rendered in {self.seconds:.1f} s"
         return f"{length}, {done}"
 
@@ -78,7 +82,8 @@ class ClipResult:
         clip = self.clip
         return SheetRow(
             heading=clip.name,
-            details=f"{clip.seconds:.3g} s   seed {clip.take.seed}",
+            details=f"{clip.seconds:.3g} s   seed {clip.take.seed}"
+            + ("" if clip.continues is None else f"   continues {clip.continues}"),
             prompt=clip.take.shot.prompt,
             video=out / f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
             problem=self.error

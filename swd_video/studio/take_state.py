@@ -19,7 +19,7 @@ from swd_video.files import whole_file
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.stage_state import StageState
 from swd_video.studio.clips import PlannedClip
-from swd_video.studio.pictures import read_picture
+from swd_video.studio.continuation import start_picture
 
 # One key, as several are written in an order that changes from run to run.
 _KEY = "made_of"
@@ -79,7 +79,7 @@ def run_stages(
         noise: dict[str, Any] = {"generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds]}
     else:
         noise = {"start": StageState.join([state.after for row in filled if (state := states[row]).after])}
-    pictures = [read_picture(path, size) for clip in clips if (path := clip.take.shot.picture) is not None]
+    pictures = [picture for clip in clips if (picture := start_picture(clip)) is not None]
 
     def on_stage(after: StageState, seconds: float) -> None:
         for row, (clip, one) in enumerate(zip(clips, after.split(), strict=False)):

@@ -1,0 +1,187 @@
+"""Shots that go on where another one ends: in which order they are made, the picture they start from, their colours.
+
+The first picture of such a clip shows once more what the last one of the other shows, so a film drops it. A model and
+its decoder give colours back a little off; what is off between the two pictures that follow each other in a film is
+drift, and is taken out of the whole clip.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from swd_video.core.pixels import pixels_from_frames
+from swd_video.data.video import probe_video, read_video
+from swd_video.studio.clips import PlannedClip, hash_content
+from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.pictures import fit_picture, read_picture
+
+REPEATED_FRAMES = 1
+"""At the start of a clip that continues another: a film drops them where the two follow each other."""
+
+LARGEST_DRIFT = 32.0
+"""Levels, of 255, that the mean of a channel may be off; more is another picture, and its colours are its own."""
+
+LARGEST_GAIN = 1.5
+"""The same of the deviation of a channel, as a factor in either direction."""
+
+_FLAT = 2.0
+"""Levels: a channel that deviates less has no contrast to compare."""
+
+_Levels: TypeAlias = Float64[np.ndarray, "3"]
+_Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
+
+
+def in_chain_order(clips: Iterable[PlannedClip]) -> list[PlannedClip]:
+    """The same clips, each behind the one that it continues, and else as they were."""
+    known = {clip.name: clip for clip in clips}
+    placed: dict[str, PlannedClip] = {}
+    for first in known.values():
+        chain: list[PlannedClip] = []
+        clip: PlannedClip | None = first
+        while clip is not None and clip.name not in placed:
+            chain.append(clip)
+            clip = None if clip.continues is None else known.get(clip.continues)
+        placed.update({clip.name: clip for clip in reversed(chain)})
+    return list(placed.values())
+
+
+def joined(clip: PlannedClip, videos: Mapping[str, str], out: Path) -> PlannedClip | None:
+    """The clip with the file whose last picture it starts from, and with hashes that depend on that file's bytes.
+
+    Args:
+        clip: As planned.
+        videos: Hash of the video of every clip that is finished, by name.
+        out: Where the videos lie.
+
+    Returns:
+        The clip itself if it continues none; None if the one that it continues is not finished.
+    """
+    if clip.continues is None:
+        return clip
+    if clip.continues not in videos:
+        return None
+    after = {"after": videos[clip.continues]}
+    return replace(
+        clip,
+        after=out / f"{clip.continues}.mp4",
+        content_hash=hash_content({"clip": clip.content_hash, **after}),
+        stages_hash=hash_content({"clip": clip.stages_hash, **after}),
+    )
+
+
+def said_to_be_finished(clips: Iterable[PlannedClip], out: Path) -> set[str]:
+    """The names of the clips that are finished, as their sidecars have it; whether files are whole is not looked at."""
+    videos: dict[str, str] = {}
+    for planned in in_chain_order(clips):
+        clip = joined(planned, videos, out)
+        sidecar = read_object(sidecar_file(planned.name, out))
+        if clip is not None and sidecar.get("content_hash") == clip.content_hash:
+            videos[clip.name] = video_hash(clip.name, out)
+    return set(videos)
+
+
+def video_hash(name: str, out: Path) -> str:
+    """The hash of a clip's video that its sidecar holds; empty where it does not."""
+    files = read_object(sidecar_file(name, out)).get("files")
+    return str(files.get(f"{name}.mp4", "")) if isinstance(files, Mapping) else ""
+
+
+def start_picture(clip: PlannedClip) -> Float[Tensor, "1 3 height width"] | None:
+    """The picture in [-1, 1] that a clip starts with: the shot's, or the last one of the clip that it continues.
+
+    Args:
+        clip: As `joined` gave it.
+    """
+    if clip.take.shot.picture is not None:
+        return read_picture(clip.take.shot.picture, clip.size)
+    if clip.after is None:
+        assert clip.continues is None
+        return None
+    picture = fit_picture(Image.fromarray(last_frame(clip.after)), clip.size)
+    return pixels_from_frames(torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0))
+
+
+def join_of(clip: PlannedClip) -> "Join | None":
+    """What takes the drift out of a clip that continues another."""
+    if clip.after is None or clip.continues is None:
+        return None
+    return Join(clip.continues, last_frame(clip.after))
+
+
+def last_frame(video: Path) -> _Frame:
+    """The last picture of a video file."""
+    start = float(probe_video(video).starts[-1])
+    frames, _ = read_video(video, start_seconds=start, num_frames=1, decoder="pyav")
+    return frames[0]
+
+
+@dataclass
+class Join:
+    """Takes the drift in colour at a join out of a clip, and tells what it was.
+
+    Each channel is stretched and moved by the same numbers in all frames, so that its mean and its deviation in the
+    first frame that a film shows are those of the picture before.
+
+    Attributes:
+        name: Of the clip that is continued.
+        before: Its last picture.
+        measured: After the first frames have passed: what sidecars say of the join.
+    """
+
+    name: str
+    before: _Frame
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def correct(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
+        """The same frames, less the drift."""
+        head = list(islice(frames, REPEATED_FRAMES + 1))
+        table = self._measure(head[-1], repeated=len(head) - 1)
+        for part in (head, frames):
+            for frame in part:
+                yield frame if table is None else _look_up(table, frame)
+
+    def _measure(self, shown: _Frame, repeated: int) -> UInt8[np.ndarray, "256 3"] | None:
+        mean, deviation = _statistics(self.before)
+        own_mean, own_deviation = _statistics(shown)
+        flat = (deviation < _FLAT) | (own_deviation < _FLAT)
+        gain = np.where(flat, 1.0, deviation / np.maximum(own_deviation, _FLAT))
+        drifted = (np.abs(own_mean - mean) <= LARGEST_DRIFT) & (np.abs(np.log(gain)) <= np.log(LARGEST_GAIN))
+        table = None
+        if drifted.all():
+            levels = (np.arange(256.0)[:, None] - own_mean) * gain + mean
+            table = levels.round().clip(0, 255).astype(np.uint8)
+        after_mean, after_deviation = (
+            (own_mean, own_deviation) if table is None else _statistics(_look_up(table, shown))
+        )
+        self.measured = {
+            "clip": self.name,
+            "drop_frames": repeated,
+            "end": _described(mean, deviation),
+            "start": _described(own_mean, own_deviation),
+            "corrected": None if table is None else _described(after_mean, after_deviation),
+        }
+        return table
+
+
+def _statistics(frame: _Frame) -> tuple[_Levels, _Levels]:
+    levels = frame.reshape(-1, 3).astype(np.float64)
+    return levels.mean(axis=0), levels.std(axis=0)
+
+
+def _look_up(table: UInt8[np.ndarray, "256 3"], frame: _Frame) -> _Frame:
+    return np.stack([table[frame[..., channel], channel] for channel in range(3)], axis=-1)
+
+
+def _described(mean: _Levels, deviation: _Levels) -> dict[str, list[float]]:
+    return {
+        "mean": [round(float(value), 3) for value in mean],
+        "deviation": [round(float(value), 3) for value in deviation],
+    }
