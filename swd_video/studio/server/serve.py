@@ -6,6 +6,7 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from filelock import FileLock, Timeout
@@ -64,7 +65,19 @@ def serve(
             ready(address)
             if browse:
                 webbrowser.open(address)
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, studio.close).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Lets the pages that look on go before it waits for them to go."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._close = close
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._close()
+        super().handle_exit(sig, frame)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Studio:
         self.worker = Worker(self.queue, path, private, self._command, self.changed)
         self._files = 0
         self._news = asyncio.Event()
+        self._closed = False
         self._seen: tuple[Any, ...] = ()
 
     # What there is.
@@ -110,8 +111,8 @@ class Studio:
         }
 
     async def stream(self) -> AsyncIterator[dict[str, Any] | None]:
-        """News whenever there are some, the present state first; None every now and then."""
-        while True:
+        """News whenever there are some until the studio is closed, the present state first; None now and then."""
+        while not self._closed:
             news = self._news
             yield self.news()
             await asyncio.sleep(_NEWS_SECONDS)
@@ -120,6 +121,11 @@ class Studio:
                     await asyncio.wait_for(news.wait(), _QUIET_SECONDS)
                     break
                 yield None
+
+    def close(self) -> None:
+        """End all streams of news."""
+        self._closed = True
+        self.changed()
 
     def changed(self) -> None:
         """Tell all pages that there is something new."""

@@ -11,6 +11,8 @@ let base = ""; // the version that the text was made of
 let conflict = "";
 let lookingSoon;
 let lookNumber = 0;
+let isLoaded;
+const loaded = new Promise((resolve) => (isLoaded = resolve));
 
 const isChanged = () => server !== null && (text.value !== server.text || name.value !== server.name);
 const storeKey = () => `swd-video studio ${folder}`;
@@ -26,7 +28,11 @@ export function takeIn(state) {
   else if (before.version !== server.version || before.name !== server.name) {
     ask(`${server.name} was changed elsewhere, and your text here is not saved yet.`, server.version);
   }
-  if (first) restore();
+  if (first) {
+    text.disabled = name.disabled = false; // what is written before the script is there would be lost
+    restore();
+    isLoaded();
+  }
   if (!isChanged()) {
     hideConflict();
     showProblems(server.problems, server.warnings);
@@ -162,6 +168,7 @@ function number() {
 
 async function open(file) {
   if (!file) return;
+  await loaded;
   const bytes = new Uint8Array(await file.arrayBuffer());
   const wide = (bytes[0] === 0xff && bytes[1] === 0xfe && "utf-16le") || (bytes[0] === 0xfe && bytes[1] === 0xff && "utf-16be");
   try {

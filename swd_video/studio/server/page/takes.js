@@ -21,8 +21,8 @@ export function showTakes(state) {
     if (drawn.get(shot.id)?.[0] !== text) drawn.set(shot.id, [text, drawShot(shot)]);
     return drawn.get(shot.id)[1];
   });
-  const others = state.others.length ? [drawOthers(state.others)] : [];
-  const wanted = elements.length || others.length ? [...elements, ...others] : [emptyRoom(state)];
+  const others = state.others.length ? [drawOthers(state.others, state.shots.length > 0)] : [];
+  const wanted = elements.length ? [...elements, ...others] : [emptyRoom(state), ...others];
   // Elements that stay are not touched: their pictures go on moving.
   wanted.forEach((element, index) => {
     if (room.children[index] !== element) room.insertBefore(element, room.children[index] ?? null);
@@ -83,18 +83,26 @@ function drawTake(shot, take) {
     make(
       "figcaption",
       {},
-      make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older text` : label }),
-      make("span", { className: "seed", textContent: `take ${take.take} · seed ${take.seed}` }),
+      make(
+        "span",
+        { className: "of-take" },
+        make("span", { textContent: `take ${take.take} ` }),
+        make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older text` : label }),
+      ),
+      make("span", { className: "seed", textContent: `seed ${take.seed}` }),
       shown?.file || shown?.preview ? button("⤢", () => view(shot, take, shown), { className: "small", title: "Look at it", "aria-label": `Look at take ${take.take} of ${shot.id}` }) : null,
     ),
   );
 }
 
-function drawOthers(takes) {
+function drawOthers(takes, isReadable) {
+  const title = isReadable
+    ? `${plural(takes.length, "take")} of shots that the script no longer has`
+    : `${plural(takes.length, "take")} in the folder`;
   return make(
     "article",
     { className: "shot others" },
-    make("div", { className: "about" }, make("p", { className: "prompt", textContent: `${plural(takes.length, "take")} of shots that the script no longer has` })),
+    make("div", { className: "about" }, make("p", { className: "prompt", textContent: title })),
     make(
       "div",
       { className: "grid" },
@@ -107,7 +115,7 @@ function drawOthers(takes) {
             { type: "button", className: "picture", "aria-label": `Look at ${take.id}`, onclick: () => view(take, take, take) },
             take.preview ? make("img", { src: fileAddress(take.preview, take.mark), alt: take.prompt ?? "", loading: "lazy" }) : make("span", { className: "nothing" }),
           ),
-          make("figcaption", {}, make("span", { className: "seed", textContent: `${take.id} · take ${take.take} · seed ${take.seed}` })),
+          make("figcaption", {}, make("span", { textContent: `${take.id}, take ${take.take}` }), make("span", { className: "seed", textContent: `seed ${take.seed}` })),
         ),
       ),
     ),
@@ -129,7 +137,7 @@ export function view(shot, take, shown) {
       ...fact("shot", shot.id),
       ...fact("take", take.take),
       ...fact("seed", shown.seed ?? take.seed),
-      ...(shown.seconds ? fact("length", `${shown.seconds} s`) : []),
+      ...(shown.seconds ? fact("length", `${+shown.seconds.toFixed(2)} s`) : []),
     ),
     make(
       "div",

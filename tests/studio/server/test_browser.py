@@ -1,0 +1,219 @@
+"""The page in a real browser: a story from a script to a film, and what a page must not let happen."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from swd_video.data.video import probe_video
+
+BROWSER_VARIABLE = "SWD_VIDEO_BROWSER"
+"""Program of the browser, where it has another name."""
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_WAIT_MS = 30_000
+expect.set_options(timeout=_WAIT_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = os.environ.get(BROWSER_VARIABLE) or next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser to drive the page in: install chromium, or name one in {BROWSER_VARIABLE}")
+    with sync_playwright() as driver:
+        # A browser that root starts has no sandbox of its own; it opens nothing but our page.
+        opened = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page in which nothing may go wrong unseen."""
+    context = browser.new_context(viewport={"width": 1360, "height": 860})
+    context.set_default_timeout(_WAIT_MS)
+    page, problems = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    context.close()
+    assert not problems
+
+
+class Server:
+    """A studio in a folder, which can be killed and opened again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = ""
+
+    def open(self) -> None:
+        command = [sys.executable, "-m", "swd_video.cli.main", "studio", "--out", str(self.folder)]
+        self._process = subprocess.Popen(
+            [*command, "--no-open", "--json", "--device", "cpu", *(() if self.address else ("--port", "0"))],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        address = json.loads(self._process.stdout.readline())["address"]
+        assert self.address in ("", address)
+        self.address = address
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self._process.send_signal(number)
+        self._process.communicate()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    server.open()
+    try:
+        yield server
+    finally:
+        server.kill(signal.SIGTERM)  # which ends a command that runs, too
+
+
+@pytest.fixture(scope="module")
+def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For tests that leave nothing in the queue."""
+    with serving(tmp_path_factory.mktemp("studio")) as server:
+        yield server
+
+
+def write(page: Page, text: str, name: str = "film.yaml") -> None:
+    page.fill("#name", name)
+    page.fill("#text", text)
+    page.click("#save")
+    expect(page.locator("#save")).to_have_text("Saved")
+
+
+def plays(page: Page, video: str) -> None:
+    """Whether a video moves on: no script of ours can wait in the page, whose policy forbids it."""
+    for _ in range(100):
+        if page.locator(video).evaluate("video => video.currentTime") > 0.1:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{video} does not play")
+
+
+def test_problems_stand_at_their_line_and_a_text_survives_a_closed_page(page: Page, server: Server) -> None:
+    page.goto(server.address)
+    page.fill("#name", "film.yaml")
+    page.fill("#text", "shots:\n  - id: tiger\n    promt: a tiger\n")
+    expect(page.locator("#problems li")).to_contain_text("line 3")
+    expect(page.locator("#problems li")).to_contain_text("Did you mean `prompt`?")
+    expect(page.locator("#gutter .problem")).to_have_text("3")
+    page.reload()
+    expect(page.locator("#text")).to_have_value("shots:\n  - id: tiger\n    promt: a tiger\n")
+    page.fill("#text", "- a tiger moving left\n- a ghost at night\n")
+    expect(page.locator("#count")).to_have_text("2 shots, 2 takes")
+    page.keyboard.press("Control+s")
+    expect(page.get_by_text("a tiger moving left", exact=True)).to_be_visible()
+    assert (server.folder / "film.yaml").read_text() == "- a tiger moving left\n- a ghost at night\n"
+
+
+def test_markup_in_a_script_stays_text(page: Page, server: Server) -> None:
+    page.goto(server.address)
+    nasty = "<img src=x onerror=hacked=1><script>hacked=1</script>"
+    write(page, f'title: "<b>{nasty}"\nshots:\n  - id: tiger\n    prompt: "{nasty}"\n')
+    expect(page.locator("#shot-tiger .prompt")).to_have_text(nasty)
+    expect(page.locator("#title")).to_have_text(f"<b>{nasty}")
+    assert page.locator("main img, main script, h1 *").count() == 0
+    assert page.evaluate("typeof hacked") == "undefined"
+    # And were it none, the browser would not run it.
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=/no onerror=\"hacked=1\">')")
+    page.wait_for_timeout(100)
+    assert page.evaluate("typeof hacked") == "undefined"
+
+
+def test_a_second_tab_sees_the_same_and_cannot_spoil_a_text(page: Page, server: Server) -> None:
+    page.goto(server.address)
+    write(page, "- a tiger\n")
+    other = page.context.new_page()
+    other.goto(server.address)
+    expect(other.locator("#text")).to_have_value("- a tiger\n")
+    write(page, "- a tiger moving left\n")
+    expect(other.locator("#text")).to_have_value("- a tiger moving left\n")
+    other.fill("#text", "- mine\n")
+    write(page, "- theirs\n")
+    expect(other.locator("#conflict")).to_be_visible()
+    other.click("#save")
+    expect(other.locator("#told")).to_contain_text("somebody else saved it")
+    expect(page.locator("#text")).to_have_value("- theirs\n")
+    other.click("#overwrite")
+    expect(page.locator("#text")).to_have_value("- mine\n")
+    expect(other.locator("#conflict")).to_be_hidden()
+
+
+def test_a_dropped_script_is_shown_and_saved_under_its_name(page: Page, server: Server) -> None:
+    page.goto(server.address)
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["prompt,id\\na tiger moving left,cat\\n"], "shots.csv"));
+            document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+        }"""
+    )
+    expect(page.locator("#form")).to_have_text("CSV")
+    page.click("#save")
+    expect(page.locator("#shot-cat .id")).to_have_text("cat")
+    assert (server.folder / "shots.csv").is_file()
+
+
+SCRIPT = """\
+title: Two shots
+seed: 5
+shots:
+  - id: tiger
+    prompt: a tiger moving left on a green meadow
+    takes: 2
+  - id: ghost
+    prompt: a ghost floating up at night
+  - id: whale
+    prompt: a whale floating up at sunset
+"""
+
+
+def test_from_a_script_to_a_film(page: Page, tmp_path: Path) -> None:
+    with serving(tmp_path / "out") as server:
+        page.goto(server.address)
+        write(page, SCRIPT)
+        page.click("#finish")
+        # A second thing waits, and is cancelled.
+        page.locator("#shot-whale").get_by_text("Finish").click()
+        page.click("[data-tab=queue]")
+        page.locator("[data-job='2']").get_by_text("Cancel").click()
+        expect(page.locator("[data-job='2']")).to_contain_text("cancelled")
+        page.click("[data-tab=takes]")
+        expect(page.locator("#shot-tiger .badge.finished")).to_have_count(1)
+
+        # The machine loses power.
+        (pid,) = [
+            job["pid"] for job in json.loads((server.folder / "queue.json").read_text())["jobs"] if job["pid"]
+        ]
+        server.kill()
+        os.kill(pid, signal.SIGKILL)
+        expect(page.locator("#lost")).to_be_visible()
+        server.open()
+        expect(page.locator("#lost")).to_be_hidden()
+        expect(page.locator(".badge.finished")).to_have_count(4)
+
+        page.locator("[data-take='tiger:2'] .picture").click()
+        expect(page.locator("[data-take='tiger:2'].picked")).to_be_visible()
+        assert json.loads((server.folder / "picks.json").read_text()) == {"tiger": [2]}
+        page.locator("[data-take='tiger:2'] .small").click()
+        plays(page, "#viewer video")
+        page.click("#viewer-close")
+        assert probe_video(server.folder / "tiger-take2.mp4").frames == 17
+        page.click("[data-tab=history]")
+        expect(page.locator("#history tbody tr")).to_have_count(4)
