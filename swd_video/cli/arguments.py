@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import tyro
 
@@ -10,12 +10,12 @@ _Arguments = TypeVar("_Arguments")
 
 
 def read_arguments(kind: type[_Arguments], command: str, description: str, argv: Sequence[str]) -> _Arguments:
-    """A command's arguments."""
+    """A command's arguments; a flag that takes several values may be given several times."""
     return tyro.cli(
         kind,
         prog=f"swd-video {command}",
         description=description,
-        args=list(argv),
+        args=_together(argv, kind),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
@@ -33,6 +33,30 @@ def read_arguments_and_keys(
     own, keys = _split(list(argv), kind)
     arguments = read_arguments(kind, command, description, own)
     return arguments, parse_overrides(keys)
+
+
+def _together(argv: Sequence[str], kind: Any) -> list[str]:
+    """The words, with all values of a flag behind its last mention: tyro would take only those."""
+    flags = {
+        f"--{field.name.replace('_', '-')}": list[str]()
+        for field in fields(kind)
+        if get_origin(field.type) is tuple
+    }
+    rest: list[str] = []
+    into = rest
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if word.startswith("--") or word == "-h":
+            flag = flag.replace("_", "-")
+            into = flags.get(flag, rest)
+            if into is rest:
+                rest.append(word)
+            elif equals:
+                into.append(value)
+                into = rest
+        else:
+            into.append(word)
+    return [*rest, *(word for flag, values in flags.items() if values for word in (flag, *values))]
 
 
 def _split(words: list[str], kind: Any) -> tuple[list[str], list[str]]:
