@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from swd_video.files import hash_file
 from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.pictures import open_picture
-from swd_video.studio.script import Script, Take
+from swd_video.studio.script import Script, Shot, Take
 from swd_video.studio.sizes import ShotSizes
+from swd_video.yaml_source import SourceError
 
 _TEXT_ALONE = (
     "{} makes clips from text alone. Drop the key, or use a student of a model that can start from a picture."
@@ -67,19 +69,50 @@ class PlannedClip:
         return self.size.frames / self.fps
 
 
-def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
+class _Problems:
+    """Where errors of shots go: into a list, or to whoever called."""
+
+    def __init__(self, found: list[SourceError] | None) -> None:
+        self.found, self.shots = found, set[str]()
+
+    @contextmanager
+    def of(self, shot: Shot) -> Iterator[None]:
+        """A context whose error is one of this shot."""
+        try:
+            yield
+        except SourceError as error:
+            if self.found is None:
+                raise
+            self.found.append(error)
+            self.shots.add(shot.id)
+
+
+def plan_clips(
+    script: Script, model: ModelFacts, problems: list[SourceError] | None = None
+) -> list[PlannedClip]:
     """Work out every clip of a script for a model.
+
+    Args:
+        script: whose clips.
+        model: facts about the model.
+        problems: takes what else would be raised; shots with problems have no clips then.
 
     Raises:
         SourceError: A shot asks for a length or size that the model cannot make, says more than it reads or nothing
             that it knows, or starts from a picture that cannot be used.
     """
-    prompts = _read_prompts(script, model)
+    told = _Problems(problems)
     sizes = ShotSizes(script, model)
-    pictures = _hash_pictures(script, model, sizes)
-    continued = _continued_takes(script, model, sizes)
+    prompts = _read_prompts(script, model, told)
+    for shot in script.shots:
+        with told.of(shot):
+            sizes.of(shot)
+    pictures = _hash_pictures(script, model, sizes, told)
+    continued = _continued_takes(script, model, sizes, told)
     clips = []
     for take in script.takes():
+        if take.shot.id in told.shots:
+            continue
         size = sizes.of(take.shot)
         target = model.compression.latent_size(size)
         grids = model.schedule.scaled_to(target, model.compression)
@@ -112,8 +145,8 @@ def plan_clips(script: Script, model: ModelFacts) -> list[PlannedClip]:
         content_hash = hash_content(fields)
         hashes = content_hash, stages_hash
         shown = model.shown_size(target)
-        told = stages, metadata, *hashes, prompt, unknown
-        clips.append(PlannedClip(take, size, shown, model.fps, *told, before))
+        rest = stages, metadata, *hashes, prompt, unknown
+        clips.append(PlannedClip(take, size, shown, model.fps, *rest, before))
     return clips
 
 
@@ -122,7 +155,9 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
     first = {clip.take.shot.id: clip for clip in reversed(clips)}
     lines = []
     for index, shot in enumerate(script.shots):
-        clip, told = first[shot.id], []
+        clip, told = first.get(shot.id), []
+        if clip is None:  # refused for something else
+            continue
         if clip.unknown_words:
             words = describe_unknown(clip.unknown_words)
             told.append(f"unknown to {clip.metadata['model']}, which shows nothing of them: {words}.")
@@ -133,78 +168,92 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
     return lines
 
 
-def _read_prompts(script: Script, model: ModelFacts) -> dict[str, tuple[str, dict[str, list[str]]]]:
-    """Every prompt as the model is given it, with the words that it does not know.
-
-    Prompts whose end the text encoder would never see are refused, and those of which it would see nothing.
-    """
+def _read_prompts(
+    script: Script, model: ModelFacts, problems: _Problems
+) -> dict[str, tuple[str, dict[str, list[str]]]]:
+    """Every prompt as the model is given it, with the words that it does not know."""
     readings: dict[str, tuple[str, dict[str, list[str]]]] = {}
     for index, shot in enumerate(script.shots):
-        if shot.prompt in readings:
-            continue
-        prompt = with_known_words(model.tokenizer, shot.prompt)
-        unknown = unknown_words(model.tokenizer, prompt)
-        if knows_nothing(model.tokenizer, prompt):
-            words = f": {describe_unknown(unknown)}" if unknown else ""
-            raise script.error(
-                shot.prompt_line,
-                f"shots[{index}].prompt",
-                f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
-            )
-        readings[shot.prompt] = prompt, unknown
-        count = model.count_tokens(prompt)
-        if count > model.text_length:
-            raise script.error(
-                shot.prompt_line,
-                f"shots[{index}].prompt",
-                f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. "
-                "Shorten it.",
-            )
+        if shot.prompt not in readings:
+            with problems.of(shot):
+                readings[shot.prompt] = _read_prompt(script, index, model)
     return readings
 
 
-def _hash_pictures(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[Path, str]:
+def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, dict[str, list[str]]]:
+    """A prompt whose end the text encoder would never see is refused, and one of which it would see nothing."""
+    shot, key = script.shots[index], f"shots[{index}].prompt"
+    prompt = with_known_words(model.tokenizer, shot.prompt)
+    unknown = unknown_words(model.tokenizer, prompt)
+    if knows_nothing(model.tokenizer, prompt):
+        words = f": {describe_unknown(unknown)}" if unknown else ""
+        raise script.error(
+            shot.prompt_line,
+            key,
+            f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
+        )
+    count = model.count_tokens(prompt)
+    if count > model.text_length:
+        raise script.error(
+            shot.prompt_line,
+            key,
+            f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
+        )
+    return prompt, unknown
+
+
+def _hash_pictures(
+    script: Script, model: ModelFacts, sizes: ShotSizes, problems: _Problems
+) -> dict[Path, str]:
     """Hashes of the bytes of all pictures, after a look at each."""
     hashes: dict[Path, str] = {}
     fitting: set[tuple[Path, int, int]] = set()
     for index, shot in enumerate(script.shots):
-        if shot.picture is None:
+        if shot.picture is None or shot.id in problems.shots:
             continue
         key = f"shots[{index}].picture"
-        if not model.takes_pictures:
-            raise script.error(shot.picture_line, key, _TEXT_ALONE.format(model.name))
-        size = sizes.of(shot)
-        if (place := (shot.picture, size.height, size.width)) in fitting:
-            continue
-        try:
-            open_picture(shot.picture, size)
-        except ValueError as error:
-            raise script.error(shot.picture_line, key, str(error)) from None
-        fitting.add(place)
-        if shot.picture not in hashes:
-            hashes[shot.picture] = hash_file(shot.picture)
+        with problems.of(shot):
+            if not model.takes_pictures:
+                raise script.error(shot.picture_line, key, _TEXT_ALONE.format(model.name))
+            size = sizes.of(shot)
+            if (place := (shot.picture, size.height, size.width)) in fitting:
+                continue
+            try:
+                open_picture(shot.picture, size)
+            except ValueError as error:
+                raise script.error(shot.picture_line, key, str(error)) from None
+            fitting.add(place)
+            if shot.picture not in hashes:
+                hashes[shot.picture] = hash_file(shot.picture)
     return hashes
 
 
-def _continued_takes(script: Script, model: ModelFacts, sizes: ShotSizes) -> dict[str, str]:
+def _continued_takes(
+    script: Script, model: ModelFacts, sizes: ShotSizes, problems: _Problems
+) -> dict[str, str]:
     """By the id of a shot, the name of the clip that it continues: the first picked take of that shot, else take 1."""
     shots = {shot.id: shot for shot in script.shots}
     names = {}
     for index, shot in enumerate(script.shots):
         if shot.continues is None:
             continue
+        if shot.continues in problems.shots:
+            problems.shots.add(shot.id)
+        if shot.id in problems.shots:
+            continue
         line, key, before = shot.line_of("continues"), f"shots[{index}].continues", shots[shot.continues]
-        if not model.takes_pictures:
-            raise script.error(line, key, _TEXT_ALONE.format(model.name))
-        size, own = sizes.of(before), sizes.of(shot)
-        if (size.height, size.width) != (own.height, own.width):
-            raise script.error(
-                line,
-                key,
-                f"{before.id} is {size.width}x{size.height} pixels (width x height) and this shot "
-                f"{own.width}x{own.height}. Give both the same `size`.",
-            )
-        names[shot.id] = script.take(before, before.pick[0] if before.pick else 1).name
+        with problems.of(shot):
+            if not model.takes_pictures:
+                raise script.error(line, key, _TEXT_ALONE.format(model.name))
+            size, own = sizes.of(before), sizes.of(shot)
+            if (size.height, size.width) != (own.height, own.width):
+                raise script.error(
+                    line,
+                    key,
+                    f"{before.id} is {size.width}x{size.height} pixels (width x height) and this shot "
+                    f"{own.width}x{own.height}. Give both the same `size`.",
+                )
+            names[shot.id] = script.take(before, before.pick[0] if before.pick else 1).name
     return names
 
 

@@ -75,13 +75,38 @@ def load_model_for_rendering(
     """
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
+    fingerprint = student.fingerprint(options.transformer_file)
+    return pipe, describe_model(
+        name, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
+    )
+
+
+def describe_model(
+    name: str,
+    pipe: ScaleWisePipeline,
+    *,
+    fingerprint: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: LoadOptions = DEFAULT_OPTIONS,
+) -> ModelFacts:
+    """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder.
+
+    Args:
+        name: Of the student.
+        pipe: Of the student.
+        fingerprint: Of its files.
+        device: Where it runs.
+        dtype: Precision of all its parts.
+        options: How it is fitted into memory and run.
+    """
     decoder = "" if pipe.model.decoder is None else weights_digest(pipe.model.decoder)
     # The files' bytes are in the hashes; where they lie does not matter.
     settings = options.model_dump(exclude_defaults=True, exclude={"transformer_file", "decoder"})
     texts = {key: f"{key} {value}" for key, value in settings.items()}
-    return pipe, ModelFacts(
+    return ModelFacts(
         name=name,
-        fingerprint=student.fingerprint(options.transformer_file),
+        fingerprint=fingerprint,
         fps=pipe.fps,
         compression=pipe.compression,
         shown_size=pipe.model.shown_size,

@@ -6,6 +6,7 @@ from itertools import product
 from swd_video.core.grid import PixelSize
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script, Shot
+from swd_video.yaml_source import SourceError
 
 ASPECT_TOLERANCE = 0.05
 """How far the shape of a clip may be from the aspect asked for, relatively: Wan's 832x480 is taken for 16:9."""
@@ -26,6 +27,7 @@ class ShotSizes:
         self.script, self.model = script, model
         self.native = model.compression.pixel_size(model.schedule.target)
         self._known: dict[object, PixelSize] = {}
+        self._indices = {shot.id: index for index, shot in enumerate(script.shots)}
 
     def of(self, shot: Shot) -> PixelSize:
         """The size of a shot's clips.
@@ -159,9 +161,9 @@ class ShotSizes:
         nearest = self.model.compression.nearest_legal(PixelSize(self.native.frames, height, width))
         return nearest.height, nearest.width
 
-    def _error(self, shot: Shot, key: str, problem: str) -> ValueError:
+    def _error(self, shot: Shot, key: str, problem: str) -> SourceError:
         line = shot.seconds_line if key == "seconds" else shot.line_of(key)
-        return self.script.error(line, f"shots[{self.script.shots.index(shot)}].{key}", problem)
+        return self.script.error(line, f"shots[{self._indices[shot.id]}].{key}", problem)
 
 
 def _written(height: int, width: int) -> str:
