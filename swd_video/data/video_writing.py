@@ -38,7 +38,7 @@ def write_video(
     fps: int | float,
     *,
     metadata: Mapping[str, str] | None = None,
-    crf: int = 16,
+    crf: int | None = 16,
 ) -> None:
     """Write an MP4 that plays everywhere: H.264, yuv420p, BT.709, index at the front.
 
@@ -51,7 +51,7 @@ def write_video(
         fps: frames per second.
         metadata: text stored in the file, for example the prompt; any Unicode text without a NUL, where MP4 would
             end it; an empty one is left out.
-        crf: x264's constant rate factor, 0 (lossless) to 51.
+        crf: x264's constant rate factor, 0 to 51; None keeps every value, as RGB, which browsers do not play.
 
     Raises:
         VideoError: if the size is odd, a number is out of range, metadata cannot be kept, there is nothing to write,
@@ -62,7 +62,7 @@ def write_video(
     _check(path, 0 if first is None else 1, fps)
     assert first is not None
     _check_metadata(path, metadata or {})
-    if not 0 <= crf <= 51:
+    if crf is not None and not 0 <= crf <= 51:
         raise VideoError(path, f"got crf {crf}, expected 0 to 51.")
     height, width = first.shape[:2]
     if height % 2 or width % 2:
@@ -99,24 +99,27 @@ def _encode(
     size: tuple[int, int],
     frames: Iterable[UInt8[np.ndarray, "height width 3"]],
     fps: int | float,
-    crf: int,
+    crf: int | None,
 ) -> None:
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-    (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
+    codec, pixels = ("libx264rgb", "rgb24") if crf is None else ("libx264", "yuv420p")
+    stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+    (stream.height, stream.width), stream.pix_fmt = size, pixels
     x264 = "threads=1:cpu-independent=1"
-    stream.options = {"crf": str(crf), "preset": "medium", "x264-params": x264}
-    context = stream.codec_context
-    context.color_primaries = context.color_trc = context.colorspace = _BT709
-    context.color_range = _LIMITED_RANGE
+    stream.options = {"crf": str(crf or 0), "preset": "medium", "x264-params": x264}
+    if crf is not None:
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = _BT709
+        context.color_range = _LIMITED_RANGE
     for picture in frames:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame = frame.reformat(
-            format="yuv420p",
-            dst_colorspace="itu709",
-            dst_color_range="MPEG",
-            interpolation="AREA",
-            threads=1,
-        )
+        if crf is not None:
+            frame = frame.reformat(
+                format="yuv420p",
+                dst_colorspace="itu709",
+                dst_color_range="MPEG",
+                interpolation="AREA",
+                threads=1,
+            )
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 

@@ -323,25 +323,33 @@ def frame_rate(size: PixelSize) -> float:
     return FPS * (size.frames - 1) / (CLIP_SIZE.frames - 1)
 
 
-def _write_clip(folder: Path, size: PixelSize, item: tuple[int, ClipSpec]) -> str:
+def _write_clip(folder: Path, size: PixelSize, lossless: bool, item: tuple[int, ClipSpec]) -> str:
     from swd_video.data.video import write_video
 
     index, spec = item
     name = f"{index:05d}.mp4"
     if not (folder / name).exists():
         clip = compose_clip(spec, size)
-        write_video(folder / name, clip, frame_rate(size), metadata={"caption": spec.caption}, crf=12)
+        crf = None if lossless else 12
+        write_video(folder / name, clip, frame_rate(size), metadata={"caption": spec.caption}, crf=crf)
     return json.dumps({"path": name, "caption": spec.caption})
 
 
 def build(
-    folder: Path, *, split: str, count: int, seed: int, workers: int, size: PixelSize = CLIP_SIZE
+    folder: Path,
+    *,
+    split: str,
+    count: int,
+    seed: int,
+    workers: int,
+    size: PixelSize = CLIP_SIZE,
+    lossless: bool = False,
 ) -> None:
     """Write `count` clips as MP4 with `manifest.jsonl`; clips that are there already are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     items = list(enumerate(corpus_specs(split, seed, count)))
     with ProcessPoolExecutor(workers) as pool:
-        lines = list(pool.map(partial(_write_clip, folder, size), items, chunksize=16))
+        lines = list(pool.map(partial(_write_clip, folder, size, lossless), items, chunksize=16))
     write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
     print(f"{len(lines)} clips in {folder}", file=sys.stderr)
 
@@ -363,6 +371,7 @@ def main() -> None:
     builder.add_argument("--count", type=int, default=4032)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
+    builder.add_argument("--lossless", action="store_true", help="keep every value; else H.264 of high quality")
     builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     lister = commands.add_parser("prompts", help="write the captions of a split, one a line")
     lister.add_argument("--out", type=Path, required=True)
@@ -380,6 +389,7 @@ def main() -> None:
             seed=arguments.seed,
             workers=arguments.workers,
             size=arguments.size,
+            lossless=arguments.lossless,
         )
 
 
