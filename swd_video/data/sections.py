@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
+from swd_video.models.guidance_options import WeakerSelfConfig
 
 
 def _check_grids(grids: tuple[str, ...]) -> tuple[str, ...]:
@@ -59,6 +60,8 @@ class SynthesizeConfig(Section):
     """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    weaker: WeakerSelfConfig | None = None
+    """A weaker version of the teacher that guidance leads away from as well; null is none."""
     shift: float | None = Field(default=None, gt=0)
     """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
     keep_latents: bool = True

@@ -32,6 +32,7 @@ from swd_video.data.texts import cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import read_pipeline_name
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
+from swd_video.models.guidance import WeakerSelf, identity_of
 from swd_video.models.loading import LoadOptions, load_teacher, model_folder, resolve_model_path
 from swd_video.models.registry import adapter_for
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
@@ -90,6 +91,7 @@ def synthesize(
         options=LoadOptions(embedded_guidance=config.embedded_guidance),
     )
     chosen_guidance(model.spec, recipe.guidance_scale, recipe.negative_prompt)
+    weaker = None if recipe.weaker is None else WeakerSelf(recipe.weaker, model)
     negative = [recipe.negative_prompt] if recipe.guidance_scale != 1 else []
     if line := describe_cut(cut_texts(model, negative), "negative prompt"):
         say(line)
@@ -97,7 +99,7 @@ def synthesize(
         model,
         recipe.prompts,
         cut_texts(model, recipe.prompts),
-        _Sampler(model, recipe, filler.header.grids).make_file,
+        _Sampler(model, recipe, filler.header.grids, weaker).make_file,
         batch_size=recipe.batch_size,
         notes={CONFIG_NAME: dump_config(config)},
     )
@@ -123,7 +125,9 @@ def _digest(recipe: SynthesizeConfig) -> str:
         "teacher": fingerprint_folders([model_folder(recipe.model)])
     }
     # Without what is left out, so that caches from before there was such a key stay finished.
-    later = ("guidance_scale_2", "embedded_guidance")
+    later = ("guidance_scale_2", "embedded_guidance", "weaker")
+    if recipe.weaker is not None:
+        values["weaker"] = identity_of(recipe.weaker)
     values = {key: value for key, value in values.items() if key not in later or value is not None}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -133,6 +137,7 @@ class _Sampler:
     model: VideoModel
     recipe: SynthesizeConfig
     grids: tuple[LatentSize, ...]
+    weaker: WeakerSelf | None
 
     def make_file(self, numbers: range, advance: Callable[[int], None]) -> MadeClips:
         size, each = self.recipe.batch_size, self.recipe.samples_per_prompt
@@ -159,6 +164,7 @@ class _Sampler:
             negative_prompt=recipe.negative_prompt,
             shift=recipe.shift,
             generator=[keyed_generator(recipe.seed, "synthesize", *clip) for clip in clips],
+            weaker=self.weaker,
         )
         again = self.grids[:-1] if recipe.keep_latents else self.grids
         latents = encode_on_grids(self.model, self.model.decode(own).float().clamp(-1, 1), again)

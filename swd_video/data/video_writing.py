@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import av
 import numpy as np
@@ -102,7 +102,7 @@ def _encode(
     crf: int | None,
 ) -> None:
     codec, pixels = ("libx264rgb", "rgb24") if crf is None else ("libx264", "yuv420p")
-    stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+    stream = cast("av.VideoStream", container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001)))
     (stream.height, stream.width), stream.pix_fmt = size, pixels
     x264 = "threads=1:cpu-independent=1"
     stream.options = {"crf": str(crf or 0), "preset": "medium", "x264-params": x264}

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from swd_video.config import Section, or_from_outside
 from swd_video.core.grid import PixelSize
 from swd_video.data.manifest import Clip, read_manifest
+from swd_video.models.guidance_options import WeakerSelfConfig
 
 _KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
@@ -138,6 +139,8 @@ class TeacherRowConfig(RowConfig):
     """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    weaker: WeakerSelfConfig | None = None
+    """A weaker version of the teacher that guidance leads away from as well; null is none."""
     shift: float | None = Field(default=None, gt=0)
     """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
 

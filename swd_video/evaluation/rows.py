@@ -18,6 +18,7 @@ from swd_video.evaluation.config import RealRowConfig, StudentRowConfig, Teacher
 from swd_video.models.base import VideoModel
 from swd_video.models.decoding import decode_whole
 from swd_video.models.fingerprint import weights_digest
+from swd_video.models.guidance import WeakerSelf, identity_of
 from swd_video.models.teacher_sampling import chosen_guidance, sample_teacher
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -91,11 +92,14 @@ def teacher_row(section: TeacherRowConfig, model: VideoModel, size: PixelSize) -
     }
     if section.guidance_scale_2 is not None:
         settings["guidance_scale_2"] = section.guidance_scale_2
+    weaker = None if section.weaker is None else WeakerSelf(section.weaker, model, f"{section.key}: weaker")
 
     @torch.no_grad()
     def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
         prompts = [request.caption for request in requests]
-        latents = sample_teacher(model, prompts, size, generator=_generators(seeds), **settings)
+        latents = sample_teacher(
+            model, prompts, size, generator=_generators(seeds), weaker=weaker, **settings
+        )
         return to_frames(decode_whole(model, latents))
 
     identity = {
@@ -107,6 +111,8 @@ def teacher_row(section: TeacherRowConfig, model: VideoModel, size: PixelSize) -
     }
     if spec.embedded_guidance is not None:
         identity["embedded_guidance"] = spec.embedded_guidance
+    if weaker is not None:
+        identity["weaker"] = identity_of(weaker.config)
     title = section.title or f"teacher, {section.steps} steps, guidance {guidance:g}{_decoder_words(model)}"
     return Row(section.key, title, make, identity, _modules(model), spec.fps)
 

@@ -2,12 +2,14 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.hooks import HookRegistry
+from diffusers.hooks.layer_skip import TransformerBlockSkipHook
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,6 +29,9 @@ MaskKind = Literal["none", "additive", "boolean"]
 
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 """What diffusers calls the linear layers of an attention."""
+
+_LEFT_OUT = "left out"
+"""Name of the hook on a block that is."""
 
 # Not typing.Self: beartype, which checks signatures in tests, refuses it outside decorated classes.
 _ModelT = TypeVar("_ModelT", bound="VideoModel")
@@ -301,6 +306,18 @@ class VideoModel(Codec, ABC):
         """All blocks of a transformer of this family, in the order in which `features` counts them."""
         return self._blocks(unwrap(transformer))[0]
 
+    @contextmanager
+    def without_blocks(self, blocks: Sequence[int], transformer: nn.Module | None = None) -> Iterator[None]:
+        """A context in which blocks of a transformer hand on what they are given; both of a model that has two."""
+        network = unwrap(self.transformer if transformer is None else transformer)
+        with ExitStack() as hooks:
+            for single in self._transformers(network):
+                for index in blocks:
+                    registry = HookRegistry.check_if_exists_or_initialize(self._blocks(single)[0][index])
+                    registry.register_hook(TransformerBlockSkipHook(dropout=1.0), _LEFT_OUT)
+                    hooks.callback(registry.remove_hook, _LEFT_OUT)
+            yield
+
     def _capture(
         self,
         network: nn.Module,
@@ -352,6 +369,10 @@ class VideoModel(Codec, ABC):
     @abstractmethod
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         """All blocks of an unwrapped transformer in running order, and the module that runs after them."""
+
+    def _transformers(self, inner: Any) -> Iterable[Any]:
+        """The transformers in an unwrapped network."""
+        return (inner,)
 
     def _positions(self, inner: Any) -> AbstractContextManager[None]:
         """A context in which an unwrapped transformer counts frames as `rescale_positions` said."""

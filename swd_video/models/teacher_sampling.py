@@ -12,6 +12,7 @@ from torch import Tensor
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.sampling import Generators, draw_noise
 from swd_video.models.base import VideoModel
+from swd_video.models.guidance import Guidance, WeakerSelf
 from swd_video.models.spec import ModelSpec
 
 
@@ -28,23 +29,22 @@ def sample_teacher(
     shift: float | None = None,
     generator: Generators = None,
     first_frame: Float[Tensor, "prompts channels 1 height width"] | None = None,
+    weaker: WeakerSelf | None = None,
 ) -> Float[Tensor, "prompts channels frames height width"]:
     """Sample clean latents, as diffusers' own pipeline of the family does, with its noise levels and steps.
-
-    Guidance is `uncond + guidance_scale * (cond - uncond)`.
-    Source: Classifier-Free Diffusion Guidance (arXiv 2207.12598), Eq. 6, whose w is one smaller.
 
     Args:
         model: any adapter.
         prompts: one for each clip, or, where the text encoder is out of reach, what it made of them.
         size: of the clips in pixels, or their grid.
-        steps: evaluations of the transformer, times two with guidance.
-        guidance_scale: 1 is off; default what the model's pipeline does.
+        steps: evaluations of the transformer, times two with guidance, and one more with a weaker self.
+        guidance_scale: of `Guidance`; 1 is off; default what the model's pipeline does.
         guidance_scale_2: likewise of the second transformer (Wan 2.2 A14B); default the same.
         negative_prompt: what guidance leads away from; likewise.
         shift: take Euler steps over even noise levels shifted by this much, instead of using the model's scheduler.
         generator: source of the noise; one for each clip makes a clip independent of its neighbours.
         first_frame: clean latents of the picture that each clip starts with, see `VideoModel.predict_velocity`.
+        weaker: a weaker version of the model, which guidance leads away from as well.
 
     Returns:
         float32 latents.
@@ -74,13 +74,13 @@ def sample_teacher(
         # From given levels: left alone, the scheduler starts from a lowest one that is shifted already.
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=model.device)
+    guidance = Guidance(scale, negative_embeds, weaker)
     for timestep in scheduler.timesteps:
         sigma = float(timestep) / 1000
-        velocity = model.predict_velocity(latents, sigma, prompt_embeds, first_frame=first_frame)
-        if negative_embeds is not None and scale > 1:
-            without = model.predict_velocity(latents, sigma, negative_embeds, first_frame=first_frame)
-            strength = scale if model.transformer_at(sigma) == "transformer" else scale_2
-            velocity = without + strength * (velocity - without)
+        strength = scale if model.transformer_at(sigma) == "transformer" else scale_2
+        velocity = guidance.velocity(
+            model, latents, sigma, prompt_embeds, first_frame=first_frame, scale=strength
+        )
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     if first_frame is not None:
         latents = torch.cat([first_frame.to(latents), latents[:, :, 1:]], dim=2)

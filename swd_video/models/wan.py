@@ -152,10 +152,13 @@ class WanModel(VideoModel):
     def _blocks(self, inner: Any) -> tuple[Sequence[nn.Module], nn.Module]:
         return list(inner.blocks), inner.norm_out
 
+    def _transformers(self, inner: Any) -> Iterable[Any]:
+        return inner.children() if isinstance(inner, WanExperts) else (inner,)
+
     @contextmanager
     def _positions(self, inner: Any) -> Iterator[None]:
         with ExitStack() as contexts:
-            for network in _single(inner):
+            for network in self._transformers(inner):
                 rope = network.rope
                 patch = rope.patch_size[0]
                 contexts.enter_context(
@@ -166,7 +169,7 @@ class WanModel(VideoModel):
     @contextmanager
     def _attention(self, inner: Any, windows_of: WindowsOfBlocks | None, latents: Tensor) -> Iterator[None]:
         with ExitStack() as contexts:
-            for network in _single(inner):
+            for network in self._transformers(inner):
                 contexts.enter_context(super()._attention(network, windows_of, latents))
             yield
 
@@ -233,11 +236,6 @@ class WanExperts(nn.Module):
             (part,) = expert(*inputs, return_dict=False)
             output = output.index_put((chosen,), part.to(output.dtype))
         return (output,)
-
-
-def _single(network: Any) -> Iterable[Any]:
-    """The transformers in an unwrapped network, which may be two."""
-    return network.children() if isinstance(network, WanExperts) else (network,)
 
 
 def wan_fps(expand_timesteps: bool) -> float:

@@ -6,6 +6,7 @@ Source: Improved Distribution Matching Distillation (arXiv 2405.14867).
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +19,8 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.losses.dmd import distribution_matching_loss
+from swd_video.models.guidance import Guidance, WeakerSelf
+from swd_video.models.guidance_options import WeakerSelfConfig
 from swd_video.models.spec import ModelSpec
 from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.objectives.networks import Networks
@@ -38,6 +41,8 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
     """Of the teacher whose distribution is matched; 1 is no guidance, null what the teacher's own pipeline does."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    weaker: WeakerSelfConfig | None = None
+    """A weaker version of the teacher that guidance leads away from as well; null is none."""
     sigma_min: float = Field(default=0.02, gt=0, lt=1)
     """Lowest noise level at which teacher and critic are compared."""
     sigma_max: float = Field(default=0.98, gt=0, le=1)
@@ -72,6 +77,15 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
         return {"negative_prompt": (self.negative_prompt,)}
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Weights of the weaker version."""
+        return (
+            ()
+            if self.weaker is None or self.weaker.transformer_file is None
+            else (self.weaker.transformer_file,)
+        )
+
+    @property
     def num_updates(self) -> int:
         """The critic's."""
         return self.critic_updates
@@ -99,14 +113,15 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
         guidance = chosen_guidance(
             spec, self.guidance_scale, self.negative_prompt, f"{key}.", quiet=not speaks
         )
-        negative_embeds = prompts["negative_prompt"]
-        return DmdObjective(self, guidance, negative_embeds, weight=self.weight, learner=critic)
+        weaker = None if self.weaker is None else WeakerSelf(self.weaker, networks.model, f"{key}.weaker")
+        guided = Guidance(guidance, prompts["negative_prompt"], weaker)
+        return DmdObjective(self, guided, weight=self.weight, learner=critic)
 
     def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
         """Teacher and critic judge, then the critic learns."""
         guided = (self.guidance_scale or spec.guidance_scale) != 1
         return [
-            Pass("teacher", grid, 2 if guided else 1),
+            Pass("teacher", grid, 1 + guided + (self.weaker is not None)),
             Pass("critic", grid),
             Pass("critic", grid, self.critic_updates, gradient="weights"),
         ]
@@ -147,13 +162,11 @@ class DmdObjective(Objective):
         config: says at which noise levels, and how often the teacher's score is that of the noised *true* clip, which
             pulls the student back to what the data has and it lacks (Source: Data-Forcing Distillation,
             arXiv 2606.18478).
-        guidance_scale: of the teacher; 1 is none.
-        negative_embeds: embedding of what the teacher is guided away from.
+        guidance: of the teacher.
     """
 
     config: DmdConfig
-    guidance_scale: float | int
-    negative_embeds: Float[Tensor, "1 text_length text_dim"]
+    guidance: Guidance
 
     def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """The loss of a batch; gradients reach the student's clips only."""
@@ -173,9 +186,5 @@ class DmdObjective(Objective):
 
     def _teacher_x0(self, networks: Networks, noisy: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
         with networks.teacher() as network:
-            velocity = networks.model.predict_velocity(noisy, sigma, prompt_embeds, transformer=network)
-            if self.guidance_scale != 1:
-                negative = self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds)
-                away = networks.model.predict_velocity(noisy, sigma, negative, transformer=network)
-                velocity = away + self.guidance_scale * (velocity - away)
+            velocity = self.guidance.velocity(networks.model, noisy, sigma, prompt_embeds, network)
         return x0_from_velocity(noisy, velocity, sigma)

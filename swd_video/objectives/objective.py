@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
@@ -136,6 +137,11 @@ class ObjectiveConfig(Section, ABC):
     @property
     def trained_through(self) -> tuple[PixelNetwork, ...]:
         """Networks of pixels that it looks through, for the student's record: they must not judge it."""
+        return ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of weights that it reads, for the record of the run."""
         return ()
 
     @abstractmethod

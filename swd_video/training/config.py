@@ -15,6 +15,7 @@ from swd_video.config import Section, load_config_as
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.sections import DataConfig
+from swd_video.models.guidance_options import WeakerSelfConfig
 from swd_video.models.load_options import LoadOptions
 from swd_video.objectives.flow_matching import AdaptConfig
 from swd_video.objectives.loss import LossConfig
@@ -109,6 +110,8 @@ class TeacherSamplesConfig(Section):
     """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    weaker: WeakerSelfConfig | None = None
+    """A weaker version of the teacher that guidance leads away from as well; null is none."""
     shift: float | None = Field(default=None, gt=0)
     """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
 

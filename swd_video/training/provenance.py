@@ -43,6 +43,7 @@ _NAMES = {
     "clips": "clips (data.manifest)",
     "latents": "latents (data.cache)",
     "upsampler": "upsampler (upsampler.file)",
+    "files": "file that a loss reads",
 }
 
 
@@ -53,12 +54,14 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         ValueError: if there is no such model.
     """
     path, file = resolve_model_path(config.model), config.load.transformer_file
+    read = [file for section in config.loss.objectives.values() for file in section.files]
     parts = (
         [] if file is not None else [model_folder(path) / "transformer", model_folder(path) / "transformer_2"]
     )
     return {
         "teacher": fingerprint_folders(parts, [] if file is None else [file]),
         "vae": fingerprint_encoders(path),
+        **({"files": fingerprint_folders([], read)} if read else {}),
     }
 
 

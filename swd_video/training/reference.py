@@ -12,6 +12,7 @@ from torch import Tensor
 
 from swd_video.core.randomness import keyed_generator
 from swd_video.files import whole_file
+from swd_video.models.guidance import WeakerSelf, identity_of
 from swd_video.models.teacher_sampling import sample_teacher
 from swd_video.training.config import TeacherSamplesConfig
 from swd_video.training.step import Stepper
@@ -24,6 +25,7 @@ def teacher_latents(
     guidance_scale: float | int,
     prompt_embeds: Float[Tensor, "prompts text_length text_dim"],
     negative_embeds: Float[Tensor, "1 text_length text_dim"],
+    weaker: WeakerSelf | None,
     path: Path,
 ) -> list[Tensor]:
     """The teacher's clips of the sample prompts, on the last grid: the samples of each prompt.
@@ -44,6 +46,8 @@ def teacher_latents(
             "prompts": train.sample_prompts,
         }
     )
+    if weaker is not None:
+        recipe += f" weaker {json.dumps(identity_of(weaker.config), sort_keys=True)}"
     if spec.embedded_guidance is not None:
         recipe += f" embedded guidance {spec.embedded_guidance:g}"
     if (known := _read(path, recipe)) is not None:
@@ -63,6 +67,7 @@ def teacher_latents(
                 negative_prompt=negative_embeds.expand(count, -1, -1),
                 shift=teacher.shift,
                 generator=generators,
+                weaker=weaker,
             )
         made.append(latents.cpu())
     if stepper.accelerator.is_main_process:

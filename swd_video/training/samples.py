@@ -16,6 +16,7 @@ from swd_video.core.sampling import sample_scalewise
 from swd_video.data.video import write_video
 from swd_video.files import whole_folder, write_json
 from swd_video.models.decoding import decode_whole, shown_through
+from swd_video.models.guidance import WeakerSelf
 from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.training.collapse import ClipsByPrompt, measure_clips, shares_of
 from swd_video.training.idle_parts import moved_to
@@ -63,6 +64,10 @@ class SampleWriter:
                 "train.teacher_samples.",
                 quiet=not speaks,
             )
+            section = train.teacher_samples.weaker
+            weaker = (
+                None if section is None else WeakerSelf(section, self._model, "train.teacher_samples.weaker")
+            )
             self._read_reference = partial(
                 teacher_latents,
                 stepper,
@@ -70,6 +75,7 @@ class SampleWriter:
                 guidance_scale,
                 self._prompt_embeds,
                 negative_embeds,
+                weaker,
                 folder / "teacher.safetensors",
             )
 

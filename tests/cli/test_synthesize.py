@@ -77,6 +77,20 @@ def test_every_grid_holds_the_teachers_clip(synthesized: Path, tiny_wan_folder: 
     assert not torch.equal(own[0], own[1])
 
 
+def test_a_weaker_self_makes_other_clips(
+    synthesized: Path, values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    led = {**values, "weaker": {"scale": 2, "blocks": [1]}}
+    assert synthesize(led, tmp_path / "led") == 0
+    same, plain = LatentCache(tmp_path / "led"), LatentCache(synthesized)
+    grid = LatentSize(3, 6, 8)
+    assert not torch.equal(same.batch([0]).latents[grid], plain.batch([0]).latents[grid])
+    capsys.readouterr()
+    assert synthesize(values, tmp_path / "led") == 2
+    assert synthesize({**values, "weaker": {"blocks": [9]}}, tmp_path / "none") == 2
+    assert "weaker.blocks: got 9, expected 0 to " in capsys.readouterr().err
+
+
 def test_killed_or_divided_it_ends_with_the_same_bytes(
     synthesized: Path, values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

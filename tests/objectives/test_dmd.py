@@ -7,6 +7,7 @@ import torch
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.schedule import Stage
+from swd_video.models.guidance import Guidance
 from swd_video.objectives.dmd import Critic, DmdConfig, DmdObjective
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair
@@ -30,7 +31,7 @@ def test_a_critic_starts_as_the_teacher_and_learns_alone(networks: Networks, mak
 
     assert networks.trainable_parameters().keys() == student.keys()
     assert not critic.parameters.keys() & student.keys() or networks.student is not networks.model.transformer
-    objective = DmdObjective(config, 1.0, clips.prompt_embeds[:1])
+    objective = DmdObjective(config, Guidance())
     assert objective(networks, clips, SampleDraws(range(2), 1)).item() == 0, (
         "teacher and critic are one still"
     )
@@ -60,7 +61,7 @@ def test_the_teachers_score_comes_from_the_data_where_asked(
     configs = [DmdConfig(sigma_min=0.4, sigma_max=0.6, data_share=share) for share in (0.0, 1.0)]
     Critic(networks, configs[0])
     losses = [
-        DmdObjective(config, 1.0, clips.prompt_embeds[:1])(networks, clips, SampleDraws(range(2), 1)).item()
+        DmdObjective(config, Guidance())(networks, clips, SampleDraws(range(2), 1)).item()
         for config in configs
     ]
     assert losses[0] == 0 and losses[1] > 0

@@ -31,6 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
         ]
     },
     "dmd": {"dmd": {"guidance_scale": 3, "critic_updates": 2}},
+    "dmd led by a weaker self": {"dmd": {"weaker": {"blocks": [1]}}},
     "gan": {"gan": {"updates": 3, "block": [0, 1]}},
 }
 
@@ -48,13 +49,14 @@ def test_they_run_what_they_say(
     tiny_schedule: ScaleSchedule,
 ) -> None:
     networks, clips, accelerator = make_networks("full"), make_clips(), Accelerator()
+    part = name.split()[0]
     grid = LatentSize(*clips.target_x0.shape[2:])
     loss = LossConfig.model_validate({"mmd": [], "dmd": {}, **PARTS[name]})
     negative = {"negative_prompt": clips.prompt_embeds[:1]}
     # Whatever is looked at, a critic is there.
     built = {
-        key: part.build(f"loss.{key}", networks, tiny_schedule, negative, accelerator, 0)
-        for key, part in reversed(loss.objectives.items())
+        key: section.build(f"loss.{key}", networks, tiny_schedule, negative, accelerator, 0)
+        for key, section in reversed(loss.objectives.items())
     }
     ran: Counter[tuple[str, bool, int]] = Counter()
     transformer, blocks = networks.model.transformer, networks.model.transformer.blocks
@@ -71,14 +73,14 @@ def test_they_run_what_they_say(
     def _key(who: list[str], depth: int) -> tuple[str, bool, int]:
         return who[-1], torch.is_grad_enabled(), depth
 
-    built[name](networks, clips, SampleDraws(range(2), 0))
-    if (learner := built[name].learner) is not None:
+    built[part](networks, clips, SampleDraws(range(2), 0))
+    if (learner := built[part].learner) is not None:
         learner.start(networks)
         for update in range(learner.updates):
             learner.loss(networks, clips.detached(), SampleDraws(range(2), update))
 
     said: Counter[tuple[str, bool, int]] = Counter()
-    for one in loss.passes(networks.model.spec, grid)[name]:
+    for one in loss.passes(networks.model.spec, grid)[part]:
         for depth in range(1, (one.depth or len(blocks)) + 1):
             if isinstance(one.network, str) and one.network in ("teacher", "critic"):
                 said[one.network, one.gradient != "none", depth] += int(one.clips)

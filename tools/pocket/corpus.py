@@ -371,7 +371,9 @@ def main() -> None:
     builder.add_argument("--count", type=int, default=4032)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
-    builder.add_argument("--lossless", action="store_true", help="keep every value; else H.264 of high quality")
+    builder.add_argument(
+        "--lossless", action="store_true", help="keep every value; else H.264 of high quality"
+    )
     builder.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     lister = commands.add_parser("prompts", help="write the captions of a split, one a line")
     lister.add_argument("--out", type=Path, required=True)

@@ -1,0 +1,148 @@
+"""What a teacher's velocity is led away from: what it says to another prompt, and what a weaker version of it says."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from swd_video.core.flow import Sigma
+from swd_video.models.base import VideoModel
+from swd_video.models.checkpoints import check_fit, check_weights_file
+from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.guidance_options import WeakerSelfConfig
+
+
+class WeakerSelf:
+    """A weaker version of a model.
+
+    Args:
+        config: what makes it weaker, and when it leads.
+        model: the model.
+        section: of the config, for messages.
+
+    Raises:
+        ValueError: if a block does not exist, or the file does not fit the model.
+    """
+
+    def __init__(self, config: WeakerSelfConfig, model: VideoModel, section: str = "weaker") -> None:
+        self.config = config
+        count = model.spec.num_blocks
+        if beyond := [block for block in config.blocks if not 0 <= block < count]:
+            raise ValueError(
+                f"{section}.blocks: got {beyond[0]}, expected 0 to {count - 1}, the blocks of the model; name others."
+            )
+        file = config.transformer_file
+        self._network = None if file is None else _with_weights(file, model, section)
+
+    def correction(
+        self,
+        model: VideoModel,
+        velocity: Float[Tensor, "batch channels frames height width"],
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: Sigma,
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        transformer: nn.Module | None = None,
+        first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
+    ) -> Float[Tensor, "batch channels frames height width"] | None:
+        """What is to be added to a guided velocity; None where the weaker version leads no clip.
+
+        Args:
+            model: the model.
+            velocity: its own, unguided.
+            noisy_latents: see `VideoModel.predict_velocity`, as for what follows.
+            sigma: see there.
+            prompt_embeds: see there.
+            transformer: see there.
+            first_frame: see there.
+        """
+        level = torch.as_tensor(sigma, device=velocity.device)
+        leads = (self.config.sigma_min <= level) & (level <= self.config.sigma_max)
+        if not leads.any():
+            return None
+        network = transformer if self._network is None else self._network
+        without: AbstractContextManager[None] = nullcontext()
+        if self.config.blocks:
+            without = model.without_blocks(self.config.blocks, network)
+        with without:
+            weak = model.predict_velocity(noisy_latents, sigma, prompt_embeds, network, first_frame)
+        strength = (self.config.scale - 1) * leads.to(velocity.dtype)
+        return strength.reshape(-1, *[1] * (velocity.ndim - 1)) * (velocity - weak)
+
+
+def identity_of(config: WeakerSelfConfig) -> dict[str, Any]:
+    """A section as plain values, with a digest of its file in place of the name."""
+    values = config.model_dump(mode="json")
+    if config.transformer_file is not None:
+        values["transformer_file"] = fingerprint_folders([], [config.transformer_file])
+    return values
+
+
+def _with_weights(file: Path, model: VideoModel, section: str) -> nn.Module:
+    """A transformer like the model's, with the weights of a file."""
+    own: Any = model.transformer
+    if model.transformer_at(0.0) != "transformer":
+        raise ValueError(
+            f"{section}.transformer_file: this {model.spec.family} model has two transformers; name blocks instead."
+        )
+    check_weights_file(file)
+    weights, network = load_file(file), type(own).from_config(own.config)
+    check_fit(file, weights, network.state_dict(), f"this {model.spec.family} model's transformer")
+    network.load_state_dict(weights)
+    made: nn.Module = network.to(model.device, own.dtype).requires_grad_(False).eval()
+    return made
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a velocity is led away from.
+
+    Attributes:
+        scale: of the guidance away from another prompt, `uncond + scale (cond - uncond)`; 1 is off.
+        negative_embeds: that prompt, for each clip or for all; None where there is no such guidance.
+        weaker: None where no weaker version leads.
+
+    Source: Classifier-Free Diffusion Guidance (arXiv 2207.12598), Eq. 6, whose w is one smaller.
+    """
+
+    scale: float | int = 1
+    negative_embeds: Float[Tensor, "prompts text_length text_dim"] | None = None
+    weaker: WeakerSelf | None = None
+
+    def velocity(
+        self,
+        model: VideoModel,
+        noisy_latents: Float[Tensor, "batch channels frames height width"],
+        sigma: Sigma,
+        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
+        transformer: nn.Module | None = None,
+        first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
+        scale: float | int | None = None,
+    ) -> Float[Tensor, "batch channels frames height width"]:
+        """The guided velocity; the arguments are those of `VideoModel.predict_velocity`.
+
+        Args:
+            model: the model.
+            noisy_latents: see there.
+            sigma: see there.
+            prompt_embeds: see there.
+            transformer: see there.
+            first_frame: see there.
+            scale: another than the own.
+        """
+        own = guided = model.predict_velocity(noisy_latents, sigma, prompt_embeds, transformer, first_frame)
+        scale = self.scale if scale is None else scale
+        if self.negative_embeds is not None and self.scale != 1:
+            negative = self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds)
+            away = model.predict_velocity(noisy_latents, sigma, negative, transformer, first_frame)
+            guided = away + scale * (own - away)
+        if self.weaker is not None:
+            more = self.weaker.correction(
+                model, own, noisy_latents, sigma, prompt_embeds, transformer, first_frame
+            )
+            guided = guided if more is None else guided + more
+        return guided
