@@ -40,6 +40,8 @@ class Arguments:
     """Render these shots (tiger) or takes (tiger:3) alone; the others stay as they are."""
     skip: tuple[str, ...] = ()
     """Shots or takes not to render."""
+    previews: bool = False
+    """Write what every stage but the last shows, NAME.preview.webp; it goes when the clip is there. Costs decoding."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -69,6 +71,7 @@ def run(argv: list[str]) -> int:
             options=arguments.load.shown_through(arguments.decoder),
             only=arguments.only,
             skip=arguments.skip,
+            previews=arguments.previews,
             watch=watch,
             stop=stop,
         )

@@ -17,7 +17,7 @@ from swd_video.files import hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
-from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.folder import read_object, sidecar_file, stage_preview
 from swd_video.studio.model import ModelFacts
 
 PREVIEW_LONG_SIDE_PX = 320
@@ -81,6 +81,18 @@ def write_clip(
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
     write_json(sidecar_file(clip.name, out), sidecar)
+
+
+def write_stage_preview(
+    clip: PlannedClip,
+    latents: Float[Tensor, "1 channels latent_frames latent_height latent_width"],
+    pipe: ScaleWisePipeline,
+    out: Path,
+) -> str:
+    """Write what a clip is like after a stage, as long as the clip will be; gives the file's name."""
+    frames = np.stack([shrink(frame) for frame in decode(latents, pipe)])
+    write_preview(out / stage_preview(clip.name), frames, len(frames) / clip.seconds)
+    return stage_preview(clip.name)
 
 
 def is_finished(clip: PlannedClip, out: Path) -> bool:

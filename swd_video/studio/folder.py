@@ -14,6 +14,11 @@ def state_file(name: str, out: Path) -> Path:
     return out / f"{name}.latents.safetensors"
 
 
+def stage_preview(name: str) -> str:
+    """Name of the file that shows how far a clip is, while it is made."""
+    return f"{name}.preview.webp"
+
+
 def sidecar_file(name: str, out: Path) -> Path:
     """The JSON file beside a finished clip."""
     return out / f"{name}.json"

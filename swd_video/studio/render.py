@@ -16,7 +16,7 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.clip_files import NOT_FINITE, decode, is_finished, write_clip
+from swd_video.studio.clip_files import NOT_FINITE, decode, is_finished, write_clip, write_stage_preview
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
@@ -24,6 +24,7 @@ from swd_video.studio.folder import (
     DRAFTS_FOLDER,
     REPORT_NAME,
     SHEET_NAME,
+    stage_preview,
     state_file,
 )
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
@@ -51,6 +52,7 @@ def render(
     options: LoadOptions = DEFAULT_OPTIONS,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    previews: bool = False,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -67,6 +69,7 @@ def render(
         options: how the model is fitted into memory and run.
         only: shots (`tiger`) or takes (`tiger:3`) to render; default all. The others stay as they are.
         skip: shots or takes not to render.
+        previews: show each stage but the last, in a file that goes when the clip is there; the event names it.
         say: takes lines about progress, for example `print`.
         watch: takes the same as events, and every stage as well.
         stop: asked before every clip; if it says yes, the run ends like one that is interrupted.
@@ -89,7 +92,9 @@ def render(
     with collecting_no_garbage():
         pipe, facts = load_model_for_rendering(name, device=place, dtype=precision, options=options)
     pipe.set_progress_bar_config(disable=True)  # `watch` is told of the stages
-    return render_script(script, pipe, facts, out, only=only, skip=skip, say=say, watch=watch, stop=stop)
+    return render_script(
+        script, pipe, facts, out, only=only, skip=skip, previews=previews, say=say, watch=watch, stop=stop
+    )
 
 
 def render_script(
@@ -100,6 +105,7 @@ def render_script(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    previews: bool = False,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -113,6 +119,7 @@ def render_script(
         out: Folder for all files; made if missing. Files of shots no longer in the script are left alone.
         only: Shots or takes to render; see `render`.
         skip: Shots or takes not to render.
+        previews: Show each stage but the last in a file.
         say: Takes lines about progress.
         watch: Takes events.
         stop: Asked before every clip.
@@ -139,7 +146,9 @@ def render_script(
 
     with alone_in(out):
         _plan_progress(clips, chosen, out, progress)
-        done = report(_render_clips(script, clips, chosen, pipe, model, out, progress, stop, report))
+        done = report(
+            _render_clips(script, clips, chosen, pipe, model, out, progress, previews, stop, report)
+        )
     progress.done("failed" if done.count("failed") else "done", done.summary())
     return done
 
@@ -166,6 +175,7 @@ def _render_clips(
     model: ModelFacts,
     out: Path,
     progress: Progress,
+    previews: bool,
     stop: Callable[[], bool],
     report: Callable[[Sequence[ClipResult]], object],
 ) -> list[ClipResult]:
@@ -185,7 +195,7 @@ def _render_clips(
                     raise KeyboardInterrupt
                 begun += 1
                 progress.begin()
-                _render_if_needed(result, pipe, model, out, progress)
+                _render_if_needed(result, pipe, model, out, progress, previews)
                 line = f"[{begun}/{len(chosen)}] {planned.name}: {result.line()}"
                 progress.clip(planned.take, result.status, line, result.error)
             elif is_finished(result.clip, out):
@@ -205,7 +215,12 @@ def _render_clips(
 
 
 def _render_if_needed(
-    result: ClipResult, pipe: ScaleWisePipeline, model: ModelFacts, out: Path, progress: Progress
+    result: ClipResult,
+    pipe: ScaleWisePipeline,
+    model: ModelFacts,
+    out: Path,
+    progress: Progress,
+    previews: bool,
 ) -> None:
     began = time.perf_counter()
     clip = result.clip
@@ -213,7 +228,10 @@ def _render_if_needed(
 
     def keep(clip: PlannedClip, state: TakeState) -> None:
         write_state(clip, state, waiting)
-        progress.stage(clip.take, state.stages - 1, len(clip.stages))
+        shown = None
+        if previews and state.after is not None and state.stages < len(clip.stages):
+            shown = write_stage_preview(clip, state.after.latents, pipe, out)
+        progress.stage(clip.take, state.stages - 1, len(clip.stages), shown)
 
     try:
         if is_finished(clip, out):
@@ -228,6 +246,7 @@ def _render_if_needed(
             _finish(clip, state, pipe, model, out)
             result.status = "rendered"
         waiting.unlink(missing_ok=True)
+        (out / stage_preview(clip.name)).unlink(missing_ok=True)
     except Exception as error:  # whatever goes wrong with one shot, the others are still wanted
         _fail(result, error, waiting)
     result.seconds = time.perf_counter() - began

@@ -21,6 +21,7 @@ from swd_video.models.loading import resolve_model_path
 from swd_video.studio import render as studio_render
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import ModelFacts
+from swd_video.studio.progress import Event
 from swd_video.studio.render import render_script
 from swd_video.studio.report import RenderReport
 from swd_video.studio.script import derive_seed
@@ -320,6 +321,21 @@ def test_latents_wait_for_a_decode_that_failed_and_no_stage_is_computed_twice(
     # Times are measured anew whenever a stage runs, and never come out the same.
     assert second.results[0].stage_seconds == first.results[0].stage_seconds != []
     assert not waiting.exists()
+    assert contents(tmp_path) == contents(finished[0])
+
+
+def test_stages_are_shown_while_a_clip_is_made(
+    tmp_path: Path, loaded: Any, finished: tuple[Path, RenderReport]
+) -> None:
+    told: list[tuple[int | None, int | None]] = []
+
+    def look(event: Event) -> None:
+        if event.event == "stage":
+            frames = probe_video(tmp_path / event.preview).frames if event.preview else None
+            told.append((event.stage, frames))
+
+    render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, previews=True, watch=look)
+    assert told == [(1, 5), (2, 9), (3, None), *[(1, 5), (2, 5), (3, None)] * 2]
     assert contents(tmp_path) == contents(finished[0])
 
 

@@ -246,13 +246,9 @@ class Studio:
         shots = [shot.id for shot in self._checked().shots]
         if not [shot for shot in job.shots or shots if shot not in job.skip and shot in shots]:
             return None
-        command = [
-            "draft" if job.kind in ("draft", "again") else "render",
-            script,
-            "--out",
-            out,
-            "--json-progress",
-        ]
+        drafts = job.kind in ("draft", "again")
+        command = ["draft" if drafts else "render", script, "--out", out, "--json-progress"]
+        command += [] if drafts else ["--previews"]
         reader = self.script.reader_of_path()
         command += [*self._settings.flags, *(("--reader", reader) if reader else ())]
         if job.seeds is not None:

@@ -142,7 +142,7 @@ def test_jobs_become_commands_of_the_command_line(studio: Studio, tmp_path: Path
     job = ask("finish", ("tiger", "ghost"))
     job.skip = ("ghost",)
     assert command(job) == [
-        "render", script, "--out", out, "--json-progress",
+        "render", script, "--out", out, "--json-progress", "--previews",
         "--only", "tiger", "--only", "ghost", "--skip", "ghost",
     ]  # fmt: skip
     job.skip = ("tiger", "ghost")
