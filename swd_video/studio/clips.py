@@ -168,6 +168,21 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
     return lines
 
 
+def length_notes(clips: Sequence[PlannedClip]) -> list[str]:
+    """Lengths that are not quite as asked for, a line for each."""
+    shots: dict[tuple[float, int], dict[str, PlannedClip]] = {}
+    for clip in clips:
+        asked = clip.take.shot.seconds
+        if asked is not None and abs(asked - clip.seconds) >= 5e-4:
+            shots.setdefault((asked, clip.size.frames), {}).setdefault(clip.take.shot.id, clip)
+    lines = []
+    for (asked, frames), found in shots.items():
+        first, more = next(iter(found.items())), len(found) - 1
+        others = f" and {more} more shot{'' if more == 1 else 's'}" if more else ""
+        lines.append(f"{first[0]}{others}: {frames} frames, {first[1].seconds:.4g} s (asked for {asked:g} s)")
+    return lines
+
+
 def _read_prompts(
     script: Script, model: ModelFacts, problems: _Problems
 ) -> dict[str, tuple[str, dict[str, list[str]]]]:

@@ -17,7 +17,7 @@ from swd_video.models.devices import Device, Precision, choose_device, choose_pr
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import NOT_FINITE, decode, is_finished, write_clip, write_stage_preview
-from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
+from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
 from swd_video.studio.folder import (
@@ -138,6 +138,8 @@ def render_script(
     progress = Progress(as_lines(say), watch)
     for line in warnings:
         progress.warning(line)
+    for line in length_notes(clips):
+        progress.note(line)
 
     def report(results: Sequence[ClipResult]) -> RenderReport:
         current = RenderReport(results, time.perf_counter() - started, warnings)

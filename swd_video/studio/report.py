@@ -67,11 +67,7 @@ class ClipResult:
         clip = self.clip
         if self.status == "failed":
             return f"failed: {self.error}"
-        asked = clip.take.shot.seconds
-        exact = asked is None or abs(asked - clip.seconds) < 5e-4
-        length = f"{clip.size.frames} frames, {clip.seconds:.4g} s" + (
-            "" if exact else f" (asked for {asked:g} s)"
-        )
+        length = f"{clip.size.frames} frames, {clip.seconds:.4g} s"
         if clip.continues is not None:
             length = f"continues {clip.continues}, {length}"
         done = "finished before" if self.status == "skipped" else f"rendered in {self.seconds:.1f} s"

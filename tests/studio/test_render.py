@@ -226,9 +226,11 @@ def test_lengths_within_a_frame_of_a_legal_one_are_taken(seconds: str, frames: i
 
 def test_an_inexact_length_is_said(tmp_path: Path, loaded: Any) -> None:
     lines: list[str] = []
-    script = parse_script("shots: [{id: a, prompt: b, seconds: 0.5}]", "film.yaml")
-    render_script(script, *loaded, tmp_path, say=lines.append)
-    assert "9 frames, 0.5625 s (asked for 0.5 s)" in lines[0]
+    shots = "{id: a, prompt: b}, {id: b, prompt: b}, {id: c, prompt: b, seconds: 0.5625}"
+    script = parse_script(f"defaults: {{seconds: 0.5, takes: 2}}\nshots: [{shots}]", "film.yaml")
+    render_script(script, *loaded, tmp_path, only=["c:1"], say=lines.append)
+    assert lines[0] == "a and 1 more shot: 9 frames, 0.5625 s (asked for 0.5 s)"
+    assert lines[1].startswith("[1/1] c: 9 frames, 0.5625 s, rendered in ")
 
 
 def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded: Any) -> None:
