@@ -124,10 +124,7 @@ class App:
         asked = await _read(request, _Text)
         look = await run_in_threadpool(self._studio.look_at, asked.text, asked.name)
         shots = len(look.script.shots) if look.script else 0
-        takes = sum(1 for _ in look.script.takes()) if look.script else 0
-        return JSONResponse(
-            {"problems": look.problems, "warnings": look.warnings, "shots": shots, "takes": takes}
-        )
+        return JSONResponse({"problems": look.problems, "warnings": look.warnings, "shots": shots})
 
     async def _save(self, request: Request) -> Response:
         asked = await _read(request, _Save)

@@ -32,7 +32,13 @@ class Child:
     """
 
     def __init__(self, log: Path, pid: int, process: asyncio.subprocess.Process | None = None) -> None:
-        """Take hold of a process; use `start` or `find`."""
+        """Take hold of a process that another server started; see `start` for a new one.
+
+        Args:
+            log: Which it writes.
+            pid: Its number. While the log is locked it is that of no other process.
+            process: The same, where this server started it.
+        """
         self.pid = pid
         self._log = log
         self._process = process
@@ -60,11 +66,6 @@ class Child:
                 start_new_session=True,
             )
         return cls(log, process.pid, process)
-
-    @classmethod
-    def find(cls, log: Path, pid: int) -> "Child | None":
-        """The process that writes this log and was started by another server; None where it has ended."""
-        return cls(log, pid) if _is_locked(log) else None
 
     @property
     def is_running(self) -> bool:

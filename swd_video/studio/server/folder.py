@@ -1,10 +1,11 @@
 """What lies in the folder of a studio: takes and their files, picks, and what may be handed out of it."""
 
 import json
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from swd_video.plain_text import read_text
 from swd_video.studio.script import Script, Shot
@@ -38,7 +39,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Look at a folder, which is there."""
         self.path = path
-        self._read: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+        self._read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 
     def file(self, name: str) -> Path | None:
         """The file of a name that somebody asks for; None where it is none that is handed out.
@@ -92,88 +93,74 @@ class Folder:
         found = [(name, self.file(name)) for name in _FILMS]
         return [{"file": name, "mark": path.stat().st_mtime_ns} for name, path in found if path is not None]
 
-    def clips(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """Sidecars of finished takes, by shot and number; `file` and `preview` are names for `file`."""
+    def clips(self) -> "Takes":
+        """Finished takes; `file` and `preview` are names for `file`."""
         return self._takes(self.path, "")
 
-    def drafts(self) -> dict[tuple[str, int], dict[str, Any]]:
+    def drafts(self) -> "Takes":
         """The same of drafts."""
         return self._takes(self.path / DRAFTS, f"{DRAFTS}/")
 
-    def _takes(self, folder: Path, prefix: str) -> dict[tuple[str, int], dict[str, Any]]:
-        takes = {}
+    def _takes(self, folder: Path, prefix: str) -> "Takes":
         try:
-            entries = list(folder.glob("*.json"))
+            with os.scandir(folder) as entries:
+                # Links lead elsewhere.
+                found = {
+                    entry.name: entry.stat() for entry in entries if entry.is_file(follow_symlinks=False)
+                }
         except OSError:
             return {}
-        for path in entries:
-            about = self._sidecar(path)
+        takes: Takes = {}
+        for name, about_file in found.items():
+            stem, _, suffix = name.rpartition(".")
+            if suffix != "json" or not (f"{stem}.mp4" in found or f"{stem}.webp" in found):
+                continue
+            about = self._sidecar(f"{prefix}{name}", about_file)
             if not isinstance(about.get("id"), str) or not isinstance(about.get("take"), int):
                 continue
-            known = {
-                key: about.get(key)
-                for key in (
-                    "id",
-                    "take",
-                    "seed",
-                    "prompt",
-                    "seconds",
-                    "stage",
-                    "stages_count",
-                    "content_hash",
-                )
-            }
-            known["made"] = path.stat().st_mtime
-            for key, suffix in (("file", ".mp4"), ("preview", ".webp")):
-                beside = path.with_suffix(suffix)
-                if beside.is_file():
-                    known[key] = f"{prefix}{beside.name}"
-                    known["mark"] = beside.stat().st_mtime_ns
-            if "mark" in known:
-                takes[about["id"], about["take"]] = known
+            take = about | {"made": about_file.st_mtime}
+            for key, beside in (("file", f"{stem}.mp4"), ("preview", f"{stem}.webp")):
+                if beside in found:
+                    take |= {key: f"{prefix}{beside}", "mark": found[beside].st_mtime_ns}
+            takes[about["id"], about["take"]] = take
         return takes
 
-    def _sidecar(self, path: Path) -> dict[str, Any]:
-        try:
-            found = path.lstat()
-        except OSError:
-            return {}
-        mark = found.st_mtime_ns, found.st_size
-        if not stat.S_ISREG(found.st_mode):
-            return {}
-        known = self._read.get(path)
+    def _sidecar(self, name: str, file: os.stat_result) -> dict[str, Any]:
+        mark = file.st_mtime_ns, file.st_size
+        known = self._read.get(name)
         if known is None or known[0] != mark:
-            known = self._read[path] = mark, _only_facts(_read_json(path))
+            known = self._read[name] = mark, _only_facts(_read_json(self.path / name))
         return known[1]
 
 
-def describe_shots(script: Script, folder: Folder) -> list[dict[str, Any]]:
+Takes: TypeAlias = dict[tuple[str, int], dict[str, Any]]
+"""What is known of takes that are there, by shot and number."""
+
+
+def describe_shots(
+    script: Script, clips: Takes, drafts: Takes, picks: Mapping[str, list[int]]
+) -> list[dict[str, Any]]:
     """Every shot of a script with its takes: those that it asks for, and those that are there."""
-    clips, drafts, picks = folder.clips(), folder.drafts(), folder.picks()
     numbers: dict[str, set[int]] = {shot.id: set() for shot in script.shots}
     for shot_id, number in (*clips, *drafts):
         if shot_id in numbers:
             numbers[shot_id].add(number)
-    return [_describe_shot(script, shot, numbers[shot.id], clips, drafts, picks) for shot in script.shots]
+    return [
+        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, []))
+        for shot in script.shots
+    ]
 
 
-def describe_others(script: Script | None, folder: Folder) -> list[dict[str, Any]]:
+def describe_others(script: Script | None, clips: Takes, drafts: Takes) -> list[dict[str, Any]]:
     """Takes of shots that the script has no more."""
     known = {shot.id for shot in script.shots} if script else set()
-    found = {**folder.drafts(), **folder.clips()}
-    return [take for (shot_id, _), take in sorted(found.items()) if shot_id not in known]
+    return [take for (shot_id, _), take in sorted({**drafts, **clips}.items()) if shot_id not in known]
 
 
 def _describe_shot(
-    script: Script,
-    shot: Shot,
-    found: set[int],
-    clips: Mapping[tuple[str, int], dict[str, Any]],
-    drafts: Mapping[tuple[str, int], dict[str, Any]],
-    picks: Mapping[str, list[int]],
+    script: Script, shot: Shot, found: set[int], clips: Takes, drafts: Takes, picks: list[int]
 ) -> dict[str, Any]:
-    in_script = bool(shot.pick)
-    picked = shot.pick or tuple(picks.get(shot.id, ()))
+    picked = shot.pick or tuple(picks)
     takes = []
     for number in sorted({*found, *picked, *range(1, shot.takes + 1)}):
         take = script.take(shot, number)
@@ -182,7 +169,6 @@ def _describe_shot(
             {
                 "take": number,
                 "seed": take.seed,
-                "name": take.name,
                 "picked": number in picked,
                 "kept": shot.keeps(number),
                 "clip": clip and clip | {"older": _is_older(clip, shot, take.seed)},
@@ -194,7 +180,7 @@ def _describe_shot(
         "prompt": shot.prompt,
         "line": shot.line,
         "seconds": shot.seconds,
-        "pick_in_script": in_script,
+        "pick_in_script": bool(shot.pick),
         "takes": takes,
     }
 

@@ -33,7 +33,7 @@ class Job(BaseModel):
         asked: when, in seconds since 1970, as the other times.
         message: what is to be said about it, in one line.
         pid: the process that runs it.
-        stops: how often the process was asked to stop.
+        was_told: whether the process was told to end.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -49,7 +49,7 @@ class Job(BaseModel):
     ended: float | None = None
     message: str = ""
     pid: int | None = None
-    stops: int = 0
+    was_told: bool = False
 
     @property
     def is_over(self) -> bool:

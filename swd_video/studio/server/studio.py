@@ -80,7 +80,7 @@ class Studio:
         """Everything that the page shows, as plain values."""
         text = self.script.text()
         look = self.script.look_at(text)
-        clips = self.folder.clips()
+        clips, drafts = self.folder.clips(), self.folder.drafts()
         self._history.record(clips.values())
         script = look.script
         return {
@@ -94,8 +94,8 @@ class Studio:
                 "problems": look.problems,
                 "warnings": look.warnings,
             },
-            "shots": describe_shots(script, self.folder) if script else [],
-            "others": describe_others(script, self.folder),
+            "shots": describe_shots(script, clips, drafts, self.folder.picks()) if script else [],
+            "others": describe_others(script, clips, drafts),
             "history": self._history.latest(),
             "films": self.folder.films(),
             **self.news(),
@@ -197,11 +197,9 @@ class Studio:
 
     def stop_all(self) -> None:
         """Cancel everything, the clip in hand included."""
-        for job in [job for job in self.queue.jobs if job.state == "waiting"]:
-            self.worker.stop(job)
-        for job in [job for job in self.queue.jobs if job.is_alive]:
-            while job.stops < 2:
-                self.worker.stop(job)
+        for job in self.queue.jobs:
+            if not job.is_over:
+                self.worker.stop(job, at_once=True)
 
     def leave_out(self, number: int, shot: str) -> None:
         """Cancel one shot of a job."""
@@ -241,16 +239,16 @@ class Studio:
         """The words behind `swd-video` of a job; None where nothing is left to do."""
         out = str(self.folder.path.resolve())
         script = str(self.script.path.resolve())
+        reader = self.script.reader_of_path()
+        read_by = ["--reader", reader] if reader else []
         if job.kind == "film":
-            return ["film", out, "--script", script]
+            return ["film", out, script, *read_by]
         shots = [shot.id for shot in self._checked().shots]
         if not [shot for shot in job.shots or shots if shot not in job.skip and shot in shots]:
             return None
         drafts = job.kind in ("draft", "again")
         command = ["draft" if drafts else "render", script, "--out", out, "--json-progress"]
-        command += [] if drafts else ["--previews"]
-        reader = self.script.reader_of_path()
-        command += [*self._settings.flags, *(("--reader", reader) if reader else ())]
+        command += [*([] if drafts else ["--previews"]), *self._settings.flags, *read_by]
         if job.seeds is not None:
             command += ["--seeds", str(job.seeds)]
         flag = "--again" if job.kind == "again" else "--only"

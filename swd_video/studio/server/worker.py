@@ -92,13 +92,14 @@ class Worker:
         job.pid = None
         self._queue.save()
 
-    def stop(self, job: Job) -> None:
-        """Cancel a job: one that runs finishes the clip in hand, and ends at once where it is told a second time."""
+    def stop(self, job: Job, *, at_once: bool = False) -> None:
+        """Cancel a job: one that runs finishes the clip in hand, or ends at once where it is told so or once more."""
         if job.state == "waiting":
             self._finish(job, "cancelled", "")
         elif job.is_alive:
+            self._interrupt(job, at_once=at_once or job.state == "stopping")
             job.state = "stopping"
-            self._interrupt(job)
+            self._queue.save()
         self.wake()
 
     def leave_out(self, job: Job, shot: str, *, at_once: bool) -> None:
@@ -115,33 +116,33 @@ class Worker:
         self._queue.save()
         if job.state == "running":
             # The command begins anew without it, and takes up what is on the disk.
-            self._interrupt(job)
-            if at_once:
-                self._interrupt(job)
+            self._interrupt(job, at_once=at_once)
+            self._queue.save()
         self.wake()
 
-    def _interrupt(self, job: Job) -> None:
-        job.stops += 1
-        self._queue.save()
+    def _interrupt(self, job: Job, *, at_once: bool) -> None:
+        job.was_told = True
         if self._child is not None:
-            self._child.send(signal.SIGINT)
+            # Not SIGINT twice: two that come while the device computes are taken as one.
+            self._child.send(signal.SIGTERM if at_once else signal.SIGINT)
 
     async def _work_on(self, job: Job) -> None:
         log = self._logs / f"{job.number}.log"
         self.progress, self.said = {"number": job.number}, []
-        child = Child.find(log, job.pid) if job.is_alive and job.pid else None
-        if child is None and job.state == "stopping":
-            self._finish(job, "cancelled", "")
-            return
-        if child is None:
+        child = Child(log, job.pid) if job.is_alive and job.pid else None
+        if child is None or not (child.is_running or self._has_ended_well(child)):
+            if job.state == "stopping":
+                self._finish(job, "cancelled", "")
+                return
             await self._wait_for_folder(job)
             if job.is_over:
                 return
             if (command := self._command(job)) is None:
                 self._finish(job, "cancelled", "")
                 return
+            self.progress, self.said = {"number": job.number}, []
             child = await Child.start(command, log)
-            job.state, job.pid, job.stops, job.message = "running", child.pid, 0, ""
+            job.state, job.pid, job.was_told, job.message = "running", child.pid, False, ""
             job.started = job.started or time.time()
             self._queue.save()
         self._child = child
@@ -153,6 +154,11 @@ class Worker:
             await asyncio.sleep(_LOOK_SECONDS)
         self._judge(job, child.exit_code)
         self._tidy_logs()
+
+    def _has_ended_well(self, child: Child) -> bool:
+        """Whether a command that another server started did all, though nobody was there to see it."""
+        self._take_in(child.read())
+        return bool(self.progress.get("done", {}).get("status") == "done")
 
     async def _wait_for_folder(self, job: Job) -> None:
         """Until no other command writes into the folder, or the job is cancelled."""
@@ -186,11 +192,11 @@ class Worker:
         job.pid = None
         if job.state == "stopping":
             self._finish(job, "cancelled", "")
-        elif job.stops:  # for a shot that is left out
+        elif job.was_told:  # for a shot that is left out
             self._wait_again(job)
         elif exit_code == 0 or (exit_code is None and done.get("status") == "done"):
             self._finish(job, "done", "")
-        elif exit_code is None and not done:
+        elif exit_code is None:
             self._wait_again(job)  # nobody saw how it ended: the same command again says what is left
         elif exit_code is not None and exit_code < 0:
             self._finish(
@@ -205,7 +211,7 @@ class Worker:
         return next((str(text) for text in told if text), "ended without a word. Try again.")
 
     def _wait_again(self, job: Job) -> None:
-        job.state, job.stops = "waiting", 0
+        job.state, job.was_told = "waiting", False
         # In front of the others.
         self._queue.jobs.remove(job)
         self._queue.jobs.insert(

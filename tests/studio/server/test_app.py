@@ -43,7 +43,7 @@ def test_the_state_is_the_script_and_the_folder(client: TestClient, studio: Stud
 
 def test_a_script_is_looked_at_without_being_saved(client: TestClient, studio: Studio) -> None:
     seen = client.post("/api/look", json={"text": "- a tiger\n- a ghost\n", "name": "film.yaml"}).json()
-    assert seen == {"problems": [], "warnings": [], "shots": 2, "takes": 2}
+    assert seen == {"problems": [], "warnings": [], "shots": 2}
     assert studio.script.text() == SCRIPT
 
 

@@ -116,7 +116,7 @@ def test_problems_stand_at_their_line_and_a_text_survives_a_closed_page(page: Pa
     page.reload()
     expect(page.locator("#text")).to_have_value("shots:\n  - id: tiger\n    promt: a tiger\n")
     page.fill("#text", "- a tiger moving left\n- a ghost at night\n")
-    expect(page.locator("#count")).to_have_text("2 shots, 2 takes")
+    expect(page.locator("#count")).to_have_text("2 shots")
     page.keyboard.press("Control+s")
     expect(page.get_by_text("a tiger moving left", exact=True)).to_be_visible()
     assert (server.folder / "film.yaml").read_text() == "- a tiger moving left\n- a ghost at night\n"

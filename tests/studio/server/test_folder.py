@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +26,17 @@ def script() -> Script:
     return parse_script(SCRIPT, "film.yaml")
 
 
+def described(folder: Folder) -> list[dict[str, Any]]:
+    return describe_shots(script(), folder.clips(), folder.drafts(), folder.picks())
+
+
 def test_shots_have_the_takes_of_the_script_and_those_on_the_disk(tmp_path: Path) -> None:
     takes = list(script().takes())
     finish(tmp_path, "tiger", 2, takes[1].seed, takes[1].shot.prompt)
     finish(tmp_path, "ghost", 1, 7, "an older text")
     finish(tmp_path / "drafts", "ghost", 4, 9, takes[2].shot.prompt)
     (tmp_path / "picks.json").write_text('{"tiger": [2], "ghost": "all"}')
-    tiger, ghost = describe_shots(script(), Folder(tmp_path))
+    tiger, ghost = described(Folder(tmp_path))
     assert [(take["take"], take["picked"], bool(take["clip"])) for take in tiger["takes"]] == [
         (1, False, False),
         (2, True, True),
@@ -48,8 +53,8 @@ def test_takes_of_shots_that_went_are_shown_apart(tmp_path: Path) -> None:
     (tmp_path / "render.json").write_text('{"shots": []}')
     (tmp_path / "broken.json").write_text("{")
     folder = Folder(tmp_path)
-    assert [take["id"] for take in describe_others(script(), folder)] == ["walrus"]
-    assert [take["id"] for take in describe_others(None, folder)] == ["walrus"]
+    assert [take["id"] for take in describe_others(script(), folder.clips(), folder.drafts())] == ["walrus"]
+    assert [take["id"] for take in describe_others(None, folder.clips(), folder.drafts())] == ["walrus"]
 
 
 def test_a_sidecar_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_command_outlives_a_server_that_is_killed_and_the_next_one_takes_it_up
         await until(lambda: first.said)
         task.cancel()  # nothing more is done: as if it had been killed
         begun: list[Job] = []
-        second = worker_of(tmp_path, lambda job: begun.append(job) or None)
+        second = worker_of(tmp_path, begun.append)
         (job,) = second._queue.jobs
         assert job.state == "running"
         task = asyncio.create_task(second.work())
@@ -101,6 +101,27 @@ def test_a_command_outlives_a_server_that_is_killed_and_the_next_one_takes_it_up
         task.cancel()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("said", "begins"), [('{"event": "done", "status": "done"}\n', 0), ("", 1)])
+def test_a_command_that_ended_unseen_is_begun_anew_unless_it_said_that_all_is_done(
+    tmp_path: Path, said: str, begins: int
+) -> None:
+    queue = Queue(tmp_path)
+    job = queue.add("draft")
+    job.state, job.pid = "running", 2**22 + 1
+    queue.save()
+    begun: list[Job] = []
+    worker = worker_of(tmp_path, lambda job: begun.append(job) or ["--version"])
+    (tmp_path / ".studio" / "1.log").write_text(said)
+
+    async def main() -> None:
+        task = asyncio.create_task(worker.work())
+        await until(lambda: worker._queue.jobs[0].is_over)
+        task.cancel()
+
+    asyncio.run(main())
+    assert (len(begun), Queue(tmp_path).jobs[0].state) == (begins, "done")
 
 
 def test_a_shot_that_is_left_out_begins_the_command_anew_without_it(tmp_path: Path) -> None:
@@ -164,7 +185,8 @@ def test_a_command_that_somebody_killed_failed_and_can_be_tried_again(
 def test_what_a_command_says_is_read_once_in_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
     log.write_text('{"event": "plan", "total": 3}\nhello\n {"event": 3}\n\rold\rnew\n{"event": "sta')
-    child = Child.find(log, 1) or Child(log, 1)
+    child = Child(log, 1)
+    assert not child.is_running
     assert child.read() == [
         {"event": "plan", "total": 3},
         {"event": "said", "text": "hello"},

@@ -36,7 +36,7 @@ export function takeIn(state) {
   if (!isChanged()) {
     hideConflict();
     showProblems(server.problems, server.warnings);
-    showCount(state.shots.length, state.shots.reduce((sum, shot) => sum + shot.takes.length, 0));
+    showCount(state.shots.length);
   }
   mark();
 }
@@ -125,11 +125,11 @@ const look = trying(async () => {
   const seen = await post("/api/look", { text: text.value, name: name.value.trim() });
   if (mine !== lookNumber) return;
   showProblems(seen.problems, seen.warnings);
-  showCount(seen.shots, seen.takes);
+  showCount(seen.shots);
 });
 
-function showCount(shots, takes) {
-  find("count").textContent = shots ? `${plural(shots, "shot")}, ${plural(takes, "take")}` : "";
+function showCount(shots) {
+  find("count").textContent = shots ? plural(shots, "shot") : "";
 }
 
 function showProblems(problems, warnings) {

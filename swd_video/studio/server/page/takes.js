@@ -10,7 +10,23 @@ export const ask = trying(async (kind, shots = [], seeds = null) => {
   await post("/api/jobs", { kind, shots, seeds });
 });
 
-const pick = trying(async (shot, take, picked) => post("/api/pick", { shot, take, picked }));
+// Shown at once: a folder of thousands of takes is not read again in a moment.
+const pick = trying(async (shot, take, picture) => {
+  const picked = picture.getAttribute("aria-pressed") !== "true";
+  showPicked(picture, picked);
+  try {
+    await post("/api/pick", { shot, take, picked });
+  } catch (error) {
+    showPicked(picture, !picked);
+    throw error;
+  }
+});
+
+function showPicked(picture, picked) {
+  picture.setAttribute("aria-pressed", picked);
+  picture.title = picked ? "Picked. Click to pick it no longer" : "Pick this take";
+  picture.parentElement.classList.toggle("picked", picked);
+}
 
 export function showTakes(state) {
   const room = find("takes");
@@ -71,9 +87,10 @@ function drawTake(shot, take) {
         type: "button",
         className: "picture",
         title: take.picked ? "Picked. Click to pick it no longer" : "Pick this take",
+        disabled: shot.pick_in_script,
         "aria-pressed": String(take.picked),
         "aria-label": `Pick take ${take.take} of ${shot.id}`,
-        onclick: () => pick(shot.id, take.take, !take.picked),
+        onclick: (event) => pick(shot.id, take.take, event.currentTarget),
       },
       shown?.preview
         ? make("img", { src: fileAddress(shown.preview, shown.mark), alt: `Take ${take.take}: ${shot.prompt}`, loading: "lazy" })
@@ -87,6 +104,7 @@ function drawTake(shot, take) {
         "span",
         { className: "of-take" },
         make("span", { textContent: `take ${take.take} ` }),
+        take.kept ? make("span", { className: "badge", textContent: "kept " }) : null,
         make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older text` : label }),
       ),
       make("span", { className: "seed", textContent: `seed ${take.seed}` }),
@@ -162,7 +180,7 @@ export function showStage(progress) {
   const tile = document.querySelector(`[data-take="${CSS.escape(`${stage.shot}:${stage.take}`)}"]`);
   if (!tile) return;
   tile.classList.add("in-hand");
-  tile.querySelector(".badge").textContent = `stage ${stage.stage} of ${stage.stages}`;
+  [...tile.querySelectorAll(".badge")].pop().textContent = `stage ${stage.stage} of ${stage.stages}`;
   if (stage.preview) {
     const picture = make("img", { src: `${fileAddress(stage.preview)}?v=${stage.stage}-${progress.number}`, alt: "" });
     tile.querySelector(".picture").firstChild.replaceWith(picture);
