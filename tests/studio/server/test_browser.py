@@ -210,6 +210,8 @@ def test_from_a_script_to_a_film(page: Page, tmp_path: Path) -> None:
 
         page.locator("[data-take='tiger:2'] .picture").click()
         expect(page.locator("[data-take='tiger:2'].picked")).to_be_visible()
+        page.reload()
+        expect(page.locator("[data-take='tiger:2'].picked")).to_be_visible()
         assert json.loads((server.folder / "picks.json").read_text()) == {"tiger": [2]}
         page.locator("[data-take='tiger:2'] .small").click()
         plays(page, "#viewer video")
