@@ -83,6 +83,24 @@ def write_video(
         _encode(container, (height, width), itertools.chain([first], pictures), fps, crf)
 
 
+def encode_video(
+    frames: Iterable[UInt8[np.ndarray, "height width 3"]], fps: int | float | Fraction, *, crf: int = 16
+) -> bytes:
+    """The bytes of an MP4 as `write_video` writes it, without metadata: a part of a longer one.
+
+    Args:
+        frames: at least one picture of even height and width.
+        fps: frames per second.
+        crf: as for `write_video`.
+    """
+    pictures = iter(frames)
+    first = next(pictures)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        _encode(container, first.shape[:2], itertools.chain([first], pictures), fps, crf)
+    return buffer.getvalue()
+
+
 def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     for key, text in metadata.items():
         if key.lower() in _CONTAINER_KEYS:
@@ -98,7 +116,7 @@ def _encode(
     container: av.container.OutputContainer,
     size: tuple[int, int],
     frames: Iterable[UInt8[np.ndarray, "height width 3"]],
-    fps: int | float,
+    fps: int | float | Fraction,
     crf: int | None,
 ) -> None:
     codec, pixels = ("libx264rgb", "rgb24") if crf is None else ("libx264", "yuv420p")

@@ -1,0 +1,68 @@
+"""Read sound files: as much as is asked for, in stereo at one rate."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float32
+
+from swd_video.data.containers import VideoError, check_file, open_container
+
+SOUND_RATE = 48_000
+"""Samples a second of everything that is read here."""
+
+FADE_SECONDS = 1.0
+"""How long sound that goes on beyond the end takes to fade out."""
+
+_BLOCK = 1024
+
+Samples = Float32[np.ndarray, "2 samples"]
+
+
+def check_sound(path: Path) -> None:
+    """Refuse a file that holds no sound.
+
+    Raises:
+        VideoError: if it cannot be read, or has no sound in it.
+    """
+    check_file(path)
+    next(_resampled(path))
+
+
+def read_sound(path: Path, samples: int) -> Iterator[Samples]:
+    """The beginning of a file's sound, in blocks; silence follows where it ends before, and what is longer fades out.
+
+    Args:
+        path: any file with sound that FFmpeg reads.
+        samples: how many, at `SOUND_RATE`.
+
+    Raises:
+        VideoError: if it cannot be read, or has no sound in it.
+    """
+    fade = min(samples // 4, round(FADE_SECONDS * SOUND_RATE)) if _is_longer(path, samples) else 0
+    at = 0
+    for block in itertools.chain(_resampled(path), itertools.repeat(np.zeros((2, _BLOCK), np.float32))):
+        if at >= samples:
+            break
+        block = block[:, : samples - at]
+        left = samples - np.arange(at, at + block.shape[1])
+        yield (block * np.minimum(left / fade, 1) if fade else block).astype(np.float32)
+        at += block.shape[1]
+
+
+def _is_longer(path: Path, samples: int) -> bool:
+    # Told by reading: what files say of their length is often no more than a guess.
+    lengths = itertools.accumulate(block.shape[1] for block in _resampled(path))
+    return any(length > samples for length in lengths)
+
+
+def _resampled(path: Path) -> Iterator[Samples]:
+    with open_container(path) as container:
+        if not container.streams.audio:
+            raise VideoError(path, "has no sound in it. Name a sound file, such as WAV, MP3 or M4A.")
+        resampler = av.AudioResampler("fltp", "stereo", SOUND_RATE, frame_size=_BLOCK)
+        for frame in itertools.chain(container.decode(container.streams.audio[0]), [None]):
+            for piece in resampler.resample(frame):
+                yield np.asarray(piece.to_ndarray(), np.float32)
