@@ -43,7 +43,7 @@ clean: ## Remove the environment and every cache
 	touch $@
 
 .venv/.development-installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[train,evaluation,studio,xformers,dev]'
+	$(PIP_INSTALL) --editable '.[train,evaluation,film,studio,xformers,dev]'
 	touch $@ .venv/.render-installed
 
 $(BIN)/python:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,20 @@ def local_schedule(tiny_schedule: ScaleSchedule) -> ScaleSchedule:
     windows = LocalAttention(2, 2, 4, shift=False), LocalAttention(2, 4, 4, global_every=3)
     local = [replace(stage, attention=size) for stage, size in zip((second, last), windows, strict=True)]
     return ScaleSchedule((first, *local))
+
+
+@pytest.fixture
+def make_tone(tmp_path: Path) -> Callable[[float], Path]:
+    """Write a sound file of so many seconds: 440 Hz at a third of full loudness, one channel of 44.1 kHz."""
+
+    def make(seconds: float) -> Path:
+        times = np.arange(round(44_100 * seconds)) / 44_100
+        with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+            file.setparams((1, 2, 44_100, 0, "NONE", "NONE"))
+            file.writeframes((np.sin(times * 440 * 2 * np.pi) * 11_000).astype("<i2").tobytes())
+        return tmp_path / "tone.wav"
+
+    return make
 
 
 _COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}

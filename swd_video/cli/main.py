@@ -42,6 +42,11 @@ class Command(NamedTuple):
 # Literals, so that neither `--help` nor a mistyped command imports a command and torch with it.
 COMMANDS = {
     "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
+    "film": Command(
+        "swd_video.cli.film",
+        "join the clips of a folder to one film, with timelines for editing programs",
+        extra="film",
+    ),
     "studio": Command(
         "swd_video.cli.studio",
         "open a page to write a script, see drafts, pick takes and finish them",

@@ -42,6 +42,8 @@ class Arguments:
     """Shots or takes not to render."""
     previews: bool = False
     """Write what every stage but the last shows, NAME.preview.webp; it goes when the clip is there. Costs decoding."""
+    tidy: bool = False
+    """Move the clips of shots that the script names no longer into the folder's unused/."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -72,6 +74,7 @@ def run(argv: list[str]) -> int:
             only=arguments.only,
             skip=arguments.skip,
             previews=arguments.previews,
+            tidy=arguments.tidy,
             watch=watch,
             stop=stop,
         )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,14 +22,14 @@ _BLOCK = 1024
 Samples = Float32[np.ndarray, "2 samples"]
 
 
-def check_sound(path: Path) -> None:
-    """Refuse a file that holds no sound.
+def sound_seconds(path: Path) -> Fraction:
+    """How long a file's sound is, by reading it: what files say of their length is often no more than a guess.
 
     Raises:
         VideoError: if it cannot be read, or has no sound in it.
     """
     check_file(path)
-    next(_resampled(path))
+    return Fraction(sum(block.shape[1] for block in _resampled(path)), SOUND_RATE)
 
 
 def read_sound(path: Path, samples: int) -> Iterator[Samples]:
@@ -41,7 +42,8 @@ def read_sound(path: Path, samples: int) -> Iterator[Samples]:
     Raises:
         VideoError: if it cannot be read, or has no sound in it.
     """
-    fade = min(samples // 4, round(FADE_SECONDS * SOUND_RATE)) if _is_longer(path, samples) else 0
+    is_longer = sound_seconds(path) * SOUND_RATE > samples
+    fade = min(samples // 4, round(FADE_SECONDS * SOUND_RATE)) if is_longer else 0
     at = 0
     for block in itertools.chain(_resampled(path), itertools.repeat(np.zeros((2, _BLOCK), np.float32))):
         if at >= samples:
@@ -50,12 +52,6 @@ def read_sound(path: Path, samples: int) -> Iterator[Samples]:
         left = samples - np.arange(at, at + block.shape[1])
         yield (block * np.minimum(left / fade, 1) if fade else block).astype(np.float32)
         at += block.shape[1]
-
-
-def _is_longer(path: Path, samples: int) -> bool:
-    # Told by reading: what files say of their length is often no more than a guess.
-    lengths = itertools.accumulate(block.shape[1] for block in _resampled(path))
-    return any(length > samples for length in lengths)
 
 
 def _resampled(path: Path) -> Iterator[Samples]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -61,7 +61,10 @@ class PacketIndex:
 
     def copyable(self, start: int, stop: int) -> tuple[int, int]:
         """The longest range of frames inside [start, stop) whose packets can be copied, maybe an empty one."""
-        whole = [0, *(count for count, top in enumerate(_running_maximum(self.numbers), 1) if top == count - 1)]
+        whole = [
+            0,
+            *(count for count, top in enumerate(_running_maximum(self.numbers), 1) if top == count - 1),
+        ]
         begin = next((at for at in whole if start <= at < stop and self.keys[at]), stop)
         end = max((at for at in whole if begin <= at <= stop), default=begin)
         return (begin, end) if begin < end else (stop, stop)
@@ -124,7 +127,8 @@ class Sound:
     seconds: Fraction
 
 
-_Timed: TypeAlias = tuple[Fraction, int, av.Packet]
+_Packet: TypeAlias = "av.Packet[Any]"
+_Timed: TypeAlias = tuple[Fraction, int, _Packet]
 
 
 def join_video(
@@ -197,7 +201,7 @@ def _picture_packets(
             count += 1
 
 
-def _packets_of(piece: Copied | Drawn, fps: Fraction) -> Iterator[tuple[int, av.Packet]]:
+def _packets_of(piece: Copied | Drawn, fps: Fraction) -> Iterator[tuple[int, _Packet]]:
     """Packets with the number of their frame, counted from the first one of the piece."""
     if isinstance(piece, Copied):
         with open_container(piece.clip.path) as container:
@@ -206,7 +210,7 @@ def _packets_of(piece: Copied | Drawn, fps: Fraction) -> Iterator[tuple[int, av.
                 if number >= piece.start:
                     yield number - piece.start, packet
         return
-    with av.open(io.BytesIO(encode_video(piece.pictures, fps))) as container:
+    with av.open(io.BytesIO(encode_video(piece.pictures, fps)), "r") as container:
         packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
         frame = 1 / (fps * container.streams.video[0].time_base)  # type: ignore[operator]
         for packet in packets:

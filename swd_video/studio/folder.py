@@ -7,6 +7,9 @@ from typing import Any
 REPORT_NAME = "render.json"
 SHEET_NAME = "contact_sheet.png"
 DRAFTS_FOLDER = "drafts"
+PICKS_NAME = "picks.json"
+FILM_NAME, FILM_RECORD_NAME = "film.mp4", "film.json"
+PLAYER_NAME = "player.html"
 
 
 def state_file(name: str, out: Path) -> Path:

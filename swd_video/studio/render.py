@@ -9,6 +9,7 @@ import errno
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from swd_video.environment import collecting_no_garbage
@@ -20,19 +21,23 @@ from swd_video.studio.clip_files import NOT_FINITE, decode, is_finished, write_c
 from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
+from swd_video.studio.film import check_film, make_film
 from swd_video.studio.folder import (
     DRAFTS_FOLDER,
+    FILM_NAME,
     REPORT_NAME,
     SHEET_NAME,
     stage_preview,
     state_file,
 )
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
+from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines
 from swd_video.studio.report import ClipResult, RenderReport, read_times, times_of
 from swd_video.studio.script import Script, load_script
 from swd_video.studio.selection import select_takes
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
+from swd_video.studio.unused import see_to_unused
 
 _REPORT_SECONDS = 10.0
 """Between two times that `render.json` is written; its length grows with the shots, so for many it is rarer."""
@@ -53,6 +58,7 @@ def render(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     previews: bool = False,
+    tidy: bool = False,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -70,6 +76,7 @@ def render(
         only: shots (`tiger`) or takes (`tiger:3`) to render; default all. The others stay as they are.
         skip: shots or takes not to render.
         previews: show each stage but the last, in a file that goes when the clip is there; the event names it.
+        tidy: move the clips of shots that the script names no longer into the folder's `unused/`.
         say: takes lines about progress, for example `print`.
         watch: takes the same as events, and every stage as well.
         stop: asked before every clip; if it says yes, the run ends like one that is interrupted.
@@ -93,7 +100,17 @@ def render(
         pipe, facts = load_model_for_rendering(name, device=place, dtype=precision, options=options)
     pipe.set_progress_bar_config(disable=True)  # `watch` is told of the stages
     return render_script(
-        script, pipe, facts, out, only=only, skip=skip, previews=previews, say=say, watch=watch, stop=stop
+        script,
+        pipe,
+        facts,
+        out,
+        only=only,
+        skip=skip,
+        previews=previews,
+        tidy=tidy,
+        say=say,
+        watch=watch,
+        stop=stop,
     )
 
 
@@ -106,6 +123,7 @@ def render_script(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     previews: bool = False,
+    tidy: bool = False,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -120,6 +138,7 @@ def render_script(
         only: Shots or takes to render; see `render`.
         skip: Shots or takes not to render.
         previews: Show each stage but the last in a file.
+        tidy: Move the clips of shots that the script names no longer into `unused/`.
         say: Takes lines about progress.
         watch: Takes events.
         stop: Asked before every clip.
@@ -143,16 +162,35 @@ def render_script(
 
     def report(results: Sequence[ClipResult]) -> RenderReport:
         current = RenderReport(results, time.perf_counter() - started, warnings)
-        write_json(out / REPORT_NAME, current.describe(script, model))
+        write_json(out / REPORT_NAME, current.describe(script, model, out))
         return current
 
     with alone_in(out):
+        if script.film is not None:
+            check_film(script, out, {clip.name: clip.shown_size.frames for clip in clips}, model.fps)
         _plan_progress(clips, chosen, out, progress)
         done = report(
             _render_clips(script, clips, chosen, pipe, model, out, progress, previews, stop, report)
         )
+        done = replace(done, film=_make_film(script, out, progress))
+        write_player(out)
+        see_to_unused([shot.id for shot in script.shots], out, tidy_up=tidy, say=progress.note)
     progress.done("failed" if done.count("failed") else "done", done.summary())
     return done
+
+
+def _make_film(script: Script, out: Path, progress: Progress) -> str | None:
+    """Make the film that the script asks for; its name, None without one."""
+    if script.film is None:
+        return None
+    try:
+        film = make_film(script, out, say=progress.warning)
+    except ValueError as error:  # a clip failed or was left out
+        progress.warning(f"no film was made: {error}")
+        return None
+    made = "made" if film["made"] else "as it was"
+    progress.note(f"{FILM_NAME}: {film['frames']} frames, {film['seconds']:.4g} s, {made}")
+    return FILM_NAME
 
 
 def _plan_progress(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from swd_video.studio.clip_files import stages_of
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.contact_sheet import SheetRow
+from swd_video.studio.film_record import film_entry, shot_entry
 from swd_video.studio.folder import read_object
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script
@@ -60,6 +61,7 @@ class ClipResult:
             entry["continues"] = clip.continues
         if clip.unknown_words:
             entry["unknown_words"] = clip.unknown_words
+        entry |= shot_entry(clip.take.shot)
         return entry | ({"error": self.error} if self.error else {})
 
     def line(self) -> str:
@@ -90,11 +92,12 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class RenderReport:
-    """The outcome of a run: a result for every clip, the wall time of it all, and what was warned of."""
+    """The outcome of a run: a result for every clip, its wall time, what was warned of, and the film's name."""
 
     results: Sequence[ClipResult]
     seconds: float
     warnings: Sequence[str] = ()
+    film: str | None = None
 
     def count(self, status: Status) -> int:
         """How many clips have this status."""
@@ -116,10 +119,13 @@ class RenderReport:
         shots = [result.as_dict() for result in self.results]
         if folder is not None:
             shots = [shot | {"file": shot["file"] and str(folder.resolve() / shot["file"])} for shot in shots]
-        return {"shots": shots, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        described = {"shots": shots, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        if self.film is not None:
+            described["film"] = self.film if folder is None else str(folder.resolve() / self.film)
+        return described
 
-    def describe(self, script: Script, model: ModelFacts) -> dict[str, Any]:
-        """The content of `render.json`."""
+    def describe(self, script: Script, model: ModelFacts, out: Path) -> dict[str, Any]:
+        """The content of `render.json` in a folder."""
         described = self.as_dict()
         for entry, result in zip(described["shots"], self.results, strict=True):
             entry["content_hash"] = result.clip.content_hash
@@ -129,6 +135,7 @@ class RenderReport:
             "model_fingerprint": model.fingerprint,
             **({"decoder": model.decoder} if model.decoder else {}),
             "seed": script.seed,
+            **({"film_settings": film_entry(script.film, out)} if script.film is not None else {}),
             **described,
         }
 

@@ -38,9 +38,20 @@ DEFAULT_CROSSFADE_SECONDS = 0.5
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
-_RESERVED_IDS = {"render", "contact_sheet", "queue", "picks", "con", "prn", "aux", "nul"} | {
-    f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)
-}
+_RESERVED_IDS = {
+    "render",
+    "contact_sheet",
+    "queue",
+    "picks",
+    "film",
+    "player",
+    "drafts",
+    "unused",
+    "con",
+    "prn",
+    "aux",
+    "nul",
+} | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from .conftest import SCRIPT
 
 NAMES = ["tiger", "fish", "fish-take2"]
 FILES = {f"{name}{suffix}" for name in NAMES for suffix in (".mp4", ".webp", ".json")}
-FILES |= {"contact_sheet.png", "render.json"}
+FILES |= {"contact_sheet.png", "player.html", "render.json"}
 
 
 def render(out: Path, loaded: Any, text: str = SCRIPT) -> RenderReport:
@@ -412,7 +412,7 @@ def test_a_full_disk_ends_the_run_at_once_and_names_the_file(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(lines) == 2
-    finished = {name for name in FILES if not name.startswith(("fish-take2", "contact"))}
+    finished = {name for name in FILES if not name.startswith(("fish-take2", "contact", "player"))}
     assert {path.name for path in tmp_path.iterdir()} == finished
     assert statuses(render(tmp_path, loaded)) == ["skipped", "skipped", "rendered"]
 

@@ -1,0 +1,163 @@
+"""A film of a folder's clips: `film.mp4`, timelines for editing programs, and `film.json`, which lists what plays when.
+
+A film that is as asked already is left alone. All files appear whole, and `film.json` comes last.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from swd_video.data.video_joining import Copied, Drawn, Sound, join_video, parameter_sets
+from swd_video.files import hash_file, write_json
+from swd_video.studio.film_pictures import film_pieces
+from swd_video.studio.film_plan import (
+    FilmClip,
+    FilmPlan,
+    film_take,
+    lay_out,
+    plan_film,
+    shots_of_film,
+    sound_length,
+)
+from swd_video.studio.film_record import path_from
+from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, PICKS_NAME, read_object
+from swd_video.studio.script import FilmSettings, Script
+
+FILM_VERSION = 1
+"""Raised whenever the same clips and settings would give another film."""
+
+
+def make_film(
+    script: Script,
+    folder: Path,
+    settings: FilmSettings | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Make the film of a script from the clips in a folder; call it where nobody else writes there.
+
+    Args:
+        script: whose clips were rendered into the folder.
+        folder: of the clips and of the film.
+        settings: of the film; by default the script's, and all shots with cuts where it has none.
+        say: takes lines about what is not quite as asked.
+
+    Returns:
+        The content of `film.json`; `made` tells whether the film is new.
+
+    Raises:
+        ValueError: A clip is missing or too short for what is asked, or the sound cannot be read.
+        OSError: The folder cannot be written to.
+    """
+    settings = settings or script.film or FilmSettings()
+    plan = plan_film(script, settings, folder)
+    for line in plan.notes:
+        say(line)
+    has_timelines = find_spec("opentimelineio") is not None
+    if not has_timelines:
+        say(
+            "no timelines for editing programs: pip install 'swd-video[film]' for film.otio, film.fcpxml and film.edl."
+        )
+    described = _describe(plan, folder)
+    content = {"version": FILM_VERSION, "timelines": has_timelines, **described}
+    if settings.sound is not None:
+        content["sound_hash"] = hash_file(settings.sound)
+    content_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    before = read_object(folder / FILM_RECORD_NAME)
+    if before.get("content_hash") == content_hash and _are_whole(before.get("files"), folder):
+        return {**before, "made": False}
+    encoded = _write_video(plan, folder / FILM_NAME)
+    names = [FILM_NAME]
+    if has_timelines:
+        from swd_video.studio.timeline import write_timelines
+
+        names += write_timelines(plan, folder)
+    files = {name: hash_file(folder / name) for name in names}
+    record = {**described, "encoded_frames": encoded, "content_hash": content_hash, "files": files}
+    write_json(folder / FILM_RECORD_NAME, record)
+    return {**record, "made": True}
+
+
+def check_film(script: Script, folder: Path, frames: Mapping[str, int], fps: float) -> None:
+    """Find out before clips are rendered whether the script's film can be made of them.
+
+    Args:
+        script: with a film.
+        folder: where the clips will be.
+        frames: of every clip that is to be there, by its name.
+        fps: of all of them.
+
+    Raises:
+        SourceError: A clip will be too short for what is asked, or the sound cannot be read.
+    """
+    assert script.film is not None
+    picks = read_object(folder / PICKS_NAME)
+    shots = shots_of_film(script, script.film)
+    names = [film_take(script, shot, picks).name for shot in shots]
+    rate = Fraction(fps).limit_denominator(1001)
+    known = [(shot, frames[name]) for shot, name in zip(shots, names, strict=True) if name in frames]
+    lay_out(script, script.film, [shot for shot, _ in known], [length for _, length in known], rate)
+    sound_length(script, script.film)
+
+
+def _write_video(plan: FilmPlan, path: Path) -> int:
+    """Write the film, and return how many frames of it had to be encoded."""
+    copied = 0
+
+    def pieces() -> Iterator[Copied | Drawn]:
+        nonlocal copied
+        for piece in film_pieces(plan, parameter_sets(plan.size, plan.fps)):
+            copied += piece.stop - piece.start if isinstance(piece, Copied) else 0
+            yield piece
+
+    sound = None if plan.settings.sound is None else Sound(plan.settings.sound, plan.seconds)
+    metadata = {"title": plan.script.title}
+    frames = join_video(path, pieces(), plan.size, plan.fps, sound=sound, metadata=metadata)
+    assert frames == plan.frames
+    return frames - copied
+
+
+def _describe(plan: FilmPlan, folder: Path) -> dict[str, Any]:
+    sound = plan.settings.sound
+    return {
+        "title": plan.script.title,
+        "seconds": round(float(plan.seconds), 6),
+        "frames": plan.frames,
+        "fps": float(plan.fps),
+        "width": plan.size[1],
+        "height": plan.size[0],
+        "title_frames": plan.card,
+        "sound": None if sound is None else path_from(folder, sound),
+        "clips": [_describe_clip(number, clip, plan) for number, clip in enumerate(plan.clips, 1)],
+    }
+
+
+def _describe_clip(number: int, clip: FilmClip, plan: FilmPlan) -> dict[str, Any]:
+    shot, span = clip.take.shot, clip.span
+    entry: dict[str, Any] = {
+        "number": number,
+        "id": shot.id,
+        "take": clip.take.take,
+        "file": clip.packets.path.name,
+        "hash": hash_file(clip.packets.path),
+        "prompt": shot.prompt,
+        "seed": clip.sidecar.get("seed"),
+        "at_seconds": round(float(span.at / plan.fps), 6),
+        "at_frame": span.at,
+        "frames": span.frames,
+        "first_frame": span.start,
+        "crossfade_frames": span.fade,
+    }
+    return entry | {key: text for key, text in (("title", shot.title), ("marker", shot.marker)) if text}
+
+
+def _are_whole(files: Any, folder: Path) -> bool:
+    if not isinstance(files, Mapping) or FILM_NAME not in files:
+        return False
+    return all(
+        (folder / name).is_file() and hash_file(folder / name) == digest for name, digest in files.items()
+    )

@@ -1,0 +1,268 @@
+"""From a script and its finished clips to a film, frame by frame: order, trims, crossfades, titles."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from swd_video.data.sound import sound_seconds
+from swd_video.data.video_joining import PacketIndex, index_packets
+from swd_video.studio.folder import PICKS_NAME, read_object, sidecar_file
+from swd_video.studio.script import FilmSettings, Script, Shot, Take
+
+CARD_SECONDS = 2.0
+"""How long the film's title is shown, before the first clip."""
+
+TITLE_SECONDS = 2.0
+"""How long a shot's title is shown, from the beginning of its clip."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the film shows of a clip, in frames of the film.
+
+    Attributes:
+        start: First frame of the clip that is shown.
+        stop: The one after the last.
+        fade: How many frames at its beginning are a crossfade with the last ones of the clip before.
+        at: The film's frame at which it begins.
+    """
+
+    start: int
+    stop: int
+    fade: int
+    at: int
+
+    @property
+    def frames(self) -> int:
+        """How many frames are shown, crossfades at both ends included."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class FilmClip:
+    """One clip of the film.
+
+    Attributes:
+        take: What it shows.
+        span: Which frames, and where.
+        packets: Of its file.
+        length: Of the whole clip, in frames of the film.
+        sidecar: What its sidecar says.
+        titled: Over how many frames its title is shown, 0 for none.
+    """
+
+    take: Take
+    span: Span
+    packets: PacketIndex
+    length: int
+    sidecar: Mapping[str, Any]
+    titled: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.packets.height, self.packets.width
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """A film.
+
+    Attributes:
+        script: What it was planned for.
+        settings: What the script, or whoever asked, says of the film.
+        clips: In the order in which they play.
+        size: Height and width in pixels.
+        fps: Frames per second.
+        card: Frames of the title before the first clip.
+        sound_seconds: Length of the sound file, 0 without one.
+        notes: What is not quite as asked, a line each.
+    """
+
+    script: Script
+    settings: FilmSettings
+    clips: tuple[FilmClip, ...]
+    size: tuple[int, int]
+    fps: Fraction
+    card: int
+    sound_seconds: Fraction
+    notes: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the film has."""
+        last = self.clips[-1].span
+        return last.at + last.frames
+
+    @property
+    def seconds(self) -> Fraction:
+        """How long it is."""
+        return self.frames / self.fps
+
+
+def shots_of_film(script: Script, settings: FilmSettings) -> list[Shot]:
+    """The shots of a film in the order in which they play; one that is named twice plays twice."""
+    shots = {shot.id: shot for shot in script.shots}
+    return [shots[shot_id] for shot_id in settings.order] or list(script.shots)
+
+
+def film_take(script: Script, shot: Shot, picks: Mapping[str, Any]) -> Take:
+    """The take of a shot that a film shows: the first one that is picked, by the script before anybody else, or 1."""
+    picked = shot.pick or picks.get(shot.id) or (1,)
+    return script.take(shot, int(picked[0]))
+
+
+def lay_out(
+    script: Script, settings: FilmSettings, shots: Sequence[Shot], lengths: Sequence[int], fps: Fraction
+) -> tuple[list[Span], list[str]]:
+    """Lay clips end to end.
+
+    Args:
+        script: for messages.
+        settings: the film's.
+        shots: in the order in which they play.
+        lengths: frames of each clip, at the film's rate.
+        fps: of the film.
+
+    Returns:
+        What is shown of each, and notes.
+
+    Raises:
+        SourceError: A trim leaves nothing of a clip, or crossfades need more frames than one has.
+    """
+    notes, fades, ranges = [], [], []
+    for index, (shot, length) in enumerate(zip(shots, lengths, strict=True)):
+        start, end = (round(seconds * fps) for seconds in shot.trim or (0.0, 0.0))
+        if start + end >= length:
+            raise _error(
+                script,
+                shot,
+                "trim",
+                f"cuts off {start} and {end} frames of {length}. Leave some of the clip.",
+            )
+        ranges.append((start, length - end))
+        seconds = settings.crossfade if shot.transition is None else shot.transition.seconds
+        fades.append(max(1, round(seconds * fps)) if seconds > 0 and index else 0)
+        if index == 0 and shot.transition is not None and shot.transition.kind == "crossfade":
+            notes.append(f"{shot.id} is the first shot of the film: there is nothing to crossfade from.")
+    at = round(CARD_SECONDS * fps) if settings.titles else 0
+    spans: list[Span] = []
+    for (start, stop), fade, following in zip(ranges, fades, [*fades[1:], 0], strict=True):
+        if fade + following > stop - start:
+            raise _too_long(script, settings, shots[len(spans)], stop - start, fade, following, fps)
+        at -= fade
+        spans.append(Span(start, stop, fade, at))
+        at += stop - start
+    return spans, notes
+
+
+def _too_long(
+    script: Script, settings: FilmSettings, shot: Shot, frames: int, fade: int, following: int, fps: Fraction
+) -> ValueError:
+    problem = (
+        f"{shot.id} has {frames} frames ({float(frames / fps):.3g} s), and its crossfades need {fade} and "
+        f"{following}. Make them shorter, or let one be a cut."
+    )
+    if settings.crossfade and shot.transition is None:
+        return script.error(settings.line_of("crossfade"), "film.crossfade", problem)
+    return _error(script, shot, "transition", problem)
+
+
+def _error(script: Script, shot: Shot, key: str, problem: str) -> ValueError:
+    return script.error(shot.line_of(key), f"shots[{script.shots.index(shot)}].{key}", problem)
+
+
+def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
+    """Plan a film of the clips in a folder.
+
+    Its size and its rate are those of most of the pictures; clips of another size are fitted in whole, with black bars,
+    and clips of another rate show the picture on display.
+
+    Raises:
+        ValueError: A clip is not finished, or is too short for what is asked.
+    """
+    shots, picks = shots_of_film(script, settings), read_object(folder / PICKS_NAME)
+    takes = [film_take(script, shot, picks) for shot in shots]
+    sidecars = {take.name: _sidecar(take, folder) for take in takes}
+    packets = {name: index_packets(folder / f"{name}.mp4") for name in sidecars}
+    played = [packets[take.name] for take in takes]
+    fps = _most((clip.fps, clip.frames) for clip in played)
+    size = _most(((clip.height, clip.width), clip.frames) for clip in played)
+    lengths = [length_at(clip, fps) for clip in played]
+    spans, notes = lay_out(script, settings, shots, lengths, fps)
+    notes += _describe_others(packets, size, fps)
+    notes += [line for take in dict.fromkeys(takes) if (line := _stale(take, sidecars[take.name]))]
+    untold = [shot.id for shot in shots if shot.title]
+    if untold and not settings.titles:
+        notes.append(f"titles are not shown, as the film does not ask for them: {', '.join(untold)}.")
+    clips = tuple(
+        FilmClip(
+            take,
+            span,
+            packets[take.name],
+            length,
+            sidecars[take.name],
+            min(round(TITLE_SECONDS * fps), span.frames) if settings.titles and take.shot.title else 0,
+        )
+        for take, span, length in zip(takes, spans, lengths, strict=True)
+    )
+    card = round(CARD_SECONDS * fps) if settings.titles else 0
+    return FilmPlan(script, settings, clips, size, fps, card, sound_length(script, settings), tuple(notes))
+
+
+def sound_length(script: Script, settings: FilmSettings) -> Fraction:
+    """Seconds of a film's sound file, 0 without one. Raises `SourceError` where it holds no sound."""
+    if settings.sound is None:
+        return Fraction(0)
+    try:
+        return sound_seconds(settings.sound)
+    except ValueError as error:
+        raise script.error(settings.line_of("sound"), "film.sound", str(error)) from None
+
+
+def length_at(clip: PacketIndex, fps: Fraction) -> int:
+    """How many frames a clip has at a rate."""
+    return clip.frames if clip.fps == fps else max(1, int(clip.frames / clip.fps * fps + Fraction(1, 20)))
+
+
+def _sidecar(take: Take, folder: Path) -> dict[str, Any]:
+    sidecar = read_object(sidecar_file(take.name, folder))
+    if not sidecar or not (folder / f"{take.name}.mp4").is_file():
+        raise ValueError(
+            f"{folder}: {take.name} is not rendered there yet. Render the script first, or name the shots to show in "
+            "`film.order`."
+        )
+    return sidecar
+
+
+def _most(counted: Any) -> Any:
+    """What stands for most frames; of several the first."""
+    counts: Counter[Any] = Counter()
+    for value, frames in counted:
+        counts[value] += frames
+    return counts.most_common(1)[0][0]
+
+
+def _describe_others(packets: Mapping[str, PacketIndex], size: tuple[int, int], fps: Fraction) -> list[str]:
+    lines = []
+    for name, clip in packets.items():
+        if (clip.height, clip.width) != size:
+            lines.append(
+                f"{name} has {clip.width}x{clip.height} pixels, the film {size[1]}x{size[0]}: it is fitted in and "
+                "encoded again."
+            )
+        if clip.fps != fps:
+            lines.append(
+                f"{name} has {float(clip.fps):g} frames a second, the film {float(fps):g}: it is encoded again."
+            )
+    return lines
+
+
+def _stale(take: Take, sidecar: Mapping[str, Any]) -> str | None:
+    for key, now in (("prompt", take.shot.prompt), ("seed", take.seed)):
+        if sidecar.get(key) != now:
+            return f"{take.name} was rendered with another {key} than the script has now: render it again."
+    return None

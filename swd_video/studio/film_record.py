@@ -1,0 +1,100 @@
+"""What `render.json` remembers of a script for its film, so that a film can be made of the folder alone."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from swd_video.studio.folder import PICKS_NAME, REPORT_NAME, read_object
+from swd_video.studio.script import FilmSettings, Script, Shot, Transition, derive_seed
+from swd_video.yaml_source import SourceError
+
+
+def shot_entry(shot: Shot) -> dict[str, Any]:
+    """What a film needs of a shot beside its clip; only what was given."""
+    entry: dict[str, Any] = {"title": shot.title, "marker": shot.marker}
+    entry["trim"] = None if shot.trim is None else list(shot.trim)
+    if shot.transition is not None:
+        entry["transition"] = {"kind": shot.transition.kind, "seconds": shot.transition.seconds}
+    return {key: value for key, value in entry.items() if value}
+
+
+def film_entry(settings: FilmSettings, folder: Path) -> dict[str, Any]:
+    """A film's settings; the path of the sound starts at the folder."""
+    entry: dict[str, Any] = {"titles": settings.titles, "crossfade": settings.crossfade}
+    entry["order"] = list(settings.order)
+    if settings.sound is not None:
+        entry["sound"] = path_from(folder, settings.sound)
+    return {key: value for key, value in entry.items() if value}
+
+
+def path_from(folder: Path, file: Path) -> str:
+    """The way from a folder to a file; from the root where there is none, as between drives of Windows."""
+    try:
+        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return file.resolve().as_posix()
+
+
+def script_of_folder(folder: Path) -> Script:
+    """The script that was rendered into a folder, as far as a film needs it.
+
+    Raises:
+        SourceError: Nothing was rendered there, or the record of it is damaged.
+    """
+    path = folder / REPORT_NAME
+    record = read_object(path)
+    if not record.get("shots"):
+        raise SourceError(f"{path}: no record of clips. Render a script into this folder first.")
+    try:
+        takes: dict[str, dict[int, dict[str, Any]]] = {}
+        for entry in record["shots"]:
+            takes.setdefault(str(entry["id"]), {})[int(entry["take"])] = entry
+        seed, film, picks = int(record["seed"]), record.get("film_settings"), read_object(folder / PICKS_NAME)
+        return Script(
+            path=path,
+            title=str(record["title"]),
+            model=str(record["model"]),
+            seed=seed,
+            shots=tuple(_shot(of_shot, seed, picks) for of_shot in takes.values()),
+            film=None if film is None else _settings(film, folder),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path}: damaged: {type(error).__name__}: {error}. Render the script again, or name it."
+        ) from None
+
+
+def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: dict[str, Any]) -> Shot:
+    shot_id = next(iter(takes.values()))["id"]
+    # The script's own picks were rendered alone; those of the folder choose among what was.
+    take = next((number for number in picks.get(shot_id, ()) if number in takes), next(iter(takes)))
+    entry = takes[take]
+    derived = derive_seed(script_seed, shot_id, take) == entry["seed"]
+    trim, transition = entry.get("trim"), entry.get("transition")
+    return Shot(
+        id=shot_id,
+        prompt=str(entry["prompt"]),
+        seconds=None,
+        seed=None if derived else int(entry["seed"]) - take + 1,
+        takes=max(takes),
+        line=1,
+        prompt_line=1,
+        seconds_line=1,
+        pick=(take,),
+        title=entry.get("title"),
+        trim=None if trim is None else (float(trim[0]), float(trim[1])),
+        transition=None
+        if transition is None
+        else Transition(transition["kind"], float(transition["seconds"])),
+        marker=entry.get("marker"),
+    )
+
+
+def _settings(entry: dict[str, Any], folder: Path) -> FilmSettings:
+    sound = entry.get("sound")
+    return FilmSettings(
+        sound=None if sound is None else folder / sound,
+        order=tuple(entry.get("order", ())),
+        crossfade=float(entry.get("crossfade", 0.0)),
+        titles=bool(entry.get("titles", False)),
+    )
