@@ -214,6 +214,17 @@ def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = Fals
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
 
 
+def write_beside_runs(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole into a folder in which a run may begin, which clears away unfinished files."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            write_text(path, text, durable=True)
+            return
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1 or not Path(path).parent.is_dir():
+                raise
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -52,6 +52,9 @@ COMMANDS = {
         "open a page to write a script, see drafts, pick takes and finish them",
         extra="studio",
     ),
+    "draft": Command(
+        "swd_video.cli.draft", "draft many takes of every shot cheaply, to pick those that `render` finishes"
+    ),
     "distill": Command("swd_video.cli.distill", "distill a teacher into a student of a few stages"),
     "adapt": Command(
         "swd_video.cli.adapt",

@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
         from swd_video.studio.folder import REPORT_NAME, SHEET_NAME
         from swd_video.studio.render import render
 
-        _quiet_loading()
+        quiet_loading()
     out: Path = arguments.out
     with following(as_json=arguments.json_progress) as (watch, stop):
         report = render(
@@ -85,7 +85,7 @@ def run(argv: list[str]) -> int:
     return 1 if report.count("failed") else 0
 
 
-def _quiet_loading() -> None:
+def quiet_loading() -> None:
     """Take the progress bars of diffusers and transformers, one a component, off stderr."""
     import diffusers
     import transformers

@@ -18,7 +18,8 @@ WHOLE_FILE_BYTES = 256 * 2**20
 
 # In this order, so that models without a second text encoder keep their fingerprints.
 _ENCODER_PARTS = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-# Changes nothing of what a model makes: where it came from, by which versions, and what a student is made of.
+# Changes nothing of what a model makes: where it came from, by which versions, what a student is made of, and how many
+# stages a draft of it needs.
 _BOOKKEEPING = {
     "_name_or_path",
     "_diffusers_version",
@@ -26,6 +27,7 @@ _BOOKKEEPING = {
     "is_local",
     "local_files_only",
     "made_of",
+    "draft_stages",
 }
 _SAMPLES = 256
 _SAMPLE_BYTES = 2**16

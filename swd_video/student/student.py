@@ -3,7 +3,8 @@
 Its folder holds what distillation changed, and the name of the rest:
 
 - `student.json`: `{"format": 1, "base_model": "pocket-wan", "kind": "full" | "lora"}`, and what else `Student` knows
-  under `"positions"`, `"encoders"` (`trained_through`), `"transformer_file"`, `"made_of"` and `"adapter"`;
+  under `"positions"`, `"encoders"` (`trained_through`), `"transformer_file"`, `"made_of"`, `"adapter"` and
+  `"draft_stages"`;
   `"adapter"`: of a model that the package does not know, where its adapter is found;
 - `scheduler/`: the stages, and how its clips go from grid to grid;
 - `decoder.safetensors`, where it carries what its clips are shown through in the VAE's place;
@@ -101,6 +102,7 @@ class Student:
         made_of: what it follows from: digests of teacher, VAE, clips and the like, and settings, as far as known.
         adapter: of its base model, where it is from outside of the package, see `LoadOptions`.
         decoder: what its clips are shown through in the VAE's place, where it carries one.
+        draft_stages: after how many stages a clip can be told from others, where that was measured.
         kind: "full" (a whole transformer), "lora" (additions to the teacher's), or "pipeline": the base model, whose
             scheduler has stages, is the student already.
         folder: where it lies; None for one that was not saved yet, or that lies on the hub.
@@ -114,6 +116,7 @@ class Student:
     made_of: Mapping[str, Any] | None = None
     adapter: str | None = None
     decoder: StreamingDecoder | None = None
+    draft_stages: int | None = None
     kind: str = "full"
     folder: Path | None = None
 
@@ -138,6 +141,7 @@ class Student:
         with _no_os_errors(name_or_path):
             if folder is not None and (folder / STUDENT_FILE_NAME).is_file():
                 facts, scheduler = _read_facts(folder), _read_scheduler(folder / SCHEDULER_FOLDER)
+                _check_draft_stages(folder / STUDENT_FILE_NAME, facts["draft_stages"], scheduler.schedule)
                 return cls(scheduler=scheduler, decoder=_read_decoder(folder), folder=folder, **facts)
             index = read_model_index(path)
             if not is_student(path):
@@ -193,6 +197,7 @@ class Student:
             else os.path.relpath(self._here(file), folder),
             "made_of": self.made_of,
             "adapter": self.adapter,
+            "draft_stages": self.draft_stages,
         }
         facts = {key: value for key, value in facts.items() if value is not None}
         write_json(draft / STUDENT_FILE_NAME, facts)
@@ -201,6 +206,27 @@ class Student:
         """Write the decoder that it carries, where it carries one, into a folder."""
         if self.decoder is not None:
             self.decoder.save(folder / DECODER_FILE_NAME)
+
+    def keep_draft_stages(self, count: int) -> "Student":
+        """Note in its folder after how many stages a clip can be told from others.
+
+        Args:
+            count: of its stages.
+
+        Returns:
+            The student as it is now.
+
+        Raises:
+            ValueError: if it has not so many stages, or no folder of its own.
+        """
+        path = None if self.folder is None else self.folder / STUDENT_FILE_NAME
+        if path is None or not path.is_file():
+            raise ValueError(
+                f"student {self.base_model!r}: has no {STUDENT_FILE_NAME} here in which that could be noted."
+            )
+        _check_draft_stages(path, count, self.schedule)
+        write_json(path, read_json(path) | {"draft_stages": count})
+        return replace(self, draft_stages=count)
 
     def carry_decoder(self, file: str | Path) -> "Student":
         """Put a decoder into its folder, which its clips are shown through from now on.
@@ -393,10 +419,18 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return {
         **{
             key: facts.get(key)
-            for key in ("base_model", "kind", "positions", "transformer_file", "made_of", "adapter")
+            for key in (
+                *("base_model", "kind", "positions", "transformer_file", "made_of", "adapter"),
+                "draft_stages",
+            )
         },
         "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
     }
+
+
+def _check_draft_stages(path: Path, count: Any, schedule: ScaleSchedule) -> None:
+    holds = count is None or (type(count) is int and 1 <= count <= len(schedule))
+    require(holds, path, "draft_stages", count, f"a number of stages, from 1 to {len(schedule)}")
 
 
 def _read_decoder(folder: Path | None) -> StreamingDecoder | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ class PlannedClip:
         continues: Name of the clip whose last picture it starts from. What that one's bytes are is not known before it
             is finished, and not in the hashes: see `continuation.joined`.
         after: The file of that clip, once it is finished.
+        made_of: What `stages_hash` is a hash of, as JSON values.
     """
 
     take: Take
@@ -57,6 +58,7 @@ class PlannedClip:
     unknown_words: Mapping[str, list[str]] = field(default_factory=dict)
     continues: str | None = None
     after: Path | None = None
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -88,14 +90,18 @@ class _Problems:
 
 
 def plan_clips(
-    script: Script, model: ModelFacts, problems: list[SourceError] | None = None
+    script: Script,
+    model: ModelFacts,
+    problems: list[SourceError] | None = None,
+    takes: Iterable[Take] | None = None,
 ) -> list[PlannedClip]:
-    """Work out every clip of a script for a model.
+    """Work out clips of a script for a model.
 
     Args:
         script: whose clips.
         model: facts about the model.
         problems: takes what else would be raised; shots with problems have no clips then.
+        takes: of its shots; default those that it asks for.
 
     Raises:
         SourceError: A shot asks for a length or size that the model cannot make, says more than it reads or nothing
@@ -110,7 +116,7 @@ def plan_clips(
     pictures = _hash_pictures(script, model, sizes, told)
     continued = _continued_takes(script, model, sizes, told)
     clips = []
-    for take in script.takes():
+    for take in script.takes() if takes is None else takes:
         if take.shot.id in told.shots:
             continue
         size = sizes.of(take.shot)
@@ -141,12 +147,11 @@ def plan_clips(
         if prompt != take.shot.prompt:
             fields["read_as"] = prompt
         stages_hash = hash_content(fields)
-        fields["model"] = [*fields["model"], *model.decoding]
-        content_hash = hash_content(fields)
+        content_hash = hash_content(fields | {"model": [*fields["model"], *model.decoding]})
         hashes = content_hash, stages_hash
         shown = model.shown_size(target)
         rest = stages, metadata, *hashes, prompt, unknown
-        clips.append(PlannedClip(take, size, shown, model.fps, *rest, before))
+        clips.append(PlannedClip(take, size, shown, model.fps, *rest, before, made_of=fields))
     return clips
 
 

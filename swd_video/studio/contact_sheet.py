@@ -1,7 +1,7 @@
 """Contact sheets: pictures that show every take of a script, frame by frame."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class SheetRow:
         prompt: What the clip should show.
         video: The clip; None where there is none.
         problem: Why there is none, or what is wrong with it.
+        picture: Draws what stands below the text, instead of frames of a clip.
     """
 
     heading: str
@@ -41,6 +42,7 @@ class SheetRow:
     prompt: str
     video: Path | None
     problem: str = ""
+    picture: Callable[[], Image.Image] | None = None
 
 
 def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[SheetRow]) -> list[Path]:
@@ -77,7 +79,7 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
 
 
 def _draw(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Image.Image:
-    strips = [_strip(row.video) if row.video else None for row in rows]
+    strips = [row.picture() if row.picture else _strip(row.video) if row.video else None for row in rows]
     inner = max([_MIN_WIDTH_PX, *(strip.width for strip in strips if strip)])
     parts: list[list[_Block] | Image.Image | int] = [[(title, 30, _INK), (subtitle, 16, _FAINT)]]
     for row, strip in zip(rows, strips, strict=True):

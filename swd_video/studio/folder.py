@@ -1,15 +1,22 @@
-"""What lies where in a folder of clips, and how its JSON files are read back."""
+"""What lies where in a folder of clips, how its JSON files are read back, and which errors are the folder's own."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 REPORT_NAME = "render.json"
 SHEET_NAME = "contact_sheet.png"
-DRAFTS_FOLDER = "drafts"
 PICKS_NAME = "picks.json"
+DRAFTS_FOLDER = "drafts"
 FILM_NAME, FILM_RECORD_NAME = "film.mp4", "film.json"
 PLAYER_NAME = "player.html"
+DRAFTS_REPORT_NAME = "drafts.json"
+DRAFTS_SHEET_NAME = "drafts.png"
+DRAFTS_PAGE_NAME = "drafts.html"
+
+_OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+"""Errors that the next clip would meet as well."""
 
 
 def state_file(name: str, out: Path) -> Path:
@@ -34,3 +41,28 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def why_it_failed(error: Exception) -> str:
+    """What went wrong with one clip, in one line.
+
+    Raises:
+        OSError: The next clip would meet the same.
+    """
+    if _is_of_the_folder(error):
+        raise OSError(
+            f"{_told(error)} What is finished is kept: mend it and run the same command again."
+        ) from error
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: cannot be written: {error.strerror}."
+    return str(error)
+
+
+def _is_of_the_folder(error: BaseException | None) -> bool:
+    while error is not None and getattr(error, "errno", None) not in _OF_THE_FOLDER:
+        error = error.__cause__
+    return error is not None

@@ -1,8 +1,9 @@
 """The model of a script: loaded once, with the facts that planning and skipping need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +13,9 @@ from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
+
+if TYPE_CHECKING:
+    from swd_video.cost.drafting import DraftCost
 
 _OF_DECODING = {"vae_tiling", "vae_slicing", "decode_timestep", "decode_noise"}
 
@@ -36,6 +40,9 @@ class ModelFacts:
         decoding: The same of what only decoding depends on.
         decoder: Hash of what clips are shown through; empty for the VAE.
         takes_pictures: Whether clips can start from a picture.
+        draft_stages: After how many stages a draft tells the clip, where that was measured.
+        count_draft: Tells, for stages and how many of them a draft takes, the counted operations of the draft and of
+            the whole clip, both shown; None where they cannot be counted.
     """
 
     name: str
@@ -53,6 +60,8 @@ class ModelFacts:
     decoding: tuple[str, ...] = ()
     decoder: str = ""
     takes_pictures: bool = False
+    draft_stages: int | None = None
+    count_draft: Callable[[ScaleSchedule, int], tuple[int, int] | None] = lambda schedule, stages: None
 
 
 def load_model_for_rendering(
@@ -76,9 +85,9 @@ def load_model_for_rendering(
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
     fingerprint = student.fingerprint(options.transformer_file)
-    return pipe, describe_model(
-        name, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
-    )
+    facts = describe_model(name, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options)
+    counter = _draft_counter(pipe, student, options)
+    return pipe, replace(facts, draft_stages=student.draft_stages, count_draft=counter)
 
 
 def describe_model(
@@ -124,3 +133,23 @@ def describe_model(
         ),
         decoder=decoder,
     )
+
+
+def _draft_counter(
+    pipe: ScaleWisePipeline, student: Student, options: LoadOptions
+) -> Callable[[ScaleSchedule, int], tuple[int, int] | None]:
+    @cache
+    def load() -> "DraftCost | None":
+        # Here, as it takes its time, and only drafts are counted.
+        from swd_video.cost.drafting import DraftCost
+
+        try:
+            return DraftCost(pipe, student.base_path, options.adapter or student.adapter)
+        except (ValueError, OSError):
+            return None
+
+    def count(schedule: ScaleSchedule, stages: int) -> tuple[int, int] | None:
+        cost = load()
+        return None if cost is None else (cost.of_draft(schedule, stages), cost.of_clip(schedule))
+
+    return count

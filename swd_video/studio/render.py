@@ -5,7 +5,6 @@ or is killed costs the stage in hand and no other. Nothing but `render.json` hol
 run ends with the same files.
 """
 
-import errno
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -29,8 +28,10 @@ from swd_video.studio.folder import (
     SHEET_NAME,
     stage_preview,
     state_file,
+    why_it_failed,
 )
 from swd_video.studio.model import ModelFacts, load_model_for_rendering
+from swd_video.studio.picks import with_picks
 from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines
 from swd_video.studio.report import ClipResult, RenderReport, read_times, times_of
@@ -41,9 +42,6 @@ from swd_video.studio.unused import see_to_unused
 
 _REPORT_SECONDS = 10.0
 """Between two times that `render.json` is written; its length grows with the shots, so for many it is rarer."""
-
-_OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
-"""Errors that the next clip would meet as well."""
 
 
 def render(
@@ -87,7 +85,8 @@ def render(
         OSError: the folder cannot be written to; what is finished is kept.
         KeyboardInterrupt: `stop` said so.
     """
-    script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
+    out = Path(out)
+    script = with_picks(script if isinstance(script, Script) else load_script(script, reader), out)
     select_takes(list(script.takes()), only, skip)  # refused before the model is loaded
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before
@@ -151,6 +150,7 @@ def render_script(
         KeyboardInterrupt: `stop` said so.
     """
     started = time.perf_counter()
+    script = with_picks(script, out)
     clips = plan_clips(script, model)
     warnings = [*script.warnings, *prompt_warnings(script, clips)]
     chosen = select_takes([clip.take for clip in clips], only, skip)
@@ -302,25 +302,9 @@ def _finish(
 
 
 def _fail(result: ClipResult, error: Exception, waiting: Path) -> None:
-    if _is_of_the_folder(error):
-        raise OSError(
-            f"{_told(error)} What is finished is kept: mend it and run the same command again."
-        ) from error
+    result.error = why_it_failed(error)
     result.status = "failed"
-    result.error = " ".join(f"{type(error).__name__}: {error}".split())
     if waiting.is_file():
         result.error += " Its latents are kept: the same command goes on with them."
     else:
         result.stage_seconds = []
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: cannot be written: {error.strerror}."
-    return str(error)
-
-
-def _is_of_the_folder(error: BaseException | None) -> bool:
-    while error is not None and getattr(error, "errno", None) not in _OF_THE_FOLDER:
-        error = error.__cause__
-    return error is not None

@@ -121,17 +121,20 @@ def write_state(clip: PlannedClip, state: TakeState, file: Path) -> None:
 
 
 def read_state(clip: PlannedClip, *files: Path) -> TakeState:
-    """The take in the first of the files that holds it; one before its first stage where none does."""
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as stored:
-                about = json.loads(stored.metadata()[_KEY])
-                if about["stages_hash"] != clip.stages_hash:
-                    continue
-                generator = torch.Generator("cpu")
-                generator.set_state(stored.get_tensor("generator"))
-                after = StageState(stored.get_tensor("latents"), about["stages"], [generator])
-                return TakeState(after, about["stage_seconds"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
-            continue
-    return TakeState()
+    """The take in the file that holds it furthest on; one before its first stage where none does."""
+    found = [state for file in files if (state := _read(clip, file)) is not None]
+    return max(found, key=lambda state: state.stages, default=TakeState())
+
+
+def _read(clip: PlannedClip, file: Path) -> TakeState | None:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            about = json.loads(stored.metadata()[_KEY])
+            if about["stages_hash"] != clip.stages_hash:
+                return None
+            generator = torch.Generator("cpu")
+            generator.set_state(stored.get_tensor("generator"))
+            after = StageState(stored.get_tensor("latents"), about["stages"], [generator])
+            return TakeState(after, about["stage_seconds"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return None

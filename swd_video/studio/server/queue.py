@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from swd_video.files import write_text
+from swd_video.files import write_beside_runs
 from swd_video.plain_text import on_one_line, read_text
 
 QUEUE_NAME = "queue.json"
@@ -16,8 +16,6 @@ State = Literal["waiting", "running", "stopping", "done", "failed", "cancelled"]
 
 _KEPT_JOBS = 200
 """So many ended jobs stay listed."""
-
-_ATTEMPTS = 5
 
 
 class Job(BaseModel):
@@ -123,17 +121,6 @@ class Queue:
         alive = [job for job in self.jobs if job.is_alive]
         waiting = [job for job in self.jobs if job.state == "waiting"]
         return next(iter([*alive, *waiting]), None)
-
-
-def write_beside_runs(file: Path, text: str) -> None:
-    """Write a text file whole into a folder in which a run may begin, which clears away unfinished files."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            write_text(file, text, durable=True)
-            return
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1 or not file.parent.is_dir():
-                raise
 
 
 def _read(file: Path) -> _Stored:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.extensions import offered
+from swd_video.files import write_beside_runs
 from swd_video.plain_text import read_text
 from swd_video.studio.script import Script, read_script
-from swd_video.studio.server.queue import write_beside_runs
 
 FORMS = {
     "yaml": "YAML",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swd_video.files import write_beside_runs
 from swd_video.studio.script import Script
 from swd_video.studio.server.folder import PICKS_NAME, Folder, describe_others, describe_shots
 from swd_video.studio.server.history import History
-from swd_video.studio.server.queue import Job, Kind, Queue, write_beside_runs
+from swd_video.studio.server.queue import Job, Kind, Queue
 from swd_video.studio.server.script_file import Look, ScriptFile, version_of
 from swd_video.studio.server.worker import Worker
 

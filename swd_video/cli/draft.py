@@ -1,0 +1,115 @@
+"""`swd-video draft`: the first stages of many takes of every shot, to pick from."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from swd_video.cli.arguments import read_arguments
+from swd_video.cli.following import following
+from swd_video.environment import collecting_no_garbage
+from swd_video.models.devices import Device, Precision
+from swd_video.models.load_options import LoadOptions
+from swd_video.studio.picks import pick_takes
+from swd_video.studio.script import Script, load_script
+
+HELP = "draft many takes of every shot cheaply, to pick those that `render` finishes"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `swd-video draft`."""
+
+    script: tyro.conf.Positional[Path]
+    """The script; docs/scripts.md explains it."""
+    out: Path
+    """Folder of the clips; drafts that are there and still of the script are kept, so run again to go on."""
+    seeds: int = 8
+    """Takes of every shot; with --again, new ones."""
+    stages: int | None = None
+    """Stages of a draft; default what was measured for the student."""
+    again: tuple[str, ...] = ()
+    """Draw new seeds of these shots, and keep the old ones."""
+    pick: tuple[str, ...] = ()
+    """Pick takes that `render` finishes, as tiger:3, and draft nothing; tiger:none picks none of the shot any more."""
+    batch: int = 1
+    """Takes to compute together: faster, but clips are then rounded a little differently, and `render` goes on in the
+    same batches."""
+    only: tuple[str, ...] = ()
+    """Draft these shots (tiger) or takes (tiger:3) alone."""
+    skip: tuple[str, ...] = ()
+    """Shots or takes not to draft."""
+    model: str | None = None
+    """Student to use instead of the script's: a shipped name or a folder."""
+    device: Device = "auto"
+    """Where to run; auto takes cuda, then mps, then cpu."""
+    dtype: Precision = "auto"
+    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
+    reader: str | None = None
+    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
+    the file's suffix."""
+    decoder: str | None = None
+    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """How the model is fitted into memory and run; the keys of a config's `load`."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    """Print one JSON object on stdout instead of a summary."""
+    json_progress: bool = False
+    """Tell what happens as JSON on stderr, an object a line, instead of lines for people."""
+
+
+def run(argv: list[str]) -> int:
+    """Draft a script; returns 1 if a draft failed, else 0."""
+    arguments = read_arguments(Arguments, "draft", HELP, argv)
+    # Before torch is imported: mistakes should show at once.
+    script = load_script(arguments.script, arguments.reader)
+    if arguments.pick:
+        return _pick(script, arguments)
+    with collecting_no_garbage():
+        from swd_video.cli.render import quiet_loading
+        from swd_video.studio.drafts import draft
+        from swd_video.studio.folder import DRAFTS_PAGE_NAME, DRAFTS_SHEET_NAME
+
+        quiet_loading()
+    out: Path = arguments.out
+    with following(as_json=arguments.json_progress) as (watch, stop):
+        report = draft(
+            script,
+            out,
+            seeds=arguments.seeds,
+            stages=arguments.stages,
+            again=arguments.again,
+            batch=arguments.batch,
+            model=arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            options=arguments.load.shown_through(arguments.decoder),
+            only=arguments.only,
+            skip=arguments.skip,
+            watch=watch,
+            stop=stop,
+        )
+    if arguments.json_output:
+        print(json.dumps(report.as_dict(out)))
+    else:
+        print(f"{report.summary()}: {out / DRAFTS_PAGE_NAME}, {out / DRAFTS_SHEET_NAME}")
+    return 1 if report.count("failed") else 0
+
+
+def _pick(script: Script, arguments: Arguments) -> int:
+    if arguments.again:
+        raise ValueError("--pick: picks takes and drafts nothing; give --again in a command of its own.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    picks = pick_takes(script, arguments.out, arguments.pick)
+    if arguments.json_output:
+        print(json.dumps({"picks": picks}))
+        return 0
+    for shot_id, numbers in picks.items():
+        print(f"{shot_id}: take{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}")
+    script_says = [shot.id for shot in script.shots if shot.pick]
+    if script_says:
+        print(f"the script itself picks for {', '.join(script_says)}", file=sys.stderr)
+    return 0

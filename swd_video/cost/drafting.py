@@ -1,0 +1,65 @@
+"""What a draft costs beside the whole clip, in counted operations."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+from torch import nn
+
+from swd_video.core.grid import LatentSize
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.cost.architecture import load_architecture
+from swd_video.cost.networks import Carried, Decoder, Transformer, count_text
+from swd_video.objectives.passes import Pass
+from swd_video.student.pipeline import ScaleWisePipeline
+
+
+class DraftCost:
+    """Counts a student's parts on shapes, each once.
+
+    Args:
+        pipe: The loaded student.
+        base: Folder or hub name of its base model.
+        adapter: Of that, where it is from outside of the package.
+
+    Raises:
+        ValueError: The base model is not of a kind whose parts can be counted.
+    """
+
+    def __init__(self, pipe: ScaleWisePipeline, base: str, adapter: str | None = None) -> None:
+        self._architecture = load_architecture(base, adapter)
+        self._transformer = Transformer(self._architecture)
+        channels = self._architecture.spec.latent_channels
+
+        def carried(network: nn.Module) -> Carried:
+            return Carried(copy.deepcopy(network), channels)
+
+        upsampler, decoder = pipe.scheduler.upsampler, pipe.model.decoder
+        self._upsampler = None if upsampler is None else carried(upsampler)
+        self._decoder = Decoder(self._architecture) if decoder is None else carried(decoder)
+        self._shown = cache(self._count_shown)
+        self.text: int = count_text(self._architecture)
+
+    def of_stages(self, schedule: ScaleSchedule, until: int) -> int:
+        """Operations of the first stages of a clip, its text and what is carried from grid to grid included."""
+        total = self.text
+        for index in range(until):
+            stage, before = schedule[index], schedule[max(index - 1, 0)].grid
+            total += self._transformer.evaluation(stage.grid, stage.attention).forward
+            if self._upsampler is not None and before != stage.grid:
+                total += self._upsampler.flops(Pass("upsampler", before, to=stage.grid)).forward
+        return total
+
+    def of_draft(self, schedule: ScaleSchedule, stages: int) -> int:
+        """The same, and showing what the last of them gave."""
+        return self.of_stages(schedule, stages) + self._shown(schedule[stages - 1].grid)
+
+    def of_clip(self, schedule: ScaleSchedule) -> int:
+        """Operations of the whole clip."""
+        return self.of_draft(schedule, len(schedule))
+
+    def _count_shown(self, grid: LatentSize) -> int:
+        if isinstance(self._decoder, Carried):
+            # Copies of the first latent frame are dropped before.
+            grid = replace(grid, frames=grid.frames - self._architecture.spec.compression.repeated_frames)
+        return self._decoder.flops(Pass("vae_decoder", grid)).forward

@@ -1,0 +1,76 @@
+"""Pages of drafts: all takes of a shot as moving pictures, side by side. A page needs no other file and no network."""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from swd_video.files import whole_file
+from swd_video.studio.draft_report import DraftReport, DraftResult
+from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import Script
+
+SHOTS_ON_A_PAGE = 50
+_TEMPLATE = "drafts.html.jinja"
+
+
+def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftReport) -> list[Path]:
+    """Write `drafts.html`, and for many shots `drafts_2.html` and so on; those of an earlier, longer script go.
+
+    Returns:
+        The pages, each of which appeared when it was whole.
+
+    Raises:
+        OSError: A preview cannot be read, or a page not be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template(_TEMPLATE)
+    grouped = groupby(report.results, lambda result: result.clip.take.shot)
+    shots = [(shot, [one for one in group if one.is_there or one.error]) for shot, group in grouped]
+    shots = [(shot, results) for shot, results in shots if results]
+    starts = range(0, max(1, len(shots)), SHOTS_ON_A_PAGE)
+    path = out / DRAFTS_PAGE_NAME
+    pages = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(starts) + 1))]
+    for page, start in zip(pages, starts, strict=True):
+        shown = (
+            {"shot": shot, "takes": _takes(results, report, out)}
+            for shot, results in shots[start : start + SHOTS_ON_A_PAGE]
+        )
+        parts = template.generate(
+            title=script.title,
+            model=model.name,
+            report=report,
+            of_stages=len(model.schedule),
+            shots=shown,
+            pages=[other.name for other in pages],
+            here=page.name,
+        )
+        # Bit by bit, as its pictures are inside.
+        with whole_file(page) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(parts)
+    numbered = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
+    for other in out.iterdir():
+        if numbered.fullmatch(other.name) and other not in pages:
+            other.unlink()
+    return pages
+
+
+def _takes(results: Sequence[DraftResult], report: DraftReport, out: Path) -> Iterator[dict[str, Any]]:
+    for result in results:
+        entry = result.as_dict(report.is_picked(result))
+        picture = None
+        if result.is_there:
+            data = (out / DRAFTS_FOLDER / f"{result.clip.name}.webp").read_bytes()
+            picture = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+        yield entry | {"picture": picture, "error": result.error, "name": result.clip.name}

@@ -1,0 +1,84 @@
+"""Sheets of drafts: a row for each shot, its takes side by side, each from its first frame down to its last."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image, ImageSequence
+
+from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
+from swd_video.studio.draft_report import DraftReport, DraftResult
+from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_SHEET_NAME
+from swd_video.studio.lettering import draw_text
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import Script
+
+_LONG_SIDE_PX = 120
+_FRAMES = 3
+_IN_A_ROW = 8
+_GAP_PX = 8
+_LABEL_PX = 15
+_BACKGROUND, _FAINT, _PICKED = (250, 250, 248), (110, 110, 110), (23, 105, 58)
+
+
+def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftReport) -> None:
+    """Write `drafts.png`, and more of them for many shots.
+
+    Raises:
+        OSError: A preview cannot be read, or a sheet not be written.
+    """
+    rows = []
+    for shot, group in groupby(report.results, lambda result: result.clip.take.shot):
+        results = [result for result in group if result.is_there or result.error]
+        if results:
+            marks = [report.is_picked(result) for result in results]
+            rows.append(
+                SheetRow(
+                    heading=shot.id,
+                    details=f"{len(results)} takes   {results[0].clip.seconds:.3g} s",
+                    prompt=shot.prompt,
+                    video=None,
+                    problem="; ".join(
+                        f"take {one.clip.take.take}: {one.error}" for one in results if one.error
+                    ),
+                    picture=partial(_draw_takes, out, [one for one in results if one.is_there], marks),
+                )
+            )
+    about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
+    draw_contact_sheets(out / DRAFTS_SHEET_NAME, script.title, about, rows)
+
+
+def _draw_takes(out: Path, results: Sequence[DraftResult], picked: Sequence[bool]) -> Image.Image:
+    cells = [
+        _draw_take(out / DRAFTS_FOLDER / f"{result.clip.name}.webp", result.clip.take.take, is_picked)
+        for result, is_picked in zip(results, picked, strict=False)
+    ]
+    if not cells:
+        return Image.new("RGB", (1, 1), _BACKGROUND)
+    width, height = cells[0].width + _GAP_PX, max(cell.height for cell in cells) + _GAP_PX
+    columns = min(_IN_A_ROW, len(cells))
+    lines = -(-len(cells) // _IN_A_ROW)
+    sheet = Image.new("RGB", (columns * width - _GAP_PX, lines * height - _GAP_PX), _BACKGROUND)
+    for index, cell in enumerate(cells):
+        sheet.paste(cell, (index % _IN_A_ROW * width, index // _IN_A_ROW * height))
+    return sheet
+
+
+def _draw_take(preview: Path, number: int, is_picked: bool) -> Image.Image:
+    with Image.open(preview) as animation:
+        count = getattr(animation, "n_frames", 1)
+        wanted = [round(index * (count - 1) / (_FRAMES - 1)) for index in range(_FRAMES)]
+        frames = [
+            frame.convert("RGB") for at, frame in enumerate(ImageSequence.Iterator(animation)) if at in wanted
+        ]
+    scale = _LONG_SIDE_PX / max(frames[0].size)
+    width, height = (max(1, round(side * scale)) for side in frames[0].size)
+    text, colour = (f"{number}  picked", _PICKED) if is_picked else (str(number), _FAINT)
+    label = draw_text(text, _LABEL_PX, colour, _BACKGROUND, width)
+    cell = Image.new("RGB", (width, label.height + 2 + len(frames) * (height + 2)), _BACKGROUND)
+    cell.paste(label, (0, 0))
+    for index, frame in enumerate(frames):
+        picture = frame.resize((width, height), Image.Resampling.BICUBIC)
+        cell.paste(picture, (0, label.height + 2 + index * (height + 2)))
+    return cell

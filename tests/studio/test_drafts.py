@@ -1,0 +1,199 @@
+"""Drafts: what is kept, what is shown, and that finishing one is what it would have been without it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from swd_video.data.video import probe_video
+from swd_video.studio.draft_report import DraftReport
+from swd_video.studio.drafts import draft_script
+from swd_video.studio.picks import pick_takes
+from swd_video.studio.render import render_script
+from swd_video.studio.script import Script
+from swd_video.studio.yaml_script import parse_script
+
+TEXT = """\
+title: Two shots
+seed: 5
+shots:
+  - id: tiger
+    prompt: a tiger walking left
+  - id: fish
+    prompt: a fish staying on pink
+    seconds: 0.3125
+"""
+
+
+def script(text: str = TEXT) -> Script:
+    return parse_script(text, "film.yaml")
+
+
+def draft(out: Path, loaded: Any, text: str = TEXT, **options: Any) -> DraftReport:
+    return draft_script(script(text), *loaded, out, **({"seeds": 3, "stages": 2} | options))
+
+
+def statuses(report: DraftReport) -> dict[str, str]:
+    return {result.clip.name: result.status for result in report.results}
+
+
+def clip_files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*") if path.suffix in (".mp4", ".webp")}
+
+
+@pytest.fixture
+def ran(loaded: Any) -> Iterator[list[int]]:
+    """How many clips each call of the transformer was given."""
+    calls: list[int] = []
+    hook = loaded[0].model.transformer.register_forward_pre_hook(
+        lambda _module, _inputs, named: calls.append(len(named["hidden_states"])), with_kwargs=True
+    )
+    yield calls
+    hook.remove()
+
+
+@pytest.fixture(scope="module")
+def drafted(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> tuple[Path, DraftReport]:
+    """Three drafts of each shot, that tests look at and do not touch."""
+    out = tmp_path_factory.mktemp("drafted") / "out"
+    return out, draft(out, loaded)
+
+
+def test_every_take_is_shown_and_said(drafted: tuple[Path, DraftReport]) -> None:
+    out, report = drafted
+    assert set(statuses(report).values()) == {"drafted"} and len(report.results) == 6
+    names = {f"{shot}{take}" for shot in ("tiger", "fish") for take in ("", "-take2", "-take3")}
+    suffixes = (".webp", ".json", ".latents.safetensors")
+    assert {path.name for path in (out / "drafts").iterdir()} == {f"{n}{s}" for n in names for s in suffixes}
+    assert {path.name for path in out.iterdir()} == {"drafts", "drafts.html", "drafts.png", "drafts.json"}
+    # A draft has the size and the frames of its stage, and lasts as long as its clip.
+    tiger = probe_video(out / "drafts" / "tiger-take2.webp")
+    assert (tiger.frames, tiger.width, tiger.height) == (9, 32, 32)
+    assert tiger.frames / tiger.fps == pytest.approx(9 / 16, abs=0.01)
+    written = json.loads((out / "drafts.json").read_text())
+    assert written["takes"] == {"tiger": 3, "fish": 3}
+    assert (written["stages"], written["batch"]) == (2, 1)
+    entry = written["drafts"][1]
+    sidecar = json.loads((out / "drafts" / "tiger-take2.json").read_text())
+    for key in ("id", "take", "prompt", "seed", "stage"):
+        assert entry[key] == sidecar[key]
+    assert (entry["file"], entry["stage"], entry["stages"]) == ("drafts/tiger-take2.webp", 2, 3)
+    assert entry["seconds"] > 0 and entry["status"] == "drafted" and entry["picked"] is False
+    assert 0 < written["cost"]["share"] < 1 and written["cost"]["drafts"] == 6
+    assert Image.open(out / "drafts.png").height > 300
+
+
+def test_a_page_shows_prompts_as_text(tmp_path: Path, loaded: Any) -> None:
+    text = TEXT.replace("a tiger walking left", '"a <script>alert(1)</script> tiger"')
+    draft(tmp_path, loaded, text, seeds=1)
+    page = (tmp_path / "drafts.html").read_text()
+    assert "a &lt;script&gt;alert(1)&lt;/script&gt; tiger" in page and "<script" not in page
+    assert page.count("data:image/webp;base64,") == 2
+
+
+@pytest.mark.parametrize("how", ["picked by hand", "in the script"])
+def test_a_draft_is_finished_to_the_bytes_of_a_render_and_no_stage_runs_twice(
+    tmp_path: Path, loaded: Any, ran: list[int], how: str
+) -> None:
+    draft(tmp_path / "drafted", loaded)
+    assert ran == [1] * 6 * 2
+    if how == "in the script":
+        final = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    pick: 3\n")
+        final = final.replace("  - id: fish\n", "  - id: fish\n    pick: [1, 2]\n")
+    else:
+        pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:1", "fish:2"])
+        final = TEXT
+    ran.clear()
+    report = render_script(script(final), *loaded, tmp_path / "drafted")
+    assert [result.status for result in report.results] == ["rendered"] * 3
+    assert ran == [1] * 3, "the last stage of each"
+    plain = TEXT.replace("  - id:", "  - takes: 3\n    id:")
+    render_script(script(plain), *loaded, tmp_path / "plain")
+    finished, expected = clip_files(tmp_path / "drafted"), clip_files(tmp_path / "plain")
+    assert {"tiger-take3.mp4", "fish.mp4", "fish-take2.mp4"} <= set(finished) and len(finished) == 6
+    assert all(expected[name] == data for name, data in finished.items() if name != "drafts.png")
+
+
+def test_drafts_are_kept_and_more_seeds_are_added(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
+    draft(tmp_path, loaded, seeds=2)
+    ran.clear()
+    assert set(statuses(draft(tmp_path, loaded, seeds=2)).values()) == {"kept"} and not ran
+    # A further stage of what is there costs that stage alone, and fewer stages than there are cost nothing.
+    draft(tmp_path, loaded, seeds=2, stages=3)
+    assert len(ran) == 4
+    assert set(statuses(draft(tmp_path, loaded, seeds=1, stages=1)).values()) == {"kept"}
+    ran.clear()
+    report = draft(tmp_path, loaded, seeds=2, again=["tiger"])
+    assert statuses(report) == {
+        **{"tiger": "kept", "tiger-take2": "kept", "tiger-take3": "drafted", "tiger-take4": "drafted"},
+        **{"fish": "kept", "fish-take2": "kept"},
+    }
+    assert len(ran) == 4
+    # What such a run left when it was killed is made, rather than still more drawn.
+    (tmp_path / "drafts" / "tiger-take4.json").unlink()
+    assert list(statuses(draft(tmp_path, loaded, seeds=2, again=["tiger"])).values()).count("drafted") == 1
+    assert len(ran) == 4, "its latents were there"
+    assert len(draft(tmp_path, loaded, seeds=2, again=["tiger"]).results) == 8
+
+
+def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
+    pipe, model = loaded
+    draft(tmp_path, loaded, seeds=1)
+    lines: list[str] = []
+    changed = TEXT.replace("walking left", "walking right")
+    report = draft(tmp_path, loaded, changed, seeds=1, say=lines.append)
+    assert statuses(report) == {"tiger": "drafted", "fish": "kept"}
+    assert "tiger: drafted anew, for another prompt" in lines
+    lines.clear()
+    other = type(model)(**vars(model) | {"fingerprint": "another"})
+    draft(tmp_path, (pipe, other), changed, seeds=1, say=lines.append)
+    assert "fish: drafted anew, for another student" in lines
+    # What clips are shown through has no part in the stages.
+    ran.clear()
+    lines.clear()
+    other = type(model)(**vars(other) | {"decoding": ("decoder another",)})
+    report = draft(tmp_path, (pipe, other), changed, seeds=1, say=lines.append)
+    assert set(statuses(report).values()) == {"drafted"} and not ran
+    assert "fish: shown anew from its latents" in lines
+
+
+def test_only_and_skip_leave_the_others_alone(tmp_path: Path, loaded: Any) -> None:
+    assert statuses(draft(tmp_path, loaded, seeds=2, only=["fish"])) == {
+        "fish": "drafted",
+        "fish-take2": "drafted",
+    }
+    assert statuses(draft(tmp_path, loaded, seeds=1, skip=["fish"])) == {
+        **{"tiger": "drafted", "fish": "kept", "fish-take2": "kept"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "--seeds 0: expected a number of takes, from 1 to 1000"),
+        ({"stages": 4}, "--stages 4: .* has 3 stages. Take from 1 to 3"),
+        ({"batch": 0}, "--batch 0: expected a number of takes"),
+        ({"again": ["tigr"]}, "--again tigr: there is no shot 'tigr'. Did you mean `tiger`"),
+        ({"only": ["tiger:9"]}, "--only tiger:9: tiger has no take '9'"),
+    ],
+)
+def test_wrong_numbers_and_names_are_refused(
+    tmp_path: Path, loaded: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        draft(tmp_path / "out", loaded, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_many_stages_is_the_student_s_or_said(tmp_path: Path, loaded: Any) -> None:
+    pipe, model = loaded
+    lines: list[str] = []
+    report = draft(tmp_path / "a", loaded, seeds=1, stages=None, only=["fish"], say=lines.append)
+    assert report.stages == 2 and any("was not measured; taking 2 of 3" in line for line in lines)
+    known = type(model)(**vars(model) | {"draft_stages": 1})
+    lines.clear()
+    report = draft(tmp_path / "b", (pipe, known), seeds=1, stages=None, only=["fish"], say=lines.append)
+    assert report.stages == report.results[-1].stage == 1 and not any("measured" in line for line in lines)
