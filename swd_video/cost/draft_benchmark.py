@@ -1,4 +1,4 @@
-"""After how many stages a draft tells the clip: whether it is nearest to its own finished clip, of all seeds of a prompt."""
+"""After how many stages a draft tells the clip: when it is nearest to its own finished clip, of all of its prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
