@@ -1,17 +1,14 @@
 """What lies in the folder of a studio: takes and their files, picks, and what may be handed out of it."""
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from swd_video.plain_text import read_text
+from swd_video.studio.folder import DRAFTS_FOLDER, FILM_NAME, PLAYER_NAME, SHEET_NAME, read_object
+from swd_video.studio.picks import read_picks
 from swd_video.studio.script import Script, Shot
-
-DRAFTS = "drafts"
-PICKS_NAME = "picks.json"
 
 SERVED = {
     ".mp4": "video/mp4",
@@ -30,7 +27,7 @@ SERVED = {
 }
 """Suffixes of files that are handed out, and what they are said to be."""
 
-_FILMS = ("film.mp4", "film.otio", "film.fcpxml", "film.edl", "player.html", "contact_sheet.png")
+_FILMS = (FILM_NAME, "film.otio", "film.fcpxml", "film.edl", PLAYER_NAME, SHEET_NAME)
 
 
 class Folder:
@@ -72,21 +69,16 @@ class Folder:
     def signature(self) -> int:
         """Changes whenever a file came, went or was written anew."""
         marks = []
-        for folder in (self.path, self.path / DRAFTS):
+        for folder in (self.path, self.path / DRAFTS_FOLDER):
             try:
                 marks.append(folder.stat().st_mtime_ns)
             except OSError:
                 marks.append(0)
         return hash(tuple(marks))
 
-    def picks(self) -> dict[str, list[int]]:
+    def picks(self) -> dict[str, tuple[int, ...]]:
         """Numbers of the takes that were picked on the page or by `--pick`, by shot."""
-        picked = _read_json(self.path / PICKS_NAME)
-        return {
-            shot: [number for number in numbers if isinstance(number, int)]
-            for shot, numbers in picked.items()
-            if isinstance(numbers, list)
-        }
+        return read_picks(self.path)
 
     def films(self) -> list[dict[str, Any]]:
         """What was made of all clips together, with a number that changes with the file."""
@@ -99,7 +91,7 @@ class Folder:
 
     def drafts(self) -> "Takes":
         """The same of drafts."""
-        return self._takes(self.path / DRAFTS, f"{DRAFTS}/")
+        return self._takes(self.path / DRAFTS_FOLDER, f"{DRAFTS_FOLDER}/")
 
     def _takes(self, folder: Path, prefix: str) -> "Takes":
         try:
@@ -129,7 +121,7 @@ class Folder:
         mark = file.st_mtime_ns, file.st_size
         known = self._read.get(name)
         if known is None or known[0] != mark:
-            known = self._read[name] = mark, _only_facts(_read_json(self.path / name))
+            known = self._read[name] = mark, _only_facts(read_object(self.path / name))
         return known[1]
 
 
@@ -138,7 +130,7 @@ Takes: TypeAlias = dict[tuple[str, int], dict[str, Any]]
 
 
 def describe_shots(
-    script: Script, clips: Takes, drafts: Takes, picks: Mapping[str, list[int]]
+    script: Script, clips: Takes, drafts: Takes, picks: Mapping[str, tuple[int, ...]]
 ) -> list[dict[str, Any]]:
     """Every shot of a script with its takes: those that it asks for, and those that are there."""
     numbers: dict[str, set[int]] = {shot.id: set() for shot in script.shots}
@@ -146,7 +138,7 @@ def describe_shots(
         if shot_id in numbers:
             numbers[shot_id].add(number)
     return [
-        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, []))
+        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, ()))
         for shot in script.shots
     ]
 
@@ -158,9 +150,9 @@ def describe_others(script: Script | None, clips: Takes, drafts: Takes) -> list[
 
 
 def _describe_shot(
-    script: Script, shot: Shot, found: set[int], clips: Takes, drafts: Takes, picks: list[int]
+    script: Script, shot: Shot, found: set[int], clips: Takes, drafts: Takes, picks: tuple[int, ...]
 ) -> dict[str, Any]:
-    picked = shot.pick or tuple(picks)
+    picked = shot.pick or picks
     takes = []
     for number in sorted({*found, *picked, *range(1, shot.takes + 1)}):
         take = script.take(shot, number)
@@ -197,11 +189,3 @@ def _only_facts(about: dict[str, Any]) -> dict[str, Any]:
     if isinstance(about.get("stages"), list):
         facts["stages_count"] = len(about["stages"])
     return facts
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

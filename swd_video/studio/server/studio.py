@@ -1,16 +1,15 @@
 """One open studio: the folder, its script, its queue and who works on it, as the page sees and changes them."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swd_video.files import write_beside_runs
+from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script
-from swd_video.studio.server.folder import PICKS_NAME, Folder, describe_others, describe_shots
+from swd_video.studio.server.folder import Folder, describe_others, describe_shots
 from swd_video.studio.server.history import History
 from swd_video.studio.server.queue import Job, Kind, Queue
 from swd_video.studio.server.script_file import Look, ScriptFile, version_of
@@ -167,16 +166,10 @@ class Studio:
 
     def pick(self, shot: str, take: int, picked: bool) -> None:
         """Pick a take, or no longer."""
-        found = self._shot(shot)
-        if found.pick:
-            raise ValueError(f"{shot}: the script says `pick`, which counts. Change it there.")
-        if not 1 <= take <= 1000:
-            raise UnknownError(f"{shot}: there is no take {take}.")
-        picks = self.folder.picks()
-        numbers = {*picks.pop(shot, ()), take} if picked else {*picks.pop(shot, ())} - {take}
-        if numbers:
-            picks[shot] = sorted(numbers)
-        write_beside_runs(self.folder.path / PICKS_NAME, json.dumps(picks, indent=2) + "\n")
+        numbers = set(self.folder.picks().get(shot, ()))
+        numbers = numbers | {take} if picked else numbers - {take}
+        texts = [f"{shot}:{number}" for number in sorted(numbers)] or [f"{shot}:none"]
+        pick_takes(self._checked(), self.folder.path, texts)
         self._look_at_files()
 
     def ask(self, kind: Kind, shots: Sequence[str] = (), seeds: int | None = None) -> Job:

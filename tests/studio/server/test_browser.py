@@ -2,39 +2,27 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from swd_video.data.video import probe_video
+from tools.studio_page import BROWSER_VARIABLE, Server, find_browser, open_browser, serving
 
-BROWSER_VARIABLE = "SWD_VIDEO_BROWSER"
-"""Program of the browser, where it has another name."""
-
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _WAIT_MS = 30_000
 expect.set_options(timeout=_WAIT_MS)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = os.environ.get(BROWSER_VARIABLE) or next(filter(None, map(shutil.which, _NAMES)), None)
+    program = find_browser()
     if program is None:
         pytest.skip(f"no browser to drive the page in: install chromium, or name one in {BROWSER_VARIABLE}")
-    with sync_playwright() as driver:
-        # A browser that root starts has no sandbox of its own; it opens nothing but our page.
-        opened = driver.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield opened
-        opened.close()
+    with open_browser(program) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -47,40 +35,6 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert not problems
-
-
-class Server:
-    """A studio in a folder, which can be killed and opened again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = ""
-
-    def open(self) -> None:
-        command = [sys.executable, "-m", "swd_video.cli.main", "studio", "--out", str(self.folder)]
-        self._process = subprocess.Popen(
-            [*command, "--no-open", "--json", "--device", "cpu", *(() if self.address else ("--port", "0"))],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        address = json.loads(self._process.stdout.readline())["address"]
-        assert self.address in ("", address)
-        self.address = address
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        self._process.send_signal(number)
-        self._process.communicate()
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
-    server.open()
-    try:
-        yield server
-    finally:
-        server.kill(signal.SIGTERM)  # which ends a command that runs, too
 
 
 @pytest.fixture(scope="module")
@@ -176,46 +130,57 @@ seed: 5
 shots:
   - id: tiger
     prompt: a tiger moving left on a green meadow
-    takes: 2
   - id: ghost
     prompt: a ghost floating up at night
-  - id: whale
-    prompt: a whale floating up at sunset
 """
 
 
+def power_cut(server: Server) -> None:
+    """The server and its command are killed, at whatever they are."""
+    jobs = json.loads((server.folder / "queue.json").read_text())["jobs"]
+    (pid,) = [job["pid"] for job in jobs if job["pid"]]
+    server.end(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_from_a_script_to_a_film(page: Page, tmp_path: Path) -> None:
-    with serving(tmp_path / "out") as server:
+    with serving(tmp_path / "out", "--device", "cpu") as server:
         page.goto(server.address)
         write(page, SCRIPT)
-        page.click("#finish")
-        # A second thing waits, and is cancelled.
-        page.locator("#shot-whale").get_by_text("Finish").click()
+        page.fill("#seeds", "2")
+        page.click("#draft")
+        # Something else waits meanwhile, and is cancelled.
+        page.locator("#shot-ghost").get_by_text("Finish").click()
         page.click("[data-tab=queue]")
         page.locator("[data-job='2']").get_by_text("Cancel").click()
         expect(page.locator("[data-job='2']")).to_contain_text("cancelled")
         page.click("[data-tab=takes]")
-        expect(page.locator("#shot-tiger .badge.finished")).to_have_count(1)
+        expect(page.locator("[data-take='tiger:1'] .badge.draft")).to_be_visible()
 
-        # The machine loses power.
-        (pid,) = [
-            job["pid"] for job in json.loads((server.folder / "queue.json").read_text())["jobs"] if job["pid"]
-        ]
-        server.kill()
-        os.kill(pid, signal.SIGKILL)
+        power_cut(server)
         expect(page.locator("#lost")).to_be_visible()
+        first = (server.folder / "drafts" / "tiger.webp").stat().st_mtime_ns
         server.open()
         expect(page.locator("#lost")).to_be_hidden()
-        expect(page.locator(".badge.finished")).to_have_count(4)
+        expect(page.locator(".badge.draft")).to_have_count(4)
+        assert (server.folder / "drafts" / "tiger.webp").stat().st_mtime_ns == first, "no draft is made twice"
 
-        page.locator("[data-take='tiger:2'] .picture").click()
-        expect(page.locator("[data-take='tiger:2'].picked")).to_be_visible()
-        page.reload()
-        expect(page.locator("[data-take='tiger:2'].picked")).to_be_visible()
-        assert json.loads((server.folder / "picks.json").read_text()) == {"tiger": [2]}
+        for take in ("tiger:2", "ghost:1"):
+            page.locator(f"[data-take='{take}'] .picture").click()
+        expect(page.locator("#finish-what")).to_have_text("2 picked takes")
+        assert json.loads((server.folder / "picks.json").read_text()) == {"tiger": [2], "ghost": [1]}
+        page.click("#finish")
+        expect(page.locator(".badge.finished")).to_have_count(2)
         page.locator("[data-take='tiger:2'] .small").click()
         plays(page, "#viewer video")
         page.click("#viewer-close")
         assert probe_video(server.folder / "tiger-take2.mp4").frames == 17
+
+        page.click("#film")
+        page.click("[data-tab=films]")
+        page.wait_for_selector("#film-player")
+        page.locator("#film-player").evaluate("video => { video.muted = true; return video.play(); }")
+        plays(page, "#film-player")
+        assert probe_video(server.folder / "film.mp4").frames == 34
         page.click("[data-tab=history]")
-        expect(page.locator("#history tbody tr")).to_have_count(4)
+        expect(page.locator("#history tbody tr")).to_have_count(2)

@@ -66,6 +66,11 @@ export const trying =
     }
   };
 
+export const copy = trying(async (text) => {
+  await navigator.clipboard.writeText(text);
+  tell(`Copied ${text}.`);
+});
+
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 export function duration(seconds) {

@@ -1,6 +1,6 @@
 // The queue, the film and the history of takes.
 
-import { button, duration, fileAddress, find, make, plural, post, trying } from "/page/dom.js";
+import { button, copy, duration, fileAddress, find, make, plural, post, trying } from "/page/dom.js";
 
 const KINDS = { draft: "Drafts", again: "More seeds", finish: "Finish", film: "The film" };
 const STATES = {
@@ -91,7 +91,7 @@ export function showHistory(state) {
       make("td", { textContent: entry.made ? new Date(entry.made * 1000).toLocaleString() : "" }),
       make("td", { textContent: entry.id }),
       make("td", { textContent: entry.take }),
-      make("td", { className: "seed", textContent: entry.seed }),
+      make("td", {}, button(entry.seed, () => copy(String(entry.seed)), { className: "seed", title: "Copy the seed" })),
       make("td", { textContent: entry.prompt }),
     );
   find("history").replaceChildren(

@@ -28,7 +28,8 @@ const refresh = trying(async () => {
 function showState(state) {
   document.title = state.script.title ? `${state.script.title} · Studio` : "Studio";
   find("title").textContent = state.script.title || "Studio";
-  find("folder").textContent = state.folder;
+  find("folder").textContent = state.folder.split(/[\\/]/).pop();
+  find("folder").title = state.folder;
   editor.takeIn(state);
   showTakes(state);
   showFilms(state);

@@ -1,7 +1,7 @@
 // Shots and their takes: drafts and clips as moving pictures, to be picked by a click.
 
 import { goToLine, saveIfChanged } from "/page/editor.js";
-import { button, fileAddress, find, make, plural, post, tell, trying } from "/page/dom.js";
+import { button, copy, fileAddress, find, make, plural, post, trying } from "/page/dom.js";
 
 const drawn = new Map(); // shot id to [its state as text, its element]
 
@@ -97,6 +97,9 @@ function drawTake(shot, take) {
         : make("span", { className: "nothing" }),
       make("span", { className: "tick", textContent: "✓", "aria-hidden": "true" }),
     ),
+    shown?.file || shown?.preview
+      ? button("⤢", () => view(shot, take, shown), { className: "small", title: "Look at it", "aria-label": `Look at take ${take.take} of ${shot.id}` })
+      : null,
     make(
       "figcaption",
       {},
@@ -108,7 +111,6 @@ function drawTake(shot, take) {
         make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older text` : label }),
       ),
       make("span", { className: "seed", textContent: `seed ${take.seed}` }),
-      shown?.file || shown?.preview ? button("⤢", () => view(shot, take, shown), { className: "small", title: "Look at it", "aria-label": `Look at take ${take.take} of ${shot.id}` }) : null,
     ),
   );
 }
@@ -166,11 +168,6 @@ export function view(shot, take, shown) {
   );
   find("viewer").showModal();
 }
-
-const copy = trying(async (text) => {
-  await navigator.clipboard.writeText(text);
-  tell(`Copied ${text}.`);
-});
 
 // What the clip in hand looks like after each stage, over its take.
 export function showStage(progress) {
