@@ -40,9 +40,9 @@ class Arguments:
 
     out: Path
     """The picture, an animated WebP; its folder is made."""
-    script: Path = Path("configs/scripts/demo.yaml")
+    script: Path = Path("configs/scripts/walk.yaml")
     """Script to show."""
-    seeds: int = 6
+    seeds: int = 5
     """Takes of a shot that are drafted."""
     width: int = 1200
     """Of the picture, in pixels."""
