@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from swd_video.core.pixels import pixels_from_frames
-from swd_video.data.video import probe_video, read_video
+from swd_video.data.video import probe_video, read_video, write_video
 from swd_video.studio.clips import PlannedClip, hash_content
 from swd_video.studio.folder import read_object, sidecar_file
 from swd_video.studio.pictures import fit_picture, read_picture
@@ -113,7 +114,7 @@ def join_of(clip: PlannedClip) -> "Join | None":
     """What takes the drift out of a clip that continues another."""
     if clip.after is None or clip.continues is None:
         return None
-    return Join(clip.continues, last_frame(clip.after))
+    return Join(clip.continues, last_frame(clip.after), clip.fps)
 
 
 def last_frame(video: Path) -> _Frame:
@@ -128,16 +129,19 @@ class Join:
     """Takes the drift in colour at a join out of a clip, and tells what it was.
 
     Each channel is stretched and moved by the same numbers in all frames, so that its mean and its deviation in the
-    first frame that a film shows are those of the picture before.
+    first frame that a film shows are those of the picture before. Both are looked at as they are read from a video
+    file: what that changes (a level or so) would add up along a chain.
 
     Attributes:
         name: Of the clip that is continued.
         before: Its last picture.
+        fps: Frames per second of both.
         measured: After the first frames have passed: what sidecars say of the join.
     """
 
     name: str
     before: _Frame
+    fps: float
     measured: dict[str, Any] = field(default_factory=dict)
 
     def correct(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
@@ -150,16 +154,19 @@ class Join:
 
     def _measure(self, shown: _Frame, repeated: int) -> UInt8[np.ndarray, "256 3"] | None:
         mean, deviation = _statistics(self.before)
-        own_mean, own_deviation = _statistics(shown)
+        own_mean, own_deviation = _statistics(_from_a_file(shown, self.fps))
         flat = (deviation < _FLAT) | (own_deviation < _FLAT)
         gain = np.where(flat, 1.0, deviation / np.maximum(own_deviation, _FLAT))
         drifted = (np.abs(own_mean - mean) <= LARGEST_DRIFT) & (np.abs(np.log(gain)) <= np.log(LARGEST_GAIN))
         table = None
         if drifted.all():
-            levels = (np.arange(256.0)[:, None] - own_mean) * gain + mean
+            made_mean = _statistics(shown)[0]
+            levels = (np.arange(256.0)[:, None] - made_mean) * gain + mean + (made_mean - own_mean)
             table = levels.round().clip(0, 255).astype(np.uint8)
         after_mean, after_deviation = (
-            (own_mean, own_deviation) if table is None else _statistics(_look_up(table, shown))
+            (own_mean, own_deviation)
+            if table is None
+            else _statistics(_from_a_file(_look_up(table, shown), self.fps))
         )
         self.measured = {
             "clip": self.name,
@@ -169,6 +176,14 @@ class Join:
             "corrected": None if table is None else _described(after_mean, after_deviation),
         }
         return table
+
+
+def _from_a_file(frame: _Frame, fps: float) -> _Frame:
+    """A picture as it is read from a video of it."""
+    with TemporaryDirectory() as folder:
+        video = Path(folder) / "frame.mp4"
+        write_video(video, iter([frame]), fps)
+        return last_frame(video)
 
 
 def _statistics(frame: _Frame) -> tuple[_Levels, _Levels]:
