@@ -4,13 +4,17 @@ import difflib
 import importlib
 import sys
 
-HELP = "measure what a part of the machinery costs on this machine: clip, mmd, training"
+HELP = "measure what a part of the machinery costs on this machine: clip, draft, mmd, training"
 
 # Module and line of help, as literals: a list of names needs no import.
 BENCHES = {
     "clip": (
         "swd_video.cli.bench_clip",
         "a clip from text to pixels: a student by part, its teacher, full steps",
+    ),
+    "draft": (
+        "swd_video.cli.bench_draft",
+        "after how many stages a draft tells the clip; noted in the student's folder",
     ),
     "mmd": ("swd_video.cli.bench_mmd", "the exact kernel MMD against its naive form: memory, time"),
     "training": (

@@ -86,7 +86,7 @@ COMMANDS = {
     ),
     "bench": Command(
         "swd_video.cli.bench",
-        "measure what a part of the machinery costs on this machine: clip, mmd, training",
+        "measure what a part of the machinery costs on this machine: clip, draft, mmd, training",
     ),
     "doctor": Command(
         "swd_video.cli.doctor",

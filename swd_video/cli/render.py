@@ -44,6 +44,8 @@ class Arguments:
     """Write what every stage but the last shows, NAME.preview.webp; it goes when the clip is there. Costs decoding."""
     tidy: bool = False
     """Move the clips of shots that the script names no longer into the folder's unused/."""
+    batch: int | None = None
+    """Takes to compute together: faster, but rounded a little differently than alone; default as the drafts, else 1."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """How the model is fitted into memory and run; the keys of a config's `load`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -72,6 +74,7 @@ def run(argv: list[str]) -> int:
             dtype=arguments.dtype,
             options=arguments.load.shown_through(arguments.decoder),
             only=arguments.only,
+            batch=arguments.batch,
             skip=arguments.skip,
             previews=arguments.previews,
             tidy=arguments.tidy,

@@ -1,7 +1,13 @@
-"""Which takes can be computed together."""
+"""Which takes can be computed together, and how many are."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
+
+from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object
+from swd_video.studio.model import ModelFacts
+from swd_video.studio.script import MAX_TAKES
 
 _Item = TypeVar("_Item")
 
@@ -18,3 +24,29 @@ def in_batches(items: Iterable[_Item], key: Callable[[_Item], Hashable], size: i
         if len(batch) == size:
             yield waiting.pop(kind)
     yield from waiting.values()
+
+
+def check_batch(batch: int) -> None:
+    """Refuse what is no number of takes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not 1 <= batch <= MAX_TAKES:
+        raise ValueError(f"--batch {batch}: expected a number of takes, from 1 to {MAX_TAKES}.")
+
+
+def computed_together(model: ModelFacts, batch: int) -> ModelFacts:
+    """Facts about a model that computes so many takes together.
+
+    Raises:
+        ValueError: That is no number of takes.
+    """
+    check_batch(batch)
+    return replace(model, batch=batch)
+
+
+def drafted_together(out: Path) -> int:
+    """How many takes the last drafts in a folder of clips were computed with; 1 where there are none."""
+    batch = read_object(out / DRAFTS_REPORT_NAME).get("batch")
+    return batch if type(batch) is int and 1 <= batch <= MAX_TAKES else 1

@@ -6,6 +6,7 @@ clip depends on and those of its files.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -78,6 +79,7 @@ def write_clip(
         **({} if shot.picture is None else {"picture": shot.picture.name}),
         **({} if join is None else {"joins": join.measured}),
         **({"decoder": model.decoder} if model.decoder else {}),
+        **({"batch": model.batch} if model.batch > 1 else {}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
     write_json(sidecar_file(clip.name, out), sidecar)
@@ -98,12 +100,19 @@ def write_stage_preview(
 def is_finished(clip: PlannedClip, out: Path) -> bool:
     """Whether all files of this very clip are there and whole."""
     sidecar = read_object(sidecar_file(clip.name, out))
-    files = sidecar.get("files")
-    if sidecar.get("content_hash") != clip.content_hash or not isinstance(files, Mapping):
-        return False
-    if set(files) != {f"{clip.name}.mp4", f"{clip.name}.webp"}:
+    return sidecar.get("content_hash") == clip.content_hash and _is_whole(clip, sidecar.get("files"), out)
+
+
+def _is_whole(clip: PlannedClip, files: object, out: Path) -> bool:
+    if not isinstance(files, Mapping) or set(files) != {f"{clip.name}.mp4", f"{clip.name}.webp"}:
         return False
     return all((out / name).is_file() and hash_file(out / name) == digest for name, digest in files.items())
+
+
+def kept_sidecar(clip: PlannedClip, out: Path) -> dict[str, Any]:
+    """The sidecar of a take that the script keeps, whatever it shows; empty where there is none, or not all of it."""
+    sidecar = read_object(sidecar_file(clip.name, out)) if clip.take.shot.keeps(clip.take.take) else {}
+    return sidecar if _is_whole(clip, sidecar.get("files"), out) else {}
 
 
 def stages_of(clip: PlannedClip) -> list[dict[str, float | int]]:

@@ -116,6 +116,7 @@ def plan_clips(
     pictures = _hash_pictures(script, model, sizes, told)
     continued = _continued_takes(script, model, sizes, told)
     clips = []
+    together = [f"batch {model.batch}"] if model.batch > 1 else []
     for take in script.takes() if takes is None else takes:
         if take.shot.id in told.shots:
             continue
@@ -132,7 +133,7 @@ def plan_clips(
         }
         fields: dict[str, Any] = {
             "render_version": RENDER_VERSION,
-            "model": [model.fingerprint, model.device, model.dtype, *model.options],
+            "model": [model.fingerprint, model.device, model.dtype, *model.options, *together],
             "size": size.as_tuple(),
             "fps": model.fps,
             "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],

@@ -7,7 +7,6 @@ there already and still of the script is kept, so an interrupted run goes on whe
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from swd_video.files import alone_in
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.studio.batches import check_batch, computed_together
 from swd_video.studio.draft_files import draft_folder
 from swd_video.studio.draft_report import DraftReport
 from swd_video.studio.draft_run import DraftRun
@@ -76,6 +76,7 @@ def draft(
     """
     script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
     plan_takes(script, {}, seeds, again, only, skip)  # refused before the model is loaded
+    check_batch(batch)
     with alone_in(out):
         pass  # loading takes long: that nothing can be written there should show before
     place = choose_device(device)
@@ -135,7 +136,7 @@ def draft_script(
     started = time.perf_counter()
     progress = Progress(as_lines(say), watch)
     stages = draft_stages(model, stages, progress)
-    model = in_batches_of(model, batch)
+    model = computed_together(model, batch)
     with alone_in(out):
         earlier = read_object(out / DRAFTS_REPORT_NAME)
         takes, work = plan_takes(script, known_takes(script, earlier, out), seeds, again, only, skip)
@@ -166,17 +167,6 @@ def draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> in
         )
         return half
     return asked or model.draft_stages or count
-
-
-def in_batches_of(model: ModelFacts, batch: int) -> ModelFacts:
-    """Facts about a model that computes so many takes together, which rounds differently.
-
-    Raises:
-        ValueError: That is no number of takes.
-    """
-    if not 1 <= batch <= MAX_TAKES:
-        raise ValueError(f"--batch {batch}: expected a number of takes, from 1 to {MAX_TAKES}.")
-    return model if batch == 1 else replace(model, options=(*model.options, f"batch {batch}"))
 
 
 def plan_takes(

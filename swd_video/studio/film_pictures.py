@@ -88,7 +88,7 @@ def _pictures(plan: FilmPlan, clip: FilmClip, start: int, stop: int) -> Iterator
         yield picture
 
 
-def fit(frame: Picture, size: tuple[int, int]) -> Picture:
+def fit(frame: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "_ _ 3"]:
     """A frame in another size, whole, with black bars where its shape is another one."""
     height, width = frame.shape[:2]
     if (height, width) == size:

@@ -152,23 +152,30 @@ def lay_out(
     spans: list[Span] = []
     for (start, stop), fade, following in zip(ranges, fades, [*fades[1:], 0], strict=True):
         if fade + following > stop - start:
-            raise _too_long(script, settings, shots[len(spans)], stop - start, fade, following, fps)
+            raise _too_short(script, settings, shots, len(spans), stop - start, (fade, following))
         at -= fade
         spans.append(Span(start, stop, fade, at))
         at += stop - start
     return spans, notes
 
 
-def _too_long(
-    script: Script, settings: FilmSettings, shot: Shot, frames: int, fade: int, following: int, fps: Fraction
+def _too_short(
+    script: Script,
+    settings: FilmSettings,
+    shots: Sequence[Shot],
+    index: int,
+    frames: int,
+    fades: tuple[int, int],
 ) -> ValueError:
+    """An error about the longer one of the crossfades at both ends of a clip."""
     problem = (
-        f"{shot.id} has {frames} frames ({float(frames / fps):.3g} s), and its crossfades need {fade} and "
-        f"{following}. Make them shorter, or let one be a cut."
+        f"{shots[index].id} has {frames} frames for the film, and its crossfades need {fades[0]} and {fades[1]}. Make "
+        "them shorter, or let one be a cut."
     )
-    if settings.crossfade and shot.transition is None:
+    blamed = shots[index + (fades[1] > fades[0])]
+    if blamed.transition is None:
         return script.error(settings.line_of("crossfade"), "film.crossfade", problem)
-    return _error(script, shot, "transition", problem)
+    return _error(script, blamed, "transition", problem)
 
 
 def _error(script: Script, shot: Shot, key: str, problem: str) -> ValueError:

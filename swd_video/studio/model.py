@@ -40,6 +40,7 @@ class ModelFacts:
         decoding: The same of what only decoding depends on.
         decoder: Hash of what clips are shown through; empty for the VAE.
         takes_pictures: Whether clips can start from a picture.
+        batch: How many takes it computes together, which rounds differently.
         draft_stages: After how many stages a draft tells the clip, where that was measured.
         count_draft: Tells, for stages and how many of them a draft takes, the counted operations of the draft and of
             the whole clip, both shown; None where they cannot be counted.
@@ -60,6 +61,7 @@ class ModelFacts:
     decoding: tuple[str, ...] = ()
     decoder: str = ""
     takes_pictures: bool = False
+    batch: int = 1
     draft_stages: int | None = None
     count_draft: Callable[[ScaleSchedule, int], tuple[int, int] | None] = lambda schedule, stages: None
 

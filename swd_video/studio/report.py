@@ -27,6 +27,7 @@ class ClipResult:
         stage_seconds: Compute time of every stage, from an earlier run if skipped; None where unknown.
         error: Why it failed, in one line.
         seconds: Wall time that this run spent on it.
+        kept: Sidecar of what the script keeps in its place.
     """
 
     clip: PlannedClip
@@ -34,6 +35,7 @@ class ClipResult:
     stage_seconds: list[float | None] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The clip's entry in `render.json`; sizes are in pixels, `file` lies beside `render.json`."""
@@ -62,7 +64,17 @@ class ClipResult:
         if clip.unknown_words:
             entry["unknown_words"] = clip.unknown_words
         entry |= shot_entry(clip.take.shot)
+        entry |= self._as_kept()
         return entry | ({"error": self.error} if self.error else {})
+
+    def _as_kept(self) -> dict[str, Any]:
+        """What is another than the script says."""
+        if not self.kept:
+            return {}
+        keys = ("prompt", "seed", "frames", "width", "height", "fps", "seconds")
+        stages = self.kept.get("stages")
+        listed = [{**stage, "seconds": None} for stage in stages] if isinstance(stages, list) else []
+        return {"kept": True, **{key: self.kept[key] for key in keys if key in self.kept}, "stages": listed}
 
     def line(self) -> str:
         """What became of it, to be read after its name."""
@@ -72,6 +84,8 @@ class ClipResult:
         length = f"{clip.size.frames} frames, {clip.seconds:.4g} s"
         if clip.continues is not None:
             length = f"continues {clip.continues}, {length}"
+        if self.kept:
+            return "kept as it was"
         done = "finished before" if self.status == "skipped" else f"rendered in {self.seconds:.1f} s"
         return f"{length}, {done}"
 
@@ -128,12 +142,13 @@ class RenderReport:
         """The content of `render.json` in a folder."""
         described = self.as_dict()
         for entry, result in zip(described["shots"], self.results, strict=True):
-            entry["content_hash"] = result.clip.content_hash
+            entry["content_hash"] = result.kept.get("content_hash", result.clip.content_hash)
         return {
             "title": script.title,
             "model": model.name,
             "model_fingerprint": model.fingerprint,
             **({"decoder": model.decoder} if model.decoder else {}),
+            **({"batch": model.batch} if model.batch > 1 else {}),
             "seed": script.seed,
             **({"film_settings": film_entry(script.film, out)} if script.film is not None else {}),
             **described,

@@ -127,7 +127,7 @@ def _marker(
 
 
 def _as_fcpxml(plan: FilmPlan, timeline: "otio.schema.Timeline", rate: Fraction) -> str:
-    """The adapter's XML, with what it leaves out: crossfades, and the size and rate of the film and of every file."""
+    """The adapter's XML, with what it leaves out: crossfades, and the size of the film."""
     # The adapter knows the rates of broadcasting alone; of the others it would write none.
     rates = otio.adapters.from_name("fcpx_xml").module().FRAMERATE_FRAMEDURATION
     rates.setdefault(int(rate), _seconds(1 / rate))
@@ -136,15 +136,12 @@ def _as_fcpxml(plan: FilmPlan, timeline: "otio.schema.Timeline", rate: Fraction)
     assert resources is not None and spine is not None
     sequence = resources.find("format")
     assert sequence is not None
-    made = {(plan.size, rate): _set_format(sequence, plan.size, rate)}
-    files = {clip.packets.path.name: clip for clip in plan.clips}
-    for asset in resources.findall("asset"):
-        if (clip := files.get(asset.get("src", ""))) is not None:
-            shape = clip.size, clip.packets.fps
-            if shape not in made:
-                made[shape] = f"r{len(resources) + 1}"
-                _set_format(ElementTree.SubElement(resources, "format", id=made[shape]), *shape)
-            asset.set("format", made[shape])
+    sequence.attrib.pop("name", None)  # of a list of formats that has none of these sizes
+    sequence.set("frameDuration", _seconds(1 / rate))
+    sequence.set("width", str(plan.size[1]))
+    sequence.set("height", str(plan.size[0]))
+    for asset in (*resources.findall("asset"), *root.findall("asset-clip")):
+        asset.attrib.pop("format", None)  # what the files themselves say holds
     for marker in spine.findall("gap/marker"):
         marker.set("start", _GAP_START)
     # A crossfade lies over the cut in its middle.
@@ -158,14 +155,6 @@ def _as_fcpxml(plan: FilmPlan, timeline: "otio.schema.Timeline", rate: Fraction)
     ElementTree.indent(root, "    ")
     text = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n{text}\n'
-
-
-def _set_format(element: ElementTree.Element, size: tuple[int, int], rate: Fraction) -> str:
-    element.attrib.pop("name", None)  # of a list of formats that has none of these sizes
-    element.set("frameDuration", _seconds(1 / rate))
-    element.set("width", str(size[1]))
-    element.set("height", str(size[0]))
-    return element.attrib["id"]
 
 
 def _seconds(time: Fraction) -> str:

@@ -117,6 +117,52 @@ def test_a_draft_is_finished_to_the_bytes_of_a_render_and_no_stage_runs_twice(
     assert all(expected[name] == data for name, data in finished.items() if name != "drafts.png")
 
 
+def test_takes_computed_together_are_those_of_renders_in_such_batches(
+    tmp_path: Path, loaded: Any, ran: list[int]
+) -> None:
+    report = draft(tmp_path / "drafted", loaded, batch=2)
+    # Three takes of each size: batches that are not full are filled up.
+    assert ran == [2] * 2 * 2 * 2
+    pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:2"])
+    ran.clear()
+    lines: list[str] = []
+    finished = render_script(script(), *loaded, tmp_path / "drafted", say=lines.append)
+    assert ran == [2, 2] and [result.status for result in finished.results] == ["rendered"] * 2
+    assert any(line.startswith("2 takes at a time: ") for line in lines)
+    plain = script(TEXT.replace("  - id:", "  - takes: 3\n    id:"))
+    render_script(plain, *loaded, tmp_path / "together", batch=2)
+    render_script(plain, *loaded, tmp_path / "alone", batch=1)
+    made, together, alone = (clip_files(tmp_path / name) for name in ("drafted", "together", "alone"))
+    for name in ("tiger-take3.mp4", "tiger-take3.webp", "fish-take2.mp4"):
+        assert made[name] == together[name]
+    sidecars = [
+        json.loads((tmp_path / name / "fish-take2.json").read_text()) for name in ("drafted", "alone")
+    ]
+    assert sidecars[0]["batch"] == 2 and "batch" not in sidecars[1]
+    assert sidecars[0]["content_hash"] != sidecars[1]["content_hash"]
+    assert report.batch == 2 and set(alone) == set(together)
+
+
+def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
+    text = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    takes: 2\n    keep: 2\n")
+    render_script(script(text), *loaded, tmp_path)
+    draft(tmp_path, loaded, text, seeds=2, only=["tiger"])
+    before = clip_files(tmp_path)
+    changed = text.replace("walking left", "walking right").replace("seed: 5", "seed: 6")
+    ran.clear()
+    report = render_script(script(changed), *loaded, tmp_path)
+    assert [result.status for result in report.results] == ["rendered", "skipped", "rendered"] and len(
+        ran
+    ) == 6
+    after = clip_files(tmp_path)
+    assert {name for name in before if before[name] == after[name]} >= {"tiger-take2.mp4", "tiger-take2.webp"}
+    entry = json.loads((tmp_path / "render.json").read_text())["shots"][1]
+    assert (entry["prompt"], entry["kept"]) == ("a tiger walking left", True)
+    assert statuses(draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])) == {
+        **{"tiger": "drafted", "tiger-take2": "older"}
+    }
+
+
 def test_drafts_are_kept_and_more_seeds_are_added(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
     draft(tmp_path, loaded, seeds=2)
     ran.clear()

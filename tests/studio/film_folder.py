@@ -1,0 +1,67 @@
+"""A folder as `render` leaves it, with clips that are quickly made, for tests of films and players."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from swd_video.data.video import write_video
+from swd_video.files import hash_file, write_json
+from swd_video.studio.film_record import film_entry, shot_entry
+from swd_video.studio.script import Script
+from swd_video.studio.yaml_script import parse_script
+
+SCRIPT = """\
+title: Three colours
+shots:
+  - {id: red, prompt: a red wall}
+  - {id: green, prompt: a green wall, takes: 2}
+  - {id: blue, prompt: a blue wall}
+"""
+
+COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
+
+
+def pictures(name: str, count: int = 17, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """Frames of one colour with a square that moves, lower in every further take."""
+    shot_id, _, take = name.partition("-take")
+    frames = np.full((count, *size, 3), COLOURS[shot_id], np.uint8)
+    for number, frame in enumerate(frames):
+        left = 8 * (number % 7)
+        frame[4 * int(take or 1) :, left : left + 8] = 255
+    return frames
+
+
+def write_take(folder: Path, script: Script, name: str, frames: np.ndarray, fps: float = 16.0) -> None:
+    """A clip with its sidecar."""
+    shot_id, _, number = name.partition("-take")
+    shot = next(shot for shot in script.shots if shot.id == shot_id)
+    take = script.take(shot, int(number or 1))
+    write_video(folder / f"{name}.mp4", frames, fps)
+    (folder / f"{name}.webp").write_bytes(b"a preview")
+    files = {file: hash_file(folder / file) for file in (f"{name}.mp4", f"{name}.webp")}
+    about = {
+        "id": shot_id,
+        "take": take.take,
+        "prompt": shot.prompt,
+        "seed": take.seed,
+        "model": "some-student",
+    }
+    write_json(folder / f"{name}.json", {**about, "content_hash": "0", "files": files})
+
+
+def write_folder(folder: Path, text: str = SCRIPT) -> Script:
+    """All takes of a script, and `render.json`."""
+    script = parse_script(text, folder / "script.yaml")
+    entries = []
+    for take in script.takes():
+        frames = pictures(take.name)
+        write_take(folder, script, take.name, frames)
+        about = {"id": take.shot.id, "take": take.take, "prompt": take.shot.prompt, "seed": take.seed}
+        about |= {"file": f"{take.name}.mp4", "width": 64, "height": 48, "fps": 16.0, "frames": len(frames)}
+        entries.append({**about, "seconds": len(frames) / 16, "status": "rendered", **shot_entry(take.shot)})
+    record = {"title": script.title, "model": "some-student", "seed": script.seed, "shots": entries}
+    if script.film is not None:
+        record["film_settings"] = film_entry(script.film, folder)
+    (folder / "render.json").write_text(json.dumps(record))
+    return script

@@ -1,0 +1,56 @@
+"""Clips whose shot a script names no longer: found by their sidecars, and moved away whole."""
+
+from pathlib import Path
+
+from swd_video.studio.unused import see_to_unused, unused_files
+
+from .film_folder import write_folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_only_files_of_shots_that_are_gone_are_found(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "holiday.mp4").write_bytes(b"somebody's own")
+    (tmp_path / "notes.json").write_text('{"id": "mine"}')
+    (tmp_path / "green.latents.safetensors").write_bytes(b"waiting")
+    assert unused_files(["red", "green", "blue"], tmp_path) == []
+    found = {path.name for path in unused_files(["Red", "blue"], tmp_path)}
+    takes = {f"green{take}{suffix}" for take in ("", "-take2") for suffix in (".mp4", ".webp", ".json")}
+    assert found == takes | {"green.latents.safetensors"}
+
+
+def test_they_are_told_and_moved_only_when_asked(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    before, lines = names(tmp_path), []
+    see_to_unused(["red", "green"], tmp_path, tidy_up=False, say=lines.append)
+    assert names(tmp_path) == before
+    see_to_unused(["red", "green"], tmp_path, tidy_up=True, say=lines.append)
+    assert names(tmp_path / "unused") == {"blue.mp4", "blue.webp", "blue.json"}
+    assert names(tmp_path) == before - names(tmp_path / "unused")
+    see_to_unused(["red", "green"], tmp_path, tidy_up=True, say=lines.append)
+    assert lines == [
+        f"clips that no shot names any more: blue. --tidy moves them into {tmp_path / 'unused'}.",
+        f"clips that no shot names any more, moved to {tmp_path / 'unused'}: blue",
+    ]
+
+
+def test_nothing_that_was_moved_before_is_written_over(tmp_path: Path) -> None:
+    for text in (b"first", b"second"):
+        write_folder(tmp_path)
+        (tmp_path / "blue.webp").write_bytes(text)
+        see_to_unused(["red", "green"], tmp_path, tidy_up=True, say=lambda line: None)
+    assert (tmp_path / "unused" / "blue.webp").read_bytes() == b"first"
+    assert (tmp_path / "unused-2" / "blue.webp").read_bytes() == b"second"
+
+
+def test_a_sidecar_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_folder(folder)
+    (tmp_path / "mine.mp4").write_bytes(b"mine")
+    (folder / "blue.json").write_text('{"id": "blue", "content_hash": "0", "files": {"../mine.mp4": "0"}}')
+    see_to_unused(["red", "green"], folder, tidy_up=True, say=lambda line: None)
+    assert (tmp_path / "mine.mp4").is_file()
