@@ -24,7 +24,7 @@ from swd_video.studio.film_plan import (
     sound_length,
 )
 from swd_video.studio.film_record import path_from
-from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, PICKS_NAME, read_object
+from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, read_object
 from swd_video.studio.script import FilmSettings, Script
 
 FILM_VERSION = 1
@@ -82,12 +82,11 @@ def make_film(
     return {**record, "made": True}
 
 
-def check_film(script: Script, folder: Path, frames: Mapping[str, int], fps: float) -> None:
+def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """Find out before clips are rendered whether the script's film can be made of them.
 
     Args:
-        script: with a film.
-        folder: where the clips will be.
+        script: with a film, and with what was picked.
         frames: of every clip that is to be there, by its name.
         fps: of all of them.
 
@@ -95,9 +94,8 @@ def check_film(script: Script, folder: Path, frames: Mapping[str, int], fps: flo
         SourceError: A clip will be too short for what is asked, or the sound cannot be read.
     """
     assert script.film is not None
-    picks = read_object(folder / PICKS_NAME)
     shots = shots_of_film(script, script.film)
-    names = [film_take(script, shot, picks).name for shot in shots]
+    names = [film_take(script, shot).name for shot in shots]
     rate = Fraction(fps).limit_denominator(1001)
     known = [(shot, frames[name]) for shot, name in zip(shots, names, strict=True) if name in frames]
     lay_out(script, script.film, [shot for shot, _ in known], [length for _, length in known], rate)

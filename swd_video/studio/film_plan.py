@@ -9,7 +9,8 @@ from typing import Any
 
 from swd_video.data.sound import sound_seconds
 from swd_video.data.video_joining import PacketIndex, index_packets
-from swd_video.studio.folder import PICKS_NAME, read_object, sidecar_file
+from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.picks import with_picks
 from swd_video.studio.script import FilmSettings, Script, Shot, Take
 
 CARD_SECONDS = 2.0
@@ -109,10 +110,9 @@ def shots_of_film(script: Script, settings: FilmSettings) -> list[Shot]:
     return [shots[shot_id] for shot_id in settings.order] or list(script.shots)
 
 
-def film_take(script: Script, shot: Shot, picks: Mapping[str, Any]) -> Take:
-    """The take of a shot that a film shows: the first one that is picked, by the script before anybody else, or 1."""
-    picked = shot.pick or picks.get(shot.id) or (1,)
-    return script.take(shot, int(picked[0]))
+def film_take(script: Script, shot: Shot) -> Take:
+    """The take of a shot that a film shows: the first one that is picked, else the first."""
+    return script.take(shot, shot.pick[0] if shot.pick else 1)
 
 
 def lay_out(
@@ -191,8 +191,9 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
     Raises:
         ValueError: A clip is not finished, or is too short for what is asked.
     """
-    shots, picks = shots_of_film(script, settings), read_object(folder / PICKS_NAME)
-    takes = [film_take(script, shot, picks) for shot in shots]
+    script = with_picks(script, folder)
+    shots = shots_of_film(script, settings)
+    takes = [film_take(script, shot) for shot in shots]
     sidecars = {take.name: _sidecar(take, folder) for take in takes}
     packets = {name: index_packets(folder / f"{name}.mp4") for name in sidecars}
     played = [packets[take.name] for take in takes]

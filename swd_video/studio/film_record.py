@@ -1,10 +1,12 @@
 """What `render.json` remembers of a script for its film, so that a film can be made of the folder alone."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swd_video.studio.folder import PICKS_NAME, REPORT_NAME, read_object
+from swd_video.studio.folder import REPORT_NAME, read_object
+from swd_video.studio.picks import read_picks
 from swd_video.studio.script import FilmSettings, Script, Shot, Transition, derive_seed
 from swd_video.yaml_source import SourceError
 
@@ -49,7 +51,7 @@ def script_of_folder(folder: Path) -> Script:
         takes: dict[str, dict[int, dict[str, Any]]] = {}
         for entry in record["shots"]:
             takes.setdefault(str(entry["id"]), {})[int(entry["take"])] = entry
-        seed, film, picks = int(record["seed"]), record.get("film_settings"), read_object(folder / PICKS_NAME)
+        seed, film, picks = int(record["seed"]), record.get("film_settings"), read_picks(folder)
         return Script(
             path=path,
             title=str(record["title"]),
@@ -64,7 +66,7 @@ def script_of_folder(folder: Path) -> Script:
         ) from None
 
 
-def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: dict[str, Any]) -> Shot:
+def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: Mapping[str, Sequence[int]]) -> Shot:
     shot_id = next(iter(takes.values()))["id"]
     # The script's own picks were rendered alone; those of the folder choose among what was.
     take = next((number for number in picks.get(shot_id, ()) if number in takes), next(iter(takes)))

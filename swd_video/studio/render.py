@@ -171,7 +171,7 @@ def render_script(
 
     with alone_in(out):
         if script.film is not None:
-            check_film(script, out, {clip.name: clip.shown_size.frames for clip in clips}, model.fps)
+            check_film(script, {clip.name: clip.shown_size.frames for clip in clips}, model.fps)
         _plan_progress(clips, chosen, out, progress)
         results = RenderRun(clips, chosen, pipe, model, out, progress, previews, stop, report).make()
         rows = [result.sheet_row(out) for result in results]
