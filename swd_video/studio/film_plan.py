@@ -116,7 +116,12 @@ def film_take(script: Script, shot: Shot) -> Take:
 
 
 def lay_out(
-    script: Script, settings: FilmSettings, shots: Sequence[Shot], lengths: Sequence[int], fps: Fraction
+    script: Script,
+    settings: FilmSettings,
+    shots: Sequence[Shot],
+    lengths: Sequence[int],
+    fps: Fraction,
+    repeated: Sequence[int] = (),
 ) -> tuple[list[Span], list[str]]:
     """Lay clips end to end.
 
@@ -126,6 +131,8 @@ def lay_out(
         shots: in the order in which they play.
         lengths: frames of each clip, at the film's rate.
         fps: of the film.
+        repeated: how many frames at the beginning of each clip show once more what the clip before ends with; they are
+            left out where nothing else lies between the two.
 
     Returns:
         What is shown of each, and notes.
@@ -148,6 +155,10 @@ def lay_out(
         fades.append(max(1, round(seconds * fps)) if seconds > 0 and index else 0)
         if index == 0 and shot.transition is not None and shot.transition.kind == "crossfade":
             notes.append(f"{shot.id} is the first shot of the film: there is nothing to crossfade from.")
+    for index, again in enumerate(repeated[1:], 1):
+        follows = ranges[index - 1][1] == lengths[index - 1] and ranges[index][0] == 0 and not fades[index]
+        if follows and again < ranges[index][1]:
+            ranges[index] = again, ranges[index][1]
     at = round(CARD_SECONDS * fps) if settings.titles else 0
     spans: list[Span] = []
     for (start, stop), fade, following in zip(ranges, fades, [*fades[1:], 0], strict=True):
@@ -200,7 +211,11 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
     fps = _most((clip.fps, clip.frames) for clip in played)
     size = _most(((clip.height, clip.width), clip.frames) for clip in played)
     lengths = [length_at(clip, fps) for clip in played]
-    spans, notes = lay_out(script, settings, shots, lengths, fps)
+    repeated = [
+        _repeated(sidecars[take.name], before.name) if packets[take.name].fps == fps else 0
+        for take, before in zip(takes, [takes[-1], *takes], strict=False)
+    ]
+    spans, notes = lay_out(script, settings, shots, lengths, fps, repeated)
     notes += _describe_others(packets, size, fps)
     notes += [line for take in dict.fromkeys(takes) if (line := _stale(take, sidecars[take.name]))]
     untold = [shot.id for shot in shots if shot.title]
@@ -244,6 +259,12 @@ def _sidecar(take: Take, folder: Path) -> dict[str, Any]:
             "`film.order`."
         )
     return sidecar
+
+
+def _repeated(sidecar: Mapping[str, Any], before: str) -> int:
+    """How many frames of a clip are those of the clip before, which it continues."""
+    joins = sidecar.get("joins")
+    return int(joins["drop_frames"]) if isinstance(joins, Mapping) and joins.get("clip") == before else 0
 
 
 def _most(counted: Any) -> Any:

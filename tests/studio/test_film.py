@@ -1,5 +1,6 @@
 """Films: the frames, the sound and the files that a script asks for, and nothing encoded that need not be."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,18 @@ def test_order_trims_and_crossfades_are_as_asked(tmp_path: Path) -> None:
     assert np.array_equal(frames[24:], read_video(tmp_path / "red.mp4")[0])
     assert all(near(*pair) for pair in zip(frames[24:], red, strict=True))
     assert film["encoded_frames"] < 13 + 11, "the beginning of green is copied"
+
+
+def test_a_picture_that_a_clip_repeats_is_shown_once(tmp_path: Path) -> None:
+    script = write_folder(tmp_path)
+    sidecar = json.loads((tmp_path / "green.json").read_text())
+    sidecar["joins"] = {"clip": "red", "drop_frames": 1}
+    (tmp_path / "green.json").write_text(json.dumps(sidecar))
+    film = make_film(script, tmp_path)
+    assert [(clip["first_frame"], clip["frames"]) for clip in film["clips"]] == [(0, 17), (1, 16), (0, 17)]
+    assert all(near(*pair) for pair in zip(frames_of(tmp_path)[17:33], pictures("green")[1:], strict=True))
+    for settings in (FilmSettings(order=("blue", "green")), FilmSettings(crossfade=0.25)):
+        assert make_film(script, tmp_path, settings)["clips"][1]["first_frame"] == 0
 
 
 def test_a_picked_take_is_shown_the_scripts_before_the_folders(tmp_path: Path) -> None:
