@@ -42,6 +42,9 @@ class Command(NamedTuple):
 # Literals, so that neither `--help` nor a mistyped command imports a command and torch with it.
 COMMANDS = {
     "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
+    "check": Command(
+        "swd_video.cli.check", "say what a script would become, without rendering: shots, words, time, memory"
+    ),
     "convert": Command("swd_video.cli.convert", "write a script of any form as YAML"),
     "film": Command(
         "swd_video.cli.film",

@@ -38,6 +38,13 @@ def choose_precision(name: str, device: str) -> "torch.dtype":
     return dtype
 
 
+def device_name(device: str) -> str:
+    """A device by its maker's name: the GPU's, else the processor's."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+
+
 def cpu_name() -> str:
     """The processor by its maker's name, where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")

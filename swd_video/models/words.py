@@ -4,6 +4,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 # What a keyboard has for what typesetting programs write.
@@ -14,6 +15,7 @@ _TYPESET = str.maketrans(
 )
 _POSSESSIVE = re.compile(r"(?<=\w)'s?\b")
 _OUTER = re.compile(r"^\W+|\W+$")
+_REMEMBERED = 50_000
 _LARGEST_VOCABULARY = 20_000
 """Larger ones hold pieces of words, which are no help to anybody."""
 
@@ -26,9 +28,7 @@ def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
         text: a prompt.
     """
     found = dict.fromkeys(_OUTER.sub("", word) or word for word in _unknown(tokenizer, text))
-    vocabulary = tokenizer.get_vocab() if found else {}
-    words = [] if len(vocabulary) > _LARGEST_VOCABULARY else sorted(filter(str.isalpha, vocabulary))
-    return {word: difflib.get_close_matches(word.lower(), words, n=2) for word in found}
+    return {word: list(_nearest(tokenizer, word.lower())) for word in found}
 
 
 def knows_nothing(tokenizer: Any, text: str) -> bool:
@@ -56,6 +56,19 @@ def describe_unknown(words: Mapping[str, list[str]]) -> str:
     )
 
 
+# Many prompts share most of their words, and each takes several calls of a tokenizer.
+@lru_cache(maxsize=_REMEMBERED)
+def _nearest(tokenizer: Any, word: str) -> tuple[str, ...]:
+    return tuple(difflib.get_close_matches(word, _short_vocabulary(tokenizer), n=2))
+
+
+@lru_cache(maxsize=4)
+def _short_vocabulary(tokenizer: Any) -> tuple[str, ...]:
+    vocabulary = tokenizer.get_vocab()
+    return () if len(vocabulary) > _LARGEST_VOCABULARY else tuple(sorted(filter(str.isalpha, vocabulary)))
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def _known_form(tokenizer: Any, word: str) -> str:
     best, fewest = word, len(_unknown(tokenizer, word))
     form = unicodedata.normalize("NFKC", word).translate(_TYPESET)

@@ -205,6 +205,13 @@ def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, di
     """A prompt whose end the text encoder would never see is refused, and one of which it would see nothing."""
     shot, key = script.shots[index], f"shots[{index}].prompt"
     prompt = with_known_words(model.tokenizer, shot.prompt)
+    count = model.count_tokens(prompt)
+    if count > model.text_length:
+        raise script.error(
+            shot.prompt_line,
+            key,
+            f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
+        )
     unknown = unknown_words(model.tokenizer, prompt)
     if knows_nothing(model.tokenizer, prompt):
         words = f": {describe_unknown(unknown)}" if unknown else ""
@@ -212,13 +219,6 @@ def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, di
             shot.prompt_line,
             key,
             f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
-        )
-    count = model.count_tokens(prompt)
-    if count > model.text_length:
-        raise script.error(
-            shot.prompt_line,
-            key,
-            f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
         )
     return prompt, unknown
 

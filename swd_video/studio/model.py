@@ -1,7 +1,7 @@
 """The model of a script: loaded once, with the facts that planning and skipping need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +87,14 @@ def load_model_for_rendering(
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
     fingerprint = student.fingerprint(options.transformer_file)
-    facts = describe_model(name, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options)
-    counter = _draft_counter(pipe, student, options)
-    return pipe, replace(facts, draft_stages=student.draft_stages, count_draft=counter)
+    return pipe, describe_model(
+        name, student, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
+    )
 
 
 def describe_model(
     name: str,
+    student: Student,
     pipe: ScaleWisePipeline,
     *,
     fingerprint: str,
@@ -104,7 +105,8 @@ def describe_model(
     """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder.
 
     Args:
-        name: Of the student.
+        name: As the script names it.
+        student: What it stands for.
         pipe: Of the student.
         fingerprint: Of its files.
         device: Where it runs.
@@ -134,6 +136,8 @@ def describe_model(
             *([f"decoder {decoder}"] if decoder else []),
         ),
         decoder=decoder,
+        draft_stages=student.draft_stages,
+        count_draft=_draft_counter(pipe, student, options),
     )
 
 

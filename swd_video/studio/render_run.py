@@ -23,7 +23,7 @@ from swd_video.studio.draft_files import draft_folder, find_draft
 from swd_video.studio.folder import REPORT_NAME, stage_preview, state_file, why_it_failed
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.progress import Progress
-from swd_video.studio.report import ClipResult, read_times, times_of
+from swd_video.studio.report import ClipResult, read_finish_seconds, read_times, times_of
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
 
 _REPORT_SECONDS = 10.0
@@ -68,7 +68,15 @@ class RenderRun:
             KeyboardInterrupt: `stop` said so.
         """
         known_times = read_times(self.out / REPORT_NAME)
-        self.results = [ClipResult(clip, stage_seconds=times_of(clip, known_times)) for clip in self.clips]
+        known_finish = read_finish_seconds(self.out / REPORT_NAME)
+        self.results = [
+            ClipResult(
+                clip,
+                stage_seconds=times_of(clip, known_times),
+                finish_seconds=known_finish.get(clip.content_hash),
+            )
+            for clip in self.clips
+        ]
         by_name = {result.clip.name: result for result in self.results}
         due = 0.0
         try:
@@ -128,7 +136,9 @@ class RenderRun:
             if result.status == "pending":
                 try:
                     result.stage_seconds = state.stage_seconds
+                    begun_to_finish = time.perf_counter()
                     self._finish(result.clip, state)
+                    result.finish_seconds = round(time.perf_counter() - begun_to_finish, 6)
                     result.status = "rendered"
                 except Exception as error:
                     self._fail(result, error)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from swd_video.models.devices import device_name
 from swd_video.studio.clip_files import stages_of
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.contact_sheet import SheetRow
@@ -27,6 +28,7 @@ class ClipResult:
         stage_seconds: Compute time of every stage, from an earlier run if skipped; None where unknown.
         error: Why it failed, in one line.
         seconds: Wall time that this run spent on it.
+        finish_seconds: Wall time of decoding and writing it, maybe in an earlier run; None where unknown.
         kept: Sidecar of what the script keeps in its place.
     """
 
@@ -35,6 +37,7 @@ class ClipResult:
     stage_seconds: list[float | None] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
+    finish_seconds: float | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -142,6 +145,7 @@ class RenderReport:
         """The content of `render.json` in a folder."""
         described = self.as_dict()
         for entry, result in zip(described["shots"], self.results, strict=True):
+            entry["finish_seconds"] = result.finish_seconds
             entry["content_hash"] = result.kept.get("content_hash", result.clip.content_hash)
         return {
             "title": script.title,
@@ -149,6 +153,9 @@ class RenderReport:
             "model_fingerprint": model.fingerprint,
             **({"decoder": model.decoder} if model.decoder else {}),
             **({"batch": model.batch} if model.batch > 1 else {}),
+            "device": model.device,
+            "dtype": model.dtype,
+            "machine": device_name(model.device),
             "seed": script.seed,
             **({"film_settings": film_entry(script.film, out)} if script.film is not None else {}),
             **described,
@@ -165,6 +172,17 @@ def read_times(path: Path) -> dict[str, list[float | None]]:
         except (KeyError, TypeError):
             continue
     return times
+
+
+def read_finish_seconds(path: Path) -> dict[str, float]:
+    """Wall times of decoding and writing of an earlier run, by content hash."""
+    shots = read_object(path).get("shots")
+    entries = [entry for entry in shots if isinstance(entry, dict)] if isinstance(shots, list) else []
+    return {
+        str(entry.get("content_hash")): float(entry["finish_seconds"])
+        for entry in entries
+        if isinstance(entry.get("finish_seconds"), int | float)
+    }
 
 
 def times_of(clip: PlannedClip, known: Mapping[str, list[float | None]]) -> list[float | None]:
