@@ -28,8 +28,8 @@ _LOG_MOST_SECONDS = 300.0
 def following(*, as_json: bool = False) -> Iterator[tuple[Watch, Callable[[], bool]]]:
     """Show the events of a run on stderr, and let Ctrl-C (SIGINT) end it softly.
 
-    From the "plan" of a run until its "done", the first SIGINT lets it finish the clip in hand and the second one
-    ends it at once; before, the first one does.
+    From the "plan" of a run until its last clip is done, the first SIGINT lets it finish the clip in hand and the
+    second one ends it at once; before and after, the first one does.
 
     Args:
         as_json: An object a line, for programs. Else a bar on a terminal, and lines at fair intervals in a log.
@@ -45,7 +45,7 @@ def following(*, as_json: bool = False) -> Iterator[tuple[Watch, Callable[[], bo
     def watch(event: Event) -> None:
         nonlocal latest
         latest = event
-        interrupts.soft = event.event != "done" and (interrupts.soft or event.event == "plan")
+        interrupts.soft = event.done < event.total and (interrupts.soft or event.event == "plan")
         show(event)
 
     interrupts = _Interrupts(lambda: show(replace(_about(latest), text=_STOPPING)))

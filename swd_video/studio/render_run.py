@@ -57,6 +57,8 @@ class RenderRun:
     stop: Callable[[], bool]
     report: Callable[[Sequence[ClipResult]], object]
     results: list[ClipResult] = field(default_factory=list)
+    _known_times: dict[str, list[float | None]] = field(default_factory=dict)
+    _known_finish: dict[str, float] = field(default_factory=dict)
     _videos: dict[str, str] = field(default_factory=dict)
     _told: int = 0
 
@@ -67,16 +69,9 @@ class RenderRun:
             OSError: The folder cannot be written to; what is finished is kept.
             KeyboardInterrupt: `stop` said so.
         """
-        known_times = read_times(self.out / REPORT_NAME)
-        known_finish = read_finish_seconds(self.out / REPORT_NAME)
-        self.results = [
-            ClipResult(
-                clip,
-                stage_seconds=times_of(clip, known_times),
-                finish_seconds=known_finish.get(clip.content_hash),
-            )
-            for clip in self.clips
-        ]
+        self._known_times = read_times(self.out / REPORT_NAME)
+        self._known_finish = read_finish_seconds(self.out / REPORT_NAME)
+        self.results = [self._recalled(ClipResult(clip)) for clip in self.clips]
         by_name = {result.clip.name: result for result in self.results}
         due = 0.0
         try:
@@ -96,11 +91,17 @@ class RenderRun:
             raise
         return self.results
 
+    def _recalled(self, result: ClipResult) -> ClipResult:
+        result.stage_seconds = times_of(result.clip, self._known_times)
+        result.finish_seconds = self._known_finish.get(result.clip.content_hash)
+        return result
+
     def _missing(self, results: Sequence[ClipResult]) -> Iterator[ClipResult]:
         """Those that have to be made; the others are told of on the way."""
         for result in results:
             if result.clip.continues is not None:
                 result.clip = joined(result.clip, self._videos, self.out) or result.clip
+                self._recalled(result)
             clip = result.clip
             is_chosen = clip.name in self.chosen
             if is_finished(clip, self.out):

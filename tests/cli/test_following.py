@@ -96,6 +96,17 @@ def test_sigint_stops_at_once_while_there_is_no_clip_in_hand(
     assert [(event["event"], event["status"]) for event in stderr.events[1:]] == [("done", "interrupted")]
 
 
+def test_sigint_stops_at_once_when_all_clips_are_there(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = Interrupting({"event": "clip", "done": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        assert main([*arguments, "--only", "shot0"]) == 130
+    assert [event["event"] for event in stderr.events[-2:]] == ["clip", "done"]
+    assert (tmp_path / "out" / "shot0.json").exists()
+
+
 def test_a_run_goes_on_when_nobody_listens_any_more(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
