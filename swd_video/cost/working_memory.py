@@ -50,13 +50,14 @@ def working_bytes(architecture: Architecture, schedule: ScaleSchedule, bytes_per
         if decoder is not None:
             model.decoder = copy.deepcopy(decoder)
             without_memory(model.decoder)
-        most = max(_peak_bytes(last_stage), _peak_bytes(decoding))
+        most = max(peak_bytes(last_stage), peak_bytes(decoding))
     finally:
         model.decoder = decoder
     return most * bytes_per_value // _COUNTED_BYTES
 
 
-def _peak_bytes(run: Callable[[], object]) -> int:
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that tensors made by a computation take at once; it happens to shapes."""
     with shapes_only(), torch.no_grad(), _Living() as living:
         run()
     return living.most
