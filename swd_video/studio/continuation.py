@@ -84,8 +84,9 @@ def said_to_be_finished(clips: Iterable[PlannedClip], out: Path) -> set[str]:
     for planned in in_chain_order(clips):
         clip = joined(planned, videos, out)
         sidecar = read_object(sidecar_file(planned.name, out))
-        if clip is not None and sidecar.get("content_hash") == clip.content_hash:
-            videos[clip.name] = video_hash(clip.name, out)
+        is_kept = bool(sidecar) and planned.take.shot.keeps(planned.take.take)
+        if is_kept or (clip is not None and sidecar.get("content_hash") == clip.content_hash):
+            videos[planned.name] = video_hash(planned.name, out)
     return set(videos)
 
 

@@ -144,6 +144,15 @@ def test_a_chain_is_rendered_and_follows_its_beginning(of_pictures: Any, tmp_pat
     assert [result.stage_seconds for result in again.results] == [
         result.stage_seconds for result in report.results
     ]
+    # One that is kept goes on with the same bytes.
+    plans: list[str] = []
+    kept = render(
+        tmp_path,
+        of_pictures,
+        FILM.replace("prompt: d", "keep: true, prompt: other"),
+        watch=lambda event: plans.append(event.text) if event.event == "plan" else None,
+    )
+    assert set(statuses(kept).values()) == {"skipped"} and plans == ["3 clips, 0 to render"]
     # Another beginning: what follows from it is made anew, and nothing else.
     edited = FILM.replace("prompt: b", "prompt: other")
     assert statuses(render(tmp_path, of_pictures, edited)) == {
