@@ -69,9 +69,9 @@ def run(argv: list[str]) -> int:
     if arguments.json_output:
         print(json.dumps({**record, "film": str((folder / FILM_NAME).resolve())}))
     else:
-        done = "" if record["made"] else ", as it was"
+        count, done = len(record["clips"]), "" if record["made"] else ", as it was"
         print(
-            f"{len(record['clips'])} clips, {record['frames']} frames, {record['seconds']:.4g} s, "
+            f"{count} clip{'' if count == 1 else 's'}, {record['frames']} frames, {record['seconds']:.4g} s, "
             f"{record['encoded_frames']} frames encoded again{done}: {folder / FILM_NAME}, {folder / PLAYER_NAME}"
         )
     return 0

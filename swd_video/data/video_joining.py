@@ -19,7 +19,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from swd_video.data.containers import VideoError, describe, open_container
+from swd_video.data.containers import VideoError, check_file, describe, open_container, refuse_cut
 from swd_video.data.sound import SOUND_RATE, read_sound
 from swd_video.data.video_writing import encode_video
 from swd_video.files import whole_file
@@ -74,8 +74,9 @@ def index_packets(path: Path) -> PacketIndex:
     """Look at the packets of a clip; none is decoded.
 
     Raises:
-        VideoError: if the file cannot be read or holds no pictures.
+        VideoError: if the file cannot be read, is cut short or holds no pictures.
     """
+    refuse_cut(path, check_file(path).st_size)
     with open_container(path) as container:
         if not container.streams.video:
             raise VideoError(path, "has no pictures.")

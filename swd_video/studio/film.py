@@ -24,7 +24,7 @@ from swd_video.studio.film_plan import (
     sound_length,
 )
 from swd_video.studio.film_record import path_from
-from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, read_object
+from swd_video.studio.folder import EDL_NAME, FCPXML_NAME, FILM_NAME, FILM_RECORD_NAME, OTIO_NAME, read_object
 from swd_video.studio.script import FilmSettings, Script
 
 FILM_VERSION = 1
@@ -76,6 +76,8 @@ def make_film(
         from swd_video.studio.timeline import write_timelines
 
         names += write_timelines(plan, folder)
+    for name in {OTIO_NAME, FCPXML_NAME, EDL_NAME} - set(names):  # of an earlier film
+        (folder / name).unlink(missing_ok=True)
     files = {name: hash_file(folder / name) for name in names}
     record = {**described, "encoded_frames": encoded, "content_hash": content_hash, "files": files}
     write_json(folder / FILM_RECORD_NAME, record)

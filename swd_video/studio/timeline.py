@@ -15,8 +15,7 @@ import opentimelineio as otio
 from swd_video.files import write_text
 from swd_video.studio.film_plan import FilmClip, FilmPlan
 from swd_video.studio.film_record import path_from
-
-OTIO_NAME, FCPXML_NAME, EDL_NAME = "film.otio", "film.fcpxml", "film.edl"
+from swd_video.studio.folder import EDL_NAME, FCPXML_NAME, OTIO_NAME
 
 _NAMESPACE = "swd_video"
 # What editing programs count time in.
@@ -37,8 +36,6 @@ def write_timelines(plan: FilmPlan, folder: Path) -> list[str]:
     write_text(folder / OTIO_NAME, own.to_json_string(indent=2) + "\n")
     rate = editing_rate(plan.fps)
     if rate is None:
-        for name in (FCPXML_NAME, EDL_NAME):
-            (folder / name).unlink(missing_ok=True)
         return [OTIO_NAME]
     timeline = build_timeline(plan, rate, folder)
     write_text(folder / FCPXML_NAME, _as_fcpxml(plan, timeline, rate))

@@ -125,6 +125,12 @@ def test_the_same_pieces_give_the_same_bytes(
         assert container.metadata["title"] == "Ein Film"
 
 
+def test_a_clip_that_is_cut_short_is_refused(clips: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.mp4").write_bytes(clips[0].read_bytes()[:-100])
+    with pytest.raises(VideoError, match=r"cut\.mp4: is cut short"):
+        index_packets(tmp_path / "cut.mp4")
+
+
 def test_a_clip_that_goes_while_it_is_joined_leaves_nothing(clips: list[Path], tmp_path: Path) -> None:
     write_video(tmp_path / "gone.mp4", moving(3, 0), 16)
     index = index_packets(tmp_path / "gone.mp4")

@@ -209,6 +209,20 @@ def test_a_clip_of_an_older_prompt_is_told(tmp_path: Path) -> None:
     assert lines[0] == "red was rendered with another seed than the script has now: render it again."
 
 
+def test_without_the_extra_there_is_a_film_and_no_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = write_folder(tmp_path)
+    assert "film.otio" in make_film(script, tmp_path)["files"]
+    monkeypatch.setitem(sys.modules, "opentimelineio", None)
+    lines: list[str] = []
+    assert set(make_film(script, tmp_path, say=lines.append)["files"]) == {"film.mp4"}
+    assert lines == [
+        "no timelines for editing programs: pip install 'swd-video[film]' for film.otio, film.fcpxml and film.edl."
+    ]
+    assert not (tmp_path / "film.otio").exists(), "that of the film before is gone"
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -108,9 +108,11 @@ def test_every_frame_lasts_a_whole_number_of_an_editors(fps: int, rate: int) -> 
 def test_a_rate_that_no_editor_counts_in_has_one_timeline(tmp_path: Path) -> None:
 
     script = write_folder(tmp_path)
+    make_film(script, tmp_path)
     for name in ("red", "green", "blue"):
         write_take(tmp_path, script, name, pictures(name), 7)
     film = make_film(script, tmp_path)
     assert set(film["files"]) == {"film.mp4", "film.otio"}
+    assert not (tmp_path / "film.edl").exists(), "that of another film is gone"
     assert plan_film(script, FilmSettings(), tmp_path).fps == 7
     assert editing_rate(Fraction(7)) is None
