@@ -82,6 +82,7 @@ class App:
             Route("/api/state", self._state),
             Route("/api/news", self._news),
             Route("/api/look", self._look, methods=["POST"]),
+            Route("/api/check", self._check, methods=["POST"]),
             Route("/api/script", self._save, methods=["POST"]),
             Route("/api/pick", self._pick, methods=["POST"]),
             Route("/api/jobs", self._ask, methods=["POST"]),
@@ -125,6 +126,10 @@ class App:
         look = await run_in_threadpool(self._studio.look_at, asked.text, asked.name)
         shots = len(look.script.shots) if look.script else 0
         return JSONResponse({"problems": look.problems, "warnings": look.warnings, "shots": shots})
+
+    async def _check(self, request: Request) -> Response:
+        await _read(request, _Nothing)
+        return JSONResponse(await self._studio.check())
 
     async def _save(self, request: Request) -> Response:
         asked = await _read(request, _Save)

@@ -95,6 +95,31 @@ class Child:
         return [_understood(line) for line in lines if line.strip()]
 
 
+async def ask(arguments: Sequence[str]) -> dict[str, Any]:
+    """The JSON object that a command of `swd-video` prints, which ends by itself and writes nothing.
+
+    Raises:
+        ValueError: if it prints none; the message is what it says of the reason.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swd_video.cli.main", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        printed, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    try:
+        return dict(json.loads(printed))
+    except ValueError:
+        lines = said.decode("utf-8", "replace").splitlines() or ["ended without a word."]
+        raise ValueError(lines[-1].removeprefix("error: ")) from None
+
+
 def _understood(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)

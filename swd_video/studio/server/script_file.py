@@ -97,8 +97,8 @@ class ScriptFile:
         try:
             script = read_script(text, path, self._reader_of(path))
         except (ValueError, OSError) as error:
-            return Look(None, (_at_line(str(error), path),))
-        return Look(script, (), tuple(_at_line(line, path) for line in script.warnings))
+            return Look(None, (at_line(str(error), path),))
+        return Look(script, (), tuple(at_line(line, path) for line in script.warnings))
 
     def save(self, text: str, name: str, based_on: str) -> None:
         """Write a text, and go on with its file.
@@ -148,7 +148,7 @@ def version_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _at_line(message: str, path: Path) -> dict[str, Any]:
+def at_line(message: str, path: Path) -> dict[str, Any]:
     """A message of the form `file:line: key: problem`, with its line."""
     rest = message.removeprefix(str(path))
     if found := _LINE.match(rest):

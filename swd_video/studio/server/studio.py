@@ -9,10 +9,11 @@ from typing import Any
 
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script
+from swd_video.studio.server.child import ask
 from swd_video.studio.server.folder import Folder, describe_others, describe_shots
 from swd_video.studio.server.history import History
 from swd_video.studio.server.queue import Job, Kind, Queue
-from swd_video.studio.server.script_file import Look, ScriptFile, version_of
+from swd_video.studio.server.script_file import Look, ScriptFile, at_line, version_of
 from swd_video.studio.server.worker import Worker
 
 PRIVATE = ".studio"
@@ -72,6 +73,7 @@ class Studio:
         self._files = 0
         self._news = asyncio.Event()
         self._closed = False
+        self._checking = asyncio.Lock()
         self._seen: tuple[Any, ...] = ()
 
     # What there is.
@@ -157,6 +159,17 @@ class Studio:
         """Read a text as the script of this name, without saving it."""
         return self.script.look_at(text, name)
 
+    async def check(self) -> dict[str, Any]:
+        """What the saved script would become, as `swd-video check` says: problems and warnings with their lines."""
+        self._checked()
+        path = self.script.path.resolve()
+        command = ["check", str(path), "--out", str(self.folder.path.resolve()), "--json"]
+        async with self._checking:
+            found = await ask([*command, *self._settings.flags, *self._read_by()])
+        told = {key: [at_line(line, path) for line in found[key]] for key in ("problems", "warnings")}
+        about = {key: found[key] for key in ("model", "shots", "seconds", "finished", "memory", "time")}
+        return {**told, **about, "clips": len(found["clips"])}
+
     def save(self, text: str, name: str, based_on: str) -> None:
         """Save the script, and go on with it."""
         self.script.save(text, name, based_on)
@@ -233,16 +246,14 @@ class Studio:
         """The words behind `swd-video` of a job; None where nothing is left to do."""
         out = str(self.folder.path.resolve())
         script = str(self.script.path.resolve())
-        reader = self.script.reader_of_path()
-        read_by = ["--reader", reader] if reader else []
         if job.kind == "film":
-            return ["film", out, script, *read_by]
+            return ["film", out, script, *self._read_by()]
         shots = [shot.id for shot in self._checked().shots]
         if not [shot for shot in job.shots or shots if shot not in job.skip and shot in shots]:
             return None
         drafts = job.kind in ("draft", "again")
         command = ["draft" if drafts else "render", script, "--out", out, "--json-progress"]
-        command += [*([] if drafts else ["--previews"]), *self._settings.flags, *read_by]
+        command += [*([] if drafts else ["--previews"]), *self._settings.flags, *self._read_by()]
         if job.seeds is not None:
             command += ["--seeds", str(job.seeds)]
         flag = "--again" if job.kind == "again" else "--only"
@@ -251,3 +262,7 @@ class Studio:
                 if shot in shots:
                     command += [name, shot]
         return command
+
+    def _read_by(self) -> list[str]:
+        reader = self.script.reader_of_path()
+        return ["--reader", reader] if reader else []

@@ -47,6 +47,20 @@ def test_a_script_is_looked_at_without_being_saved(client: TestClient, studio: S
     assert studio.script.text() == SCRIPT
 
 
+def test_the_model_is_asked_what_a_script_would_become(client: TestClient, studio: Studio) -> None:
+    studio.script.path.write_text("- a tiger moving left\n- a tiger and a fox\n")
+    found = client.post("/api/check", json={}).json()
+    assert found["problems"] == []
+    assert [(warning["line"], "'fox'" in warning["text"]) for warning in found["warnings"]] == [(2, True)]
+    assert (found["model"], found["shots"], found["clips"]) == ("pocket-wan-swd", 2, 2)
+    studio.script.path.write_text("- a tiger\n- 3: 4\n")
+    assert refused(client.post("/api/check", json={})).startswith("film.yaml, line 2: ")
+    studio.script.path.write_text("- a tiger\n")
+    wrong = Studio(studio.folder.path, studio.script.path, Settings(("--modle", "x")))
+    with pytest.raises(ValueError, match="."):
+        asyncio.run(wrong.check())
+
+
 def test_who_saves_over_somebody_elses_text_is_asked_first(client: TestClient, studio: Studio) -> None:
     version = client.get("/api/state").json()["script"]["version"]
     asked = {"text": "- one\n", "name": "film.yaml", "based_on": version}

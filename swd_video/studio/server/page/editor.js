@@ -1,6 +1,6 @@
 // The script: written, dropped, looked at while it is written, saved. What is not saved yet survives a closed page.
 
-import { find, make, plural, post, Refused, tell, trying } from "/page/dom.js";
+import { duration, find, make, plural, post, Refused, tell, trying } from "/page/dom.js";
 
 const text = find("text");
 const name = find("name");
@@ -116,6 +116,7 @@ function written() {
   number();
   mark();
   store();
+  find("checked").hidden = true;
   clearTimeout(lookingSoon);
   lookingSoon = setTimeout(look, 300);
 }
@@ -126,6 +127,25 @@ const look = trying(async () => {
   if (mine !== lookNumber) return;
   showProblems(seen.problems, seen.warnings);
   showCount(seen.shots);
+});
+
+// What the model makes of it; the command takes some seconds.
+const check = trying(async () => {
+  await saveIfChanged();
+  const asked = text.value;
+  find("check").disabled = true;
+  try {
+    const found = await post("/api/check");
+    if (text.value !== asked) return;
+    showProblems(found.problems, found.warnings);
+    const memory = found.memory ? `, ${(found.memory.weights_gib + found.memory.working_gib).toPrecision(2)} GiB of memory` : "";
+    const time = found.time ? `, about ${duration(found.time.seconds)} to go (${found.time.from})` : "";
+    const done = found.finished ? `, ${found.finished} finished` : "";
+    find("checked").textContent = `${plural(found.clips, "clip")} of ${+found.seconds.toFixed(1)} s by ${found.model}${done}${memory}${time}`;
+    find("checked").hidden = false;
+  } finally {
+    find("check").disabled = false;
+  }
 });
 
 function showCount(shots) {
@@ -185,6 +205,7 @@ export function start() {
   text.addEventListener("input", written);
   name.addEventListener("input", written);
   text.addEventListener("scroll", () => (find("gutter").scrollTop = text.scrollTop));
+  find("check").addEventListener("click", check);
   find("save").addEventListener("click", trying(() => save(base)));
   find("overwrite").addEventListener("click", trying(() => save(conflict)));
   find("theirs").addEventListener("click", trying(async () => {
