@@ -53,7 +53,7 @@ function drawJob(job, news) {
     make(
       "div",
       { className: "row" },
-      now?.shot && job.state === "running" ? button(`Leave out ${now.shot}`, () => change(job.number, "leave_out", now.shot)) : null,
+      now?.event === "stage" && job.state === "running" ? button(`Leave out ${now.shot}`, () => change(job.number, "leave_out", now.shot)) : null,
       isOver
         ? job.state === "done"
           ? null
