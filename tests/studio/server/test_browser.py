@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from swd_video.data.video import probe_video
 from tools.studio_page import BROWSER_VARIABLE, Server, find_browser, open_browser, serving
 
-_WAIT_MS = 30_000
+_WAIT_MS = 120_000
 expect.set_options(timeout=_WAIT_MS)
 
 
