@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swd_video.files import alone_in
-from swd_video.studio.server.child import Child
+from swd_video.studio.server.child import Child, ask
 from swd_video.studio.server.queue import Job, Queue
 from swd_video.studio.server.worker import Worker
 
@@ -196,3 +196,8 @@ def test_what_a_command_says_is_read_once_in_whole_lines(tmp_path: Path) -> None
     with log.open("a") as file:
         file.write('ge", "stage": 1}\n')
     assert child.read() == [{"event": "stage", "stage": 1}]
+
+
+def test_a_command_that_prints_no_object_is_refused_with_what_it_says() -> None:
+    with pytest.raises(ValueError, match=r"^no command 'rendr'. Did you mean `render`\?$"):
+        asyncio.run(ask(["rendr"]))
