@@ -88,6 +88,11 @@ class ScaleSchedule:
         """The grids in stage order, each once."""
         return tuple(dict.fromkeys(self.grids))
 
+    @property
+    def first_half(self) -> int:
+        """How many stages a draft takes where nobody measured after how many it tells the clip."""
+        return -(-len(self) // 2)
+
     def until(self, count: int) -> "ScaleSchedule":
         """The first stages alone, at least one."""
         return ScaleSchedule(self.stages[:count])

@@ -52,7 +52,12 @@ def _stages(plan: Mapping[str, Any]) -> list[str]:
         f"one clip: {parts} = {_number(plan['clip_tflops'])} TFLOPs; encoding a training clip on the last grid "
         f"{_number(plan['vae_encode_tflops'])}"
     )
-    return [*_table(rows), total]
+    half = plan["draft"]
+    draft = (
+        f"a draft, {half['stages']} of {len(plan['stages'])} stages and showing what the last gave: "
+        f"{_number(half['tflops'])} TFLOPs, {half['share']:.1%} of a clip"
+    )
+    return [*_table(rows), total, draft]
 
 
 def _clip(plan: Mapping[str, Any]) -> list[str]:

@@ -4,12 +4,14 @@ import copy
 from dataclasses import replace
 from functools import cache
 
+import torch
 from torch import nn
 
 from swd_video.core.grid import LatentSize
-from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.cost.architecture import load_architecture
-from swd_video.cost.networks import Carried, Decoder, Transformer, count_text
+from swd_video.cost.counting import KernelAttention, count_flops
+from swd_video.cost.networks import Carried, Decoder, count_text
 from swd_video.objectives.passes import Pass
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -28,7 +30,6 @@ class DraftCost:
 
     def __init__(self, pipe: ScaleWisePipeline, base: str, adapter: str | None = None) -> None:
         self._architecture = load_architecture(base, adapter)
-        self._transformer = Transformer(self._architecture)
         channels = self._architecture.spec.latent_channels
 
         def carried(network: nn.Module) -> Carried:
@@ -37,7 +38,7 @@ class DraftCost:
         upsampler, decoder = pipe.scheduler.upsampler, pipe.model.decoder
         self._upsampler = None if upsampler is None else carried(upsampler)
         self._decoder = Decoder(self._architecture) if decoder is None else carried(decoder)
-        self._shown = cache(self._count_shown)
+        self._shown, self._of_stage = cache(self._count_shown), cache(self._count_stage)
         self.text: int = count_text(self._architecture)
 
     def of_stages(self, schedule: ScaleSchedule, until: int) -> int:
@@ -45,7 +46,7 @@ class DraftCost:
         total = self.text
         for index in range(until):
             stage, before = schedule[index], schedule[max(index - 1, 0)].grid
-            total += self._transformer.evaluation(stage.grid, stage.attention).forward
+            total += self._of_stage(stage)
             if self._upsampler is not None and before != stage.grid:
                 total += self._upsampler.flops(Pass("upsampler", before, to=stage.grid)).forward
         return total
@@ -57,6 +58,16 @@ class DraftCost:
     def of_clip(self, schedule: ScaleSchedule) -> int:
         """Operations of the whole clip."""
         return self.of_draft(schedule, len(schedule))
+
+    def _count_stage(self, stage: Stage) -> int:
+        model, spec = self._architecture.model, self._architecture.spec
+        device = next(model.transformer.parameters()).device
+        latents = torch.empty(1, spec.latent_channels, *stage.grid.as_tuple(), device=device)
+        embeds = torch.empty(1, spec.text_length, spec.text_dim, device=device)
+        with KernelAttention():
+            return count_flops(
+                lambda: model.predict_velocity(latents, stage.sigma, embeds, attention=stage.attention)
+            )
 
     def _count_shown(self, grid: LatentSize) -> int:
         if isinstance(self._decoder, Carried):

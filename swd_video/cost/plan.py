@@ -170,20 +170,31 @@ class _Plan:
                     "pixels": str(compression.pixel_size(stage.grid)),
                 }
             )
-        target = self.schedule.target
+
+        def parts(count: int) -> dict[str, float]:
+            """Of the first stages, and of showing what the last of them gave."""
+            return {
+                "transformer_tflops": sum(stage["tflops"] for stage in stages[:count]),
+                **{f"{name}_tflops": sum(stage[name] for stage in carried[:count]) for name in carried[0]},
+                f"{self.decoding}_tflops": self._decode_tflops(self.schedule.grids[count - 1]),
+                "text_encoder_tflops": text_tflops,
+            }
+
+        whole, half = parts(len(stages)), self.schedule.first_half
+        clip, draft = sum(whole.values()), sum(parts(half).values())
+        return {
+            "stages": stages,
+            **whole,
+            "clip_tflops": clip,
+            "draft": {"stages": half, "tflops": draft, "share": draft / clip},
+        }
+
+    def _decode_tflops(self, grid: LatentSize) -> float:
         if self.decoding == "decoder":
             # Copies of the first latent frame are dropped before.
-            frames = target.frames - compression.repeated_frames
-            decode = self.decoder.flops(Pass("decoder", replace(target, frames=frames)))
-        else:
-            decode = self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", target))
-        parts = {
-            "transformer_tflops": sum(stage["tflops"] for stage in stages),
-            **{f"{name}_tflops": sum(stage[name] for stage in carried) for name in carried[0]},
-            f"{self.decoding}_tflops": decode.forward / TERA,
-            "text_encoder_tflops": text_tflops,
-        }
-        return {"stages": stages, **parts, "clip_tflops": sum(parts.values())}
+            frames = grid.frames - self.architecture.spec.compression.repeated_frames
+            return self.decoder.flops(Pass("decoder", replace(grid, frames=frames))).forward / TERA
+        return self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", grid)).forward / TERA
 
     def _tflops(self, passes: dict[str, list[Pass]]) -> dict[str, float]:
         """Operations of passes of networks that the student carries, by network."""

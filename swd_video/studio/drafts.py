@@ -4,7 +4,6 @@ A draft keeps its clean latents and its noise, so that finishing it is what it w
 there already and still of the script is kept, so an interrupted run goes on where it was.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +159,7 @@ def draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> in
             f"--stages {asked}: {model.name} has {count} stages. Take from 1 to {count} of them."
         )
     if asked is None and model.draft_stages is None:
-        half = math.ceil(count / 2)
+        half = model.schedule.first_half
         progress.warning(
             f"{model.name}: after how many stages a draft tells the clip was not measured; taking {half} of {count}. "
             f"`swd-video bench draft {model.name}` measures it."
