@@ -55,6 +55,8 @@ def test_swd_on_wan(capsys: pytest.CaptureFixture[str]) -> None:
     assert counted["vae_decode_tflops"] == pytest.approx(275, rel=0.01)
     assert counted["vae_encode_tflops"] == pytest.approx(164, rel=0.01)
     assert counted["training"]["kind"] == "lora"
+    assert counted["draft"]["stages"] == 2
+    assert counted["draft"]["share"] == pytest.approx(0.091, abs=0.001)
 
     rows = {(row["gpu"], row["num_gpus"]): row for row in counted["training"]["lora"]["gpus"]}
     # 24 clips a step, on 1, 2, 3, 4, 6 or 8 of each kind.
