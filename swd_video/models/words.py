@@ -70,12 +70,15 @@ def _short_vocabulary(tokenizer: Any) -> tuple[str, ...]:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _known_form(tokenizer: Any, word: str) -> str:
-    best, fewest = word, len(_unknown(tokenizer, word))
+    best, fewest, tried = word, len(_unknown(tokenizer, word)), {word}
     form = unicodedata.normalize("NFKC", word).translate(_TYPESET)
     for change in (str, _without_punctuation, _without_accents):
         if not fewest:
             break
         form = change(form)
+        if form in tried:
+            continue
+        tried.add(form)
         if (count := len(_unknown(tokenizer, form))) < fewest:
             best, fewest = form, count
     return best
