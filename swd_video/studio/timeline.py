@@ -129,8 +129,11 @@ def _as_fcpxml(plan: FilmPlan, timeline: "otio.schema.Timeline", rate: Fraction)
     rates = otio.adapters.from_name("fcpx_xml").module().FRAMERATE_FRAMEDURATION
     rates.setdefault(int(rate), _seconds(1 / rate))
     root = ElementTree.fromstring(otio.adapters.write_to_string(timeline, "fcpx_xml"))
-    resources, spine = root.find("resources"), root.find("project/sequence/spine")
-    assert resources is not None and spine is not None
+    resources, project = root.find("resources"), root.find("project")
+    assert resources is not None and project is not None
+    spine = project.find("sequence/spine")
+    assert spine is not None
+    project.attrib.pop("uid", None)  # an empty one
     sequence = resources.find("format")
     assert sequence is not None
     sequence.attrib.pop("name", None)  # of a list of formats that has none of these sizes
