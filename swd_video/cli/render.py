@@ -22,7 +22,7 @@ class Arguments:
     """Options of `swd-video render`."""
 
     script: tyro.conf.Positional[Path]
-    """The script: YAML, JSON, CSV, TSV or plain text, or of another reader's form; docs/scripts.md explains them."""
+    """The script, in any form of docs/scripts.md."""
     out: Path
     """Folder for the clips; finished clips in it are kept, so run again to go on."""
     model: str | None = None
