@@ -40,7 +40,7 @@ class DecoderLayout:
         patch: frames, rows and columns of pixels that a cell of the last level ends as.
         trims_late: whether surplus frames at the start are dropped from the pixels alone; else as early as they are.
         slope: of the activation below zero.
-        largest_latent: what latents are squeezed into, on both sides of 0.
+        largest_latent: what latents are squeezed into, on both sides of 0; None takes them as they are.
     """
 
     channels: int
@@ -50,7 +50,7 @@ class DecoderLayout:
     patch: tuple[int, int, int]
     trims_late: bool = False
     slope: float = 0.0
-    largest_latent: float = 3.0
+    largest_latent: float | None = None
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.blocks) == len(self.growth) + 1:
@@ -204,8 +204,10 @@ class StreamingDecoder(nn.Module):
     def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
         layout, starts = self.layout, memory.is_start
         weight, largest = self.stem.weight, layout.largest_latent
-        bounded = torch.tanh(latents.to(weight.device, weight.dtype) / largest) * largest
-        x = _each(self.stem, rearrange(bounded, "b c f h w -> f b c h w"))
+        latents = latents.to(weight.device, weight.dtype)
+        if largest is not None:
+            latents = torch.tanh(latents / largest) * largest
+        x = _each(self.stem, rearrange(latents, "b c f h w -> f b c h w"))
         x = functional.leaky_relu(x, layout.slope)
         surplus = 0
         for index, level in enumerate(self.levels):
