@@ -40,6 +40,8 @@ from swd_video.training.provenance import CONFIG_FILE, digests_of_clips
 
 DECODER_FILE = "decoder.safetensors"
 REPORT_FILE = "report.json"
+_MUON_WEIGHT_DECAY = 0.1
+"""Without, steps of constant size make kernels grow for as long as it runs: to blocks with gains in the thousands."""
 
 
 def distill_decoder(
@@ -291,7 +293,7 @@ def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[to
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
     ]
     if muon_lr is not None:
-        optimizers.append(Muon(kernels, lr=muon_lr, weight_decay=0.0))
+        optimizers.append(Muon(kernels, lr=muon_lr, weight_decay=_MUON_WEIGHT_DECAY))
     return optimizers
 
 
