@@ -3,13 +3,11 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.hooks import HookRegistry
-from diffusers.hooks.layer_skip import TransformerBlockSkipHook
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.local_attention import WindowsOfBlocks
 from swd_video.core.resize import resize_latents
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.models.capture import capture_blocks
+from swd_video.models.capture import capture_blocks, left_out
 from swd_video.models.codec import Codec
 from swd_video.models.local_attention import attending, windowed_processors
 from swd_video.models.spec import ModelSpec
@@ -29,9 +27,6 @@ MaskKind = Literal["none", "additive", "boolean"]
 
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 """What diffusers calls the linear layers of an attention."""
-
-_LEFT_OUT = "left out"
-"""Name of the hook on a block that is."""
 
 # Not typing.Self: beartype, which checks signatures in tests, refuses it outside decorated classes.
 _ModelT = TypeVar("_ModelT", bound="VideoModel")
@@ -306,17 +301,13 @@ class VideoModel(Codec, ABC):
         """All blocks of a transformer of this family, in the order in which `features` counts them."""
         return self._blocks(unwrap(transformer))[0]
 
-    @contextmanager
-    def without_blocks(self, blocks: Sequence[int], transformer: nn.Module | None = None) -> Iterator[None]:
+    def without_blocks(
+        self, blocks: Sequence[int], transformer: nn.Module | None = None
+    ) -> AbstractContextManager[None]:
         """A context in which blocks of a transformer hand on what they are given; both of a model that has two."""
         network = unwrap(self.transformer if transformer is None else transformer)
-        with ExitStack() as hooks:
-            for single in self._transformers(network):
-                for index in blocks:
-                    registry = HookRegistry.check_if_exists_or_initialize(self._blocks(single)[0][index])
-                    registry.register_hook(TransformerBlockSkipHook(dropout=1.0), _LEFT_OUT)
-                    hooks.callback(registry.remove_hook, _LEFT_OUT)
-            yield
+        owners = (self._blocks(single)[0] for single in self._transformers(network))
+        return left_out([owner[index] for owner in owners for index in blocks])
 
     def _capture(
         self,

@@ -1,9 +1,11 @@
-"""Tokens between the blocks of a transformer, through hooks: no family's forward pass is copied."""
+"""Tokens between the blocks of a transformer, and blocks left out, by hooks: no family's forward pass is copied."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from diffusers.hooks import HookRegistry
+from diffusers.hooks.layer_skip import TransformerBlockSkipHook
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -44,6 +46,17 @@ def capture_blocks(
             hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
         run()
     return [captured[index] for index in wanted]
+
+
+@contextmanager
+def left_out(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """A context in which blocks hand on what they are given."""
+    with ExitStack() as hooks:
+        for block in blocks:
+            registry = HookRegistry.check_if_exists_or_initialize(block)
+            registry.register_hook(TransformerBlockSkipHook(dropout=1.0), "left out")
+            hooks.callback(registry.remove_hook, "left out")
+        yield
 
 
 class _FeaturesComplete(Exception):

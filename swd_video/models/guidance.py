@@ -1,6 +1,7 @@
 """What a teacher's velocity is led away from: what it says to another prompt, and what a weaker version of it says."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,39 +40,19 @@ class WeakerSelf:
         file = config.transformer_file
         self._network = None if file is None else _with_weights(file, model, section)
 
-    def correction(
-        self,
-        model: VideoModel,
-        velocity: Float[Tensor, "batch channels frames height width"],
-        noisy_latents: Float[Tensor, "batch channels frames height width"],
-        sigma: Sigma,
-        prompt_embeds: Float[Tensor, "batch text_length text_dim"],
-        transformer: nn.Module | None = None,
-        first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
-    ) -> Float[Tensor, "batch channels frames height width"] | None:
-        """What is to be added to a guided velocity; None where the weaker version leads no clip.
-
-        Args:
-            model: the model.
-            velocity: its own, unguided.
-            noisy_latents: see `VideoModel.predict_velocity`, as for what follows.
-            sigma: see there.
-            prompt_embeds: see there.
-            transformer: see there.
-            first_frame: see there.
-        """
+    def strength(self, sigma: Sigma, velocity: Tensor) -> Tensor | None:
+        """What of the difference to its velocity is to be added to each clip's; None where it leads none."""
         level = torch.as_tensor(sigma, device=velocity.device)
         leads = (self.config.sigma_min <= level) & (level <= self.config.sigma_max)
-        if not leads.any():
-            return None
-        network = transformer if self._network is None else self._network
-        without: AbstractContextManager[None] = nullcontext()
-        if self.config.blocks:
-            without = model.without_blocks(self.config.blocks, network)
-        with without:
-            weak = model.predict_velocity(noisy_latents, sigma, prompt_embeds, network, first_frame)
         strength = (self.config.scale - 1) * leads.to(velocity.dtype)
-        return strength.reshape(-1, *[1] * (velocity.ndim - 1)) * (velocity - weak)
+        return strength.reshape(-1, *[1] * (velocity.ndim - 1)) if leads.any() else None
+
+    @contextmanager
+    def weakened(self, model: VideoModel, transformer: nn.Module | None) -> Iterator[nn.Module | None]:
+        """A context that gives the network to run instead of a model's own or a given one."""
+        network = transformer if self._network is None else self._network
+        with model.without_blocks(self.config.blocks, network):
+            yield network
 
 
 def identity_of(config: WeakerSelfConfig) -> dict[str, Any]:
@@ -134,15 +115,15 @@ class Guidance:
             first_frame: see there.
             scale: another than the own.
         """
-        own = guided = model.predict_velocity(noisy_latents, sigma, prompt_embeds, transformer, first_frame)
-        scale = self.scale if scale is None else scale
+
+        def predict(embeds: Tensor, network: nn.Module | None) -> Tensor:
+            return model.predict_velocity(noisy_latents, sigma, embeds, network, first_frame)
+
+        own = guided = predict(prompt_embeds, transformer)
         if self.negative_embeds is not None and self.scale != 1:
-            negative = self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds)
-            away = model.predict_velocity(noisy_latents, sigma, negative, transformer, first_frame)
-            guided = away + scale * (own - away)
-        if self.weaker is not None:
-            more = self.weaker.correction(
-                model, own, noisy_latents, sigma, prompt_embeds, transformer, first_frame
-            )
-            guided = guided if more is None else guided + more
+            away = predict(self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), transformer)
+            guided = away + (self.scale if scale is None else scale) * (own - away)
+        if self.weaker is not None and (strength := self.weaker.strength(sigma, own)) is not None:
+            with self.weaker.weakened(model, transformer) as network:
+                guided = guided + strength * (own - predict(prompt_embeds, network))
         return guided
