@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from swd_video.studio.clips import PlannedClip
 from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import MAX_TAKES
@@ -24,6 +25,11 @@ def in_batches(items: Iterable[_Item], key: Callable[[_Item], Hashable], size: i
         if len(batch) == size:
             yield waiting.pop(kind)
     yield from waiting.values()
+
+
+def kind_of(clip: PlannedClip) -> Hashable:
+    """Clips that are equal in this can be computed together: size, and whether they start from a picture."""
+    return clip.size, clip.take.shot.picture is not None or clip.continues is not None
 
 
 def check_batch(batch: int) -> None:

@@ -43,7 +43,7 @@ class PlannedClip:
         continues: Name of the clip whose last picture it starts from. What that one's bytes are is not known before it
             is finished, and not in the hashes: see `continuation.joined`.
         after: The file of that clip, once it is finished.
-        made_of: What `stages_hash` is a hash of, as JSON values.
+        made_of: What `stages_hash` depends on, as JSON values.
     """
 
     take: Take

@@ -75,6 +75,7 @@ def joined(clip: PlannedClip, videos: Mapping[str, str], out: Path) -> PlannedCl
         after=out / f"{clip.continues}.mp4",
         content_hash=hash_content({"clip": clip.content_hash, **after}),
         stages_hash=hash_content({"clip": clip.stages_hash, **after}),
+        made_of={**clip.made_of, **after},
     )
 
 

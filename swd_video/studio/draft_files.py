@@ -30,6 +30,8 @@ _WORDS = {
     "size": "size",
     "fps": "frame rate",
     "picture": "picture",
+    "continues": "clip that it continues",
+    "after": "clip that it continues",
     "read_as": "prompt",
     "render_version": "version of this program",
 }
@@ -42,12 +44,14 @@ class KeptDraft:
 
     Attributes:
         about: Its JSON file; empty where there is none.
+        is_whole: Whether its preview is there, as the JSON file says.
         stages: How many stages of this very clip are done and can be gone on from.
         is_shown: Whether its preview shows them as they would be shown now.
         differs: Where it is of another clip: in what.
     """
 
     about: Mapping[str, Any]
+    is_whole: bool = False
     stages: int = 0
     is_shown: bool = False
     differs: str = ""
@@ -62,19 +66,16 @@ def find_draft(clip: PlannedClip, out: Path) -> KeptDraft:
     """What an earlier run left of a take."""
     folder = draft_folder(out)
     about = read_object(sidecar_file(clip.name, folder))
-    if not about:
-        return KeptDraft(about)
+    preview, stages = folder / f"{clip.name}.webp", about.get("stage")
+    if type(stages) is not int:
+        return KeptDraft({})
+    is_whole = preview.is_file() and about.get("files") == {preview.name: hash_file(preview)}
     if about.get("stages_hash") != clip.stages_hash:
-        return KeptDraft(about, differs=_differences(about.get("made_of"), clip.made_of))
-    if not state_file(clip.name, folder).is_file() or type(stages := about.get("stage")) is not int:
-        return KeptDraft(about)
-    preview = folder / f"{clip.name}.webp"
-    is_shown = (
-        about.get("content_hash") == clip.content_hash
-        and preview.is_file()
-        and about.get("files") == {preview.name: hash_file(preview)}
-    )
-    return KeptDraft(about, stages, is_shown)
+        return KeptDraft(about, is_whole, differs=_differences(about.get("made_of"), clip.made_of))
+    if not state_file(clip.name, folder).is_file():
+        return KeptDraft(about, is_whole)
+    is_shown = is_whole and about.get("content_hash") == clip.content_hash
+    return KeptDraft(about, is_whole, stages, is_shown)
 
 
 def show_drafts(

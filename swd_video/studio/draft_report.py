@@ -47,7 +47,7 @@ class DraftResult:
     def take_over(self, status: Literal["kept", "older"]) -> None:
         """Leave it as an earlier run made it."""
         about = self.kept.about
-        self.status, self.stage = status, int(about.get("stage", 0))
+        self.status, self.stage = status, about["stage"]
         seconds = about.get("draft_seconds")
         self.seconds = float(seconds) if isinstance(seconds, int | float) else None
 

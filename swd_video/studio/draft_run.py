@@ -9,7 +9,7 @@ from typing import Any
 
 from swd_video.files import write_json
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import in_batches
+from swd_video.studio.batches import in_batches, kind_of
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
@@ -39,30 +39,30 @@ class DraftRun:
         pipe: The loaded model.
         model: Facts about the same model.
         out: Folder of the clips.
-        stages: Of each draft.
-        batch: Takes to compute together.
         progress: Is told of everything.
-        stop: Asked before the next takes are begun.
+        stages: Of each draft.
         takes: How many of each shot there are.
+        stop: Asked before the next takes are begun.
         started: When it began, as `time.perf_counter` counts.
         results: All drafts of the script.
         work: Those that are looked after.
         warnings: What was warned of.
+        cost: See `cost_of`; until that is known, what an earlier run counted.
     """
 
     script: Script
     pipe: ScaleWisePipeline
     model: ModelFacts
     out: Path
-    stages: int
-    batch: int
     progress: Progress
-    stop: Callable[[], bool]
+    stages: int
     takes: Mapping[str, int]
-    started: float
+    stop: Callable[[], bool]
+    started: float = field(default_factory=time.perf_counter)
     results: list[DraftResult] = field(default_factory=list)
     work: list[DraftResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(self, names: Collection[str]) -> None:
         """Find out what there is to do.
@@ -93,7 +93,7 @@ class DraftRun:
             self.results.append(result)
             if result.kept.is_shown and (result.kept.stages >= self.stages or clip.name not in names):
                 result.take_over("kept")
-            elif result.kept.about and (clip.name not in names or clip.take.shot.keeps(clip.take.take)):
+            elif result.kept.is_whole and (clip.name not in names or clip.take.shot.keeps(clip.take.take)):
                 result.take_over("older")
             if clip.name in names:
                 self.work.append(result)
@@ -119,23 +119,27 @@ class DraftRun:
         self._tell_plan(missing)
         cost = earlier.get("cost")
         counted = cost.get("counted") if isinstance(cost, Mapping) else None
-        counted = counted if isinstance(counted, Mapping) else {}
+        counted = dict(counted) if isinstance(counted, Mapping) else {}
+        self.cost = {"counted": counted}
         # First, as it says how many takes there are: a run after a kill draws no further seeds.
-        report = self._report({"counted": dict(counted)})
+        self._report()
         try:
             self._make(missing)
-            report = self._report(cost_of(self.results, self.model, counted))
+            self.cost = cost_of(self.results, self.model, counted)
+            report = self._report()
             write_sheets(self.out, self.script, self.model, report)
             write_pages(self.out, self.script, self.model, report)
         except BaseException:
             with suppress(OSError):  # what stopped the run says more
-                self._report({"counted": dict(counted)})
+                self._report()
             raise
         return report
 
     def _make(self, missing: Sequence[DraftResult]) -> None:
         due = time.perf_counter() + _REPORT_SECONDS
-        for unit in in_batches(missing, _kind, max(self.batch, _SHOWN_TOGETHER)):
+        for unit in in_batches(
+            missing, lambda result: kind_of(result.clip), max(self.model.batch, _SHOWN_TOGETHER)
+        ):
             if self.stop():
                 raise KeyboardInterrupt
             self.progress.begin()
@@ -144,7 +148,7 @@ class DraftRun:
                 self._show(part, began)
                 began = time.perf_counter()
             if (now := time.perf_counter()) >= due:
-                self._report({})
+                self._report()
                 due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
 
     def _tell_plan(self, missing: Sequence[DraftResult]) -> None:
@@ -179,7 +183,7 @@ class DraftRun:
                 result.state = further
                 write_state(clip, further, file)
         fresh = [result for result in unit if result.state.stages < self.stages]
-        for part in in_batches(fresh, lambda result: result.state.stages, self.batch):
+        for part in in_batches(fresh, lambda result: result.state.stages, self.model.batch):
             self._run(part)
         there = [result for result in unit if result.status == "pending"]
         yield from in_batches(there, lambda result: result.state.stages, len(unit))
@@ -191,7 +195,7 @@ class DraftRun:
 
         try:
             clips, states = [result.clip for result in part], [result.state for result in part]
-            states = run_stages(clips, states, self.pipe, keep, until=self.stages, rows=self.batch)
+            states = run_stages(clips, states, self.pipe, keep, until=self.stages, rows=self.model.batch)
         except Exception as error:  # whatever goes wrong with some, the others are still wanted
             self._fail(part, error)
             return
@@ -223,7 +227,7 @@ class DraftRun:
         text = f"drafted in {result.seconds or 0:.2f} s" if result.is_there else f"failed: {result.error}"
         self.progress.clip(clip.take, result.status, f"{clip.name}: {text}", result.error)
 
-    def _report(self, cost: Mapping[str, Any]) -> DraftReport:
+    def _report(self) -> DraftReport:
         picked = with_picks(self.script, self.out)
         report = DraftReport(
             self.results,
@@ -231,14 +235,9 @@ class DraftRun:
             {shot.id: shot.pick for shot in picked.shots},
             self.takes,
             time.perf_counter() - self.started,
-            cost,
+            self.cost,
             self.warnings,
-            self.batch,
+            self.model.batch,
         )
         write_json(self.out / DRAFTS_REPORT_NAME, report.describe(self.script, self.model), durable=True)
         return report
-
-
-def _kind(result: DraftResult) -> tuple[Any, bool]:
-    has_picture = result.clip.take.shot.picture is not None or result.clip.continues is not None
-    return result.clip.size, has_picture

@@ -32,7 +32,7 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
     for shot, group in groupby(report.results, lambda result: result.clip.take.shot):
         results = [result for result in group if result.is_there or result.error]
         if results:
-            marks = [report.is_picked(result) for result in results]
+            there = [(one, report.is_picked(one)) for one in results if one.is_there]
             rows.append(
                 SheetRow(
                     heading=shot.id,
@@ -42,17 +42,17 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
                     problem="; ".join(
                         f"take {one.clip.take.take}: {one.error}" for one in results if one.error
                     ),
-                    picture=partial(_draw_takes, out, [one for one in results if one.is_there], marks),
+                    picture=partial(_draw_takes, out, there),
                 )
             )
     about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
     draw_contact_sheets(out / DRAFTS_SHEET_NAME, script.title, about, rows)
 
 
-def _draw_takes(out: Path, results: Sequence[DraftResult], picked: Sequence[bool]) -> Image.Image:
+def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, bool]]) -> Image.Image:
     cells = [
         _draw_take(out / DRAFTS_FOLDER / f"{result.clip.name}.webp", result.clip.take.take, is_picked)
-        for result, is_picked in zip(results, picked, strict=False)
+        for result, is_picked in takes
     ]
     if not cells:
         return Image.new("RGB", (1, 1), _BACKGROUND)

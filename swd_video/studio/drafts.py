@@ -4,22 +4,19 @@ A draft keeps its clean latents and its noise, so that finishing it is what it w
 there already and still of the script is kept, so an interrupted run goes on where it was.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swd_video.environment import collecting_no_garbage
 from swd_video.files import alone_in
-from swd_video.models.devices import Device, Precision, choose_device, choose_precision
+from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.batches import check_batch, computed_together
 from swd_video.studio.draft_files import draft_folder
 from swd_video.studio.draft_report import DraftReport
 from swd_video.studio.draft_run import DraftRun
 from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object, sidecar_file
-from swd_video.studio.model import ModelFacts, load_model_for_rendering
+from swd_video.studio.model import LoadedModel, ModelFacts, open_model
 from swd_video.studio.progress import Progress, Watch, as_lines
 from swd_video.studio.script import MAX_TAKES, Script, load_script
 from swd_video.studio.selection import named_takes, select_takes
@@ -36,7 +33,7 @@ def draft(
     stages: int | None = None,
     again: Sequence[str] = (),
     batch: int = 1,
-    model: str | None = None,
+    model: str | LoadedModel | None = None,
     device: Device = "auto",
     dtype: Precision = "auto",
     reader: str | None = None,
@@ -56,7 +53,7 @@ def draft(
         stages: of each; default what was measured for the student.
         again: shots to draw as many new seeds of; the others are left alone.
         batch: takes to compute together; their bytes depend on it.
-        model: student to use instead of the script's: a shipped name or a folder.
+        model: student to use instead of the script's: a shipped name, a folder, or one that is loaded.
         device: "auto" takes cuda, then mps, then cpu.
         dtype: "auto" takes bfloat16 on cuda and float32 elsewhere.
         reader: of the file, as for `load_script`.
@@ -74,72 +71,21 @@ def draft(
         KeyboardInterrupt: `stop` said so.
     """
     script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
-    plan_takes(script, {}, seeds, again, only, skip)  # refused before the model is loaded
     check_batch(batch)
-    with alone_in(out):
-        pass  # loading takes long: that nothing can be written there should show before
-    place = choose_device(device)
-    precision, name = choose_precision(dtype, place), model or script.model
-    Progress(as_lines(say), watch).note(
-        f"loading {name} on {place} in {str(precision).removeprefix('torch.')}"
-    )
-    with collecting_no_garbage():
-        pipe, facts = load_model_for_rendering(name, device=place, dtype=precision, options=options)
-    pipe.set_progress_bar_config(disable=True)  # `watch` is told of the stages
-    return draft_script(
-        script, pipe, facts, out, seeds=seeds, stages=stages, again=again, batch=batch, only=only, skip=skip,
-        say=say, watch=watch, stop=stop,
-    )  # fmt: skip
 
+    def planned(earlier: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
+        return plan_takes(script, known_takes(script, earlier, out), seeds, again, only, skip)
 
-def draft_script(
-    script: Script,
-    pipe: ScaleWisePipeline,
-    model: ModelFacts,
-    out: Path,
-    *,
-    seeds: int = DEFAULT_SEEDS,
-    stages: int | None = None,
-    again: Sequence[str] = (),
-    batch: int = 1,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    say: Callable[[str], None] = lambda line: None,
-    watch: Watch = lambda event: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> DraftReport:
-    """The same with a model that is loaded.
-
-    Args:
-        script: What to draft.
-        pipe: The loaded model.
-        model: Facts about the same model.
-        out: Folder of the clips.
-        seeds: See `draft`, as all others.
-        stages: Of each draft.
-        again: Shots to draw new seeds of.
-        batch: Takes to compute together.
-        only: Shots to draft.
-        skip: Shots not to draft.
-        say: Takes lines about progress.
-        watch: Takes events.
-        stop: Asked before the next takes are begun.
-
-    Raises:
-        SourceError: A shot asks for what the model cannot make; nothing has been written then.
-        ValueError: A number is out of range, or no such shot is there.
-        FolderInUseError: Another run is writing there.
-        OSError: The folder cannot be written to; what is finished is kept.
-        KeyboardInterrupt: `stop` said so.
-    """
-    started = time.perf_counter()
+    planned(read_object(out / DRAFTS_REPORT_NAME))  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
-    stages = draft_stages(model, stages, progress)
-    model = computed_together(model, batch)
+    pipe, facts = open_model(
+        model or script.model, out, progress, device=device, dtype=dtype, options=options
+    )
+    facts, stages = computed_together(facts, batch), draft_stages(facts, stages, progress)
     with alone_in(out):
         earlier = read_object(out / DRAFTS_REPORT_NAME)
-        takes, work = plan_takes(script, known_takes(script, earlier, out), seeds, again, only, skip)
-        run = DraftRun(script, pipe, model, out, stages, batch, progress, stop, takes, started)
+        takes, work = planned(earlier)
+        run = DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
         run.plan(work)
         with alone_in(draft_folder(out)):
             report = run.make(earlier)

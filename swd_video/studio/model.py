@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from swd_video.core.grid import Compression, LatentSize, PixelSize
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.environment import collecting_no_garbage
+from swd_video.files import alone_in
+from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.fingerprint import weights_digest
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
+from swd_video.studio.progress import Progress
 
 if TYPE_CHECKING:
     from swd_video.cost.drafting import DraftCost
@@ -66,13 +71,56 @@ class ModelFacts:
     count_draft: Callable[[ScaleSchedule, int], tuple[int, int] | None] = lambda schedule, stages: None
 
 
+class LoadedModel(NamedTuple):
+    """A student that can make clips, and what planning them needs."""
+
+    pipe: ScaleWisePipeline
+    facts: ModelFacts
+
+
+def open_model(
+    model: str | LoadedModel,
+    out: Path,
+    progress: Progress,
+    *,
+    device: Device,
+    dtype: Precision,
+    options: LoadOptions,
+) -> LoadedModel:
+    """The model of a run that writes into a folder; one that is loaded stays as it is.
+
+    Args:
+        model: A shipped name, a folder, or one that is loaded.
+        out: The folder. Loading takes long: that nothing can be written there shows before.
+        progress: Is told, and shows the stages in the place of the pipeline's own bar.
+        device: Where to run it.
+        dtype: Precision of all its parts.
+        options: How it is fitted into memory and run.
+
+    Raises:
+        ValueError: There is no such student, or it cannot be loaded.
+        FolderInUseError: Another run is writing there.
+        OSError: The folder cannot be written to.
+    """
+    if isinstance(model, str):
+        with alone_in(out):
+            pass
+        place = choose_device(device)
+        precision = choose_precision(dtype, place)
+        progress.note(f"loading {model} on {place} in {str(precision).removeprefix('torch.')}")
+        with collecting_no_garbage():
+            model = load_model_for_rendering(model, device=place, dtype=precision, options=options)
+    model.pipe.set_progress_bar_config(disable=True)
+    return model
+
+
 def load_model_for_rendering(
     name: str,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     options: LoadOptions = DEFAULT_OPTIONS,
-) -> tuple[ScaleWisePipeline, ModelFacts]:
+) -> LoadedModel:
     """Load a student and gather what planning needs.
 
     Args:
@@ -87,9 +135,10 @@ def load_model_for_rendering(
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
     fingerprint = student.fingerprint(options.transformer_file)
-    return pipe, describe_model(
+    facts = describe_model(
         name, student, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
     )
+    return LoadedModel(pipe, facts)
 
 
 def describe_model(

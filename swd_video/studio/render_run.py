@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from swd_video.files import write_json
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import in_batches
+from swd_video.studio.batches import in_batches, kind_of
 from swd_video.studio.clip_files import (
     NOT_FINITE,
     decode,
@@ -17,13 +18,16 @@ from swd_video.studio.clip_files import (
     write_clip,
     write_stage_preview,
 )
-from swd_video.studio.clips import PlannedClip
-from swd_video.studio.continuation import in_chain_order, joined, video_hash
+from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
+from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
 from swd_video.studio.draft_files import draft_folder, find_draft
+from swd_video.studio.film import check_film
 from swd_video.studio.folder import REPORT_NAME, stage_preview, state_file, why_it_failed
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.progress import Progress
-from swd_video.studio.report import ClipResult, read_finish_seconds, read_times, times_of
+from swd_video.studio.report import ClipResult, RenderReport, read_finish_seconds, read_times, times_of
+from swd_video.studio.script import Script
+from swd_video.studio.selection import select_takes
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
 
 _REPORT_SECONDS = 10.0
@@ -35,61 +39,105 @@ class RenderRun:
     """What a run has and does.
 
     Attributes:
-        clips: All clips of the script, in its order.
-        chosen: Names of those to render.
+        script: What to render.
         pipe: The loaded model.
         model: Facts about the same model.
         out: Folder of the clips.
         progress: Is told of everything.
         previews: Whether each stage but the last is shown in a file.
         stop: Asked before the next clips are begun.
-        report: Writes what became of the clips so far.
-        results: What became of each, in the order of `clips`.
+        started: When it began, as `time.perf_counter` counts.
+        chosen: Names of the clips to render.
+        results: What became of each clip of the script, in its order.
+        warnings: What was warned of.
     """
 
-    clips: Sequence[PlannedClip]
-    chosen: Collection[str]
+    script: Script
     pipe: ScaleWisePipeline
     model: ModelFacts
     out: Path
     progress: Progress
     previews: bool
     stop: Callable[[], bool]
-    report: Callable[[Sequence[ClipResult]], object]
+    started: float = field(default_factory=time.perf_counter)
+    chosen: Collection[str] = ()
     results: list[ClipResult] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _known_times: dict[str, list[float | None]] = field(default_factory=dict)
     _known_finish: dict[str, float] = field(default_factory=dict)
     _videos: dict[str, str] = field(default_factory=dict)
     _told: int = 0
 
-    def make(self) -> list[ClipResult]:
+    def plan(self, only: Sequence[str], skip: Sequence[str]) -> None:
+        """Find out which clips there are, and which of them to render; writes nothing.
+
+        Args:
+            only: Of these shots or takes; all where nothing is given.
+            skip: Less these.
+
+        Raises:
+            SourceError: A shot asks for what the model cannot make.
+            ValueError: `only` or `skip` names no take, or the film cannot be made of such clips.
+        """
+        clips = plan_clips(self.script, self.model)
+        self.chosen = select_takes([clip.take for clip in clips], only, skip)
+        self.results = [ClipResult(clip) for clip in clips]
+        self.warnings = [*self.script.warnings, *prompt_warnings(self.script, clips)]
+        for line in self.warnings:
+            self.progress.warning(line)
+        if self.model.batch > 1:
+            self.progress.note(
+                f"{self.model.batch} takes at a time: their pixels are rounded a little differently than alone"
+            )
+        for line in length_notes(clips):
+            self.progress.note(line)
+        if self.script.film is not None:
+            check_film(self.script, {clip.name: clip.shown_size.frames for clip in clips}, self.model.fps)
+
+    def make(self) -> None:
         """Render what is not finished.
 
         Raises:
             OSError: The folder cannot be written to; what is finished is kept.
             KeyboardInterrupt: `stop` said so.
         """
+        clips = [result.clip for result in self.results]
+        self._tell_plan(clips)
         self._known_times = read_times(self.out / REPORT_NAME)
         self._known_finish = read_finish_seconds(self.out / REPORT_NAME)
-        self.results = [self._recalled(ClipResult(clip)) for clip in self.clips]
-        by_name = {result.clip.name: result for result in self.results}
+        by_name = {result.clip.name: self._recalled(result) for result in self.results}
         due = 0.0
         try:
             # One that continues another is not known before that one is finished.
-            for _, some in groupby(in_chain_order(self.clips), lambda clip: clip.continues):
+            for _, some in groupby(in_chain_order(clips), lambda clip: clip.continues):
                 missing = self._missing([by_name[clip.name] for clip in some])
-                for part in in_batches(missing, _kind, self.model.batch):
+                for part in in_batches(missing, lambda result: kind_of(result.clip), self.model.batch):
                     if self.stop():
                         raise KeyboardInterrupt
                     self._render(part)
                     if (now := time.perf_counter()) >= due:
-                        self.report(self.results)
+                        self.report()
                         due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
         except BaseException:
             with suppress(OSError):  # what stopped the run says more
-                self.report(self.results)
+                self.report()
             raise
-        return self.results
+
+    def report(self) -> RenderReport:
+        """Write what became of the clips so far."""
+        report = RenderReport(self.results, time.perf_counter() - self.started, self.warnings)
+        write_json(self.out / REPORT_NAME, report.describe(self.script, self.model, self.out))
+        return report
+
+    def _tell_plan(self, clips: Sequence[PlannedClip]) -> None:
+        """Tell how many clips there are, and how much work each is that its sidecar does not call finished."""
+        steps, finished = {}, said_to_be_finished(clips, self.out)
+        for clip in clips:
+            if clip.name in self.chosen and clip.name not in finished:
+                sizes = [*(size for _, size in clip.stages), clip.shown_size]
+                steps[clip.name] = [size.frames * size.height * size.width for size in sizes]
+        count = len(self.chosen)
+        self.progress.plan(count, steps, f"{count} clip{'' if count == 1 else 's'}, {len(steps)} to render")
 
     def _recalled(self, result: ClipResult) -> ClipResult:
         result.stage_seconds = times_of(result.clip, self._known_times)
@@ -188,8 +236,3 @@ class RenderRun:
             if name in self.chosen:
                 for file in (state_file(name, self.out), self.out / stage_preview(name)):
                     file.unlink(missing_ok=True)
-
-
-def _kind(result: ClipResult) -> tuple[object, bool]:
-    clip = result.clip
-    return clip.size, clip.take.shot.picture is not None

@@ -22,7 +22,7 @@ from swd_video.student.student import Student
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.pictures import read_picture
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render
 from swd_video.studio.script import Script
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
@@ -136,12 +136,12 @@ def test_a_script_s_shot_starts_with_its_picture(
     transformer = tiny_pipe("ltx").transformer
     made = Student(str(save_tiny("ltx")), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
     made.save(tmp_path / "s", transformer)
-    pipe, model = load_model_for_rendering(str(tmp_path / "s"))
-    pipe.set_progress_bar_config(disable=True)
+    loaded = load_model_for_rendering(str(tmp_path / "s"))
+    pipe, model = loaded
     Image.effect_mandelbrot((80, 50), (-2, -1, 1, 1), 50).save(tmp_path / "start.png")
     script, out = _film(tmp_path), tmp_path / "out"
-    assert render_script(script, pipe, model, out).count("rendered") == 1
-    assert render_script(script, pipe, model, out).count("skipped") == 1
+    assert render(script, out, model=loaded).count("rendered") == 1
+    assert render(script, out, model=loaded).count("skipped") == 1
     (clip,) = plan_clips(script, model)
     picture = read_picture(tmp_path / "start.png", clip.size)
     assert picture.shape == (1, 3, 32, 64)
@@ -159,7 +159,7 @@ def test_a_script_s_shot_starts_with_its_picture(
         pipe("a cat", pictures=picture.repeat(2, 1, 1, 1))
 
     Image.new("RGB", (80, 50), "red").save(tmp_path / "start.png")
-    assert render_script(script, pipe, model, out).count("rendered") == 1
+    assert render(script, out, model=loaded).count("rendered") == 1
     for name, problem in (
         ("none.png", "no such file. Paths start at the script's folder"),
         ("film.yaml", "cannot be read as a picture"),

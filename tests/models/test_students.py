@@ -19,7 +19,7 @@ from swd_video.student.export import export_student
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student, load_student
 from swd_video.studio.model import load_model_for_rendering
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render
 from swd_video.studio.yaml_script import parse_script
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
@@ -94,9 +94,9 @@ def _velocity(
 
 def _check_rendering(student: str | Path, schedule: ScaleSchedule, out: Path) -> ScaleWisePipeline:
     """One shot is rendered, and its clip is what the reference loop makes of the student."""
-    pipe, model = load_model_for_rendering(str(student))
-    pipe.set_progress_bar_config(disable=True)
-    report = render_script(parse_script(SCRIPT, "film.yaml"), pipe, model, out)
+    loaded = load_model_for_rendering(str(student))
+    pipe = loaded.pipe
+    report = render(parse_script(SCRIPT, "film.yaml"), out, model=loaded)
     assert [result.status for result in report.results] == ["rendered"], report.results[0].error
     info, sizes = probe_video(out / "cat.mp4"), [pipe.compression.pixel_size(g) for g in schedule.grids]
     assert (info.frames, info.height, info.width) == sizes[-1].as_tuple()

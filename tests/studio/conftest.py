@@ -8,9 +8,8 @@ from diffusers import WanPipeline
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
-from swd_video.studio.model import ModelFacts, load_model_for_rendering
+from swd_video.studio.model import LoadedModel, load_model_for_rendering
 
 SCRIPT = """\
 title: Two shots
@@ -40,8 +39,6 @@ def tiny_student(
 
 
 @pytest.fixture(scope="session")
-def loaded(tiny_student: Path) -> tuple[ScaleWisePipeline, ModelFacts]:
+def loaded(tiny_student: Path) -> LoadedModel:
     """The student, loaded once: rendering must not change it."""
-    pipe, model = load_model_for_rendering(str(tiny_student))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, model
+    return load_model_for_rendering(str(tiny_student))

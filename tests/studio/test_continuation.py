@@ -21,7 +21,8 @@ from swd_video.studio.clips import PlannedClip, plan_clips
 from swd_video.studio.continuation import Join, in_chain_order, last_frame
 from swd_video.studio.model import load_model_for_rendering
 from swd_video.studio.progress import Event
-from swd_video.studio.render import RenderReport, render_script
+from swd_video.studio.render import render as render_script
+from swd_video.studio.report import RenderReport
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 
@@ -49,9 +50,7 @@ def of_pictures(
     schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)), Stage(0.6, LatentSize(2, 2, 4))))
     scheduler = ScaleWiseFlowMatchScheduler.from_schedule(schedule)
     Student(str(folder / "teacher"), scheduler).save(folder / "student", pipe.transformer)
-    loaded = load_model_for_rendering(str(folder / "student"))
-    loaded[0].set_progress_bar_config(disable=True)
-    return loaded
+    return load_model_for_rendering(str(folder / "student"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def plan(model: Any, text: str = CHAIN) -> list[PlannedClip]:
 
 
 def render(out: Path, loaded: Any, text: str, **chosen: Any) -> RenderReport:
-    return render_script(parse_script(text, "film.yaml"), *loaded, out, **chosen)
+    return render_script(parse_script(text, "film.yaml"), out, model=loaded, **chosen)
 
 
 def statuses(report: RenderReport) -> dict[str, str]:

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from swd_video.data.video import probe_video
+from swd_video.data.video import probe_video, read_video_metadata
+from swd_video.studio import draft_sheet, drafts
 from swd_video.studio.draft_report import DraftReport
-from swd_video.studio.drafts import draft_script
+from swd_video.studio.model import LoadedModel
 from swd_video.studio.picks import pick_takes
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render
 from swd_video.studio.script import Script
 from swd_video.studio.yaml_script import parse_script
 
@@ -33,7 +35,11 @@ def script(text: str = TEXT) -> Script:
 
 
 def draft(out: Path, loaded: Any, text: str = TEXT, **options: Any) -> DraftReport:
-    return draft_script(script(text), *loaded, out, **({"seeds": 3, "stages": 2} | options))
+    return drafts.draft(script(text), out, **({"model": loaded, "seeds": 3, "stages": 2} | options))
+
+
+def probe_text(video: Path) -> str:
+    return read_video_metadata(video)["prompt"]
 
 
 def statuses(report: DraftReport) -> dict[str, str]:
@@ -107,11 +113,11 @@ def test_a_draft_is_finished_to_the_bytes_of_a_render_and_no_stage_runs_twice(
         pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:1", "fish:2"])
         final = TEXT
     ran.clear()
-    report = render_script(script(final), *loaded, tmp_path / "drafted")
+    report = render(script(final), tmp_path / "drafted", model=loaded)
     assert [result.status for result in report.results] == ["rendered"] * 3
     assert ran == [1] * 3, "the last stage of each"
     plain = TEXT.replace("  - id:", "  - takes: 3\n    id:")
-    render_script(script(plain), *loaded, tmp_path / "plain")
+    render(script(plain), tmp_path / "plain", model=loaded)
     finished, expected = clip_files(tmp_path / "drafted"), clip_files(tmp_path / "plain")
     assert {"tiger-take3.mp4", "fish.mp4", "fish-take2.mp4"} <= set(finished) and len(finished) == 6
     assert all(expected[name] == data for name, data in finished.items() if name != "drafts.png")
@@ -126,12 +132,12 @@ def test_takes_computed_together_are_those_of_renders_in_such_batches(
     pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:2"])
     ran.clear()
     lines: list[str] = []
-    finished = render_script(script(), *loaded, tmp_path / "drafted", say=lines.append)
+    finished = render(script(), tmp_path / "drafted", model=loaded, say=lines.append)
     assert ran == [2, 2] and [result.status for result in finished.results] == ["rendered"] * 2
     assert any(line.startswith("2 takes at a time: ") for line in lines)
     plain = script(TEXT.replace("  - id:", "  - takes: 3\n    id:"))
-    render_script(plain, *loaded, tmp_path / "together", batch=2)
-    render_script(plain, *loaded, tmp_path / "alone", batch=1)
+    render(plain, tmp_path / "together", model=loaded, batch=2)
+    render(plain, tmp_path / "alone", model=loaded, batch=1)
     made, together, alone = (clip_files(tmp_path / name) for name in ("drafted", "together", "alone"))
     for name in ("tiger-take3.mp4", "tiger-take3.webp", "fish-take2.mp4"):
         assert made[name] == together[name]
@@ -145,12 +151,12 @@ def test_takes_computed_together_are_those_of_renders_in_such_batches(
 
 def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
     text = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    takes: 2\n    keep: 2\n")
-    render_script(script(text), *loaded, tmp_path)
+    render(script(text), tmp_path, model=loaded)
     draft(tmp_path, loaded, text, seeds=2, only=["tiger"])
     before = clip_files(tmp_path)
     changed = text.replace("walking left", "walking right").replace("seed: 5", "seed: 6")
     ran.clear()
-    report = render_script(script(changed), *loaded, tmp_path)
+    report = render(script(changed), tmp_path, model=loaded)
     assert [result.status for result in report.results] == ["rendered", "skipped", "rendered"] and len(
         ran
     ) == 6
@@ -161,6 +167,70 @@ def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[in
     assert statuses(draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])) == {
         **{"tiger": "drafted", "tiger-take2": "older"}
     }
+
+
+def test_a_kept_draft_of_an_edited_shot_is_shown_and_not_finished(
+    tmp_path: Path, loaded: Any, ran: list[int]
+) -> None:
+    text = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    keep: 2\n    pick: 2\n")
+    draft(tmp_path, loaded, text, seeds=2)
+    changed = text.replace("walking left", "walking right")
+    before = {path: path.read_bytes() for path in (tmp_path / "drafts").glob("tiger-take2*")}
+    ran.clear()
+    assert statuses(draft(tmp_path, loaded, changed, seeds=2))["tiger-take2"] == "older"
+    assert len(ran) == 2, "take 1 alone"
+    assert {path: path.read_bytes() for path in before} == before
+    page = (tmp_path / "drafts.html").read_text()
+    assert page.count("of an earlier version of the shot: a tiger walking left") == 1
+    # It may still be what the script says again; until then, what is rendered is what the script says.
+    lines: list[str] = []
+    render(script(changed), tmp_path, model=loaded, only=["tiger"], say=lines.append)
+    assert "tiger-take2: its draft is of another prompt, and is of no use" in lines
+    assert probe_text(tmp_path / "tiger-take2.mp4") == "a tiger walking right"
+    (tmp_path / "tiger-take2.json").unlink()
+    ran.clear()
+    render(script(text), tmp_path, model=loaded, only=["tiger"])
+    assert len(ran) == 1 and probe_text(tmp_path / "tiger-take2.mp4") == "a tiger walking left"
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken"])
+def test_what_was_left_alone_and_lost_its_picture_is_not_shown(
+    tmp_path: Path, loaded: Any, ran: list[int], harm: str
+) -> None:
+    draft(tmp_path, loaded, seeds=2)
+    preview = tmp_path / "drafts" / "tiger.webp"
+    if harm == "gone":
+        preview.unlink()
+    else:
+        preview.write_bytes(preview.read_bytes()[:100])
+    report = draft(tmp_path, loaded, seeds=2, only=["fish"])
+    assert statuses(report) == {
+        **{"tiger": "pending", "tiger-take2": "kept"},
+        **{"fish": "kept", "fish-take2": "kept"},
+    }
+    kept = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    keep: true\n")
+    ran.clear()
+    assert statuses(draft(tmp_path, loaded, kept, seeds=2))["tiger"] == "drafted" and not ran
+
+
+def test_takes_that_an_earlier_run_drafted_can_be_named(
+    tmp_path: Path, loaded: Any, tiny_student: Path
+) -> None:
+    draft(tmp_path, loaded, seeds=3, only=["tiger"])
+    by_name = {"model": str(tiny_student), "device": "cpu", "dtype": "float32"}
+    report = draft(tmp_path, loaded, seeds=1, only=["tiger:3"], **by_name)
+    assert statuses(report) == {"tiger": "kept", "tiger-take2": "kept", "tiger-take3": "kept"}
+    report = draft(tmp_path, loaded, seeds=1, again=["tiger"], only=["tiger:4"], **by_name)
+    assert statuses(report)["tiger-take4"] == "drafted"
+
+
+def test_a_sheet_marks_what_is_picked_beside_one_that_failed(tmp_path: Path, loaded: Any) -> None:
+    picked = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    pick: 3\n")
+    report = draft(tmp_path, loaded, picked, only=["tiger"])
+    report.results[0].status, report.results[0].error = "failed", "no memory"
+    draft_sheet.write_sheets(tmp_path, script(), loaded.facts, report)
+    pixels = np.asarray(Image.open(tmp_path / "drafts.png"))
+    assert (pixels == draft_sheet._PICKED).all(axis=-1).any()
 
 
 def test_drafts_are_kept_and_more_seeds_are_added(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
@@ -195,13 +265,13 @@ def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran:
     assert "tiger: drafted anew, for another prompt" in lines
     lines.clear()
     other = type(model)(**vars(model) | {"fingerprint": "another"})
-    draft(tmp_path, (pipe, other), changed, seeds=1, say=lines.append)
+    draft(tmp_path, LoadedModel(pipe, other), changed, seeds=1, say=lines.append)
     assert "fish: drafted anew, for another student" in lines
     # What clips are shown through has no part in the stages.
     ran.clear()
     lines.clear()
     other = type(model)(**vars(other) | {"decoding": ("decoder another",)})
-    report = draft(tmp_path, (pipe, other), changed, seeds=1, say=lines.append)
+    report = draft(tmp_path, LoadedModel(pipe, other), changed, seeds=1, say=lines.append)
     assert set(statuses(report).values()) == {"drafted"} and not ran
     assert "fish: shown anew from its latents" in lines
 
@@ -241,5 +311,7 @@ def test_how_many_stages_is_the_student_s_or_said(tmp_path: Path, loaded: Any) -
     assert report.stages == 2 and any("was not measured; taking 2 of 3" in line for line in lines)
     known = type(model)(**vars(model) | {"draft_stages": 1})
     lines.clear()
-    report = draft(tmp_path / "b", (pipe, known), seeds=1, stages=None, only=["fish"], say=lines.append)
+    report = draft(
+        tmp_path / "b", LoadedModel(pipe, known), seeds=1, stages=None, only=["fish"], say=lines.append
+    )
     assert report.stages == report.results[-1].stage == 1 and not any("measured" in line for line in lines)

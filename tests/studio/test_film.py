@@ -16,7 +16,7 @@ from swd_video.data.video import probe_video, read_video
 from swd_video.files import alone_in
 from swd_video.studio.film import make_film
 from swd_video.studio.film_record import script_of_folder
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render
 from swd_video.studio.script import FilmSettings
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
@@ -263,7 +263,7 @@ def test_a_killed_film_leaves_no_half_file(tmp_path: Path) -> None:
 def test_rendering_ends_with_the_film(tmp_path: Path, loaded: Any) -> None:
     script = parse_script(RENDERED_SCRIPT + "film: {crossfade: 0.125}\n", tmp_path / "film.yaml")
     lines: list[str] = []
-    report = render_script(script, *loaded, tmp_path, say=lines.append)
+    report = render(script, tmp_path, model=loaded, say=lines.append)
     assert report.as_dict(tmp_path)["film"] == str(tmp_path / "film.mp4")
     assert lines[-1] == "film.mp4: 12 frames, 0.75 s, made"
     assert len(frames_of(tmp_path)) == 9 + 5 - 2
@@ -271,13 +271,13 @@ def test_rendering_ends_with_the_film(tmp_path: Path, loaded: Any) -> None:
 
     with pytest.raises(SourceError, match=r"film\.crossfade: fish has 5 frames"):
         longer = replace(script, film=replace(script.film, crossfade=0.5))
-        render_script(longer, *loaded, tmp_path / "other")
+        render(longer, tmp_path / "other", model=loaded)
     assert not (tmp_path / "other").exists(), "refused before anything is rendered"
 
 
 def test_a_film_waits_for_clips_that_were_left_out(tmp_path: Path, loaded: Any) -> None:
     script = parse_script(RENDERED_SCRIPT + "film: {titles: false}\n", tmp_path / "film.yaml")
     lines: list[str] = []
-    report = render_script(script, *loaded, tmp_path, only=["fish"], say=lines.append)
+    report = render(script, tmp_path, model=loaded, only=["fish"], say=lines.append)
     assert report.film is None
     assert any("no film was made" in line and "tiger is not rendered there yet" in line for line in lines)

@@ -20,9 +20,9 @@ from swd_video.files import FolderInUseError, alone_in
 from swd_video.models.loading import resolve_model_path
 from swd_video.studio import render_run
 from swd_video.studio.clips import plan_clips
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import LoadedModel, ModelFacts
 from swd_video.studio.progress import Event
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render as render_script
 from swd_video.studio.report import RenderReport
 from swd_video.studio.script import derive_seed
 from swd_video.studio.yaml_script import parse_script
@@ -36,7 +36,7 @@ FILES |= {"contact_sheet.png", "player.html", "render.json"}
 
 
 def render(out: Path, loaded: Any, text: str = SCRIPT) -> RenderReport:
-    return render_script(parse_script(text, "film.yaml"), *loaded, out)
+    return render_script(parse_script(text, "film.yaml"), out, model=loaded)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -201,7 +201,7 @@ def test_another_seed_or_model_is_another_clip(
 def test_a_failing_shot_does_not_stop_the_others(tmp_path: Path, loaded: Any) -> None:
     (tmp_path / "tiger.mp4" / "in the way").mkdir(parents=True)
     lines: list[str] = []
-    report = render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=lines.append)
+    report = render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, say=lines.append)
 
     assert statuses(report) == ["failed", "rendered", "rendered"]
     tiger = json.loads((tmp_path / "render.json").read_text())["shots"][0]
@@ -228,7 +228,7 @@ def test_an_inexact_length_is_said(tmp_path: Path, loaded: Any) -> None:
     lines: list[str] = []
     shots = "{id: a, prompt: b}, {id: b, prompt: b}, {id: c, prompt: b, seconds: 0.5625}"
     script = parse_script(f"defaults: {{seconds: 0.5, takes: 2}}\nshots: [{shots}]", "film.yaml")
-    render_script(script, *loaded, tmp_path, only=["c:1"], say=lines.append)
+    render_script(script, tmp_path, model=loaded, only=["c:1"], say=lines.append)
     assert lines[0] == "a and 1 more shot: 9 frames, 0.5625 s (asked for 0.5 s)"
     assert lines[1].startswith("[1/1] c: 9 frames, 0.5625 s, rendered in ")
 
@@ -336,7 +336,7 @@ def test_stages_are_shown_while_a_clip_is_made(
             frames = probe_video(tmp_path / event.preview).frames if event.preview else None
             told.append((event.stage, frames))
 
-    render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, previews=True, watch=look)
+    render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, previews=True, watch=look)
     assert told == [(1, 5), (2, 9), (3, None), *[(1, 5), (2, 5), (3, None)] * 2]
     assert contents(tmp_path) == contents(finished[0])
 
@@ -363,7 +363,9 @@ shots:
   - {id: known, prompt: a tiger moving left}
 """
     lines: list[str] = []
-    report = render_script(parse_script(text, "film.yaml"), pipe, model, tmp_path, say=lines.append)
+    report = render_script(
+        parse_script(text, "film.yaml"), tmp_path, model=LoadedModel(pipe, model), say=lines.append
+    )
     warnings = [
         f"film.yaml:2: shots[0].prompt: unknown to {model.name}, which shows nothing of them: 'fox', 'through'.",
         "film.yaml:3: shots[1].prompt: read as 'a tiger moving left'.",
@@ -408,7 +410,7 @@ def test_a_full_disk_ends_the_run_at_once_and_names_the_file(
 
     try:
         with pytest.raises(OSError, match=r"fish-take2\..*: cannot be written: .*What is finished is kept"):
-            render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=fill_the_disk)
+            render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, say=fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(lines) == 2
@@ -432,5 +434,5 @@ def test_the_report_is_written_rarely_and_whenever_the_run_ends(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render_script(parse_script(SCRIPT, "film.yaml"), *loaded, tmp_path, say=look)
+        render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, say=look)
     assert seen == [0, 1, 1] and finished() == 3

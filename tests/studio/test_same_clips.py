@@ -4,7 +4,7 @@ from pathlib import Path
 
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.model import ModelFacts
-from swd_video.studio.render import render_script
+from swd_video.studio.render import render
 from swd_video.studio.script import load_script
 
 FORMS = {
@@ -56,7 +56,7 @@ def test_six_forms_give_the_same_clips(loaded: tuple[ScaleWisePipeline, ModelFac
         script = tmp_path / f"film.{suffix}"
         script.write_text(text)
         out = tmp_path / suffix
-        assert render_script(load_script(script), *loaded, out).count("rendered") == 3
+        assert render(load_script(script), out, model=loaded).count("rendered") == 3
         names = [f"{name}.{kind}" for name in ("tiger", "fish", "bee") for kind in ("mp4", "webp", "json")]
         made[suffix] = [(out / name).read_bytes() for name in names]
     for suffix, files in made.items():
