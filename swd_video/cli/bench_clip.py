@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from swd_video.cli.arguments import read_arguments
-from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
+from swd_video.cli.model_flags import ModelFlags, OfModel
 
 if TYPE_CHECKING:
     from swd_video.cost.speed import Timing
@@ -38,14 +37,7 @@ class Arguments:
     """Timed runs of each part, of which the median counts."""
     teacher: str | None = None
     """Its teacher; default the base model that the student names."""
-    device: Device = "auto"
-    """Where to run; auto takes cuda, then mps, then cpu."""
-    dtype: Precision = "auto"
-    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    decoder: str | None = None
-    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-    """How both are fitted into memory and run; the keys of a config's `load`."""
+    run: OfModel = field(default_factory=ModelFlags)
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -64,15 +56,15 @@ def run(argv: list[str]) -> int:
     from swd_video.models.devices import choose_device, choose_precision
     from swd_video.student.student import Student
 
-    device = choose_device(arguments.device)
+    device = choose_device(arguments.run.device)
     result = measure_clips(
         Student.load(arguments.student),
         teacher=arguments.teacher,
         batch_size=arguments.batch,
         rounds=arguments.rounds,
         device=device,
-        dtype=choose_precision(arguments.dtype, device),
-        options=arguments.load.shown_through(arguments.decoder),
+        dtype=choose_precision(arguments.run.dtype, device),
+        options=arguments.run.options,
         on_run=_say,
     )
     print(json.dumps(result) if arguments.json_output else _describe(arguments.student, result))

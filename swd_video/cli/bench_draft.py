@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from swd_video.cli.arguments import read_arguments
-from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
+from swd_video.cli.model_flags import ModelFlags, OfModel
 
 _DESCRIPTION = """After how many stages a draft tells the clip.
 
@@ -32,14 +31,7 @@ class Arguments:
     """Clips of each prompt."""
     look_only: bool = False
     """Write nothing into the student's folder."""
-    device: Device = "auto"
-    """Where to run; auto takes cuda, then mps, then cpu."""
-    dtype: Precision = "auto"
-    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    decoder: str | None = None
-    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-    """How it is fitted into memory and run; the keys of a config's `load`."""
+    run: OfModel = field(default_factory=ModelFlags)
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object on stdout instead of a table."""
 
@@ -60,11 +52,11 @@ def run(argv: list[str]) -> int:
     from swd_video.student.student import Student
 
     prompts = PROMPTS if arguments.prompts is None else _read_prompts(arguments.prompts)
-    student, device = Student.load(arguments.student), choose_device(arguments.device)
+    student, device = Student.load(arguments.student), choose_device(arguments.run.device)
     pipe = student.pipeline(
         device=device,
-        dtype=choose_precision(arguments.dtype, device),
-        options=arguments.load.shown_through(arguments.decoder),
+        dtype=choose_precision(arguments.run.dtype, device),
+        options=arguments.run.options,
     )
     pipe.set_progress_bar_config(disable=True)
     result = measure_drafts(pipe, prompts, arguments.seeds, _say)

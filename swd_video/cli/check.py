@@ -9,9 +9,8 @@ from typing import Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments
+from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 from swd_video.environment import collecting_no_garbage
-from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
 from swd_video.studio.script import load_script
 
 HELP = "say what a script would become, without rendering: shots, words, time, memory"
@@ -32,21 +31,9 @@ class Arguments:
     """The script, in any form of docs/scripts.md."""
     out: Path | None = None
     """Folder of its clips, to say what is finished and how long clips took there; nothing is written."""
-    model: str | None = None
-    """Student to use instead of the script's: a shipped name or a folder."""
-    device: Device = "auto"
-    """Where it would run; auto takes cuda, then mps, then cpu."""
-    dtype: Precision = "auto"
-    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    reader: str | None = None
-    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
-    the file's suffix."""
-    decoder: str | None = None
-    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
     batch: int | None = None
     """Takes to compute together; default as the drafts in the folder were made, else 1."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-    """How the model would be fitted into memory and run; the keys of a config's `load`."""
+    run: OfScriptModel = field(default_factory=ScriptModelFlags)
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout."""
 
@@ -59,17 +46,17 @@ def run(argv: list[str]) -> int:
     """
     arguments = read_arguments(Arguments, "check", _DESCRIPTION, argv)
     # Before torch is imported: mistakes should show at once.
-    script = load_script(arguments.script, arguments.reader)
+    script = load_script(arguments.script, arguments.run.reader)
     with collecting_no_garbage():
         from swd_video.studio.check import check
 
         found = check(
             script,
             arguments.out,
-            model=arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            options=arguments.load.shown_through(arguments.decoder),
+            model=arguments.run.model,
+            device=arguments.run.device,
+            dtype=arguments.run.dtype,
+            options=arguments.run.options,
             batch=arguments.batch,
         )
     print(json.dumps(found.as_dict()) if arguments.json_output else "\n".join(found.lines()))

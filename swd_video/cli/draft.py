@@ -10,9 +10,8 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments
 from swd_video.cli.following import following
+from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loading
 from swd_video.environment import collecting_no_garbage
-from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script, load_script
 
@@ -42,19 +41,7 @@ class Arguments:
     """Draft these shots (tiger) or takes (tiger:3) alone."""
     skip: tuple[str, ...] = ()
     """Shots or takes not to draft."""
-    model: str | None = None
-    """Student to use instead of the script's: a shipped name or a folder."""
-    device: Device = "auto"
-    """Where to run; auto takes cuda, then mps, then cpu."""
-    dtype: Precision = "auto"
-    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    reader: str | None = None
-    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
-    the file's suffix."""
-    decoder: str | None = None
-    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-    """How the model is fitted into memory and run; the keys of a config's `load`."""
+    run: OfScriptModel = field(default_factory=ScriptModelFlags)
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout instead of a summary."""
     json_progress: bool = False
@@ -65,11 +52,10 @@ def run(argv: list[str]) -> int:
     """Draft a script; returns 1 if a draft failed, else 0."""
     arguments = read_arguments(Arguments, "draft", HELP, argv)
     # Before torch is imported: mistakes should show at once.
-    script = load_script(arguments.script, arguments.reader)
+    script = load_script(arguments.script, arguments.run.reader)
     if arguments.pick:
         return _pick(script, arguments)
     with collecting_no_garbage():
-        from swd_video.cli.render import quiet_loading
         from swd_video.studio.drafts import draft
         from swd_video.studio.folder import DRAFTS_PAGE_NAME, DRAFTS_SHEET_NAME
 
@@ -83,10 +69,10 @@ def run(argv: list[str]) -> int:
             stages=arguments.stages,
             again=arguments.again,
             batch=arguments.batch,
-            model=arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            options=arguments.load.shown_through(arguments.decoder),
+            model=arguments.run.model,
+            device=arguments.run.device,
+            dtype=arguments.run.dtype,
+            options=arguments.run.options,
             only=arguments.only,
             skip=arguments.skip,
             watch=watch,

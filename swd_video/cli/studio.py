@@ -9,8 +9,7 @@ from typing import Annotated
 import tyro
 
 from swd_video.cli.arguments import read_arguments
-from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
+from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 
 HELP = "open a page to write a script, see drafts, pick takes and finish them"
 
@@ -29,19 +28,7 @@ class Arguments:
     """Port to listen on; 0 for any free one. Default: that of the last time, else the first free one from 8500 on."""
     open: bool = True
     """Whether to open a browser."""
-    model: str | None = None
-    """Student to use instead of the script's: a shipped name or a folder."""
-    device: Device = "auto"
-    """Where to run; auto takes cuda, then mps, then cpu."""
-    dtype: Precision = "auto"
-    """Precision; auto takes bfloat16 on cuda and float32 elsewhere."""
-    reader: str | None = None
-    """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
-    the file's suffix."""
-    decoder: str | None = None
-    """The same as --load.decoder: vae, or a decoder's file; default what the student carries, else the VAE."""
-    load: LoadOptions = field(default_factory=LoadOptions)
-    """How the model is fitted into memory and run; the keys of a config's `load`."""
+    run: OfScriptModel = field(default_factory=ScriptModelFlags)
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object with the page's address on stdout instead of a line."""
 
@@ -71,7 +58,7 @@ def run(argv: list[str]) -> int:
         script,
         host=arguments.host,
         port=arguments.port,
-        settings=Settings(_passed_on(arguments), arguments.reader),
+        settings=Settings(_passed_on(arguments), arguments.run.reader),
         ready=ready,
         browse=arguments.open,
     )
@@ -82,10 +69,10 @@ def _passed_on(arguments: Arguments) -> tuple[str, ...]:
     """The flags that the commands of the queue take as well."""
     flags: list[str] = []
     for name in ("model", "device", "dtype", "decoder"):
-        value = getattr(arguments, name)
+        value = getattr(arguments.run, name)
         if value not in (None, "auto"):
             flags += [f"--{name}", str(value)]
-    for key, value in arguments.load.model_dump(mode="json", exclude_defaults=True).items():
+    for key, value in arguments.run.load.model_dump(mode="json", exclude_defaults=True).items():
         flag = f"--load.{key.replace('_', '-')}"
         flags += [flag] if value is True else [flag, str(value)]
     return tuple(flags)
