@@ -10,7 +10,8 @@ import yaml
 from swd_video.evaluation.clip_features import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import DECODER_FILE_NAME, STUDENT_FILE_NAME
-from swd_video.student.student import PixelNetwork, Student
+from swd_video.student.student import Student
+from swd_video.student.student_file import PixelNetwork
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"

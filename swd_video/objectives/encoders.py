@@ -21,7 +21,7 @@ from swd_video.models.recomputation import decode_clips
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair
-from swd_video.student.student import PixelNetwork
+from swd_video.student.student_file import PixelNetwork
 
 TokenGrid = tuple[int, int, int]
 Tokens = dict[int, Tensor]

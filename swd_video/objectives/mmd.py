@@ -39,7 +39,7 @@ from swd_video.objectives.objective import (
     known_blocks,
 )
 from swd_video.objectives.passes import Pass
-from swd_video.student.student import PixelNetwork
+from swd_video.student.student_file import PixelNetwork
 
 
 class MmdTermConfig(NoiseLevels):

@@ -19,7 +19,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.passes import Pass
-from swd_video.student.student import PixelNetwork
+from swd_video.student.student_file import PixelNetwork
 
 
 @dataclass(frozen=True)

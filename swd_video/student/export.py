@@ -32,7 +32,8 @@ from swd_video.models.registry import adapter_for
 from swd_video.plain_text import first_line
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler, check_global
 from swd_video.student.card import CARD_NAME, TAG, write_card
-from swd_video.student.student import LORA_FILE_NAME, SCHEDULER_FOLDER, TRANSFORMER_FOLDER, Student
+from swd_video.student.student import LORA_FILE_NAME, TRANSFORMER_FOLDER, Student
+from swd_video.student.student_file import SCHEDULER_FOLDER
 
 SCHEDULE_METADATA_KEY = "swd_video"
 """In the header of an exported LoRA file: JSON with the base model and the stages."""

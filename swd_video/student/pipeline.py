@@ -24,6 +24,7 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.stage_state import StageState, copy_generators
 
 StageCallback: TypeAlias = Callable[..., Any] | PipelineCallback | MultiPipelineCallbacks | None
+_Tell: TypeAlias = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 POSITIONS = ("native", "rescaled")
 _OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 _CALLBACK_TENSORS = ("latents", "prompt_embeds", "x0")
@@ -172,33 +173,13 @@ class ScaleWisePipeline:
             ValueError: if the inputs do not fit together or the size is not legal.
         """
         _check_inputs(prompt, prompt_embeds, output_type)
-        names = _callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        tell = self._teller(callback_on_step_end, callback_on_step_end_tensor_inputs)
         schedule = self.schedule_for(frames, height, width)
-        if prompt_embeds is None:
-            assert prompt is not None
-            prompt_embeds = self.model.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt))
-        if pictures is not None:
-            check_pictures(self.model, schedule, pictures)
-            if len(pictures) != len(prompt_embeds):
-                raise ValueError(
-                    f"pictures: got {len(pictures)} for {len(prompt_embeds)} prompts, expected one for each."
-                )
-            pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
-        prompt_embeds = prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0)
-        clips = len(prompt_embeds)
-        begin: StageState | Tensor
-        if start is None:
-            begin = self._first_latents(schedule, clips, generator, latents)
-        else:
-            _check_start(start, schedule, clips, generator, latents)
-            begin, generator = start, copy_generators(start.generator)
+        prompt_embeds, pictures = self._conditions(
+            schedule, prompt, prompt_embeds, pictures, num_videos_per_prompt
+        )
+        begin, generator = self._begin(schedule, len(prompt_embeds), generator, latents, start)
         until = _check_stop(stop, start, schedule)
-
-        def tell(index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            if callback_on_step_end is None:
-                return {}
-            return callback_on_step_end(self, index, timestep, {name: tensors[name] for name in names}) or {}
-
         with self.model.positions_over(self._full_frames(schedule)):
             clean, seconds, state = self._run_stages(
                 schedule.until(until), begin, prompt_embeds, pictures, generator, tell, on_stage
@@ -228,18 +209,59 @@ class ScaleWisePipeline:
             yield VideoProcessor().postprocess_video(pixels, output_type="np")
         self.model.pipe.maybe_free_model_hooks()
 
-    def _first_latents(
-        self, schedule: ScaleSchedule, batch_size: int, generator: Generators, latents: Tensor | None
-    ) -> Tensor:
-        shape = (batch_size, self.model.spec.latent_channels, *schedule[0].grid.as_tuple())
+    def _conditions(
+        self,
+        schedule: ScaleSchedule,
+        prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        pictures: Tensor | None,
+        num_videos_per_prompt: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each clip is of: embedded prompts, and the pictures that clips start with."""
+        if prompt_embeds is None:
+            assert prompt is not None
+            prompt_embeds = self.model.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt))
+        if pictures is not None:
+            check_pictures(self.model, schedule, pictures)
+            if len(pictures) != len(prompt_embeds):
+                raise ValueError(
+                    f"pictures: got {len(pictures)} for {len(prompt_embeds)} prompts, expected one for each."
+                )
+            pictures = pictures.repeat_interleave(num_videos_per_prompt, dim=0)
+        return prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0), pictures
+
+    def _begin(
+        self,
+        schedule: ScaleSchedule,
+        clips: int,
+        generator: Generators,
+        latents: Tensor | None,
+        start: StageState | None,
+    ) -> tuple[StageState | Tensor, Generators]:
+        """Where the first stage that runs begins, the state of an earlier call or noise, and what later noise is of."""
+        if start is not None:
+            _check_start(start, schedule, clips, generator, latents)
+            return start, copy_generators(start.generator)
+        shape = (clips, self.model.spec.latent_channels, *schedule[0].grid.as_tuple())
         if latents is None:
-            return draw_noise(shape, generator=generator, device=self.model.device)
+            return draw_noise(shape, generator=generator, device=self.model.device), generator
         if tuple(latents.shape) != shape:
             raise ValueError(
                 f"latents: got shape {tuple(latents.shape)}, expected {shape}: clips, channels and the grid "
                 "of the first stage."
             )
-        return latents.to(self.model.device, torch.float32)
+        return latents.to(self.model.device, torch.float32), generator
+
+    def _teller(self, callback: StageCallback, names: Sequence[str]) -> _Tell:
+        """What hands the named tensors of a stage to a callback, and gives those that take their place."""
+        names = _callback_names(callback, names)
+
+        def tell(index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if callback is None:
+                return {}
+            return callback(self, index, timestep, {name: tensors[name] for name in names}) or {}
+
+        return tell
 
     def _run_stages(
         self,
@@ -248,7 +270,7 @@ class ScaleWisePipeline:
         prompt_embeds: Tensor,
         pictures: Tensor | None,
         generator: Generators,
-        tell: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
+        tell: _Tell,
         on_stage: Callable[[StageState, float], object] | None,
     ) -> tuple[list[Tensor], list[float], StageState]:
         """Clean latents and seconds of every stage that ran, and the state after them; a callback may stop early."""

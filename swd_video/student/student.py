@@ -30,17 +30,14 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.files import whole_folder, write_json
 from swd_video.models.checkpoints import (
     INDEX_NAME,
-    SCHEDULER_CONFIG_NAME,
     check_finite,
     check_fit,
-    check_kinds,
     empty_network,
     errors_in_one_line,
     find_weights,
     load_network,
     read_json,
     read_shapes,
-    require,
 )
 from swd_video.models.decoding import load_decoder
 from swd_video.models.fingerprint import fingerprint_folders
@@ -60,7 +57,16 @@ from swd_video.models.loading import (
 )
 from swd_video.models.lora import check_lora
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.pipeline import POSITIONS, ScaleWisePipeline
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.student.student_file import (
+    FORMAT,
+    SCHEDULER_FOLDER,
+    PixelNetwork,
+    check_draft_stages,
+    read_decoder,
+    read_facts,
+    read_scheduler,
+)
 
 if TYPE_CHECKING:
     from swd_video.student.export import Export
@@ -69,23 +75,8 @@ LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 STUDENT_FOLDER = "student"
 """Of a run's folder, where its student lies."""
 
-SCHEDULER_FOLDER, TRANSFORMER_FOLDER = "scheduler", "transformer"
-_FORMAT = 1
-_KINDS = ("full", "lora")
+TRANSFORMER_FOLDER = "transformer"
 _KEY_PREFIX = "transformer."
-
-
-@dataclass(frozen=True)
-class PixelNetwork:
-    """A network of pixels that trained a student, and therefore must not judge it.
-
-    Attributes:
-        name: a packaged name, a folder or a hub name.
-        fingerprint: of a folder's files, which tells a copy of them; else empty.
-    """
-
-    name: str
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,9 +131,9 @@ class Student:
         folder = Path(path) if Path(path).is_dir() else None
         with _no_os_errors(name_or_path):
             if folder is not None and (folder / STUDENT_FILE_NAME).is_file():
-                facts, scheduler = _read_facts(folder), _read_scheduler(folder / SCHEDULER_FOLDER)
-                _check_draft_stages(folder / STUDENT_FILE_NAME, facts["draft_stages"], scheduler.schedule)
-                return cls(scheduler=scheduler, decoder=_read_decoder(folder), folder=folder, **facts)
+                facts, scheduler = read_facts(folder), read_scheduler(folder / SCHEDULER_FOLDER)
+                check_draft_stages(folder / STUDENT_FILE_NAME, facts["draft_stages"], scheduler.schedule)
+                return cls(scheduler=scheduler, decoder=read_decoder(folder), folder=folder, **facts)
             index = read_model_index(path)
             if not is_student(path):
                 raise ValueError(
@@ -150,11 +141,11 @@ class Student:
                     "distill one from it first."
                 )
             scheduler = (
-                _read_scheduler(folder / SCHEDULER_FOLDER)
+                read_scheduler(folder / SCHEDULER_FOLDER)
                 if folder is not None
                 else ScaleWiseFlowMatchScheduler.from_pretrained(path, subfolder=SCHEDULER_FOLDER)
             )
-            return cls(path, scheduler, decoder=_read_decoder(folder), kind="pipeline", folder=folder)
+            return cls(path, scheduler, decoder=read_decoder(folder), kind="pipeline", folder=folder)
 
     def save(self, folder: str | Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
         """Write it into a folder, whole or not at all; a student that is there is replaced.
@@ -187,7 +178,7 @@ class Student:
         """Write `student.json` into a draft of `folder`, to which its paths are relative; `kind` is full or lora."""
         file, used = self.transformer_file, self.trained_through
         facts = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "base_model": self.base_name(folder),
             "kind": kind,
             "positions": None if self.positions == "native" else self.positions,
@@ -224,7 +215,7 @@ class Student:
             raise ValueError(
                 f"student {self.base_model!r}: has no {STUDENT_FILE_NAME} here in which that could be noted."
             )
-        _check_draft_stages(path, count, self.schedule)
+        check_draft_stages(path, count, self.schedule)
         write_json(path, read_json(path) | {"draft_stages": count})
         return replace(self, draft_stages=count)
 
@@ -395,49 +386,6 @@ def is_student(name_or_path: str | Path) -> bool:
     return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
-    """What `student.json` says, as fields of `Student`."""
-    path = folder / STUDENT_FILE_NAME
-    facts = {"positions": "native", **read_json(path)}
-    base, kind, networks = (facts.get(key) for key in ("base_model", "kind", "encoders"))
-    file, made_of, adapter = (facts.get(key) for key in ("transformer_file", "made_of", "adapter"))
-    for key, holds, expected in (
-        ("format", facts.get("format") == _FORMAT, f"{_FORMAT}, as this version writes"),
-        ("kind", kind in _KINDS, " or ".join(_KINDS)),
-        ("base_model", isinstance(base, str) and base != "", "a model's name"),
-        ("positions", facts["positions"] in POSITIONS, " or ".join(POSITIONS)),
-        ("encoders", networks is None or _are_networks(networks), "a list of names and fingerprints"),
-        (
-            "transformer_file",
-            file is None or (isinstance(file, str) and kind == "lora"),
-            "a path, for a LoRA",
-        ),
-        ("made_of", isinstance(made_of, dict | None), "digests and settings by name"),
-        ("adapter", isinstance(adapter, str | None), "module:Class"),
-    ):
-        require(holds, path, key, facts.get(key), expected)
-    return {
-        **{
-            key: facts.get(key)
-            for key in (
-                *("base_model", "kind", "positions", "transformer_file", "made_of", "adapter"),
-                "draft_stages",
-            )
-        },
-        "trained_through": None if networks is None else tuple(PixelNetwork(**entry) for entry in networks),
-    }
-
-
-def _check_draft_stages(path: Path, count: Any, schedule: ScaleSchedule) -> None:
-    holds = count is None or (type(count) is int and 1 <= count <= len(schedule))
-    require(holds, path, "draft_stages", count, f"a number of stages, from 1 to {len(schedule)}")
-
-
-def _read_decoder(folder: Path | None) -> StreamingDecoder | None:
-    path = None if folder is None else folder / DECODER_FILE_NAME
-    return StreamingDecoder.load(path) if path is not None and path.is_file() else None
-
-
 @contextmanager
 def _no_os_errors(name: str | Path) -> Iterator[None]:
     try:
@@ -445,23 +393,3 @@ def _no_os_errors(name: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error
-
-
-def _are_networks(listed: Any) -> bool:
-    return isinstance(listed, list) and all(
-        isinstance(entry, dict)
-        and {"name"} <= entry.keys() <= {"name", "fingerprint"}
-        and all(isinstance(text, str) for text in entry.values())
-        for entry in listed
-    )
-
-
-def _read_scheduler(folder: Path) -> ScaleWiseFlowMatchScheduler:
-    path = folder / SCHEDULER_CONFIG_NAME
-    config, expected = read_json(path), ScaleWiseFlowMatchScheduler.__name__
-    require(config.get("_class_name") == expected, path, "_class_name", config.get("_class_name"), expected)
-    require(isinstance(config.get("stages"), list), path, "stages", config.get("stages"), "a list of stages")
-    check_kinds(path, ScaleWiseFlowMatchScheduler, config)
-    with errors_in_one_line(path):
-        scheduler: ScaleWiseFlowMatchScheduler = ScaleWiseFlowMatchScheduler.from_pretrained(folder)
-    return scheduler

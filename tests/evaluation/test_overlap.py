@@ -11,7 +11,8 @@ from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import PixelNetwork, Student
+from swd_video.student.student import Student
+from swd_video.student.student_file import PixelNetwork
 
 
 @pytest.fixture

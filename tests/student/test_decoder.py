@@ -23,7 +23,8 @@ from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import LoadOptions
 from swd_video.models.lora import add_lora
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import PixelNetwork, Student
+from swd_video.student.student import Student
+from swd_video.student.student_file import PixelNetwork
 from swd_video.studio.render import render
 from swd_video.studio.yaml_script import parse_script
 
