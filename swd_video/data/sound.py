@@ -15,7 +15,7 @@ SOUND_RATE = 48_000
 """Samples a second of everything that is read here."""
 
 FADE_SECONDS = 1.0
-"""How long sound that goes on beyond the end takes to fade out."""
+"""How long sound takes to fade out; a quarter of what is read if that is less."""
 
 _BLOCK = 1024
 
@@ -32,18 +32,18 @@ def sound_seconds(path: Path) -> Fraction:
     return Fraction(sum(block.shape[1] for block in _resampled(path)), SOUND_RATE)
 
 
-def read_sound(path: Path, samples: int) -> Iterator[Samples]:
-    """The beginning of a file's sound, in blocks; silence follows where it ends before, and what is longer fades out.
+def read_sound(path: Path, samples: int, *, fades: bool) -> Iterator[Samples]:
+    """The beginning of a file's sound, in blocks; silence follows where it ends before.
 
     Args:
         path: any file with sound that FFmpeg reads.
         samples: how many, at `SOUND_RATE`.
+        fades: whether it is to fade out, as what is longer should.
 
     Raises:
         VideoError: if it cannot be read, or has no sound in it.
     """
-    is_longer = sound_seconds(path) * SOUND_RATE > samples
-    fade = min(samples // 4, round(FADE_SECONDS * SOUND_RATE)) if is_longer else 0
+    fade = min(samples // 4, round(FADE_SECONDS * SOUND_RATE)) if fades else 0
     at = 0
     for block in itertools.chain(_resampled(path), itertools.repeat(np.zeros((2, _BLOCK), np.float32))):
         if at >= samples:

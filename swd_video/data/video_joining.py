@@ -8,7 +8,6 @@ that writes clips, with the same parameter sets, so that one decoder reads all o
 import heapq
 import io
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +20,7 @@ from jaxtyping import UInt8
 
 from swd_video.data.containers import VideoError, check_file, describe, open_container, refuse_cut
 from swd_video.data.sound import SOUND_RATE, read_sound
-from swd_video.data.video_writing import encode_video
+from swd_video.data.video_writing import check_mp4, encode_video, open_mp4
 from swd_video.files import whole_file
 
 Pictures: TypeAlias = "Iterable[UInt8[np.ndarray, 'height width 3']]"
@@ -61,11 +60,11 @@ class PacketIndex:
 
     def copyable(self, start: int, stop: int) -> tuple[int, int]:
         """The longest range of frames inside [start, stop) whose packets can be copied, maybe an empty one."""
-        whole = [
-            0,
-            *(count for count, top in enumerate(_running_maximum(self.numbers), 1) if top == count - 1),
-        ]
-        begin = next((at for at in whole if start <= at < stop and self.keys[at]), stop)
+        highest = itertools.accumulate(self.numbers, max, initial=-1)
+        whole = [count for count, number in enumerate(highest) if number == count - 1]
+        # Where groups of pictures are open, what is shown before a keyframe may follow it in the file.
+        keys = (at for at in whole if start <= at < stop and self.keys[at] and self.numbers[at] == at)
+        begin = next(keys, stop)
         end = max((at for at in whole if begin <= at <= stop), default=begin)
         return (begin, end) if begin < end else (stop, stop)
 
@@ -81,7 +80,7 @@ def index_packets(path: Path) -> PacketIndex:
         if not container.streams.video:
             raise VideoError(path, "has no pictures.")
         stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = list(_packets_in(container))
         rate, base = stream.average_rate, stream.time_base
         size = stream.codec_context.width, stream.codec_context.height
         extra, codec = stream.codec_context.extradata, stream.codec_context.name
@@ -122,10 +121,17 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Sound:
-    """What is heard: a file from its beginning, as long as the pictures last; silence where it ends before."""
+    """What is heard: a file from its beginning, as long as the pictures last; silence where it ends before.
+
+    Attributes:
+        path: The file.
+        seconds: Of the pictures.
+        fades: Whether it is to fade out, as one that goes on beyond them should.
+    """
 
     path: Path
     seconds: Fraction
+    fades: bool
 
 
 _Packet: TypeAlias = "av.Packet[Any]"
@@ -157,18 +163,17 @@ def join_video(
         How many frames it has.
 
     Raises:
-        VideoError: if a piece or the sound cannot be read.
+        VideoError: if a piece or the sound cannot be read, or size or metadata are such as no MP4 has.
         OSError: if the file cannot be written.
     """
+    check_mp4(path, size, metadata or {})
     model = io.BytesIO(_encode_one(*size, fps))
-    options = {"movflags": "+faststart+use_metadata_tags"}
     try:
         with (
             whole_file(path) as draft,
             av.open(model) as template,
-            av.open(os.path.abspath(draft), "w", format="mp4", options=options) as container,
+            open_mp4(draft, metadata or {}) as container,
         ):
-            container.metadata.update(metadata or {})
             base = template.streams.video[0].time_base
             assert base is not None
             pictures = container.add_stream_from_template(template.streams.video[0])
@@ -206,23 +211,26 @@ def _packets_of(piece: Copied | Drawn, fps: Fraction) -> Iterator[tuple[int, _Pa
     """Packets with the number of their frame, counted from the first one of the piece."""
     if isinstance(piece, Copied):
         with open_container(piece.clip.path) as container:
-            packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
-            for number, packet in zip(piece.clip.numbers[: piece.stop], packets, strict=False):
+            numbers = piece.clip.numbers[: piece.stop]
+            for number, packet in zip(numbers, _packets_in(container), strict=False):
                 if number >= piece.start:
                     yield number - piece.start, packet
         return
     with av.open(io.BytesIO(encode_video(piece.pictures, fps)), "r") as container:
-        packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
         frame = 1 / (fps * container.streams.video[0].time_base)  # type: ignore[operator]
-        for packet in packets:
+        for packet in _packets_in(container):
             assert packet.pts is not None
             yield round(packet.pts / frame), packet
+
+
+def _packets_in(container: av.container.InputContainer) -> Iterator[_Packet]:
+    return (packet for packet in container.demux(container.streams.video[0]) if packet.size)
 
 
 def _sound_packets(stream: av.AudioStream, sound: Sound) -> Iterator[_Timed]:
     samples = round(sound.seconds * SOUND_RATE)
     at = 0
-    for block in read_sound(sound.path, samples):
+    for block in read_sound(sound.path, samples, fades=sound.fades):
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
         frame.sample_rate, frame.pts, frame.time_base = SOUND_RATE, at, Fraction(1, SOUND_RATE)
         for packet in stream.encode(frame):
@@ -234,7 +242,3 @@ def _sound_packets(stream: av.AudioStream, sound: Sound) -> Iterator[_Timed]:
 
 def _encode_one(height: int, width: int, fps: Fraction) -> bytes:
     return encode_video([np.zeros((height, width, 3), np.uint8)], fps)
-
-
-def _running_maximum(numbers: Iterable[int]) -> Iterator[int]:
-    return itertools.accumulate(numbers, max)

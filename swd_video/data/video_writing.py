@@ -25,6 +25,7 @@ from swd_video.files import whole_file
 # What the container itself puts beside our metadata.
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 _BT709 = 1
+_CRF = 16
 _GIF_FPS = 50
 _MIN_FPS = 0.001
 _LIMITED_RANGE = 1
@@ -38,7 +39,7 @@ def write_video(
     fps: int | float,
     *,
     metadata: Mapping[str, str] | None = None,
-    crf: int | None = 16,
+    crf: int | None = _CRF,
 ) -> None:
     """Write an MP4 that plays everywhere: H.264, yuv420p, BT.709, index at the front.
 
@@ -61,47 +62,38 @@ def write_video(
     first = next(pictures, None)
     _check(path, 0 if first is None else 1, fps)
     assert first is not None
-    _check_metadata(path, metadata or {})
     if crf is not None and not 0 <= crf <= 51:
         raise VideoError(path, f"got crf {crf}, expected 0 to 51.")
-    height, width = first.shape[:2]
+    size = first.shape[0], first.shape[1]
+    check_mp4(path, size, metadata or {})
+    with _whole_file(path) as draft, open_mp4(draft, metadata or {}) as container:
+        _encode(container, size, itertools.chain([first], pictures), fps, crf)
+
+
+def encode_video(frames: Iterable[UInt8[np.ndarray, "height width 3"]], fps: int | float | Fraction) -> bytes:
+    """The bytes of an MP4 as `write_video` writes it, without metadata: a part of a longer one.
+
+    Args:
+        frames: at least one picture of even height and width.
+        fps: frames per second.
+    """
+    pictures = iter(frames)
+    first = next(pictures)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        _encode(container, first.shape[:2], itertools.chain([first], pictures), fps, _CRF)
+    return buffer.getvalue()
+
+
+def check_mp4(path: str | os.PathLike[str], size: tuple[int, int], metadata: Mapping[str, str]) -> None:
+    """Refuse a size, height and width, and texts that an MP4 cannot have. Raises `VideoError`."""
+    height, width = size
     if height % 2 or width % 2:
         raise VideoError(
             path,
             f"got {width}x{height} pictures, expected an even width and height for H.264 yuv420p. Crop to "
             f"{width - width % 2}x{height - height % 2}.",
         )
-
-    # Without use_metadata_tags MP4 keeps a dozen known keys and drops the rest.
-    options = {"movflags": "+faststart+use_metadata_tags"}
-    with (
-        _whole_file(path) as draft,
-        # An absolute path, as others may mean something else to FFmpeg.
-        av.open(os.path.abspath(draft), "w", format="mp4", options=options) as container,
-    ):
-        container.metadata.update(metadata or {})
-        _encode(container, (height, width), itertools.chain([first], pictures), fps, crf)
-
-
-def encode_video(
-    frames: Iterable[UInt8[np.ndarray, "height width 3"]], fps: int | float | Fraction, *, crf: int = 16
-) -> bytes:
-    """The bytes of an MP4 as `write_video` writes it, without metadata: a part of a longer one.
-
-    Args:
-        frames: at least one picture of even height and width.
-        fps: frames per second.
-        crf: as for `write_video`.
-    """
-    pictures = iter(frames)
-    first = next(pictures)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        _encode(container, first.shape[:2], itertools.chain([first], pictures), fps, crf)
-    return buffer.getvalue()
-
-
-def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     for key, text in metadata.items():
         if key.lower() in _CONTAINER_KEYS:
             raise VideoError(path, f"MP4 has its own text under the name {key!r}. Give yours another name.")
@@ -110,6 +102,16 @@ def _check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -
             raise VideoError(
                 path, f"MP4 cannot keep a NUL or half a character, as in {key!a}: {text[:80]!a}. Take it out."
             )
+
+
+def open_mp4(draft: Path, metadata: Mapping[str, str]) -> av.container.OutputContainer:
+    """A new MP4 with texts, open for its streams: index at the front."""
+    # Without use_metadata_tags MP4 keeps a dozen known keys and drops the rest.
+    options = {"movflags": "+faststart+use_metadata_tags"}
+    # An absolute path, as others may mean something else to FFmpeg.
+    container = av.open(os.path.abspath(draft), "w", format="mp4", options=options)
+    container.metadata.update(metadata)
+    return container
 
 
 def _encode(

@@ -30,6 +30,8 @@ from swd_video.studio.script import FilmSettings, Script
 FILM_VERSION = 1
 """Raised whenever the same clips and settings would give another film."""
 
+_TIMELINE_PACKAGES = ("opentimelineio", "otio_cmx3600_adapter", "otio_fcpx_xml_adapter")
+
 
 def make_film(
     script: Script,
@@ -57,7 +59,7 @@ def make_film(
     plan = plan_film(script, settings, folder)
     for line in plan.notes:
         say(line)
-    has_timelines = find_spec("opentimelineio") is not None
+    has_timelines = all(map(find_spec, _TIMELINE_PACKAGES))
     if not has_timelines:
         say(
             "no timelines for editing programs: pip install 'swd-video[film]' for film.otio, film.fcpxml and film.edl."
@@ -97,10 +99,8 @@ def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """
     assert script.film is not None
     shots = shots_of_film(script, script.film)
-    names = [film_take(script, shot).name for shot in shots]
-    rate = Fraction(fps).limit_denominator(1001)
-    known = [(shot, frames[name]) for shot, name in zip(shots, names, strict=True) if name in frames]
-    lay_out(script, script.film, [shot for shot, _ in known], [length for _, length in known], rate)
+    lengths = [frames[film_take(script, shot).name] for shot in shots]
+    lay_out(script, script.film, shots, lengths, Fraction(fps).limit_denominator(1001))
     sound_length(script, script.film)
 
 
@@ -114,9 +114,15 @@ def _write_video(plan: FilmPlan, path: Path) -> int:
             copied += piece.stop - piece.start if isinstance(piece, Copied) else 0
             yield piece
 
-    sound = None if plan.settings.sound is None else Sound(plan.settings.sound, plan.seconds)
-    metadata = {"title": plan.script.title}
-    frames = join_video(path, pieces(), plan.size, plan.fps, sound=sound, metadata=metadata)
+    sound, fades = plan.settings.sound, plan.sound_seconds > plan.seconds
+    frames = join_video(
+        path,
+        pieces(),
+        plan.size,
+        plan.fps,
+        sound=None if sound is None else Sound(sound, plan.seconds, fades),
+        metadata={"title": plan.script.title},
+    )
     assert frames == plan.frames
     return frames - copied
 

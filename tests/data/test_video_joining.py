@@ -10,7 +10,15 @@ import pytest
 
 from swd_video.data.containers import VideoError
 from swd_video.data.video import probe_video, read_video, write_video
-from swd_video.data.video_joining import Copied, Drawn, Sound, index_packets, join_video, parameter_sets
+from swd_video.data.video_joining import (
+    Copied,
+    Drawn,
+    PacketIndex,
+    Sound,
+    index_packets,
+    join_video,
+    parameter_sets,
+)
 
 SIZE, FPS = (48, 64), Fraction(16)
 PRIMING = 1024  # samples that AAC puts before the first one, and an edit list takes off again
@@ -62,6 +70,22 @@ def test_a_range_without_a_keyframe_cannot_be_copied(clips: list[Path]) -> None:
     assert index.copyable(0, 0) == (0, 0)
 
 
+def test_a_keyframe_behind_which_earlier_frames_follow_is_no_beginning() -> None:
+    about = Path("a.mp4"), 64, 48, FPS, b"sets"
+    keys = (True, False, True, False, False, False)
+    assert PacketIndex(*about, (0, 1, 2, 4, 3, 5), keys).copyable(1, 6) == (2, 6)
+    assert PacketIndex(*about, (0, 1, 4, 2, 3, 5), keys).copyable(1, 6) == (6, 6)
+
+
+def test_what_no_mp4_holds_is_refused(clips: list[Path], tmp_path: Path) -> None:
+    piece = Copied(index_packets(clips[0]), 0, 17)
+    with pytest.raises(VideoError, match=r"film\.mp4: got 63x47 pictures, expected an even width and height"):
+        join_video(tmp_path / "film.mp4", [piece], (47, 63), FPS)
+    with pytest.raises(VideoError, match=r"film\.mp4: MP4 cannot keep a NUL"):
+        join_video(tmp_path / "film.mp4", [piece], SIZE, FPS, metadata={"title": "a\0b"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_written_here_can_follow_what_was_encoded(clips: list[Path], tmp_path: Path) -> None:
     assert {index_packets(path).parameter_sets for path in clips} == {parameter_sets(SIZE, FPS)}
     write_video(tmp_path / "other.mp4", moving(3, 0)[:, :, :48], 16)
@@ -85,7 +109,7 @@ def test_sound_is_as_long_as_the_pictures(
     clips: list[Path], tmp_path: Path, make_tone: Callable[[float], Path], seconds: float
 ) -> None:
     index = index_packets(clips[0])
-    sound = Sound(make_tone(seconds), Fraction(17, 16))
+    sound = Sound(make_tone(seconds), Fraction(17, 16), fades=seconds > 17 / 16)
     join_video(tmp_path / "film.mp4", [Copied(index, 0, 17)], SIZE, FPS, sound=sound)
     with av.open(str(tmp_path / "film.mp4")) as container:
         (track,) = container.streams.audio
@@ -111,7 +135,7 @@ def test_the_same_pieces_give_the_same_bytes(
     written = []
     for name in ("one.mp4", "two.mp4"):
         pieces = [Copied(index, 0, 17), Drawn(frames)]
-        sound = Sound(make_tone(1.0), Fraction(26, 16))
+        sound = Sound(make_tone(1.0), Fraction(26, 16), fades=False)
         join_video(tmp_path / name, pieces, SIZE, FPS, sound=sound, metadata={"title": "Ein Film"})
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1]
