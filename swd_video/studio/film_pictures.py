@@ -71,7 +71,8 @@ def _drawn(plan: FilmPlan, clip: FilmClip, before: FilmClip | None, stop: int) -
 def _pictures(plan: FilmPlan, clip: FilmClip, start: int, stop: int) -> Iterator[Picture]:
     """Frames [start, stop) of a clip as the film shows them."""
     rate = float(plan.fps)
-    if clip.packets.fps == plan.fps:
+    # Frames at uneven times are not counted by the film's: like those of another rate they show what is on display.
+    if clip.packets.fps == plan.fps and clip.packets.parameter_sets:
         frames, _ = read_video(clip.packets.path, start_seconds=start / rate, end_seconds=stop / rate)
     else:
         frames, _ = read_video(

@@ -1,11 +1,11 @@
 """From a script and its finished clips to a film, frame by frame: order, trims, crossfades, titles."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from swd_video.data.sound import sound_seconds
 from swd_video.data.video_joining import PacketIndex, index_packets
@@ -18,6 +18,8 @@ CARD_SECONDS = 2.0
 
 TITLE_SECONDS = 2.0
 """How long a shot's title is shown, from the beginning of its clip."""
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,6 @@ class FilmClip:
     sidecar: Mapping[str, Any]
     titled: int
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.packets.height, self.packets.width
-
 
 @dataclass(frozen=True)
 class FilmPlan:
@@ -78,7 +75,6 @@ class FilmPlan:
         clips: In the order in which they play.
         size: Height and width in pixels.
         fps: Frames per second.
-        card: Frames of the title before the first clip.
         sound_seconds: Length of the sound file, 0 without one.
         notes: What is not quite as asked, a line each.
     """
@@ -88,9 +84,13 @@ class FilmPlan:
     clips: tuple[FilmClip, ...]
     size: tuple[int, int]
     fps: Fraction
-    card: int
     sound_seconds: Fraction
     notes: tuple[str, ...]
+
+    @property
+    def card(self) -> int:
+        """For how many frames the film's title is shown, before the first clip; 0 for none."""
+        return self.clips[0].span.at
 
     @property
     def frames(self) -> int:
@@ -232,8 +232,7 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
         )
         for take, span, length in zip(takes, spans, lengths, strict=True)
     )
-    card = round(CARD_SECONDS * fps) if settings.titles else 0
-    return FilmPlan(script, settings, clips, size, fps, card, sound_length(script, settings), tuple(notes))
+    return FilmPlan(script, settings, clips, size, fps, sound_length(script, settings), tuple(notes))
 
 
 def sound_length(script: Script, settings: FilmSettings) -> Fraction:
@@ -247,7 +246,7 @@ def sound_length(script: Script, settings: FilmSettings) -> Fraction:
 
 
 def length_at(clip: PacketIndex, fps: Fraction) -> int:
-    """How many frames a clip has at a rate."""
+    """How many frames a clip has at a rate, counted as `read_video` does."""
     return clip.frames if clip.fps == fps else max(1, int(clip.frames / clip.fps * fps + Fraction(1, 20)))
 
 
@@ -264,12 +263,14 @@ def _sidecar(take: Take, folder: Path) -> dict[str, Any]:
 def _repeated(sidecar: Mapping[str, Any], before: str) -> int:
     """How many frames of a clip are those of the clip before, which it continues."""
     joins = sidecar.get("joins")
-    return int(joins["drop_frames"]) if isinstance(joins, Mapping) and joins.get("clip") == before else 0
+    return (
+        int(joins.get("drop_frames", 0)) if isinstance(joins, Mapping) and joins.get("clip") == before else 0
+    )
 
 
-def _most(counted: Any) -> Any:
+def _most(counted: Iterable[tuple[_Value, int]]) -> _Value:
     """What stands for most frames; of several the first."""
-    counts: Counter[Any] = Counter()
+    counts: Counter[_Value] = Counter()
     for value, frames in counted:
         counts[value] += frames
     return counts.most_common(1)[0][0]
@@ -291,6 +292,8 @@ def _describe_others(packets: Mapping[str, PacketIndex], size: tuple[int, int], 
 
 
 def _stale(take: Take, sidecar: Mapping[str, Any]) -> str | None:
+    if take.shot.keeps(take.take):
+        return None
     for key, now in (("prompt", take.shot.prompt), ("seed", take.seed)):
         if sidecar.get(key) != now:
             return f"{take.name} was rendered with another {key} than the script has now: render it again."

@@ -60,7 +60,7 @@ def script_of_folder(folder: Path) -> Script:
             shots=tuple(_shot(of_shot, seed, picks) for of_shot in takes.values()),
             film=None if film is None else _settings(film, folder),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise SourceError(
             f"{path}: damaged: {type(error).__name__}: {error}. Render the script again, or name it."
         ) from None

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from swd_video.studio.folder import read_object, state_file
+from swd_video.studio.folder import read_object, stage_preview, state_file
 
 UNUSED_FOLDER = "unused"
 
@@ -21,12 +21,13 @@ def unused_files(shot_ids: Collection[str], folder: Path) -> list[Path]:
     for path in sorted(folder.glob("*.json")):
         sidecar = read_object(path)
         files, shot_id = sidecar.get("files"), sidecar.get("id")
-        is_sidecar = isinstance(files, Mapping) and isinstance(shot_id, str) and "content_hash" in sidecar
-        if not is_sidecar or str(shot_id).lower() in names:
+        if not (isinstance(files, Mapping) and isinstance(shot_id, str) and "content_hash" in sidecar):
             continue
-        assert isinstance(files, Mapping)
+        if shot_id.lower() in names:
+            continue
         own = [path, *(folder / name for name in files if Path(name).name == name)]
-        found += [file for file in [*own, state_file(path.stem, folder)] if file.is_file()]
+        waiting = [state_file(path.stem, folder), folder / stage_preview(path.stem)]
+        found += [file for file in [*own, *waiting] if file.is_file()]
     return found
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ def test_order_trims_and_crossfades_are_as_asked(tmp_path: Path) -> None:
 def test_a_picture_that_a_clip_repeats_is_shown_once(tmp_path: Path) -> None:
     script = write_folder(tmp_path)
     sidecar = json.loads((tmp_path / "green.json").read_text())
-    sidecar["joins"] = {"clip": "red", "drop_frames": 1}
-    (tmp_path / "green.json").write_text(json.dumps(sidecar))
+    (tmp_path / "green.json").write_text(json.dumps({**sidecar, "joins": {"clip": "red"}}))
+    assert make_film(script, tmp_path)["frames"] == 51, "nobody knows what is repeated"
+    (tmp_path / "green.json").write_text(json.dumps({**sidecar, "joins": {"clip": "red", "drop_frames": 1}}))
     film = make_film(script, tmp_path)
     assert [(clip["first_frame"], clip["frames"]) for clip in film["clips"]] == [(0, 17), (1, 16), (0, 17)]
     assert all(near(*pair) for pair in zip(frames_of(tmp_path)[17:33], pictures("green")[1:], strict=True))
@@ -137,6 +139,23 @@ def test_clips_of_another_size_or_rate_are_fitted_in_and_said(tmp_path: Path) ->
     assert last[:7].max() < 20, "a black bar above"
     assert last[-7:].max() < 20, "and below"
     assert near(last[8:40], pictures("blue", 12, (32, 64))[-1])
+
+
+def test_a_clip_of_uneven_times_is_shown_as_it_plays(tmp_path: Path) -> None:
+    script = write_folder(tmp_path, SCRIPT.replace("a blue wall", "a blue wall, trim: [0.25, 0.125]"))
+    base = Fraction(1, 1000)
+    with av.open(str(tmp_path / "blue.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.height, stream.width, stream.time_base, stream.codec_context.time_base = 48, 64, base, base
+        for number, picture in enumerate(pictures("blue")):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = int(number * 62.5) - 30 * (number % 3 == 1), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    film = make_film(script, tmp_path)
+    assert (film["fps"], film["frames"], film["encoded_frames"]) == (16, 17 + 17 + 11, 11)
+    frames = frames_of(tmp_path)[34:]
+    assert all(near(*pair) for pair in zip(frames, pictures("blue")[4:15], strict=True))
 
 
 def test_a_film_that_is_as_asked_is_left_alone_and_bytes_are_the_same_again(
@@ -209,12 +228,42 @@ def test_a_clip_of_an_older_prompt_is_told(tmp_path: Path) -> None:
     assert lines[0] == "red was rendered with another seed than the script has now: render it again."
 
 
+def test_a_clip_that_is_kept_may_be_of_an_older_prompt(tmp_path: Path) -> None:
+    script = write_folder(tmp_path)
+    lines: list[str] = []
+    shots = tuple(replace(shot, prompt="a wall", keep=shot.id != "blue") for shot in script.shots)
+    make_film(replace(script, shots=shots), tmp_path, say=lines.append)
+    assert lines == ["blue was rendered with another prompt than the script has now: render it again."]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("film_settings", {"sound": 4}),
+        ("film_settings", {"order": 4}),
+        ("seed", None),
+        ("trim", [1]),
+        ("transition", {}),
+    ],
+)
+def test_a_damaged_record_is_told_in_one_line(tmp_path: Path, key: str, value: Any) -> None:
+    write_folder(tmp_path)
+    record = json.loads((tmp_path / "render.json").read_text())
+    (record if key in ("film_settings", "seed") else record["shots"][0])[key] = value
+    (tmp_path / "render.json").write_text(json.dumps(record))
+    with pytest.raises(
+        SourceError, match=r"render\.json: damaged: .*\. Render the script again, or name it\."
+    ):
+        script_of_folder(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["opentimelineio", "otio_cmx3600_adapter", "otio_fcpx_xml_adapter"])
 def test_without_the_extra_there_is_a_film_and_no_timeline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     script = write_folder(tmp_path)
     assert "film.otio" in make_film(script, tmp_path)["files"]
-    monkeypatch.setitem(sys.modules, "opentimelineio", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     lines: list[str] = []
     assert set(make_film(script, tmp_path, say=lines.append)["files"]) == {"film.mp4"}
     assert lines == [

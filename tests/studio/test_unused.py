@@ -15,11 +15,13 @@ def test_only_files_of_shots_that_are_gone_are_found(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "holiday.mp4").write_bytes(b"somebody's own")
     (tmp_path / "notes.json").write_text('{"id": "mine"}')
-    (tmp_path / "green.latents.safetensors").write_bytes(b"waiting")
+    unfinished = {"green.latents.safetensors", "green.preview.webp"}
+    for name in unfinished:
+        (tmp_path / name).write_bytes(b"waiting")
     assert unused_files(["red", "green", "blue"], tmp_path) == []
     found = {path.name for path in unused_files(["Red", "blue"], tmp_path)}
     takes = {f"green{take}{suffix}" for take in ("", "-take2") for suffix in (".mp4", ".webp", ".json")}
-    assert found == takes | {"green.latents.safetensors"}
+    assert found == takes | unfinished
 
 
 def test_they_are_told_and_moved_only_when_asked(tmp_path: Path) -> None:
