@@ -178,16 +178,17 @@ def local_schedule(tiny_schedule: ScaleSchedule) -> ScaleSchedule:
 
 @pytest.fixture
 def make_tone(tmp_path: Path) -> Callable[[float], Path]:
-    """Write a sound file of so many seconds: 440 Hz at a third of full loudness, one channel of 44.1 kHz."""
+    """`write_tone` of so many seconds, as `tone.wav`."""
+    return lambda seconds: write_tone(tmp_path / "tone.wav", seconds)
 
-    def make(seconds: float) -> Path:
-        times = np.arange(round(44_100 * seconds)) / 44_100
-        with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
-            file.setparams((1, 2, 44_100, 0, "NONE", "NONE"))
-            file.writeframes((np.sin(times * 440 * 2 * np.pi) * 11_000).astype("<i2").tobytes())
-        return tmp_path / "tone.wav"
 
-    return make
+def write_tone(path: Path, seconds: float) -> Path:
+    """Write a sound file: 440 Hz at a third of full loudness, one channel of 44.1 kHz."""
+    times = np.arange(round(44_100 * seconds)) / 44_100
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 44_100, 0, "NONE", "NONE"))
+        file.writeframes((np.sin(times * 440 * 2 * np.pi) * 11_000).astype("<i2").tobytes())
+    return path
 
 
 _COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}

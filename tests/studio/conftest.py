@@ -1,15 +1,20 @@
-"""A tiny student on disk, loaded for rendering once, and a script for it."""
+"""A tiny student on disk, loaded for rendering once, a script for it, and a browser for what is shown in one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from playwright.sync_api import Browser, Page, expect
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from swd_video.studio.model import LoadedModel, load_model_for_rendering
+from tools.studio_page import BROWSER_VARIABLE, find_browser, open_browser
+
+_BROWSER_WAIT_MS = 120_000
 
 SCRIPT = """\
 title: Two shots
@@ -42,3 +47,26 @@ def tiny_student(
 def loaded(tiny_student: Path) -> LoadedModel:
     """The student, loaded once: rendering must not change it."""
     return load_model_for_rendering(str(tiny_student))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One that can be driven."""
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser to drive the page in: install chromium, or name one in {BROWSER_VARIABLE}")
+    expect.set_options(timeout=_BROWSER_WAIT_MS)
+    with open_browser(program) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page in which nothing may go wrong unseen."""
+    context = browser.new_context(viewport={"width": 1360, "height": 860})
+    context.set_default_timeout(_BROWSER_WAIT_MS)
+    page, problems = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    context.close()
+    assert not problems

@@ -1,7 +1,9 @@
 """A folder as `render` leaves it, with clips that are quickly made, for tests of films and players."""
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -37,7 +39,7 @@ def write_take(folder: Path, script: Script, name: str, frames: np.ndarray, fps:
     shot_id, _, number = name.partition("-take")
     shot = next(shot for shot in script.shots if shot.id == shot_id)
     take = script.take(shot, int(number or 1))
-    write_video(folder / f"{name}.mp4", frames, fps)
+    (folder / f"{name}.mp4").write_bytes(_encoded(frames.tobytes(), frames.shape, fps))
     (folder / f"{name}.webp").write_bytes(b"a preview")
     files = {file: hash_file(folder / file) for file in (f"{name}.mp4", f"{name}.webp")}
     about = {
@@ -48,6 +50,14 @@ def write_take(folder: Path, script: Script, name: str, frames: np.ndarray, fps:
         "model": "some-student",
     }
     write_json(folder / f"{name}.json", {**about, "content_hash": "0", "files": files})
+
+
+@cache
+def _encoded(frames: bytes, shape: tuple[int, ...], fps: float) -> bytes:
+    """The file of a clip; tests ask for the same few again and again."""
+    with TemporaryDirectory() as folder:
+        write_video(f"{folder}/clip.mp4", np.frombuffer(frames, np.uint8).reshape(shape), fps)
+        return Path(folder, "clip.mp4").read_bytes()
 
 
 def write_folder(folder: Path, text: str = SCRIPT) -> Script:

@@ -5,39 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from swd_video.studio.film import make_film
 from swd_video.studio.player import write_player
-from tools.studio_page import BROWSER_VARIABLE, find_browser, open_browser
 
 from .film_folder import write_folder
 
 LOADED = "[...document.querySelectorAll('.takes video')].filter(video => video.hasAttribute('src')).length"
-expect.set_options(timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip(f"no browser to drive the page in: install chromium, or name one in {BROWSER_VARIABLE}")
-    with open_browser(program) as browser:
-        yield browser
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page on which no script fails and nothing but files is asked for."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    page, problems = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request", lambda request: problems.append(request.url) if request.url.startswith("http") else None
-    )
+def page(page: Page) -> Iterator[Page]:
+    """A page that asks for nothing but files."""
+    page.set_viewport_size({"width": 1200, "height": 800})
+    asked = list[str]()
+    page.on("request", lambda request: asked.append(request.url) if request.url.startswith("http") else None)
     yield page
-    context.close()
-    assert not problems
+    assert not asked
 
 
 @pytest.mark.parametrize("embedded_bytes", [10**9, 0])

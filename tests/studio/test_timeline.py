@@ -1,6 +1,5 @@
 """Timelines, read back by OpenTimelineIO: the clips in place, with what they are made of."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from swd_video.studio.film import make_film
 from swd_video.studio.film_plan import plan_film
 from swd_video.studio.script import FilmSettings
 from swd_video.studio.timeline import editing_rate
+from swd_video.studio.yaml_script import parse_script
 
+from ..conftest import write_tone
 from .film_folder import SCRIPT, pictures, write_folder, write_take
 
 TEXT = (
@@ -22,11 +23,12 @@ TEXT = (
 ) + "film: {sound: tone.wav, titles: true}\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, make_tone: Callable[[float], Path]) -> Path:
-    make_tone(1.0)
-    make_film(write_folder(tmp_path, TEXT), tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("film")
+    write_tone(folder / "tone.wav", 1.0)
+    make_film(write_folder(folder, TEXT), folder)
+    return folder
 
 
 def read(path: Path) -> Any:
@@ -69,7 +71,7 @@ def test_the_clips_are_in_place(folder: Path, name: str, shown: dict[str, tuple[
 
 
 def test_prompts_seeds_and_takes_travel_along(folder: Path) -> None:
-    script = write_folder(folder, TEXT)
+    script = parse_script(TEXT, folder / "script.yaml")
     timeline = read(folder / "film.otio")
     red, _, blue = timeline.find_clips(search_range=None)[:3]
     assert dict(red.metadata["swd_video"]) == {
@@ -106,7 +108,6 @@ def test_every_frame_lasts_a_whole_number_of_an_editors(fps: int, rate: int) -> 
 
 
 def test_a_rate_that_no_editor_counts_in_has_one_timeline(tmp_path: Path) -> None:
-
     script = write_folder(tmp_path)
     make_film(script, tmp_path)
     for name in ("red", "green", "blue"):

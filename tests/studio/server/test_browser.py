@@ -10,31 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from swd_video.data.video import probe_video
-from tools.studio_page import BROWSER_VARIABLE, Server, find_browser, open_browser, serving
-
-_WAIT_MS = 120_000
-expect.set_options(timeout=_WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip(f"no browser to drive the page in: install chromium, or name one in {BROWSER_VARIABLE}")
-    with open_browser(program) as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page in which nothing may go wrong unseen."""
-    context = browser.new_context(viewport={"width": 1360, "height": 860})
-    context.set_default_timeout(_WAIT_MS)
-    page, problems = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    yield page
-    context.close()
-    assert not problems
+from tools.studio_page import Server, serving
 
 
 @pytest.fixture(scope="module")
