@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constr
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
 
-demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo
+demo: .venv/.render-installed ## Render configs/scripts/demo.yaml into out/demo, and make its film
 	$(BIN)/swd-video render configs/scripts/demo.yaml --out out/demo
 
 test: .venv/.development-installed ## Run the test suite
