@@ -1,6 +1,5 @@
 """Contact sheets: pictures that show every take of a script, frame by frame."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image
 
 from swd_video.data.video import read_video
 from swd_video.files import whole_file
+from swd_video.studio.folder import drop_numbered, numbered
 from swd_video.studio.lettering import Colour, draw_text
 
 ROWS_ON_A_SHEET = 100
@@ -65,16 +65,13 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
         OSError: If a sheet cannot be written.
     """
     starts = range(0, max(1, len(rows)), ROWS_ON_A_SHEET)
-    sheets = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(starts) + 1))]
+    sheets = numbered(path, len(starts))
     for number, (sheet, start) in enumerate(zip(sheets, starts, strict=True), 1):
         page = f"   page {number} of {len(sheets)}" if len(sheets) > 1 else ""
         picture = _draw(title, subtitle + page, rows[start : start + ROWS_ON_A_SHEET])
         with whole_file(sheet) as draft:
             picture.save(draft, format="PNG")
-    numbered = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
-    for other in path.parent.iterdir():
-        if numbered.fullmatch(other.name) and other not in sheets:
-            other.unlink()
+    drop_numbered(path, len(sheets))
     return sheets
 
 

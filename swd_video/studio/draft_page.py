@@ -1,7 +1,6 @@
 """Pages of drafts: all takes of a shot as moving pictures, side by side. A page needs no other file and no network."""
 
 import base64
-import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +10,7 @@ import jinja2
 
 from swd_video.files import whole_file
 from swd_video.studio.draft_report import DraftReport, DraftResult
-from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME
+from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_numbered, numbered
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script
 
@@ -40,8 +39,7 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
     shots = [(shot, [one for one in group if one.is_there or one.error]) for shot, group in grouped]
     shots = [(shot, results) for shot, results in shots if results]
     starts = range(0, max(1, len(shots)), SHOTS_ON_A_PAGE)
-    path = out / DRAFTS_PAGE_NAME
-    pages = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(starts) + 1))]
+    pages = numbered(out / DRAFTS_PAGE_NAME, len(starts))
     for page, start in zip(pages, starts, strict=True):
         shown = (
             {"shot": shot, "takes": _takes(results, report, out)}
@@ -59,10 +57,7 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
         # Bit by bit, as its pictures are inside.
         with whole_file(page) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(parts)
-    numbered = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
-    for other in out.iterdir():
-        if numbered.fullmatch(other.name) and other not in pages:
-            other.unlink()
+    drop_numbered(out / DRAFTS_PAGE_NAME, len(pages))
     return pages
 
 

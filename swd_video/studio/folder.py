@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def stage_preview(name: str) -> str:
 def sidecar_file(name: str, out: Path) -> Path:
     """The JSON file beside a finished clip."""
     return out / f"{name}.json"
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """Names for so many pages: `sheet.png`, `sheet_2.png`, `sheet_3.png` and so on."""
+    return [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, count + 1))]
+
+
+def drop_numbered(path: Path, after: int) -> None:
+    """Delete the pages of an earlier, longer script: those behind so many."""
+    kept = numbered(path, after)
+    name = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        if name.fullmatch(other.name) and other not in kept:
+            other.unlink()
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """One run that renders clips: each from where it is to its files, several at a time where that is asked for."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from swd_video.files import write_json
 from swd_video.student.pipeline import ScaleWisePipeline
@@ -25,7 +26,7 @@ from swd_video.studio.film import check_film
 from swd_video.studio.folder import REPORT_NAME, stage_preview, state_file, why_it_failed
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.progress import Progress
-from swd_video.studio.report import ClipResult, RenderReport, read_finish_seconds, read_times, times_of
+from swd_video.studio.report import ClipResult, RenderReport, read_entries
 from swd_video.studio.script import Script
 from swd_video.studio.selection import select_takes
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
@@ -63,8 +64,7 @@ class RenderRun:
     chosen: Collection[str] = ()
     results: list[ClipResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    _known_times: dict[str, list[float | None]] = field(default_factory=dict)
-    _known_finish: dict[str, float] = field(default_factory=dict)
+    _earlier: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _videos: dict[str, str] = field(default_factory=dict)
     _told: int = 0
 
@@ -103,9 +103,10 @@ class RenderRun:
         """
         clips = [result.clip for result in self.results]
         self._tell_plan(clips)
-        self._known_times = read_times(self.out / REPORT_NAME)
-        self._known_finish = read_finish_seconds(self.out / REPORT_NAME)
-        by_name = {result.clip.name: self._recalled(result) for result in self.results}
+        self._earlier = read_entries(self.out / REPORT_NAME)
+        for result in self.results:
+            result.recall(self._earlier)
+        by_name = {result.clip.name: result for result in self.results}
         due = 0.0
         try:
             # One that continues another is not known before that one is finished.
@@ -139,17 +140,12 @@ class RenderRun:
         count = len(self.chosen)
         self.progress.plan(count, steps, f"{count} clip{'' if count == 1 else 's'}, {len(steps)} to render")
 
-    def _recalled(self, result: ClipResult) -> ClipResult:
-        result.stage_seconds = times_of(result.clip, self._known_times)
-        result.finish_seconds = self._known_finish.get(result.clip.content_hash)
-        return result
-
     def _missing(self, results: Sequence[ClipResult]) -> Iterator[ClipResult]:
         """Those that have to be made; the others are told of on the way."""
         for result in results:
             if result.clip.continues is not None:
                 result.clip = joined(result.clip, self._videos, self.out) or result.clip
-                self._recalled(result)
+                result.recall(self._earlier)
             clip = result.clip
             is_chosen = clip.name in self.chosen
             if is_finished(clip, self.out):

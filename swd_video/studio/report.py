@@ -40,6 +40,17 @@ class ClipResult:
     finish_seconds: float | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
 
+    def recall(self, earlier: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over the times of an earlier run, as `read_entries` gave it, where they are of this clip."""
+        entry = earlier.get(self.clip.content_hash, {})
+        stages, finish = entry.get("stages"), entry.get("finish_seconds")
+        listed = stages if isinstance(stages, list) else []
+        times = [stage["seconds"] for stage in listed if isinstance(stage, dict) and "seconds" in stage]
+        fit = len(times) == len(listed) == len(self.clip.stages)
+        fit = fit and all(isinstance(time, float | None) for time in times)
+        self.stage_seconds = times if fit else []
+        self.finish_seconds = float(finish) if isinstance(finish, int | float) else None
+
     def as_dict(self) -> dict[str, Any]:
         """The clip's entry in `render.json`; sizes are in pixels, `file` lies beside `render.json`."""
         clip = self.clip
@@ -162,31 +173,8 @@ class RenderReport:
         }
 
 
-def read_times(path: Path) -> dict[str, list[float | None]]:
-    """Compute times of an earlier run, by content hash; what cannot be understood is not there."""
-    times = {}
-    shots = read_object(path).get("shots")
-    for entry in shots if isinstance(shots, list) else []:
-        try:
-            times[str(entry["content_hash"])] = [stage["seconds"] for stage in entry["stages"]]
-        except (KeyError, TypeError):
-            continue
-    return times
-
-
-def read_finish_seconds(path: Path) -> dict[str, float]:
-    """Wall times of decoding and writing of an earlier run, by content hash."""
+def read_entries(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Entries of the clips of an earlier run, by content hash; what cannot be understood is not there."""
     shots = read_object(path).get("shots")
     entries = [entry for entry in shots if isinstance(entry, dict)] if isinstance(shots, list) else []
-    return {
-        str(entry.get("content_hash")): float(entry["finish_seconds"])
-        for entry in entries
-        if isinstance(entry.get("finish_seconds"), int | float)
-    }
-
-
-def times_of(clip: PlannedClip, known: Mapping[str, list[float | None]]) -> list[float | None]:
-    """What `read_times` found of a clip; empty where it does not fit."""
-    times = known.get(clip.content_hash, [])
-    known_well = len(times) == len(clip.stages) and all(isinstance(time, float | None) for time in times)
-    return times if known_well else []
+    return {str(entry.get("content_hash")): entry for entry in entries}
