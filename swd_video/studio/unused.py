@@ -50,18 +50,17 @@ def tidy(files: Collection[Path], folder: Path) -> Path:
 
 def see_to_unused(
     shot_ids: Collection[str], folder: Path, *, tidy_up: bool, say: Callable[[str], None]
-) -> list[Path]:
+) -> None:
     """Tell of the files of clips that no shot names any more, and move them away if asked to."""
     files = unused_files(shot_ids, folder)
     if not files:
-        return []
+        return
     names = list(dict.fromkeys(file.name.partition(".")[0] for file in files))
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if tidy_up:
         say(f"clips that no shot names any more, moved to {tidy(files, folder)}: {shown}")
     else:
         say(f"clips that no shot names any more: {shown}. --tidy moves them into {folder / UNUSED_FOLDER}.")
-    return files
 
 
 def _named(number: int) -> str:
