@@ -275,14 +275,15 @@ class Mapping:
         """
         node, key = self._values[name][1], self._dotted(name)
         if many and isinstance(node, yaml.SequenceNode):
-            return ", ".join(self._scalar(item, key, wanted).value for item in node.value)
-        node = self._scalar(node, key, wanted)
-        return self.text_of(node, key, prose=prose) if wanted == "text" else str(node.value)
+            return ", ".join(self.text_of(item, key, wanted) for item in node.value)
+        return self.text_of(node, key, wanted, prose=prose)
 
-    def text_of(self, node: yaml.ScalarNode, key: str, *, prose: bool) -> str:
-        """A node's text, if YAML drops nothing of it that may be meant."""
-        self._check_nothing_eaten(node, key, prose)
-        return str(node.value)
+    def text_of(self, node: yaml.Node, key: str, wanted: str = "text", *, prose: bool = False) -> str:
+        """What a node holds; see `written`."""
+        scalar = self._scalar(node, key, wanted)
+        if wanted == "text":
+            self._check_nothing_eaten(scalar, key, prose)
+        return str(scalar.value)
 
     def _scalar(self, node: yaml.Node, key: str, wanted: str) -> yaml.ScalarNode:
         if not isinstance(node, yaml.ScalarNode):
@@ -305,8 +306,11 @@ class Mapping:
             raise self.fail(
                 node, key, f"begins with `&`, so that {anchor[0]!r} is an anchor to YAML. {_QUOTES}"
             )
-        rest = source[node.end_mark.index :].split("\n", 1)[0].strip()
-        if not prose or not rest.startswith("#"):
+        if not prose:
+            return
+        end = source.find("\n", node.end_mark.index)  # not all that follows: a long text has many nodes
+        rest = source[node.end_mark.index : None if end < 0 else end].strip()
+        if not rest.startswith("#"):
             return
         shown = rest if len(rest) <= 40 else f"{rest[:37]}..."
         if re.match(r"#+\w", rest):

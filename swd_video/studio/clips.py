@@ -170,7 +170,7 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
         if clip.prompt != shot.prompt:
             told.append(f"read as {clip.prompt!r}.")
         if told:
-            lines.append(str(script.error(shot.prompt_line, f"shots[{index}].prompt", " ".join(told))))
+            lines.append(str(script.error(shot.line_of("prompt"), f"shots[{index}].prompt", " ".join(told))))
     return lines
 
 
@@ -208,7 +208,7 @@ def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, di
     count = model.count_tokens(prompt)
     if count > model.text_length:
         raise script.error(
-            shot.prompt_line,
+            shot.line_of("prompt"),
             key,
             f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
         )
@@ -216,7 +216,7 @@ def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, di
     if knows_nothing(model.tokenizer, prompt):
         words = f": {describe_unknown(unknown)}" if unknown else ""
         raise script.error(
-            shot.prompt_line,
+            shot.line_of("prompt"),
             key,
             f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
         )
@@ -235,14 +235,14 @@ def _hash_pictures(
         key = f"shots[{index}].picture"
         with problems.of(shot):
             if not model.takes_pictures:
-                raise script.error(shot.picture_line, key, _TEXT_ALONE.format(model.name))
+                raise script.error(shot.line_of("picture"), key, _TEXT_ALONE.format(model.name))
             size = sizes.of(shot)
             if (place := (shot.picture, size.height, size.width)) in fitting:
                 continue
             try:
                 open_picture(shot.picture, size)
             except ValueError as error:
-                raise script.error(shot.picture_line, key, str(error)) from None
+                raise script.error(shot.line_of("picture"), key, str(error)) from None
             fitting.add(place)
             if shot.picture not in hashes:
                 hashes[shot.picture] = hash_file(shot.picture)

@@ -35,23 +35,16 @@ MAX_PIXELS = 100_000
 DEFAULT_CROSSFADE_SECONDS = 0.5
 """Of a crossfade that does not say how long."""
 
+ASPECT = re.compile(r"([1-9][0-9]{0,3}(?:\.[0-9]{1,4})?)\s*:\s*([1-9][0-9]{0,3}(?:\.[0-9]{1,4})?)")
+"""Width and height of a picture's shape, "16:9"."""
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
 _RESERVED_IDS = {
-    "render",
-    "contact_sheet",
-    "queue",
-    "picks",
-    "film",
-    "player",
-    "drafts",
-    "unused",
-    "con",
-    "prn",
-    "aux",
-    "nul",
-} | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
+    "render", "contact_sheet", "queue", "picks", "film", "player", "drafts", "unused", "con", "prn", "aux", "nul",
+    *(f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,8 @@ class Shot:
 
     def line_of(self, key: str) -> int:
         """Line on which a key was given; that of the shot when it was not."""
-        return self.lines.get(key, self.line)
+        own = {"prompt": self.prompt_line, "seconds": self.seconds_line, "picture": self.picture_line}
+        return self.lines.get(key) or own.get(key) or self.line
 
     def keeps(self, take: int) -> bool:
         """Whether a take is kept as it is."""
@@ -324,11 +318,11 @@ def _check_links(script: Script) -> None:
                 )
             chain[at] = None
             at = shots[at].continues
-        ends |= chain.keys()
-    for shot_id in script.film.order if script.film else ():
-        if shot_id not in shots:
-            assert script.film
-            raise script.error(script.film.line_of("order"), "film.order", _no_such_shot(shot_id, shots))
+        ends.update(chain)
+    if script.film is not None:
+        for shot_id in script.film.order:
+            if shot_id not in shots:
+                raise script.error(script.film.line_of("order"), "film.order", _no_such_shot(shot_id, shots))
 
 
 def _no_such_shot(shot_id: str, shots: Mapping[str, Shot]) -> str:
@@ -372,10 +366,18 @@ def _problem_of(shot: Shot) -> tuple[str, str] | None:
                 return key, "expected text without control characters. Write something."
         except ValueError as error:
             return key, str(error)
-    if shot.seconds is not None and not 0 < shot.seconds < math.inf:
-        return "seconds", f"expected seconds above 0, got {shot.seconds}. Correct or drop it."
+    seconds = [("seconds", shot.seconds, False), *(("trim", part, True) for part in shot.trim or ())]
+    if shot.transition is not None and shot.transition.kind == "crossfade":
+        seconds.append(("transition", shot.transition.seconds, False))
+    for key, length, may_be_0 in seconds:
+        if length is not None and not (0 <= length < math.inf and (length or may_be_0)):
+            above = "from" if may_be_0 else "above"
+            return key, f"expected seconds {above} 0, got {length}. Correct or drop it."
+    if shot.aspect is not None and not ASPECT.fullmatch(shot.aspect):
+        return "aspect", f"expected WIDTH:HEIGHT, such as 16:9, got {shot.aspect!r}. Correct or drop it."
     whole = [("seed", shot.seed, 0, SEED_LIMIT), ("takes", shot.takes, 1, MAX_TAKES + 1)]
     whole += [("pick", take, 1, MAX_TAKES + 1) for take in shot.pick]
+    whole += [("keep", take, 1, MAX_TAKES + 1) for take in ([] if isinstance(shot.keep, bool) else shot.keep)]
     whole += [("frames", shot.frames, 1, MAX_FRAMES + 1)]
     whole += [("size", pixels, 1, MAX_PIXELS + 1) for pixels in shot.size or ()]
     for key, value, least, limit in whole:

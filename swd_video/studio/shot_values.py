@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from swd_video.plain_text import clean_text, on_one_line
 from swd_video.studio.script import (
+    ASPECT,
     DEFAULT_CROSSFADE_SECONDS,
     MAX_FRAMES,
     MAX_TAKES,
@@ -57,7 +58,6 @@ REFUSED_KEYS = {
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})\s*[x×X]\s*([1-9][0-9]{0,4})")
-_ASPECT = re.compile(r"([1-9][0-9]{0,3}(?:\.[0-9]{1,4})?)\s*:\s*([1-9][0-9]{0,3}(?:\.[0-9]{1,4})?)")
 _YES, _NO = ("true", "yes", "all"), ("false", "no", "none")
 
 
@@ -214,7 +214,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 def read_aspect(text: str) -> str:
     """The shape of a picture, "16:9", width first. Raises `ValueError` if it is none."""
-    found = _ASPECT.fullmatch(text.strip())
+    found = ASPECT.fullmatch(text.strip())
     if not found:
         raise ValueError(f"expected WIDTH:HEIGHT, such as 16:9, got {_shown(text)}. Correct or drop it.")
     return f"{found[1]}:{found[2]}"

@@ -162,8 +162,7 @@ class ShotSizes:
         return nearest.height, nearest.width
 
     def _error(self, shot: Shot, key: str, problem: str) -> SourceError:
-        line = shot.seconds_line if key == "seconds" else shot.line_of(key)
-        return self.script.error(line, f"shots[{self._indices[shot.id]}].{key}", problem)
+        return self.script.error(shot.line_of(key), f"shots[{self._indices[shot.id]}].{key}", problem)
 
 
 def _written(height: int, width: int) -> str:

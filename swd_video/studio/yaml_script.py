@@ -16,7 +16,6 @@ from swd_video.studio.shot_values import (
     Written,
     make_film,
     make_shot,
-    read_text,
     read_values,
     wanted,
 )
@@ -90,13 +89,9 @@ def _read_shot(source: Source, index: int, node: yaml.Node, defaults: dict[str, 
     key, line, folder = f"shots[{index}]", node.start_mark.line + 1, source.path.parent
     if isinstance(node, yaml.ScalarNode):  # a bare prompt
         entry = Mapping(source, key, None, SHOT_KEYS)
-        try:
-            prompt = read_text(entry.text_of(node, key, prose=True))
-        except SourceError:
-            raise
-        except ValueError as error:
-            raise entry.fail(node, key, str(error)) from None
-        return make_shot({"prompt": Value(prompt, line)}, defaults, line, folder, f"shot-{index + 1}")
+        written = {"prompt": Written(entry.text_of(node, key, prose=True), line)}
+        own = read_values(written, lambda line, name, problem: entry.fail(node, key, problem))
+        return make_shot(own, defaults, line, folder, f"shot-{index + 1}")
     entry = Mapping(source, key, node, SHOT_KEYS, REFUSED_KEYS)
     for name in ("id", "prompt"):
         if not entry.has(name):

@@ -1,6 +1,9 @@
 """Scripts: what is accepted, what is refused and where the message points, and how seeds are derived."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from swd_video.studio.script import (
     ScriptReader,
     Shot,
     Transition,
+    check_script,
     derive_seed,
     load_script,
 )
@@ -306,6 +310,8 @@ def test_errors_point_at_file_line_and_key(old: str, new: str, line: int, key: s
         ("title: x\n", "film.yaml:1: shots: missing. Add `shots:`"),
         ("shots: []\n", "film.yaml:1: shots: the list is empty"),
         ("shots:\n  - [a]\n", "film.yaml:2: shots[0]: expected a mapping"),
+        ("- a fish\n- ~\n", "film.yaml:2: shots[1]: expected text, got '~'"),
+        ("- !a fish\n", "film.yaml:1: shots[0]: begins with `!`, which is a tag to YAML"),
         ("shots:\n  - id: a\n   prompt: b\n", "film.yaml:3: not valid YAML"),
         (
             "title: x\nmodel: 'y\nseed: 1\n",
@@ -454,6 +460,29 @@ def test_what_a_reader_from_outside_gives_is_checked(text: str, message: str, tm
     with pytest.raises(SourceError) as caught:
         load_script(path, NAMED)
     assert str(caught.value).startswith(f"{path}{message}")
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"seconds": math.inf}, "seconds: expected seconds above 0, got inf"),
+        ({"trim": (0.0, -0.5)}, "trim: expected seconds from 0, got -0.5"),
+        ({"transition": Transition("crossfade", 0.0)}, "transition: expected seconds above 0, got 0.0"),
+        ({"aspect": "wide"}, "aspect: expected WIDTH:HEIGHT, such as 16:9, got 'wide'"),
+        ({"keep": (3, 0)}, "keep: expected a whole number from 1 to 1000, got 0"),
+        ({"pick": (1001,)}, "pick: expected a whole number from 1 to 1000, got 1001"),
+        ({"size": (0, 64)}, "size: expected a whole number from 1 to 100000, got 0"),
+        ({"frames": 0}, "frames: expected a whole number from 1 to 100000, got 0"),
+        ({"continues": "b"}, "continues: 'b' is the id of no shot"),
+    ],
+)
+def test_all_that_a_reader_may_give_is_checked(more: dict[str, Any], problem: str) -> None:
+    sound = Shot("a", "a tiger", None, None, 1, line=3, prompt_line=3, seconds_line=3)
+    script = Script(Path("film.x"), "film", DEFAULT_MODEL, 0, (sound,))
+    assert check_script(script) is script and sound.line_of("picture") == 3
+    with pytest.raises(SourceError) as caught:
+        check_script(replace(script, shots=(replace(sound, **more),)))
+    assert str(caught.value).startswith(f"film.x:3: shots[0].{problem}")
 
 
 def test_what_is_no_reader_is_refused(tmp_path: Path) -> None:
