@@ -6,9 +6,9 @@ from pathlib import Path
 from xml.parsers import expat
 
 from swd_video.plain_text import on_one_line
-from swd_video.studio.screenplay import TITLE_PAGE_KEYS, Part, PartKind, cut
+from swd_video.studio.screenplay import NOTE, Part, PartKind, cut, is_of_title_page, unclosed_note
 from swd_video.studio.script import Script, ScriptReader
-from swd_video.studio.shot_values import REFUSED_KEYS, Written
+from swd_video.studio.shot_values import Written
 from swd_video.yaml_source import SourceError
 
 _KINDS: dict[str, PartKind] = {
@@ -26,7 +26,6 @@ _KINDS: dict[str, PartKind] = {
 }
 _WITHOUT_PICTURE = {"Cast List", "New Act", "End of Act", "Show/Ep. Title"}
 _BODY, _TITLE_PAGE = ("FinalDraft", "Content"), ("FinalDraft", "TitlePage", "Content")
-_NOTE = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 _AGAIN = re.compile(r"\(\s*CONT.?D\s*\)", re.IGNORECASE)
 _KEY = re.compile(r"\s*(\w+)\s*:\s*(.*\S)\s*", re.DOTALL)
 
@@ -49,7 +48,7 @@ class FdxReader(ScriptReader):
         parts, warnings = [], []
         for paragraph in document.body:
             if paragraph.kind in _KINDS:
-                parts.append(_part(paragraph))
+                parts.append(_part(paragraph, path))
             elif paragraph.kind not in _WITHOUT_PICTURE and "".join(paragraph.texts).strip():
                 kind = on_one_line(paragraph.kind)
                 warnings.append(f"{path}:{paragraph.line}: a paragraph of the kind {kind!r} is left out.")
@@ -114,10 +113,12 @@ class _Document:
         )
 
 
-def _part(paragraph: _Paragraph) -> Part:
+def _part(paragraph: _Paragraph, path: Path) -> Part:
     raw = "".join(paragraph.texts)
-    notes = [*paragraph.notes, *(Written(found[1], paragraph.line) for found in _NOTE.finditer(raw))]
-    text = " ".join(_NOTE.sub("", raw).split())
+    notes = [*paragraph.notes, *(Written(found[1], paragraph.line) for found in NOTE.finditer(raw))]
+    text = " ".join(NOTE.sub("", raw).split())
+    if "[[" in text:
+        raise unclosed_note(path, paragraph.line)
     kind = _KINDS[paragraph.kind]
     if kind == "speaker":
         text = _AGAIN.sub("", text).strip()
@@ -130,11 +131,8 @@ def _title_page(paragraphs: list[_Paragraph], path: Path) -> dict[str, Written]:
     for paragraph in paragraphs:
         text = " ".join("".join(paragraph.texts).split())
         pair = _KEY.fullmatch(text)
-        key = pair[1].lower() if pair else ""
-        if pair and key in REFUSED_KEYS:
-            raise SourceError(f"{path}:{paragraph.line}: {key}: {REFUSED_KEYS[key]}.")
-        if pair and key in TITLE_PAGE_KEYS:
-            found[key] = Written(pair[2], paragraph.line)
+        if pair and is_of_title_page(pair[1].lower(), paragraph.line, path):
+            found[pair[1].lower()] = Written(pair[2], paragraph.line)
         elif text and "title" not in found:
             found["title"] = Written(text, paragraph.line)
     return found

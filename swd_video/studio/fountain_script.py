@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from screenplay_tools.fountain.parser import Parser
 from screenplay_tools.screenplay import ElementType
 
-from swd_video.studio.screenplay import TITLE_PAGE_KEYS, Part, PartKind, cut
+from swd_video.studio.screenplay import NOTE, Part, PartKind, cut, is_of_title_page, unclosed_note
 from swd_video.studio.script import Script, ScriptReader
-from swd_video.studio.shot_values import REFUSED_KEYS, Written
+from swd_video.studio.shot_values import Written
 from swd_video.yaml_source import SourceError
 
 _KINDS: dict[ElementType, PartKind] = {
@@ -30,7 +30,6 @@ _USUAL_ON_TITLE_PAGES = (
     "revision", "source", "written by",
 )  # fmt: skip
 _BONEYARD = re.compile(r"/\*.*?\*/", re.DOTALL)
-_NOTE = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 # Emphasis stands around words: `**bold**`, `*italic*`, `_underlined_`.
 _EMPHASIS = re.compile(r"(?<![\\\w])(\*{1,3}|_)(?=\S)(.+?)(?<=[^\s\\])\1(?!\w)")
 _ESCAPE = re.compile(r"\\([*_])")
@@ -41,19 +40,27 @@ class FountainReader(ScriptReader):
 
     def read(self, text: str, path: Path) -> Script:
         """See `ScriptReader.read`."""
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         # Not the parser's way with them, so that lines and what stands around them stay.
         text = _BONEYARD.sub(lambda found: "\n" * found[0].count("\n"), text)
-        reading = _Reading(text.replace("\r\n", "\n").replace("\r", "\n"), path)
+        before, opened, _ = text.partition("/*")
+        if opened:
+            line = before.count("\n") + 1
+            raise SourceError(f"{path}:{line}: what `/*` takes out has no end. Write `*/` behind it.")
+        reading = _Reading(text, path)
         title_page = reading.title_page()
         script = cut(reading.parts(), title_page, path)
         return replace(script, warnings=(*reading.warnings, *script.warnings))
 
 
-class _Reading:
-    """A parser that was given all lines, and where what it found starts and ends.
+_Notes: TypeAlias = tuple[Written, ...]
 
-    It gets every note as a number, in the line in which the note begins: a note of several lines behind dialogue would
-    make the parser take the action for dialogue.
+
+class _Reading:
+    """A parser that was given all lines, and the notes of what it found, and where that starts and ends.
+
+    It gets no notes: behind a transition or a name they would make it take that for action, and those of several lines
+    behind dialogue would make it take the action for dialogue.
     """
 
     def __init__(self, text: str, path: Path) -> None:
@@ -61,21 +68,20 @@ class _Reading:
         self.parser.mergeActions = self.parser.mergeDialogue = False
         self.path = path
         self.warnings: list[str] = []
-        self.notes: list[Written] = []
-        self.elements: list[tuple[Any, int, int]] = []
+        self.elements: list[tuple[Any, _Notes, int, int]] = []
         self._titles: list[tuple[Any, int]] = []
-        held: tuple[int, int] | None = None  # a line that only the next one tells the kind of
-        for line, start, end in self._lines(text):
+        held: tuple[_Notes, int, int] | None = None  # a line that only the next one tells the kind of
+        for line, notes, start, end in self._lines(text):
             new, titles = self._feed(line)
             if held is not None and new:
                 self.elements.append((new.pop(0), *held))
             waits = bool(line.strip()) and not new and not titles and held is None
-            held = (start, end) if waits else None
-            self.elements += [(element, start, end) for element in new]
+            held = (notes, start, end) if waits else None
+            self.elements += [(element, notes, start, end) for element in new]
             self._titles += [(title, start) for title in titles]
 
-    def _lines(self, text: str) -> Iterator[tuple[str, int, int]]:
-        """Every line with the numbers of its first and its last in the file, where notes make it of several."""
+    def _lines(self, text: str) -> Iterator[tuple[str, _Notes, int, int]]:
+        """Every line and its notes, which may make it one of several, with the numbers of the first and the last."""
         lines = [*text.split("\n"), ""]
         number = 0
         while number < len(lines):
@@ -83,20 +89,16 @@ class _Reading:
             while line.rfind("[[") > line.rfind("]]"):
                 number += 1
                 if number == len(lines) or not lines[number].strip():
-                    raise SourceError(
-                        f"{self.path}:{start + 1}: a note, `[[`, is not closed before the paragraph ends. Write `]]` "
-                        "behind it."
-                    )
+                    raise unclosed_note(self.path, start + 1)
                 line += f"\n{lines[number]}"
             number += 1
-            yield self._number_notes(line, start + 1), start + 1, number
-
-    def _number_notes(self, line: str, start: int) -> str:
-        def put_away(found: re.Match[str]) -> str:
-            self.notes.append(Written(found[1], start + line.count("\n", 0, found.start())))
-            return f"[[{len(self.notes) - 1}]]"
-
-        return _NOTE.sub(put_away, line).replace("\n", " ")
+            notes = tuple(
+                Written(found[1], start + 1 + line.count("\n", 0, found.start()))
+                for found in NOTE.finditer(line)
+            )
+            if notes:  # an empty line would end the paragraph
+                line = " ".join(NOTE.sub("", line).split()) or "[[]]"
+            yield line, notes, start + 1, number
 
     def _feed(self, line: str) -> tuple[list[Any], list[Any]]:
         script = self.parser.script
@@ -111,9 +113,7 @@ class _Reading:
         found: dict[str, Written] = {}
         for entry, line in self._titles:
             key = entry.key.strip().lower()
-            if key in REFUSED_KEYS:
-                raise SourceError(f"{self.path}:{line}: {key}: {REFUSED_KEYS[key]}.")
-            if key in TITLE_PAGE_KEYS:
+            if is_of_title_page(key, line, self.path):
                 found[key] = Written(_plain(entry.text_raw), line)
             elif key not in _USUAL_ON_TITLE_PAGES:
                 self.warnings.append(
@@ -126,8 +126,8 @@ class _Reading:
         """The screenplay; lines of action that follow each other are one paragraph."""
         paragraph: list[Part] = []
         ended = 0
-        for element, start, end in self.elements:
-            part = self._part(element, start)
+        for element, notes, start, end in self.elements:
+            part = self._part(element, notes, start)
             if paragraph and (part is None or part.kind != "action" or start > ended + 1):
                 yield _joined(paragraph)
                 paragraph = []
@@ -139,13 +139,11 @@ class _Reading:
         if paragraph:
             yield _joined(paragraph)
 
-    def _part(self, element: Any, line: int) -> Part | None:
+    def _part(self, element: Any, notes: _Notes, line: int) -> Part | None:
         kind = _KINDS.get(element.type)
         if kind is None:
             return None
-        raw = element.text_raw
-        notes = tuple(self.notes[int(found[1])] for found in _NOTE.finditer(raw))
-        text = _plain(_NOTE.sub("", raw))
+        text = _plain(NOTE.sub("", element.text_raw))
         if element.type == ElementType.CHARACTER:
             text = element.name + (f" ({element.extension})" if element.extension else "")
         elif element.type == ElementType.PARENTHETICAL:

@@ -29,6 +29,9 @@ PartKind = Literal["heading", "direction", "action", "speaker", "speech", "trans
 TITLE_PAGE_KEYS = ("title", "model", "seed", "size", "aspect", "seconds", "takes")
 """What a title page may say beside what other programs read there."""
 
+NOTE = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+"""A note in the text of a screenplay."""
+
 _OF_SCRIPT = ("title", "model", "seed")
 _OUTSIDE = re.compile(
     r"^\s*(?:int\.?\s*/\s*ext|ext\.?\s*/\s*int|i\s*/\s*e|int|ext|est)\b[.\s]*", re.IGNORECASE
@@ -65,6 +68,24 @@ class Part:
     text: str
     line: int
     notes: tuple[Written, ...] = ()
+
+
+def is_of_title_page(key: str, line: int, path: Path) -> bool:
+    """Whether a key of a title page is one of ours.
+
+    Raises:
+        SourceError: if it is one that a student cannot honour.
+    """
+    if key in REFUSED_KEYS:
+        raise SourceError(f"{path}:{line}: {key}: {REFUSED_KEYS[key]}.")
+    return key in TITLE_PAGE_KEYS
+
+
+def unclosed_note(path: Path, line: int) -> SourceError:
+    """The error of a note without an end."""
+    return SourceError(
+        f"{path}:{line}: a note, `[[`, is not closed before the paragraph ends. Write `]]` behind it."
+    )
 
 
 def cut(parts: Iterable[Part], title_page: Mapping[str, Written], path: Path) -> Script:
@@ -134,8 +155,10 @@ class _Cutter:
         elif part.kind == "card":
             if part.text:
                 self._waiting["title"] = Written(part.text, part.line)
+            self._take_notes(part, self._waiting)
         else:
             self._speech.append(part)
+            self._take_notes(part)
 
     def end(self) -> None:
         self._end_scene()
@@ -151,11 +174,11 @@ class _Cutter:
     def _end_scene(self) -> None:
         self._end_speech()
         self._end_direction()
-        if self._speech and not self._of_scene:
-            self._warn(
-                self._speech[0].line,
-                "dialogue of a scene without action stands at no shot. Write what is seen.",
-            )
+        for what, lost in (("dialogue", self._speech), ("what a note says", [*self._scene.values()])):
+            if lost and not self._of_scene:
+                self._warn(
+                    lost[0].line, f"{what} of a scene without action stands at no shot. Write what is seen."
+                )
         self._speech, self._of_scene = [], []
 
     def _end_direction(self) -> None:
@@ -182,13 +205,15 @@ class _Cutter:
         self._take_notes(part)
         self._end_speech()
 
-    def _take_notes(self, part: Part) -> None:
+    def _take_notes(self, part: Part, target: dict[str, Written] | None = None) -> None:
         """Keys in notes are the shot's; before the first of a scene they are of all its shots."""
-        target = self._of_scene[-1].written if self._of_scene else self._scene
+        if target is None:
+            target = self._of_scene[-1].written if self._of_scene else self._scene
         for note in part.notes:
             target.update(_note_keys(note, self.path))
 
     def _change(self, part: Part) -> None:
+        self._take_notes(part, self._waiting)
         if _CROSSFADE.search(part.text):
             seconds = re.search(r"\d+(?:\.\d+)?", part.text)
             length = seconds[0] if seconds else f"{DEFAULT_CROSSFADE_SECONDS:g}"

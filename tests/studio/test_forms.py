@@ -1,4 +1,4 @@
-"""Scripts in JSON, tables and plain text: the same shots as in YAML, and mistakes at their own line or row."""
+"""Scripts in JSON, tables and plain text: the same shots as in YAML. In any form: mistakes at their own line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from swd_video.studio.made_ids import with_ids
-from swd_video.studio.script import Script, Transition, load_script
+from swd_video.studio.script import Transition, load_script
 from swd_video.yaml_source import SourceError
+
+from .script_file import read
 
 YAML = """\
 shots:
@@ -41,12 +43,6 @@ a tiger, moving "right" --id tiger --seconds 1.4 --d 7 --w 128 --h 96
 a whale  floating up --f 9 --takes 2 --id whale
 a bee --i bee.png --id=bee
 """
-
-
-def read(text: str, suffix: str, folder: Path) -> Script:
-    path = folder / f"film.{suffix}"
-    path.write_bytes(text.encode())
-    return load_script(path)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +155,57 @@ def test_all_keys_of_a_shot_can_be_columns(tmp_path: Path) -> None:
         ("txt", "a bee --f 5 --seconds 1\n", ":1: --f: stands beside `seconds`"),
         ("txt", "--f 5\n", ":1: prompt: the line has none"),
         ("txt", "a \x00 bee\n", ":1: prompt: holds a control character, U+0000"),
+        (
+            "fountain",
+            "\nA bee. [[seconds: two]]",
+            ":2: shots[0].seconds: expected seconds above 0, such as 2.5, got",
+        ),
+        (
+            "fountain",
+            "\nA bee.\n\nA fox. [[id: a\nseconds: two]]",
+            ":5: shots[1].seconds: expected seconds above 0",
+        ),
+        ("fountain", "\nA bee. [[secnods: 2]]", ":2: secnods: unknown key. Did you mean `seconds`?"),
+        (
+            "fountain",
+            "\nA bee. [[takes: 2, negative: x]]",
+            ":2: negative: a student was distilled from a guided",
+        ),
+        ("fountain", "\nA bee. [[takes: 2, takes: 3]]", ":2: takes: given twice"),
+        (
+            "fountain",
+            "\nA bee. [[takes: 2\n\nA fox.",
+            ":2: a note, `[[`, is not closed before the paragraph ends.",
+        ),
+        ("fountain", "\nEXT. SEA [[takes: x]]\n\nA fox.", ":2: shots[0].takes: expected a whole number"),
+        ("fountain", "Title: x\nSeed: x\n\nA fox.", ":2: seed: expected a whole number"),
+        ("fountain", "Title: x\nSteps: 9\n\nA fox.", ":2: steps: a student has the stages"),
+        ("fountain", "\nEXT. SEA\n", ":1: shots: there is none"),
+        (
+            "fountain",
+            "\nA fox. [[id: a]]\n\nA bee. [[id: A]]",
+            ":4: shots[1].id: 'A' is already the id of shots[0]",
+        ),
+        (
+            "fdx",
+            "<FinalDraft><Content>\n<Paragraph>",
+            ":2: not valid XML: no element found. Save it from Final Draft",
+        ),
+        ("fdx", "A bee", ":1: not valid XML: syntax error"),
+        ("fdx", "<html></html>", ":1: begins with <html>, expected <FinalDraft>"),
+        ("fdx", '<!DOCTYPE a [\n<!ENTITY b "c">]><FinalDraft/>', ":2: declares an entity, 'b'"),
+        (
+            "fdx",
+            "<FinalDraft><Content>\n<Paragraph>\n<Text>[[seed: x]]a</Text></Paragraph></Content></FinalDraft>",
+            ":2: shots[0].seed: expected a whole number",
+        ),
+        ("fdx", "<FinalDraft/>", ":1: shots: there is none"),
+        ("fountain", "\nA bee.\n\n/* a fox\n\nA cat.", ":4: what `/*` takes out has no end"),
+        (
+            "fdx",
+            "<FinalDraft><Content>\n<Paragraph><Text>A bee [[takes: 2</Text></Paragraph></Content></FinalDraft>",
+            ":2: a note, `[[`, is not closed",
+        ),
     ],
 )
 def test_mistakes_are_told_at_their_line(suffix: str, text: str, message: str, tmp_path: Path) -> None:

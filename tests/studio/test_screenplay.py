@@ -1,12 +1,13 @@
-"""Screenplays: a page of Fountain and of Final Draft, cut as a person would cut it, and mistakes at their own line."""
+"""Screenplays: a page of Fountain and of Final Draft, cut as a person would cut it."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from swd_video.studio.script import Script, Transition, load_script
-from swd_video.yaml_source import SourceError
+from swd_video.studio.script import Transition
+
+from .script_file import read
 
 FOUNTAIN = """\
 Title: _**The Night Boat**_
@@ -178,69 +179,13 @@ def test_the_same_shots_as_in_yaml(text: str, suffix: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("suffix", "text", "message"),
-    [
-        (
-            "fountain",
-            "\nA bee. [[seconds: two]]",
-            ":2: shots[0].seconds: expected seconds above 0, such as 2.5, got",
-        ),
-        (
-            "fountain",
-            "\nA bee.\n\nA fox. [[id: a\nseconds: two]]",
-            ":5: shots[1].seconds: expected seconds above 0",
-        ),
-        ("fountain", "\nA bee. [[secnods: 2]]", ":2: secnods: unknown key. Did you mean `seconds`?"),
-        (
-            "fountain",
-            "\nA bee. [[takes: 2, negative: x]]",
-            ":2: negative: a student was distilled from a guided",
-        ),
-        ("fountain", "\nA bee. [[takes: 2, takes: 3]]", ":2: takes: given twice"),
-        (
-            "fountain",
-            "\nA bee. [[takes: 2\n\nA fox.",
-            ":2: a note, `[[`, is not closed before the paragraph ends.",
-        ),
-        ("fountain", "\nEXT. SEA [[takes: x]]\n\nA fox.", ":2: shots[0].takes: expected a whole number"),
-        ("fountain", "Title: x\nSeed: x\n\nA fox.", ":2: seed: expected a whole number"),
-        ("fountain", "Title: x\nSteps: 9\n\nA fox.", ":2: steps: a student has the stages"),
-        ("fountain", "\nEXT. SEA\n", ":1: shots: there is none"),
-        (
-            "fountain",
-            "\nA fox. [[id: a]]\n\nA bee. [[id: A]]",
-            ":4: shots[1].id: 'A' is already the id of shots[0]",
-        ),
-        (
-            "fdx",
-            "<FinalDraft><Content>\n<Paragraph>",
-            ":2: not valid XML: no element found. Save it from Final Draft",
-        ),
-        ("fdx", "A bee", ":1: not valid XML: syntax error"),
-        ("fdx", "<html></html>", ":1: begins with <html>, expected <FinalDraft>"),
-        ("fdx", '<!DOCTYPE a [\n<!ENTITY b "c">]><FinalDraft/>', ":2: declares an entity, 'b'"),
-        (
-            "fdx",
-            "<FinalDraft><Content>\n<Paragraph>\n<Text>[[seed: x]]a</Text></Paragraph></Content></FinalDraft>",
-            ":2: shots[0].seed: expected a whole number",
-        ),
-        ("fdx", "<FinalDraft/>", ":1: shots: there is none"),
-    ],
-)
-def test_mistakes_are_told_at_their_line(suffix: str, text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError) as caught:
-        read(text, suffix, tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / 'film'}.{suffix}{message}")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("text", "warning"),
     [
         ("Dawn: a boat\n\nA bee.", ":1: 'Dawn' is taken for a key of the title page"),
         ("\nA bee.\n\n> THE END <", ":4: no shot follows the card 'THE END'"),
         ("\nEXT. SEA\n\nMAN\nHello\n\nEXT. LAND\n\nA bee.", ":4: dialogue of a scene without action"),
         ("\nA bee.\n\n> WIPE TO:\n\nA fox.", ":4: 'WIPE TO:' is not made here"),
+        ("\n[[seconds: 2]]\n\nEXT. SEA\n\nA bee.", ":2: what a note says of a scene without action"),
     ],
 )
 def test_what_is_left_out_is_told(text: str, warning: str, tmp_path: Path) -> None:
@@ -264,7 +209,17 @@ def test_headings_tell_place_and_time(heading: str, words: str, tmp_path: Path) 
     assert shot.prompt == f"A bee flies. {words}"
 
 
-def read(text: str, suffix: str, folder: Path) -> Script:
-    path = folder / f"film.{suffix}"
-    path.write_text(text)
-    return load_script(path)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("A bee.\n\n", "MAN (O.S.) [[seconds: 2]]\nHello"),
+        ("A bee.\n\n", "MAN\nHello [[seconds:\n2]]"),
+        ("CUT TO: [[seconds: 2]]\n\n", "A bee."),
+        ("> DAWN < [[seconds: 2]]\n\n", "A bee."),
+        ("A bee.\r\r/* of\r */\r\r", "[[seconds: 2]]"),
+    ],
+)
+def test_notes_may_stand_behind_anything(before: str, after: str, tmp_path: Path) -> None:
+    (shot, last) = read(f"Title: X [[draft]]\n\n{before}{after}\n\nA fox.\n", "fountain", tmp_path).shots
+    assert (shot.prompt, shot.seconds, last.seconds) == ("A bee.", 2.0, None)
+    assert shot.marker in (None, "MAN (O.S.): Hello", "MAN: Hello") and last.prompt == "A fox."
