@@ -2,16 +2,15 @@
 
 import copy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
-import torch
 from torch import nn
 
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.cost.architecture import load_architecture
-from swd_video.cost.counting import KernelAttention, count_flops
-from swd_video.cost.networks import Carried, Decoder, count_text
+from swd_video.cost.architecture import Architecture, load_architecture
+from swd_video.cost.counting import Flops, KernelAttention, count_flops
+from swd_video.cost.networks import Carried, Decoder, Run, Transformer, count_text
 from swd_video.objectives.passes import Pass
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -21,15 +20,15 @@ class DraftCost:
 
     Args:
         pipe: The loaded student.
-        base: Folder or hub name of its base model.
+        base: Folder or hub name of its base model, or that without weights.
         adapter: Of that, where it is from outside of the package.
 
     Raises:
         ValueError: The base model is not of a kind whose parts can be counted.
     """
 
-    def __init__(self, pipe: ScaleWisePipeline, base: str, adapter: str | None = None) -> None:
-        self._architecture = load_architecture(base, adapter)
+    def __init__(self, pipe: ScaleWisePipeline, base: str | Architecture, adapter: str | None = None) -> None:
+        self._architecture = base if isinstance(base, Architecture) else load_architecture(base, adapter)
         channels = self._architecture.spec.latent_channels
 
         def carried(network: nn.Module) -> Carried:
@@ -38,6 +37,7 @@ class DraftCost:
         upsampler, decoder = pipe.scheduler.upsampler, pipe.model.decoder
         self._upsampler = None if upsampler is None else carried(upsampler)
         self._decoder = Decoder(self._architecture) if decoder is None else carried(decoder)
+        self._transformer = Transformer(self._architecture)
         self._shown, self._of_stage = cache(self._count_shown), cache(self._count_stage)
         self.text: int = count_text(self._architecture)
 
@@ -60,14 +60,15 @@ class DraftCost:
         return self.of_draft(schedule, len(schedule))
 
     def _count_stage(self, stage: Stage) -> int:
-        model, spec = self._architecture.model, self._architecture.spec
-        device = next(model.transformer.parameters()).device
-        latents = torch.empty(1, spec.latent_channels, *stage.grid.as_tuple(), device=device)
-        embeds = torch.empty(1, spec.text_length, spec.text_dim, device=device)
+        def count(
+            network: nn.Module, run: Run
+        ) -> Flops:  # without the gradients that a training counts as well
+            return Flops(count_flops(partial(run, network, 1)))
+
         with KernelAttention():
-            return count_flops(
-                lambda: model.predict_velocity(latents, stage.sigma, embeds, attention=stage.attention)
-            )
+            return self._transformer.put_together(
+                Pass("student", stage.grid, attention=stage.attention), count
+            ).forward
 
     def _count_shown(self, grid: LatentSize) -> int:
         if isinstance(self._decoder, Carried):

@@ -18,7 +18,7 @@ from swd_video.studio.model import ModelFacts
 UTILISATION = {"cpu": 0.25, "cuda": 0.5, "mps": 0.25}
 """Share of a device's speed at products of matrices that a clip is assumed to be made at, where none was timed."""
 
-_PROBE_SIZE, _PROBE_SECONDS = 1024, 0.1
+_PROBE_SIZES, _PROBE_SECONDS = (128, 1024), 0.1
 
 
 def estimate_seconds(
@@ -107,11 +107,16 @@ def _speed(device: str, machine: str, precision: torch.dtype) -> float:
 
 
 def _matrix_speed(device: str, precision: torch.dtype) -> float:
-    """Operations a second of a product of matrices, tried."""
-    one = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=precision)
-    (one @ one).sum().item()
-    count, began = 0, time.perf_counter()
-    while (passed := time.perf_counter() - began) < _PROBE_SECONDS or not count:
-        (one @ one)[0, 0].item()  # waits for the device
-        count += 1
-    return 2 * _PROBE_SIZE**3 * count / passed
+    """Operations a second of a product of matrices, tried: a small one, and a large one where that takes no seconds."""
+    speed = 0.0
+    for size in _PROBE_SIZES:
+        if speed and 2 * size**3 / speed > 10 * _PROBE_SECONDS:  # bfloat16 on a processor that has none
+            break
+        one = torch.ones(size, size, device=device, dtype=precision)
+        (one @ one).sum().item()
+        count, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < _PROBE_SECONDS or not count:
+            (one @ one)[0, 0].item()  # waits for the device
+            count += 1
+        speed = 2 * size**3 * count / passed
+    return speed

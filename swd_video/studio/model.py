@@ -20,6 +20,7 @@ from swd_video.student.student import Student
 from swd_video.studio.progress import Progress
 
 if TYPE_CHECKING:
+    from swd_video.cost.architecture import Architecture
     from swd_video.cost.drafting import DraftCost
 
 _OF_DECODING = {"vae_tiling", "vae_slicing", "decode_timestep", "decode_noise"}
@@ -150,6 +151,7 @@ def describe_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     options: LoadOptions = DEFAULT_OPTIONS,
+    architecture: "Architecture | None" = None,
 ) -> ModelFacts:
     """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder.
 
@@ -161,6 +163,7 @@ def describe_model(
         device: Where it runs.
         dtype: Precision of all its parts.
         options: How it is fitted into memory and run.
+        architecture: Its base model without weights, where that is there already.
     """
     decoder = "" if pipe.model.decoder is None else weights_digest(pipe.model.decoder)
     # The files' bytes are in the hashes; where they lie does not matter.
@@ -186,12 +189,14 @@ def describe_model(
         ),
         decoder=decoder,
         draft_stages=student.draft_stages,
-        count_draft=_draft_counter(pipe, student, options),
+        count_draft=_draft_counter(
+            pipe, architecture or student.base_path, options.adapter or student.adapter
+        ),
     )
 
 
 def _draft_counter(
-    pipe: ScaleWisePipeline, student: Student, options: LoadOptions
+    pipe: ScaleWisePipeline, base: "str | Architecture", adapter: str | None
 ) -> Callable[[ScaleSchedule, int], tuple[int, int] | None]:
     @cache
     def load() -> "DraftCost | None":
@@ -199,7 +204,7 @@ def _draft_counter(
         from swd_video.cost.drafting import DraftCost
 
         try:
-            return DraftCost(pipe, student.base_path, options.adapter or student.adapter)
+            return DraftCost(pipe, base, adapter)
         except (ValueError, OSError):
             return None
 

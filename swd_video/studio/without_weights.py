@@ -49,9 +49,17 @@ def load_model_for_planning(
         model.decoder = None if decoder is None else copy.deepcopy(decoder).to(dtype=dtype)
     pipe = ScaleWisePipeline(model, student.scheduler, student.positions)
     fingerprint = student.fingerprint(options.transformer_file) if hashed else ""
-    return architecture, describe_model(
-        name, student, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
+    facts = describe_model(
+        name,
+        student,
+        pipe,
+        fingerprint=fingerprint,
+        device=device,
+        dtype=dtype,
+        options=options,
+        architecture=architecture,
     )
+    return architecture, facts
 
 
 def _load_tokenizer(base: str, part: str, class_name: str) -> Any:
