@@ -159,19 +159,20 @@ def check(
     Raises:
         ValueError: the model is not usable.
     """
-    there = out is not None and out.is_dir()
-    if out is not None and there:
+    if out is not None and not out.is_dir():
+        out = None
+    if out is not None:
         script = with_picks(script, out)
     place = choose_device(device)
     precision = choose_precision(dtype, place)
     architecture, facts = load_model_for_planning(
-        model or script.model, device=place, dtype=precision, options=options, hashed=there
+        model or script.model, device=place, dtype=precision, options=options, hashed=out is not None
     )
     together = batch or (drafted_together(out) if out is not None else 1)
     facts = computed_together(facts, together)
     errors: list[SourceError] = []
     clips = plan_clips(script, facts, errors)
-    checked = _look_for(clips, out) if out is not None and there else [CheckedClip(clip) for clip in clips]
+    checked = [CheckedClip(clip) for clip in clips] if out is None else _look_for(clips, out)
     to_do = [clip.clip for clip in checked if not clip.finished]
     largest = max(clips, key=lambda clip: clip.size.frames * clip.size.height * clip.size.width, default=None)
     report = read_object(out / REPORT_NAME) if out is not None else {}

@@ -65,7 +65,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relative(path: Path | None, folder: Path) -> str | None:
-    return None if path is None else Path(os.path.relpath(path, folder)).as_posix()
+    # Resolved, as `..` out of a link does not lead to where the link lies.
+    return None if path is None else Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _transition(transition: Transition | None) -> str | None:

@@ -56,6 +56,11 @@ def test_all_that_a_script_says_is_written(tmp_path: Path, capsys: pytest.Captur
     assert "picture: ../film/pictures/fish.png" in text, "paths start at the file"
     assert "\n\n  - id: a\n    prompt:" in text, "an empty line stands between shots"
 
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "link").symlink_to(other)
+    assert main(["convert", str(folder / "film.yaml"), str(tmp_path / "deep" / "link" / "linked.yml")]) == 0
+    assert (other / "linked.yml").read_text() == text, "from where the file lies, not the link to it"
+
     assert main(["convert", str(other / "film.yml"), str(folder / "film.yaml"), "--overwrite"]) == 0
     assert shots_beside(load_script(folder / "film.yaml"), folder) == shots_beside(after, other)
 
