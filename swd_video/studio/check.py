@@ -15,7 +15,7 @@ from swd_video.models.devices import Device, Precision, choose_device, choose_pr
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.studio.batches import computed_together, drafted_together
 from swd_video.studio.clip_files import is_finished, kept_sidecar
-from swd_video.studio.clip_times import estimate_seconds, schedule_of
+from swd_video.studio.clip_times import estimate_seconds
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
@@ -221,7 +221,7 @@ def _memory(
     weights = sum(parts.values()) if options.cpu_offload is None else max(parts.values())
     if options.cpu_offload == "sequential":
         weights = 0  # a layer at a time
-    working = model.batch * working_bytes(architecture, schedule_of(clip.size, model), size)
+    working = model.batch * working_bytes(architecture, model.schedule_of(clip.size), size)
     return {"weights_gib": weights / _GIB, "working_gib": working / _GIB}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from swd_video.core.grid import PixelSize
-from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.gpus import load_gpus
 from swd_video.models.devices import device_name
 from swd_video.studio.clips import PlannedClip
@@ -59,11 +58,6 @@ def estimate_seconds(
     }
 
 
-def schedule_of(size: PixelSize, model: ModelFacts) -> ScaleSchedule:
-    """The stages of clips of a size."""
-    return model.schedule.scaled_to(model.compression.latent_size(size), model.compression)
-
-
 def _timed(report: Mapping[str, Any], model: ModelFacts, machine: str) -> dict[PixelSize, float]:
     """Median seconds of clips by their size, where this model made them on this machine in the same way."""
     made = {
@@ -90,7 +84,7 @@ def _timed(report: Mapping[str, Any], model: ModelFacts, machine: str) -> dict[P
 def _operations(sizes: Iterable[PixelSize], model: ModelFacts) -> dict[PixelSize, int] | None:
     found = {}
     for size in sizes:
-        schedule = schedule_of(size, model)
+        schedule = model.schedule_of(size)
         counted = model.count_draft(schedule, len(schedule))
         if counted is None:
             return None

@@ -115,45 +115,69 @@ def plan_clips(
             sizes.of(shot)
     pictures = _hash_pictures(script, model, sizes, told)
     continued = _continued_takes(script, model, sizes, told)
-    clips = []
+    return [
+        _plan_clip(
+            take,
+            model,
+            sizes.of(take.shot),
+            *prompts[take.shot.prompt],
+            picture=None if take.shot.picture is None else pictures[take.shot.picture],
+            continues=continued.get(take.shot.id),
+        )
+        for take in (script.takes() if takes is None else takes)
+        if take.shot.id not in told.shots
+    ]
+
+
+def _plan_clip(
+    take: Take,
+    model: ModelFacts,
+    size: PixelSize,
+    prompt: str,
+    unknown: Mapping[str, list[str]],
+    *,
+    picture: str | None,
+    continues: str | None,
+) -> PlannedClip:
     together = [f"batch {model.batch}"] if model.batch > 1 else []
-    for take in script.takes() if takes is None else takes:
-        if take.shot.id in told.shots:
-            continue
-        size = sizes.of(take.shot)
-        target = model.compression.latent_size(size)
-        grids = model.schedule.scaled_to(target, model.compression)
-        stages = tuple((stage.sigma, model.compression.pixel_size(stage.grid)) for stage in grids)
-        metadata = {
-            "title": take.name,
-            "comment": take.shot.prompt,
-            "prompt": take.shot.prompt,
-            "seed": str(take.seed),
-            "model": model.name,
-        }
-        fields: dict[str, Any] = {
-            "render_version": RENDER_VERSION,
-            "model": [model.fingerprint, model.device, model.dtype, *model.options, *together],
-            "size": size.as_tuple(),
-            "fps": model.fps,
-            "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],
-            "metadata": metadata,
-        }
-        if take.shot.picture is not None:
-            fields["picture"] = pictures[take.shot.picture]
-        before = continued.get(take.shot.id)
-        if before is not None:
-            fields["continues"] = before
-        prompt, unknown = prompts[take.shot.prompt]
-        if prompt != take.shot.prompt:
-            fields["read_as"] = prompt
-        stages_hash = hash_content(fields)
-        content_hash = hash_content(fields | {"model": [*fields["model"], *model.decoding]})
-        hashes = content_hash, stages_hash
-        shown = model.shown_size(target)
-        rest = stages, metadata, *hashes, prompt, unknown
-        clips.append(PlannedClip(take, size, shown, model.fps, *rest, before, made_of=fields))
-    return clips
+    stages = tuple(
+        (stage.sigma, model.compression.pixel_size(stage.grid)) for stage in model.schedule_of(size)
+    )
+    metadata = {
+        "title": take.name,
+        "comment": take.shot.prompt,
+        "prompt": take.shot.prompt,
+        "seed": str(take.seed),
+        "model": model.name,
+    }
+    fields: dict[str, Any] = {
+        "render_version": RENDER_VERSION,
+        "model": [model.fingerprint, model.device, model.dtype, *model.options, *together],
+        "size": size.as_tuple(),
+        "fps": model.fps,
+        "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],
+        "metadata": metadata,
+    }
+    if picture is not None:
+        fields["picture"] = picture
+    if continues is not None:
+        fields["continues"] = continues
+    if prompt != take.shot.prompt:
+        fields["read_as"] = prompt
+    return PlannedClip(
+        take=take,
+        size=size,
+        shown_size=model.shown_size(model.compression.latent_size(size)),
+        fps=model.fps,
+        stages=stages,
+        metadata=metadata,
+        content_hash=hash_content(fields | {"model": [*fields["model"], *model.decoding]}),
+        stages_hash=hash_content(fields),
+        prompt=prompt,
+        unknown_words=unknown,
+        continues=continues,
+        made_of=fields,
+    )
 
 
 def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:

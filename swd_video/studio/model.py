@@ -71,6 +71,10 @@ class ModelFacts:
     draft_stages: int | None = None
     count_draft: Callable[[ScaleSchedule, int], tuple[int, int] | None] = lambda schedule, stages: None
 
+    def schedule_of(self, size: PixelSize) -> ScaleSchedule:
+        """The stages of clips of a size."""
+        return self.schedule.scaled_to(self.compression.latent_size(size), self.compression)
+
 
 class LoadedModel(NamedTuple):
     """A student that can make clips, and what planning them needs."""
