@@ -1,7 +1,8 @@
-"""A small video classifier, trained on real clips alone, that reads the attributes of a prompt back."""
+"""A small video network, trained on real clips alone, that reads back what clips show: by the prompt, and beyond it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -46,8 +47,12 @@ class _SpaceTimeBlock(nn.Module):
 class AttributeJudge(nn.Module):
     """A 3-D CNN with one classification head for each attribute of a prompt (subject, motion, background).
 
+    What a prompt leaves open (size, place, tint) can be read as numbers. A name that ends in `_first` and the same with
+    `_last` are where something begins and ends.
+
     Attributes:
         classes: For each attribute, the names of its classes in the order of the head's outputs.
+        readings: By name, the numbers that it reads, each with its deviation among real clips of one prompt.
         input_frames: Frames the network reads, spread evenly over a clip from its first to its last.
         input_size_px: Height and width the network reads.
     """
@@ -56,6 +61,7 @@ class AttributeJudge(nn.Module):
         self,
         classes: Mapping[str, Sequence[str]],
         *,
+        readings: Mapping[str, float] = MappingProxyType({}),
         input_frames: int = 17,
         input_size_px: int = 64,
         width: int = 24,
@@ -64,6 +70,7 @@ class AttributeJudge(nn.Module):
 
         Args:
             classes: For each attribute the names of its classes.
+            readings: Numbers that it reads as well, each with its deviation among clips of one prompt.
             input_frames: Frames it reads.
             input_size_px: Height and width it reads.
             width: Channels after the first convolution.
@@ -78,6 +85,7 @@ class AttributeJudge(nn.Module):
                     f"classes[{attribute!r}]: got {list(names)}, expected two or more different names."
                 )
         self.classes = {attribute: tuple(names) for attribute, names in classes.items()}
+        self.readings = dict(readings)
         self.input_frames = input_frames
         self.input_size_px = input_size_px
         self.width = width
@@ -89,6 +97,18 @@ class AttributeJudge(nn.Module):
             _SpaceTimeBlock(4 * width, 6 * width, 2),
         )
         self.heads = nn.ModuleDict({name: nn.Linear(12 * width, len(c)) for name, c in self.classes.items()})
+        # Places are lost in a mean over space, so numbers are read off every cell that four and three halvings leave.
+        cells = -(-input_frames // 8) * (-(-input_size_px // 16)) ** 2
+        self.reader = (
+            nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(6 * width * cells, 8 * width),
+                nn.SiLU(),
+                nn.Linear(8 * width, len(readings)),
+            )
+            if readings
+            else None
+        )
 
     def prepare(
         self, frames: UInt8[np.ndarray, "batch frames height width 3"]
@@ -107,35 +127,33 @@ class AttributeJudge(nn.Module):
             flat = small.round().clamp(0, 255).to(torch.uint8)
         return flat.unflatten(0, (len(frames), -1)).transpose(1, 2).contiguous()
 
-    def features(
-        self, pixels: Float[Tensor, "batch 3 frames height width"]
-    ) -> Float[Tensor, "batch features"]:
-        """Mean and maximum over space and time of the last block; `pixels` lie in [-1, 1]."""
-        hidden = self.blocks(functional.silu(self.norm(self.stem(pixels))))
-        return torch.cat([hidden.mean(dim=(2, 3, 4)), hidden.amax(dim=(2, 3, 4))], dim=1)
-
     def forward(
         self, pixels: Float[Tensor, "batch 3 frames height width"]
-    ) -> dict[str, Float[Tensor, "batch _"]]:
-        """Logits for each attribute; `pixels` lie in [-1, 1] at the judge's input size."""
-        features = self.features(pixels)
-        return {name: head(features) for name, head in self.heads.items()}
+    ) -> tuple[dict[str, Float[Tensor, "batch _"]], Float[Tensor, "batch readings"]]:
+        """Logits for each attribute, and the readings in their deviations; `pixels` in [-1, 1], of the input's size."""
+        hidden = self.blocks(functional.silu(self.norm(self.stem(pixels))))
+        features = torch.cat([hidden.mean(dim=(2, 3, 4)), hidden.amax(dim=(2, 3, 4))], dim=1)
+        readings = hidden.new_zeros(len(hidden), 0) if self.reader is None else self.reader(hidden)
+        return {name: head(features) for name, head in self.heads.items()}, readings
 
     @torch.inference_mode()
     def predict(
         self, frames: UInt8[np.ndarray, "clips frames height width 3"], *, batch_size: int = 32
-    ) -> dict[str, Int[np.ndarray, " clips"]]:
-        """The most likely class of each clip, by attribute; clips of any size and length."""
+    ) -> tuple[dict[str, Int[np.ndarray, " clips"]], Float[np.ndarray, "clips readings"]]:
+        """The most likely class of each clip, by attribute, and the readings; clips of any size and length."""
         was_training = self.training
         self.eval()
         device = self.stem.weight.device
         labels: dict[str, list[np.ndarray]] = {name: [] for name in self.classes}
+        numbers = []
         for start in range(0, len(frames), batch_size):
             pixels = pixels_from_frames(self.prepare(frames[start : start + batch_size]).to(device))
-            for name, logits in self(pixels).items():
-                labels[name].append(logits.argmax(dim=1).cpu().numpy())
+            logits, readings = self(pixels)
+            for name, values in logits.items():
+                labels[name].append(values.argmax(dim=1).cpu().numpy())
+            numbers.append(readings.cpu().numpy())
         self.train(was_training)
-        return {name: np.concatenate(parts) for name, parts in labels.items()}
+        return {name: np.concatenate(parts) for name, parts in labels.items()}, np.concatenate(numbers)
 
     def save(self, folder: Path, **about: object) -> None:
         """Write weights and class names to a folder; `about` (recipe, accuracy) is kept in the JSON."""
@@ -143,6 +161,7 @@ class AttributeJudge(nn.Module):
         config = {
             "format": 1,
             "classes": {name: list(names) for name, names in self.classes.items()},
+            "readings": self.readings,
             "input_frames": self.input_frames,
             "input_size_px": self.input_size_px,
             "width": self.width,
@@ -169,6 +188,7 @@ class AttributeJudge(nn.Module):
         with errors_in_one_line(path):
             judge = cls(
                 config["classes"],
+                readings=config.get("readings", {}),
                 input_frames=config["input_frames"],
                 input_size_px=config["input_size_px"],
                 width=config["width"],

@@ -54,6 +54,11 @@ class Judges:
         """What the judge reads, by attribute."""
         return {} if self.judge is None else self.judge.classes
 
+    @property
+    def readings(self) -> Mapping[str, float]:
+        """The numbers that the judge reads, with their deviations."""
+        return {} if self.judge is None else self.judge.readings
+
     @cached_property
     def names(self) -> list[str]:
         """What tells these judges from others."""
@@ -85,7 +90,18 @@ class Batch:
             return pool_frames(self.frame_features)
         return self.judges.encoder(self.frames)
 
-    @cached_property
+    @property
     def read(self) -> dict[str, np.ndarray]:
         """Classes that the judge reads, by attribute."""
-        return {} if self.judges.judge is None else self.judges.judge.predict(self.frames)
+        return self._judged[0]
+
+    @property
+    def readings(self) -> np.ndarray:
+        """Numbers that the judge reads, in their deviations among real clips of one prompt: (clips, readings)."""
+        return self._judged[1]
+
+    @cached_property
+    def _judged(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        if self.judges.judge is None:
+            return {}, np.zeros((len(self.frames), 0))
+        return self.judges.judge.predict(self.frames)

@@ -99,14 +99,24 @@ def test_rows_are_made_judged_timed_and_shown_once(
     rows = found["rows"]
     assert list(rows) == ["real", "codec", "teacher", "student"]
     assert rows["teacher"]["flow"]["value"] == 1.0 and found["about"]["spread_of"] == "real clips"
-    names = {"adherence_colour", "adherence_speed", "frechet", "kernel", "diversity", "spread", "consistency"}
+    names = {
+        "adherence_colour",
+        "adherence_speed",
+        "frechet",
+        "kernel",
+        "nearest",
+        "diversity",
+        "spread",
+        "consistency",
+    }
     assert set(rows["student"]) >= names
     assert found["floor"]["kernel"]["value"] < rows["student"]["kernel"]["value"]
     student = found["comparisons"][-1]
     assert (student["row"], student["against"]) == ("student", "teacher") and len(found["comparisons"]) == 3
     assert set(student["differences"]) == names - {"frechet"} | {"flow", "sharpness", "flicker"}
     assert student["differences"]["flow"]["margin"] == 0.03
-    assert rows["real"]["frechet"]["value"] < rows["student"]["frechet"]["value"]
+    for distance in ("frechet", "nearest"):
+        assert rows["real"][distance]["value"] < rows["student"][distance]["value"]
     for name, figure in rows["student"].items():
         if isinstance(figure, dict):
             assert figure["low"] <= figure["value"] <= figure["high"], name
@@ -119,7 +129,7 @@ def test_rows_are_made_judged_timed_and_shown_once(
     page = Path(found["page"]).read_text()
     assert page.count("data:video/mp4;base64,") == 2 * 4
     assert "ours &lt;3 stages&gt;" in page and "ours <3" not in page
-    assert page.count("<svg") == page.count("</svg>") == 13
+    assert page.count("<svg") == page.count("</svg>") == 14
     outside = re.findall(r"(?:src|href)=\"(?!data:)[^\"]*|https?://[^\s\"<]*|url\(|@import", page)
     assert outside == []
 

@@ -16,52 +16,61 @@ CLASSES = {
 }
 
 
-def clips_with_labels(count: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Squares or bars that go left, right or nowhere over a dark or a light ground."""
+READINGS = {"y_first": 0.2, "brightness": 10.0}
+
+
+def clips_with_labels(count: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Squares or bars that go left, right or nowhere over a dark or a light ground; height and brightness of it."""
     rng = np.random.default_rng(seed)
     labels = {name: rng.integers(len(classes), size=count) for name, classes in CLASSES.items()}
     clips = np.zeros((count, 9, 48, 48, 3), dtype=np.uint8)
-    for clip, subject, motion, ground in zip(clips, *labels.values(), strict=True):
-        clip[...] = (30, 200)[ground] + rng.integers(-20, 20)
+    numbers = np.zeros((count, 2), dtype=np.float32)
+    for index, (clip, subject, motion, ground) in enumerate(zip(clips, *labels.values(), strict=True)):
+        offset = rng.integers(-20, 20)
+        clip[...] = (30, 200)[ground] + offset
         height, width = ((14, 14), (6, 26))[subject]
         y, x = rng.integers(4, 44 - height), 24 - width // 2 + rng.integers(-3, 4)
         colour = rng.integers(90, 150, size=3)
-        for index, frame in enumerate(clip):
-            left = max(x + (-2, 2, 0)[motion] * (index - 4), 0)
+        numbers[index] = (y + height / 2) / 48 / READINGS["y_first"], offset / READINGS["brightness"]
+        for time, frame in enumerate(clip):
+            left = max(x + (-2, 2, 0)[motion] * (time - 4), 0)
             frame[y : y + height, left : left + width] = colour
-    return clips, labels
+    return clips, labels, numbers
 
 
 def small_judge() -> AttributeJudge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AttributeJudge(CLASSES, input_frames=9, input_size_px=32, width=8)
+        return AttributeJudge(CLASSES, readings=READINGS, input_frames=9, input_size_px=32, width=8)
 
 
 def test_a_judge_learns_to_read_the_attributes_back(tmp_path: Path) -> None:
     judge = small_judge()
-    clips, labels = clips_with_labels(256, seed=0)
+    clips, labels, numbers = clips_with_labels(256, seed=0)
     pixels = pixels_from_frames(judge.prepare(clips))
     targets = {name: torch.from_numpy(values) for name, values in labels.items()}
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     judge.train()
     for step in range(60):
         batch = torch.arange(step * 32, step * 32 + 32) % 256
-        logits = judge(pixels[batch])
+        logits, readings = judge(pixels[batch])
         loss = sum(functional.cross_entropy(logits[name], targets[name][batch]) for name in CLASSES)
+        loss = loss + functional.smooth_l1_loss(readings, torch.from_numpy(numbers)[batch])
         optimizer.zero_grad()
         torch.as_tensor(loss).backward()
         optimizer.step()
 
-    unseen, answers = clips_with_labels(96, seed=1)
+    unseen, answers, wanted = clips_with_labels(96, seed=1)
     judge.save(tmp_path, note="test")
     reloaded = AttributeJudge.load(tmp_path)
-    predictions = reloaded.predict(unseen, batch_size=40)
+    assert reloaded.readings == READINGS
+    predictions, readings = reloaded.predict(unseen, batch_size=40)
+    assert ((readings - wanted).std(axis=0) < 0.5 * wanted.std(axis=0)).all()
     shares = {name: np.mean(read == answers[name]) for name, read in predictions.items()}
     assert {name: round(share, 1) for name, share in shares.items() if share < 0.9} == {}
-    for name, expected in judge.predict(unseen).items():
+    for name, expected in judge.predict(unseen)[0].items():
         np.testing.assert_array_equal(predictions[name], expected)
-    backwards = reloaded.predict(np.ascontiguousarray(unseen[:, ::-1]))
+    backwards, _ = reloaded.predict(np.ascontiguousarray(unseen[:, ::-1]))
     moving = answers["motion"] < 2
     assert np.mean(backwards["motion"][moving] == 1 - answers["motion"][moving]) > 0.9
 
@@ -79,12 +88,24 @@ def test_prepare_keeps_first_and_last_frame_and_takes_any_size() -> None:
 
 def test_predicting_leaves_the_mode_and_batching_does_not_matter() -> None:
     judge = small_judge().train()
-    clips, _ = clips_with_labels(7, seed=2)
-    together = judge.predict(clips)
-    apart = judge.predict(clips, batch_size=2)
+    clips, *_ = clips_with_labels(7, seed=2)
+    together, numbers = judge.predict(clips)
+    apart, same_numbers = judge.predict(clips, batch_size=2)
     assert judge.training
     for name in CLASSES:
         np.testing.assert_array_equal(together[name], apart[name])
+    np.testing.assert_allclose(numbers, same_numbers, atol=1e-5)
+
+
+def test_a_judge_that_reads_no_numbers_reads_the_same_classes(tmp_path: Path) -> None:
+    """As those that were saved before any did."""
+    judge = AttributeJudge(CLASSES, input_frames=9, input_size_px=32, width=8)
+    judge.save(tmp_path)
+    config = json.loads((tmp_path / "judge.json").read_text())
+    del config["readings"]
+    (tmp_path / "judge.json").write_text(json.dumps(config))
+    classes, numbers = AttributeJudge.load(tmp_path).predict(clips_with_labels(3, seed=2)[0])
+    assert set(classes) == set(CLASSES) and numbers.shape == (3, 0)
 
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:

@@ -34,4 +34,5 @@ def pocket_corpus(drawn_animations: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The corpus reads these animations."""
     monkeypatch.setattr(corpus, "EMOJI_FOLDER", drawn_animations)
     corpus._sprites.cache_clear()
+    corpus._count_pictures.cache_clear()
     return drawn_animations

@@ -30,8 +30,10 @@ def one_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     shutil.copy(EMOJI, tmp_path / f"{corpus.SUBJECTS['tiger']}.webp")
     monkeypatch.setattr(corpus, "EMOJI_FOLDER", tmp_path)
     corpus._sprites.cache_clear()
+    corpus._count_pictures.cache_clear()
     yield
     corpus._sprites.cache_clear()
+    corpus._count_pictures.cache_clear()
 
 
 def centre_of_change(frames: np.ndarray, backdrop: np.ndarray) -> tuple[float, float]:
@@ -96,6 +98,7 @@ def test_more_frames_divide_the_same_time_more_finely(one_emoji: None) -> None:
 def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "EMOJI_FOLDER", tmp_path)
     corpus._sprites.cache_clear()
+    corpus._count_pictures.cache_clear()
     with pytest.raises(FileNotFoundError, match="corpus fetch"):
         compose_clip(ClipSpec("tiger", "moving left", "at night", 0))
 

@@ -166,6 +166,59 @@ def corpus_specs(split: str, seed: int, count: int) -> list[ClipSpec]:
     return specs[:count]
 
 
+@dataclass(frozen=True)
+class Composition:
+    """What a caption leaves open, as the seed of a clip settles it.
+
+    Attributes:
+        scale: Side of the subject's square, as a share of the frame's shorter side.
+        x: Of its centre to the right of the frame's, as a share of the width.
+        y: Likewise, downwards.
+        speed: Of its way; 1 on average.
+        shift: How far the scenery is moved sideways, in [-1, 1].
+        tint: Factors of red, green and blue of the background.
+        phase: Picture that the animation begins with.
+        loop: Pictures of the animation.
+    """
+
+    scale: float
+    x: float
+    y: float
+    speed: float
+    shift: float
+    tint: tuple[float, float, float]
+    phase: int
+    loop: int
+
+    def place(self, motion: str, time: float) -> tuple[float, float, float]:
+        """Where the subject is (x, y) and how large, at `time` in [0, 1]."""
+        path = self.speed * (time - 0.5)
+        x, y, growth = {
+            "standing still": (0.0, 0.0, 1.0),
+            "moving left": (-0.38 * path, 0.0, 1.0),
+            "moving right": (0.38 * path, 0.0, 1.0),
+            "floating up": (0.0, -0.32 * path, 1.0),
+            "falling down": (0.0, 0.32 * path, 1.0),
+            "coming closer": (0.0, 0.0, 0.5 + 0.75 * self.speed * time),
+        }[motion]
+        return self.x + x, self.y + y, self.scale * growth
+
+
+def composition_of(spec: ClipSpec) -> Composition:
+    """What the seed of a clip settles."""
+    rng = np.random.default_rng([spec.seed, 7])
+    scale = 0.78 * rng.uniform(0.92, 1.08)
+    x, y = rng.uniform(-0.05, 0.05, size=2)
+    speed = rng.uniform(0.9, 1.1)
+    shift, tint = rng.uniform(-1, 1), rng.uniform(0.95, 1.05, size=3)
+    # Animations have 24 pictures a second, and begin at one of every second one.
+    pictures = _count_pictures(SUBJECTS[spec.subject])
+    loop = pictures + pictures % 2
+    return Composition(
+        scale, x, y, speed, shift, tuple(tint.tolist()), 2 * int(rng.integers(loop // 2)), loop
+    )
+
+
 def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
     """Draw a clip.
 
@@ -176,29 +229,22 @@ def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
     Returns:
         uint8, frames x height x width x 3.
     """
-    rng = np.random.default_rng([spec.seed, 7])
-    scale = 0.78 * rng.uniform(0.92, 1.08)
-    x0, y0 = rng.uniform(-0.05, 0.05, size=2)
-    speed = rng.uniform(0.9, 1.1)
-    shift, tint = rng.uniform(-1, 1), rng.uniform(0.95, 1.05, size=3)
+    made = composition_of(spec)
     sprites = _sprites(SUBJECTS[spec.subject], max(_SPRITE_PX, 3 * min(size.height, size.width) // 2))
-    # Animations have 24 pictures a second, and begin at one of every second one.
-    loop = len(sprites) + len(sprites) % 2
-    phase = 2 * int(rng.integers(loop // 2))
     # Everything is drawn at twice the size and reduced, so that slow movements are smooth.
     height, width = 2 * size.height, 2 * size.width
-    backdrop = _backdrop(spec.background, height, width, shift, tint)
+    backdrop = _backdrop(spec.background, height, width, made.shift, np.array(made.tint))
     frames = []
     for index in range(size.frames):
         time = index / max(1, size.frames - 1)
-        picture = (phase + round(2 * time * (CLIP_SIZE.frames - 1))) % loop
+        picture = (made.phase + round(2 * time * (CLIP_SIZE.frames - 1))) % made.loop
         sprite = sprites[min(picture, len(sprites) - 1)]
-        x, y, growth = _place(spec.motion, time, speed)
-        side = scale * growth * min(height, width)
+        x, y, share = made.place(spec.motion, time)
+        side = share * min(height, width)
         flip = -1.0 if spec.motion == "moving right" else 1.0
         ratio = sprite.width / side
-        left = width * (0.5 + x0 + x) - side / 2
-        top = height * (0.52 + y0 + y) - side / 2
+        left = width * (0.5 + x) - side / 2
+        top = height * (0.52 + y) - side / 2
         matrix = (flip * ratio, 0.0, -flip * ratio * left, 0.0, ratio, -ratio * top)
         if flip < 0:
             matrix = (matrix[0], 0.0, sprite.width + ratio * left, 0.0, ratio, -ratio * top)
@@ -208,31 +254,28 @@ def compose_clip(spec: ClipSpec, size: PixelSize = CLIP_SIZE) -> np.ndarray:
     return np.stack(frames)
 
 
-def _place(motion: str, time: float, speed: float) -> tuple[float, float, float]:
-    """Offset from the middle (shares of the frame) and relative size at `time` in [0, 1]."""
-    path = speed * (time - 0.5)
-    return {
-        "standing still": (0.0, 0.0, 1.0),
-        "moving left": (-0.38 * path, 0.0, 1.0),
-        "moving right": (0.38 * path, 0.0, 1.0),
-        "floating up": (0.0, -0.32 * path, 1.0),
-        "falling down": (0.0, 0.32 * path, 1.0),
-        "coming closer": (0.0, 0.0, 0.5 + 0.75 * speed * time),
-    }[motion]
-
-
 @cache
 def _sprites(code: str, side_px: int) -> list[Image.Image]:
     """The animation at its 24 pictures a second."""
-    path = EMOJI_FOLDER / f"{code}.webp"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. Run `python -m tools.pocket.corpus fetch` first.")
-    with Image.open(path) as animation:
+    with _open_animation(code) as animation:
         pictures = [
             picture.convert("RGBA").resize((side_px, side_px), Image.Resampling.LANCZOS)
             for picture in ImageSequence.Iterator(animation)
         ]
     return pictures
+
+
+@cache
+def _count_pictures(code: str) -> int:
+    with _open_animation(code) as animation:
+        return int(getattr(animation, "n_frames", 1))
+
+
+def _open_animation(code: str) -> Image.Image:
+    path = EMOJI_FOLDER / f"{code}.webp"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. Run `python -m tools.pocket.corpus fetch` first.")
+    return Image.open(path)
 
 
 def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], height: int, width: int) -> np.ndarray:

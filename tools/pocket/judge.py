@@ -1,5 +1,8 @@
 """Train the judge of the pocket world: a small 3-D CNN that reads subject, motion and background back.
 
+It also reads what the words leave open (size, place, tint, phase of the animation), and says "none of these" to a
+subject that is none: it is shown clips that are melted, blurred, shuffled or two at once.
+
     python -m tools.pocket.judge --out runs/pocket/judge
 
 It sees composed corpus clips of the training split alone, never a teacher's or a student's, and is tested on
@@ -30,9 +33,18 @@ from swd_video.evaluation.attribute_judge import CONFIG_NAME, AttributeJudge
 from swd_video.files import whole_file
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from tools.pocket import corpus
-from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec, compose_clip, corpus_specs
+from tools.pocket.corpus import (
+    BACKGROUNDS,
+    MOTIONS,
+    SUBJECTS,
+    ClipSpec,
+    compose_clip,
+    composition_of,
+    corpus_specs,
+)
 
-CLASSES = {"subject": tuple(SUBJECTS), "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
+NONE = "none of these"
+CLASSES = {"subject": (*SUBJECTS, NONE), "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
 _SHARD_CLIPS = 256
 
 
@@ -68,6 +80,29 @@ def attribute_labels(specs: Sequence[ClipSpec]) -> dict[str, np.ndarray]:
         name: np.array([classes.index(getattr(spec, name)) for spec in specs], dtype=np.int64)
         for name, classes in CLASSES.items()
     }
+
+
+def readings_of(spec: ClipSpec) -> dict[str, float]:
+    """What a clip shows beyond its caption: places and sizes in shares of the frame, at its beginning and its end."""
+    made = composition_of(spec)
+    numbers: dict[str, float] = {}
+    for when, at in (("first", 0.0), ("last", 1.0)):
+        numbers |= {
+            f"{name}_{when}": value
+            for name, value in zip(("x", "y", "size"), made.place(spec.motion, at), strict=True)
+        }
+    angle = 2 * math.pi * made.phase / made.loop
+    numbers |= {"phase_sine": math.sin(angle), "phase_cosine": math.cos(angle), "shift": made.shift}
+    return numbers | dict(zip(("red", "green", "blue"), made.tint, strict=True))
+
+
+def deviations_of_readings() -> dict[str, float]:
+    """The deviation of each reading among clips of one caption; of its words only the motion settles any."""
+    specs = corpus_specs("train", 0, 2000)
+    table = np.array([list(readings_of(spec).values()) for spec in specs])
+    motions = np.array([MOTIONS.index(spec.motion) for spec in specs])
+    means = np.stack([np.bincount(motions, column) / np.bincount(motions) for column in table.T], axis=1)
+    return dict(zip(readings_of(specs[0]), (table - means[motions]).std(axis=0).tolist(), strict=True))
 
 
 def compose_shards(
@@ -121,22 +156,65 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return pixels + 0.08 * random(batch, 1, 1, 1, 1) * noise
 
 
+def spoil(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Clips in which no subject can be told any more: two at once, melted, a cloud, or cut up and shuffled, in turn.
+
+    A clip is changed alike in all its frames.
+    """
+    batch, _, frames, height, width = pixels.shape
+    flat = pixels.transpose(1, 2).flatten(0, 1)
+
+    # Two at once.
+    share = 0.35 + 0.3 * torch.rand(batch, 1, 1, 1, 1, generator=generator)
+    double = pixels + share * (pixels.roll(1, dims=0) - pixels)
+    # Melted: every point is taken from somewhere near it.
+    reach = 0.15 + 0.2 * torch.rand(batch, 1, 1, 1, generator=generator)
+    field = functional.interpolate(
+        torch.randn(batch, 2, 6, 6, generator=generator), size=(height, width), mode="bicubic"
+    )
+    even = functional.affine_grid(
+        torch.eye(2, 3).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False
+    )
+    places = (even + reach * field.permute(0, 2, 3, 1)).repeat_interleave(frames, dim=0)
+    melted = functional.grid_sample(flat, places, padding_mode="border", align_corners=False)
+    # A cloud.
+    cells = int(torch.randint(4, 8, (), generator=generator))
+    cloud = functional.interpolate(flat, size=(cells, cells), mode="bilinear", antialias=True)
+    cloud = functional.interpolate(cloud, size=(height, width), mode="bicubic")
+    # Cut into four by four and shuffled.
+    tiles = pixels.unflatten(4, (4, width // 4)).unflatten(3, (4, height // 4)).transpose(4, 5).flatten(3, 4)
+    shuffled = tiles[:, :, :, torch.randperm(16, generator=generator)]
+    shuffled = shuffled.unflatten(3, (4, 4)).transpose(4, 5).flatten(5, 6).flatten(3, 4)
+
+    kinds = [double, *(x.unflatten(0, (batch, frames)).transpose(1, 2) for x in (melted, cloud)), shuffled]
+    return torch.stack([kinds[i % len(kinds)][i] for i in range(batch)])
+
+
+_SPOILT_SHARE = 0.2
+
+
 def train(
     judge: AttributeJudge,
     read: Callable[[np.ndarray], Tensor],
     labels: Mapping[str, np.ndarray],
+    readings: np.ndarray,
     options: JudgeOptions,
 ) -> None:
     """Train in place: AdamW, warmup, cosine decay; goes on from `checkpoint.pt` in `options.out`.
+
+    Of a fifth of each batch, spoilt clips, only the subject is asked: there is none.
 
     Args:
         judge: The network.
         read: Gives prepared uint8 clips by their numbers.
         labels: Class of every clip, by attribute.
+        readings: Of every clip, in their deviations.
         options: Recipe and output folder.
     """
-    count = len(next(iter(labels.values())))
+    count = len(readings)
     targets = {name: torch.from_numpy(values) for name, values in labels.items()}
+    numbers = torch.from_numpy(readings)
+    spoilt = round(_SPOILT_SHARE * options.batch_size)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=0.05)
     state = {"judge": judge, "optimizer": optimizer}
     first = load_checkpoint(options.out, state, options.recipe())
@@ -145,11 +223,16 @@ def train(
     for step in range(first, options.steps):
         indices = _batch_indices(options, step, count)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        logits = judge(augment(pixels_from_frames(read(indices)), generator))
-        losses = [
-            functional.cross_entropy(values, targets[name][indices], label_smoothing=0.05)
-            for name, values in logits.items()
-        ]
+        pixels = pixels_from_frames(read(indices))
+        pixels = torch.cat([spoil(pixels[:spoilt], generator), pixels[spoilt:]])
+        logits, found = judge(augment(pixels, generator))
+        losses = [functional.smooth_l1_loss(found[spoilt:], numbers[indices[spoilt:]])]
+        for name, values in logits.items():
+            wanted = targets[name][indices]
+            if name == "subject":
+                wanted[:spoilt] = CLASSES[name].index(NONE)
+            asked = slice(None) if name == "subject" else slice(spoilt, None)
+            losses.append(functional.cross_entropy(values[asked], wanted[asked], label_smoothing=0.05))
         loss = torch.stack(losses).sum()
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * _rate(step, options.steps)
@@ -185,34 +268,60 @@ def run(options: JudgeOptions) -> dict[str, object]:
     """Compose, train, test and save; returns what `judge.json` says about the judge."""
     corpus.fetch(corpus.EMOJI_FOLDER)
     torch.manual_seed(options.seed)
-    judge = AttributeJudge(CLASSES)
     specs = corpus_specs("train", options.seed, options.clips)
+    judge = AttributeJudge(CLASSES, readings=deviations_of_readings())
+    readings = np.array([list(readings_of(spec).values()) for spec in specs]) / list(judge.readings.values())
     cache = options.out / f"clips-seed{options.seed}-{judge.input_frames}x{judge.input_size_px}"
     shards = compose_shards(cache / "train", judge, specs, workers=options.workers)
-    train(judge, lambda indices: read_clips(shards, indices), attribute_labels(specs), options)
+    train(
+        judge,
+        lambda indices: read_clips(shards, indices),
+        attribute_labels(specs),
+        readings.astype(np.float32),
+        options,
+    )
 
     test_specs = corpus_specs("heldout", options.seed + 1, options.test_clips)
     test_shards = compose_shards(cache / "heldout", judge, test_specs, workers=options.workers)
     judge.eval()
-    predictions: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
-    with torch.inference_mode():
-        for start in range(0, len(test_specs), 64):
-            clips = read_clips(test_shards, np.arange(start, min(start + 64, len(test_specs))))
-            for name, logits in judge(pixels_from_frames(clips)).items():
-                predictions[name].append(logits.argmax(dim=1).numpy())
-    labels = attribute_labels(test_specs)
-    read_back = {name: np.concatenate(parts) for name, parts in predictions.items()}
-    shares = {
-        name: bootstrap_share((read == labels[name]).astype(np.int64)) for name, read in read_back.items()
-    }
-    about: dict[str, object] = {
-        "trained_on": "composed corpus clips of the train split",
+    about = {
+        "trained_on": "composed corpus clips of the train split, a fifth of them spoilt",
         "recipe": options.recipe(),
-        "held_out_accuracy": {name: share.as_dict() for name, share in shares.items()},
-        "confusions": _confusions(read_back, labels),
+        **_test(judge, lambda indices: read_clips(test_shards, indices), test_specs),
     }
     judge.save(options.out, **about)
     return about
+
+
+@torch.inference_mode()
+def _test(
+    judge: AttributeJudge, read: Callable[[np.ndarray], Tensor], specs: Sequence[ClipSpec]
+) -> dict[str, object]:
+    """How well it reads clips that it never saw, and how often it says so of spoilt ones."""
+    predictions: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
+    numbers, refused = [], []
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, len(specs), 64):
+        clips = pixels_from_frames(read(np.arange(start, min(start + 64, len(specs)))))
+        logits, readings = judge(clips)
+        for name, values in logits.items():
+            predictions[name].append(values.argmax(dim=1).numpy())
+        numbers.append(readings.numpy() * list(judge.readings.values()))
+        of_spoilt = judge(spoil(clips, generator))[0]["subject"].argmax(dim=1).numpy()
+        refused.append(of_spoilt == CLASSES["subject"].index(NONE))
+    labels = attribute_labels(specs)
+    read_back = {name: np.concatenate(parts) for name, parts in predictions.items()}
+    shares = {
+        name: bootstrap_share((found == labels[name]).astype(np.int64)) for name, found in read_back.items()
+    } | {NONE: bootstrap_share(np.concatenate(refused).astype(np.int64))}
+    wanted = np.array([list(readings_of(spec).values()) for spec in specs])
+    errors = (np.concatenate(numbers) - wanted).std(axis=0) / list(judge.readings.values())
+    return {
+        "held_out_accuracy": {name: share.as_dict() for name, share in shares.items()},
+        # 1 is as good as saying the same of every clip of a prompt.
+        "held_out_errors": dict(zip(judge.readings, errors.round(3).tolist(), strict=True)),
+        "confusions": _confusions(read_back, labels),
+    }
 
 
 def _confusions(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, int]:

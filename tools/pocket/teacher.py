@@ -70,6 +70,10 @@ CURRICULA = {
     "small-first": (Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}), _MOSTLY_FULL),
     "mostly-full": (_MOSTLY_FULL,),
     "full-only": (Phase(1.0, {FULL: (1.0, 32)}),),
+    # The grids of configs/pocket/swd.yaml; small batches, so that a day of one processor holds many steps.
+    "ladder": (
+        Phase(1.0, {LatentSize(2, 4, 4): (0.06, 96), LatentSize(5, 8, 8): (0.19, 32), FULL: (0.75, 16)}),
+    ),
     # The grids of configs/larger, for 33 frames of 128x128 pixels.
     "larger": (
         Phase(
@@ -326,7 +330,8 @@ def main() -> None:
         choices=CURRICULA,
         default="small-first",
         help="small-first: small grids for 30 %% of the steps; mostly-full: to go on from a trained transformer; "
-        "full-only: a teacher that is not adapted to small grids; larger: one for 33 frames of 128x128 pixels",
+        "ladder: the same for the grids of configs/pocket/swd.yaml; full-only: a teacher that is not adapted to small "
+        "grids; larger: one for 33 frames of 128x128 pixels",
     )
     trainer.add_argument("--muon-lr", type=float, default=1e-2)
     trainer.add_argument("--adamw-lr", type=float, default=1e-3)

@@ -3,7 +3,8 @@
     python -m tools.pocket.text --out out/pocket/text
 
 It learns to say, from the mean of its tokens, which subject, motion and background a caption names, over many
-wordings of each. That takes a minute; it is frozen from then on.
+wordings of each. That takes a minute; it is frozen from then on. For a corpus with fewer words it can be kept as it
+is, so that a teacher that reads it goes on reading it: `--start swd_video/assets/pocket-wan --steps 0`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from swd_video.files import whole_folder
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS, ClipSpec
@@ -107,16 +108,42 @@ def build_encoder(vocabulary_size: int) -> UMT5EncoderModel:
     )
 
 
+@torch.no_grad()
+def take_words(
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    trained: UMT5EncoderModel,
+    words: dict[str, int],
+) -> None:
+    """Start from a trained encoder: words that both know keep their vectors, all else is taken over whole."""
+    weights = trained.state_dict()
+    table = encoder.get_input_embeddings().weight.clone()
+    for word, row in tokenizer.get_vocab().items():
+        if word in words:
+            table[row] = weights["shared.weight"][words[word]]
+    for name in ("shared.weight", "encoder.embed_tokens.weight"):
+        weights[name] = table
+    encoder.load_state_dict(weights)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--start", type=Path, help="pipeline folder whose text encoder to go on from")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     tokenizer = build_tokenizer()
     encoder = build_encoder(len(tokenizer))
+    if arguments.start is not None:
+        take_words(
+            encoder,
+            tokenizer,
+            UMT5EncoderModel.from_pretrained(arguments.start, subfolder="text_encoder", dtype=torch.float32),
+            AutoTokenizer.from_pretrained(arguments.start, subfolder="tokenizer").get_vocab(),
+        )
     tables = (tuple(SUBJECTS), MOTIONS, BACKGROUNDS)
     heads = nn.ModuleList([nn.Linear(96, len(table)) for table in tables])
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=2e-3, weight_decay=0.01)

@@ -7,18 +7,22 @@ from swd_video.evaluation.metrics.adherence import Adherence
 from swd_video.evaluation.metrics.consistency import Consistency
 from swd_video.evaluation.metrics.cost import TotalSeconds, TransformerSeconds, TransformerTflops
 from swd_video.evaluation.metrics.diversity import Diversity, Spread
-from swd_video.evaluation.metrics.fidelity import FrechetDistance, KernelDistance
+from swd_video.evaluation.metrics.fidelity import FrechetDistance, KernelDistance, NearestDistance
 from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.metrics.motion import Motion, Steadiness
+from swd_video.evaluation.metrics.readings import Travel, Variety
 from swd_video.evaluation.metrics.sharpness import Sharpness
 from swd_video.extensions import find
 
 METRICS: tuple[type[Metric], ...] = (
     KernelDistance,
     FrechetDistance,
+    NearestDistance,
     Diversity,
     Spread,
+    Variety,
     Motion,
+    Travel,
     Sharpness,
     Steadiness,
     Consistency,

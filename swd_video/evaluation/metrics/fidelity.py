@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from swd_video.core.interval import Estimate, bootstrap_statistic
+from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_statistic
 from swd_video.evaluation.judges import Batch
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores, caption_numbers
 
@@ -58,6 +58,55 @@ class FrechetDistance(KernelDistance):
     ) -> Estimate:
         """Of two sets of features."""
         return frechet_estimate(ours, theirs, prompts)
+
+
+class NearestDistance(Metric):
+    """How far each clip is from the nearest real one of its prompt; see `nearest_distances`."""
+
+    key = "nearest"
+    title = "to the nearest real clip, share"
+    better = "lower"
+    margin = 0.05
+    meaning = (
+        "How far a clip is, in what {encoder} sees, from the nearest of the real clips of its prompt, as a share of "
+        "how far these are from each other. It is about single clips: one that shows nothing is far from all of them."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The encoder's features."""
+        return {"features": batch.features}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """By prompt, where there are three real clips or more of each."""
+        real = beside.reference
+        if real is None:
+            return {}
+        ours, theirs = [], []
+        for caption in sorted(set(scores.captions)):
+            clips, candidates = (
+                row["features"][np.array([c == caption for c in row.captions])] for row in (scores, real)
+            )
+            if len(candidates) < 3:
+                return {}
+            ours.append(nearest_distances(clips, candidates).mean())
+            theirs.append(nearest_distances(candidates).mean())
+        return {self.key: bootstrap_ratio(np.array(ours), np.array(theirs))}
+
+
+def nearest_distances(
+    clips: Float[np.ndarray, "clips features"],
+    candidates: Float[np.ndarray, "candidates features"] | None = None,
+) -> Float[np.ndarray, " clips"]:
+    """Distance of each clip to the nearest candidate; without any, to the nearest of the other clips.
+
+    A clip that is a candidate itself has one candidate less. So that the two compare, a clip that is none has one less
+    as well, each in turn: the mean over all that could be left out.
+    """
+    theirs = clips if candidates is None else candidates
+    lengths = np.sort(np.linalg.norm(clips[:, None].astype(np.float64) - theirs[None], axis=-1), axis=1)
+    if candidates is None:
+        return lengths[:, 1]  # the nearest is itself
+    return ((len(theirs) - 1) * lengths[:, 0] + lengths[:, 1]) / len(theirs)
 
 
 def frechet_estimate(

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
+from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_features import ImageNetVideoFeatures
-from swd_video.evaluation.metrics.fidelity import frechet_estimate, kernel_estimate
+from swd_video.evaluation.metrics.fidelity import (
+    NearestDistance,
+    frechet_estimate,
+    kernel_estimate,
+    nearest_distances,
+)
+from swd_video.evaluation.metrics.metric import Beside, Scores
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
@@ -187,3 +194,35 @@ def test_features_do_not_depend_on_the_batching() -> None:
     np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="expected uint8"):
         ImageNetVideoFeatures(size_px=64)(clips[:, :1])
+
+
+def test_the_nearest_of_the_others_is_found_and_a_stranger_has_as_many_to_choose_from() -> None:
+    rng = np.random.default_rng(0)
+    clips, candidates = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
+    others = [np.delete(clips, index, axis=0) for index in range(5)]
+    among = [
+        min(np.linalg.norm(clip - other) for other in some) for clip, some in zip(clips, others, strict=True)
+    ]
+    np.testing.assert_allclose(nearest_distances(clips), among)
+    without = [np.delete(candidates, index, axis=0) for index in range(4)]
+    apart = [
+        np.mean([min(np.linalg.norm(clip - other) for other in some) for some in without]) for clip in clips
+    ]
+    np.testing.assert_allclose(nearest_distances(clips, candidates), apart)
+
+
+def test_clips_of_the_same_kind_are_as_near_as_real_ones_and_clouds_are_not() -> None:
+    rng = np.random.default_rng(1)
+    captions = tuple("ab" * 30)
+    middles = np.array([[0.0] * 4, [9.0] * 4] * 30)
+
+    def figure(of: np.ndarray, real_captions: tuple[str, ...] = captions) -> dict[str, Estimate]:
+        real = Scores(real_captions, {"features": middles + rng.normal(size=(60, 4))})
+        scores = Scores(captions, {"features": of})
+        return NearestDistance().summarise(scores, Beside(scores, real))
+
+    same, clouds = (
+        figure(x)["nearest"].value for x in (middles + rng.normal(size=(60, 4)), 0 * middles + 4.5)
+    )
+    assert same == pytest.approx(1, abs=0.2) and clouds > 4
+    assert figure(middles, ("a", "b", *("c",) * 58)) == {}

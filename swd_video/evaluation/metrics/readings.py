@@ -1,0 +1,66 @@
+"""What a judge reads off clips beyond their prompts: how much it varies, and how far it travels."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from swd_video.core.interval import Estimate
+from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.metrics.diversity import Diversity
+from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
+
+
+class Variety(Diversity):
+    """How far the samples of a prompt lie apart in size, place, phase and colour, as a judge reads them."""
+
+    key = "variety"
+    title = "variety, share"
+    meaning = (
+        "How much the samples of one prompt differ in what the judge reads beyond it, such as size, place and colour, "
+        "each in its deviation among real clips, as a share of {spread_of}. Below 1, the model makes more of the same."
+    )
+    measured = "readings"
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """What the judge reads, if it reads numbers; so that more of them make no figure larger, by their root."""
+        readings = batch.readings
+        return {self.measured: readings / np.sqrt(readings.shape[1])} if readings.shape[1] else {}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """As it is, and as a share of other clips'."""
+        return super().summarise(scores, beside) if self.measured in scores.arrays else {}
+
+
+class Travel(Metric):
+    """How far things get from the first frame to the last; see `travelled`."""
+
+    key = "travel"
+    title = "way travelled, share"
+    better = "reference"
+    margin = 0.05
+    meaning = (
+        "How far place and size change from the first frame to the last, as the judge reads them, as a share of "
+        "{reference}'s. Unlike optical flow it does not count what trembles."
+    )
+
+    def measure(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of each clip, if the judge reads where things begin and end."""
+        scales = batch.judges.readings
+        numbers = batch.readings * list(scales.values())
+        found = travelled(dict(zip(scales, numbers.T, strict=True)))
+        return {} if found is None else {self.key: found}
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """As a share of the baseline's."""
+        return {self.key: beside.share(self.key, scores)} if self.key in scores.arrays else {}
+
+
+def travelled(readings: Mapping[str, Float[np.ndarray, " clips"]]) -> Float[np.ndarray, " clips"] | None:
+    """The length of the way from `NAME_first` to `NAME_last`, over all that have both; None where nothing has."""
+    ways = [
+        readings[f"{name}_last"] - first
+        for name, first in ((key.removesuffix("_first"), value) for key, value in readings.items())
+        if f"{name}_first" in readings and f"{name}_last" in readings
+    ]
+    return np.linalg.norm(ways, axis=0) if ways else None
