@@ -39,7 +39,9 @@ def zip_of(files: Iterable[tuple[str, Path]]) -> Iterator[bytes]:
             except OSError:
                 continue
             with source:
-                about = zipfile.ZipInfo.from_file(path, name)
+                about = zipfile.ZipInfo.from_file(
+                    path, name, strict_timestamps=False
+                )  # some files are of 1970
                 # Its length is known only when it has been read, so room is made for any.
                 with archive.open(about, "w", force_zip64=True) as target:
                     while part := source.read(_PART_BYTES):

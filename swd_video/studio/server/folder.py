@@ -1,12 +1,23 @@
 """What lies in the folder of a studio: takes and their files, picks, and what may be handed out of it."""
 
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from swd_video.studio.folder import DRAFTS_FOLDER, FILM_NAME, PLAYER_NAME, SHEET_NAME, read_object
+from swd_video.studio.folder import (
+    DRAFTS_FOLDER,
+    EDL_NAME,
+    FCPXML_NAME,
+    FILM_NAME,
+    OTIO_NAME,
+    PLAYER_NAME,
+    SHEET_NAME,
+    read_object,
+)
 from swd_video.studio.picks import read_picks
 from swd_video.studio.script import Script, Shot
 
@@ -27,7 +38,7 @@ SERVED = {
 }
 """Suffixes of files that are handed out, and what they are said to be."""
 
-_FILMS = (FILM_NAME, "film.otio", "film.fcpxml", "film.edl", PLAYER_NAME, SHEET_NAME)
+_FILMS = (FILM_NAME, OTIO_NAME, FCPXML_NAME, EDL_NAME, PLAYER_NAME, SHEET_NAME)
 
 
 class Folder:
@@ -53,6 +64,7 @@ class Folder:
             path = path / part
             try:
                 mode = path.lstat().st_mode
+                part.encode()  # else no address and no archive can name it
             except (OSError, ValueError):
                 return None
             if not (stat.S_ISREG(mode) if index == len(parts) - 1 else stat.S_ISDIR(mode)):
@@ -94,21 +106,14 @@ class Folder:
         return self._takes(self.path / DRAFTS_FOLDER, f"{DRAFTS_FOLDER}/")
 
     def _takes(self, folder: Path, prefix: str) -> "Takes":
-        try:
-            with os.scandir(folder) as entries:
-                # Links lead elsewhere.
-                found = {
-                    entry.name: entry.stat() for entry in entries if entry.is_file(follow_symlinks=False)
-                }
-        except OSError:
-            return {}
+        found = _files_in(folder)
         takes: Takes = {}
         for name, about_file in found.items():
             stem, _, suffix = name.rpartition(".")
             if suffix != "json" or not (f"{stem}.mp4" in found or f"{stem}.webp" in found):
                 continue
             about = self._sidecar(f"{prefix}{name}", about_file)
-            if not isinstance(about.get("id"), str) or not isinstance(about.get("take"), int):
+            if not about.keys() >= _NEEDED:
                 continue
             take = about | {"made": about_file.st_mtime}
             for key, beside in (("file", f"{stem}.mp4"), ("preview", f"{stem}.webp")):
@@ -182,10 +187,36 @@ def _is_older(take: Mapping[str, Any], shot: Shot, seed: int) -> bool:
     return take["prompt"] != shot.prompt or take["seed"] != seed
 
 
+def _files_in(folder: Path) -> dict[str, os.stat_result]:
+    """The files that can be shown, by name: no hidden ones, which come and go while others write, and no links."""
+    found = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError, UnicodeEncodeError):  # one that went meanwhile, one whose name is no text
+                entry.name.encode()
+                if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                    found[entry.name] = entry.stat()
+    return found
+
+
+_FACTS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "take": int,
+    "seed": int,
+    "prompt": str,
+    "seconds": (int, float),
+    "content_hash": str,
+}
+"""What is read of a sidecar, and of which type."""
+
+_NEEDED = {"id", "take", "seed", "prompt"}
+
+
 def _only_facts(about: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a sidecar: thousands of them are remembered."""
-    kept = ("id", "take", "seed", "prompt", "seconds", "stage", "content_hash")
-    facts = {key: about[key] for key in kept if key in about}
-    if isinstance(about.get("stages"), list):
-        facts["stages_count"] = len(about["stages"])
+    facts = {key: about[key] for key, kind in _FACTS.items() if isinstance(about.get(key), kind)}
+    try:
+        json.dumps(facts, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:  # NaN, half a character: no answer can hold them
+        return {}
     return facts

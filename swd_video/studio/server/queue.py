@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from swd_video.files import write_beside_runs
 from swd_video.plain_text import on_one_line, read_text
@@ -46,7 +46,7 @@ class Job(BaseModel):
     started: float | None = None
     ended: float | None = None
     message: str = ""
-    pid: int | None = None
+    pid: int | None = Field(default=None, ge=2)  # 0 and below are whole groups of processes
     was_told: bool = False
 
     @property
@@ -65,6 +65,21 @@ class _Stored(BaseModel):
 
     script: str | None = None
     jobs: list[Job] = []
+
+    @field_validator("script")
+    @classmethod
+    def _lies_in_the_folder(cls, script: str | None) -> str | None:
+        """What a folder says may be anybody's, and the page shows this file, and writes it."""
+        if script is not None and (Path(script).is_absolute() or ".." in Path(script).parts):
+            raise ValueError("leads out of the folder")
+        return script
+
+    @field_validator("jobs")
+    @classmethod
+    def _can_be_told_apart(cls, jobs: list[Job]) -> list[Job]:
+        if len({job.number for job in jobs}) < len(jobs):
+            raise ValueError("two have the same number")
+        return jobs
 
 
 class Queue:
@@ -102,14 +117,23 @@ class Queue:
         write_beside_runs(self._file, self._stored.model_dump_json(indent=2) + "\n")
 
     def add(self, kind: Kind, shots: tuple[str, ...] = (), seeds: int | None = None) -> Job:
-        """Ask for something; the same that waits already is not asked for twice."""
+        """Ask for something; the same that waits already is not asked for twice.
+
+        Raises:
+            OSError: if it cannot be written down; then it is not asked for.
+        """
+        asked = (kind, shots, (), seeds)
         for job in self.jobs:
-            if job.state == "waiting" and (job.kind, job.shots, job.seeds) == (kind, shots, seeds):
+            if job.state == "waiting" and (job.kind, job.shots, job.skip, job.seeds) == asked:
                 return job
         number = max((job.number for job in self.jobs), default=0) + 1
         job = Job(number=number, kind=kind, shots=shots, seeds=seeds, asked=time.time())
         self.jobs.append(job)
-        self.save()
+        try:
+            self.save()
+        except OSError:
+            self.jobs.remove(job)
+            raise
         return job
 
     def find(self, number: int) -> Job | None:

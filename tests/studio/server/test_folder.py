@@ -1,6 +1,7 @@
 """What lies in the folder: takes as they are on the disk, and which files are handed out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,41 @@ def test_a_sidecar_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     assert folder.clips()["tiger", 1]["prompt"] == "a lion, larger"
     finish(tmp_path, "fish", 1, 1, "a fish")
     assert folder.signature() != before
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"take": "1"}, {"take": None}, {"seed": "x"}, {"prompt": 3}, {"id": ["tiger"]}, {"seconds": float("nan")},
+        {"prompt": "half a character: \ud83d"},
+    ],
+)  # fmt: skip
+def test_a_sidecar_that_is_none_hides_its_own_take_and_no_other(
+    tmp_path: Path, facts: dict[str, Any]
+) -> None:
+    finish(tmp_path, "tiger", 1, 1, "a tiger")
+    finish(tmp_path, "ghost", 1, 1, "a ghost")
+    about = json.loads((tmp_path / "tiger.json").read_text())
+    (tmp_path / "tiger.json").write_text(json.dumps(about | facts))
+    assert list(Folder(tmp_path).clips()) == [("ghost", 1)]
+
+
+def test_what_is_no_fact_of_a_sidecar_is_left_out(tmp_path: Path) -> None:
+    finish(tmp_path, "tiger", 1, 1, "a tiger")
+    about = json.loads((tmp_path / "tiger.json").read_text())
+    (tmp_path / "tiger.json").write_text(json.dumps(about | {"seconds": "long", "content_hash": 4}))
+    take = Folder(tmp_path).clips()["tiger", 1]
+    assert "seconds" not in take and "content_hash" not in take and take["file"] == "tiger.mp4"
+
+
+def test_hidden_files_and_names_that_are_no_text_are_not_shown(tmp_path: Path) -> None:
+    finish(tmp_path, ".tiger", 1, 1, "a tiger, half written")
+    finish(tmp_path, "ghost", 1, 1, "a ghost")
+    for suffix in (b".mp4", b".json"):
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/cut-\xff" + suffix))).write_bytes(b"{}")
+    folder = Folder(tmp_path)
+    assert list(folder.clips()) == [("ghost", 1)]
+    assert [name for name, _ in folder.files()] == ["ghost.json", "ghost.mp4", "ghost.webp"]
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,30 @@ def test_old_ended_jobs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [job.number for job in Queue(tmp_path).jobs] == [3, 4, 5]
 
 
+_JOB = '{"number": 1, "kind": "draft", "asked": 1.0}'
+
+
+def test_what_cannot_be_written_down_is_not_asked_for(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "gone")
+    with pytest.raises(OSError):
+        queue.add("draft")
+    assert queue.jobs == []
+
+
+def test_a_job_that_leaves_shots_out_is_another(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    queue.add("finish").skip = ("tiger",)
+    assert queue.add("finish").number == 2
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"jobs": [{"number": 1, "kind": "sing"}]}', '{"jobs": 1}', "\xff"]
-)
+    "text",
+    [
+        "", "[]", '{"jobs": [{"number": 1, "kind": "sing"}]}', '{"jobs": 1}', "\xff", f'{{"jobs": [{_JOB}, {_JOB}]}}',
+        '{"script": "../elsewhere.yaml"}', '{"script": "/etc/hostname"}',
+        f'{{"jobs": [{_JOB[:-1]}, "state": "running", "pid": 0}}]}}',
+    ],
+)  # fmt: skip
 def test_a_queue_that_cannot_be_read_is_named_and_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "queue.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"queue\.json: .*"):
