@@ -173,8 +173,11 @@ class Studio:
     def save(self, text: str, name: str, based_on: str) -> None:
         """Save the script, and go on with it."""
         self.script.save(text, name, based_on)
+        path = self.script.path
         with suppress(ValueError):  # a script elsewhere is named by the command line
-            self.queue.script = self.script.path.relative_to(self.folder.path).as_posix()
+            # Both resolved: `../film.yaml` is relative to `.`, and no queue may lead out of its folder.
+            place = path.parent.resolve().relative_to(self.folder.path.resolve())
+            self.queue.script = (place / path.name).as_posix()
         self._look_at_files()
 
     def pick(self, shot: str, take: int, picked: bool) -> None:

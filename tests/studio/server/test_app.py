@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from swd_video.studio.server.script_file import version_of
 from swd_video.studio.server.studio import Settings, Studio
 
 from .conftest import SCRIPT
@@ -75,6 +76,27 @@ def test_a_new_script_in_the_folder_is_found_again(client: TestClient, studio: S
     again = Studio(path, None, Settings())
     assert again.script.path == path / "garden.yaml"
     assert again.state()["shots"][0]["prompt"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("named", "found_again"),
+    [
+        ("film.yaml", "film.yaml"), ("../out/film.yaml", "film.yaml"), ("{out}/film.yaml", "film.yaml"),
+        ("link.yaml", "link.yaml"), ("../film.yaml", "script.txt"), ("{out}/../film.yaml", "script.txt"),
+    ],
+)  # fmt: skip
+def test_a_saved_script_is_found_again_where_it_lies_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, found_again: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for folder in (tmp_path, out):
+        (folder / "film.yaml").write_text("- one\n")
+    (out / "link.yaml").symlink_to(tmp_path / "film.yaml")
+    monkeypatch.chdir(out)
+    studio = Studio(Path(), Path(named.format(out=out)), Settings())
+    studio.save("- two\n", studio.script.path.name, version_of("- one\n"))
+    assert Studio(Path(), None, Settings()).script.path == Path(found_again)
 
 
 def test_a_pick_is_a_line_of_picks_json_and_the_scripts_own_counts_more(
