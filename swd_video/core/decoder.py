@@ -40,6 +40,8 @@ class DecoderLayout:
         patch: frames, rows and columns of pixels that a cell of the last level ends as.
         trims_late: whether surplus frames at the start are dropped from the pixels alone; else as early as they are.
         slope: of the activation below zero.
+        activates_first: whether blocks activate what they read and add to what came in, unchanged (two convolutions);
+            else they activate the sum (three).
         largest_latent: what latents are squeezed into, on both sides of 0; None takes them as they are.
     """
 
@@ -50,6 +52,7 @@ class DecoderLayout:
     patch: tuple[int, int, int]
     trims_late: bool = False
     slope: float = 0.0
+    activates_first: bool = False
     largest_latent: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,11 +106,12 @@ class DecoderLayout:
                 f"the one before, make {time} frames of {space} pixels of a latent, expected {compression.temporal} of "
                 f"{compression.spatial * upscale}; change patch, or the number of widths."
             )
-        return cls(channels, widths, blocks, tuple(growth), (patch[0], patch[1], patch[1]))
+        patches = (patch[0], patch[1], patch[1])
+        return cls(channels, widths, blocks, tuple(growth), patches, slope=0.2, activates_first=True)
 
 
 class _Block(nn.Module):
-    """A residual block that sees its frame and the one before."""
+    """A residual block that sees its frame and the one before, and activates last, as TAEHV's."""
 
     def __init__(self, width: int, slope: float) -> None:
         super().__init__()
@@ -123,6 +127,27 @@ class _Block(nn.Module):
         hidden = functional.leaky_relu(self.join(both), self.slope)
         hidden = self.out(functional.leaky_relu(self.middle(hidden), self.slope))
         return functional.leaky_relu(x + hidden.unflatten(0, x.shape[:2]), self.slope)
+
+
+class _EarlyBlock(nn.Module):
+    """A residual block that activates first, so that nothing is lost on the way past it.
+
+    Source: Identity Mappings in Deep Residual Networks (arXiv 1603.05027).
+    """
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.join = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.out = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(
+        self, x: Float[Tensor, "frames batch channels height width"], memory: "_Memory"
+    ) -> Float[Tensor, "frames batch channels height width"]:
+        active = functional.leaky_relu(x, self.slope)
+        both = torch.cat([memory.before(self, active), active], dim=2).flatten(0, 1)
+        hidden = self.out(functional.leaky_relu(self.join(both), self.slope))
+        return x + hidden.unflatten(0, x.shape[:2])
 
 
 class _Memory:
@@ -158,8 +183,9 @@ class StreamingDecoder(nn.Module):
         self.made_of = None if made_of is None else dict(made_of)
         widths, slope = layout.widths, layout.slope
         self.stem = nn.Conv2d(layout.channels, widths[0], 3, padding=1)
+        kind = _EarlyBlock if layout.activates_first else _Block
         self.levels = nn.ModuleList(
-            nn.ModuleList(_Block(width, slope) for _ in range(blocks))
+            nn.ModuleList(kind(width, slope) for _ in range(blocks))
             for width, blocks in zip(widths, layout.blocks, strict=True)
         )
         self.grow = nn.ModuleList(
