@@ -30,6 +30,7 @@ from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig, load_decoder_config
 from swd_video.training.decoder_discriminator import FrameDiscriminator
+from swd_video.training.decoder_imitation import imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.finite import check_losses
 from swd_video.training.idle_parts import drop_text_encoders, keep_vae
@@ -104,11 +105,14 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     drop_text_encoders(model)
     keep_vae(model, device)
     kept_back, held_out = _hold_out(config, clips, manifest)
-    pairs = DecoderClips(
-        clips, manifest, kept_back, grid, model.spec, config.decoder.upscale, config.train.clips_in_memory
-    )
+    imitate = config.train.imitate
+    imitated = None if imitate is None else imitated_clips(imitate, model, grid, config.seed, out)
+    upscale, in_memory = config.decoder.upscale, config.train.clips_in_memory
+    pairs = DecoderClips(clips, manifest, kept_back, grid, model.spec, upscale, in_memory, imitated)
     shown = HeldOutClips(model, held_out, pairs.size, config.decoder.upscale, out / "samples")
     made_of = {"settings": _settings(config), "vae": clips.index["encoders"]} | digests_of_clips(clips.index)
+    if imitated is not None:
+        made_of["imitated"] = imitated.digest
     if config.train.features is not None and (seen := config.train.features.encoder.record) is not None:
         made_of["trained_through"] = [asdict(seen)]
     with keyed_global(config.seed, "decoder"):
@@ -200,9 +204,13 @@ class _Trainer:
     def batches(self, steps: range) -> Iterator[DecoderBatch]:
         """What the steps are to see."""
         train, seed = self.config.train, self.config.seed
-        return self._pairs.ahead(
-            lambda step: self._pairs.draw(step, seed, train.batch_size, train.frames, train.crop), steps
-        )
+        share = 0.0 if train.imitate is None else train.imitate.share
+
+        def draw(step: int) -> DecoderBatch:
+            imitated = round(share * train.batch_size) if step < train.steps else 0
+            return self._pairs.draw(step, seed, train.batch_size, train.frames, train.crop, imitated)
+
+        return self._pairs.ahead(draw, steps)
 
     def step(self, step: int, batch: DecoderBatch) -> dict[str, float]:
         """Take one step, and say what it lost."""

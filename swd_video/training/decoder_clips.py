@@ -18,6 +18,7 @@ from swd_video.data.clips import clip_pixels
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import Clip
 from swd_video.models.spec import ModelSpec
+from swd_video.training.decoder_imitation import Imitated
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DecoderClips:
         spec: of the model.
         upscale: pixels along height and width for each of the VAE.
         in_memory: clips kept once they are read.
+        imitated: latents of no clip, with what is to be shown of them; they follow the clips.
 
     Raises:
         ConfigError: if no clip is left to draw.
@@ -60,8 +62,10 @@ class DecoderClips:
         spec: ModelSpec,
         upscale: int,
         in_memory: int,
+        imitated: Imitated | None = None,
     ) -> None:
         self._clips, self._manifest, self._grid, self._spec = clips, manifest, grid, spec
+        self._imitated = imitated
         self._temporal, self._spatial = spec.compression.temporal, spec.compression.spatial * upscale
         size = spec.compression.pixel_size(grid)
         self.size = PixelSize(size.frames, size.height * upscale, size.width * upscale)
@@ -71,13 +75,17 @@ class DecoderClips:
         self._frames = lru_cache(maxsize=in_memory)(self._read)
 
     def draw(
-        self, step: int, seed: int, batch_size: int, frames: int | None, crop: int | None
+        self, step: int, seed: int, batch_size: int, frames: int | None, crop: int | None, imitated: int = 0
     ) -> DecoderBatch:
-        """The batch of a step: one window, at the same place of every clip."""
+        """The batch of a step: one window, at the same place of every clip; so many of them, the last, are imitated."""
         generator = keyed_generator(seed, "decoder clips", step)
         count = len(self._order)
         chosen = torch.randperm(count, generator=generator)
-        rows = [self._order[int(chosen[number % count])] for number in range(batch_size)]
+        rows = [self._order[int(chosen[number % count])] for number in range(batch_size - imitated)]
+        if imitated:
+            assert self._imitated is not None
+            drawn = torch.randint(self._imitated.count, (imitated,), generator=generator)
+            rows += [len(self._clips) + int(number) for number in drawn]
         repeated = self._spec.compression.repeated_frames
         grid = LatentSize(self._grid.frames - repeated, self._grid.height, self._grid.width)
         window = draw_window(
@@ -106,9 +114,14 @@ class DecoderClips:
                 yield now.result()
 
     def _latents(self, row: int) -> Float[Tensor, "channels frames height width"]:
-        latents = self._clips.get(row, [self._grid])["latents"][self._grid]
+        if self._imitated is not None and row >= len(self._clips):
+            latents = self._imitated.latents(row - len(self._clips))
+        else:
+            latents = self._clips.get(row, [self._grid])["latents"][self._grid]
         return latents[:, self._spec.compression.repeated_frames :].float()
 
     def _read(self, row: int) -> UInt8[Tensor, "3 frames height width"]:
+        if self._imitated is not None and row >= len(self._clips):
+            return self._imitated.pixels(row - len(self._clips))
         clip = self._manifest[int(self._clips.get(row, [])["key"])]
         return frames_from_pixels(clip_pixels(clip, self.size, self._spec.fps)[0])

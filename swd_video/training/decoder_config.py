@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section, load_config_as
 from swd_video.core.grid import LatentSize
@@ -54,6 +54,24 @@ class DiscriminatorConfig(Section):
     """Share of the decoder's own learning rates at which this part starts."""
 
 
+class ImitateConfig(Section):
+    """Clips of a student: its latents are no clip's, so the decoder learns to show what the VAE shows of them.
+
+    They are made when the run begins. The discriminator, which is to be shown clips alone, sees none of them.
+    """
+
+    student: str
+    """A shipped name, a student's folder or a saved pipeline; its last stage is on the run's grid."""
+    prompts_file: str
+    """What it is asked for, one prompt a line, in turn."""
+    count: int = Field(default=512, ge=1)
+    """Clips."""
+    batch_size: int = Field(default=8, ge=1)
+    """Clips made at once."""
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the clips in a step that are the student's."""
+
+
 class FeaturesConfig(Section):
     """A frozen network of pixels, whose features of decoded clips shall be those of the clips."""
 
@@ -80,6 +98,8 @@ class DecoderTrainConfig(Section):
     """Weight of the error of differences between neighbours along time, height and width, beside that of values."""
     features: FeaturesConfig | None = None
     """Null compares pixels alone."""
+    imitate: ImitateConfig | None = None
+    """Null learns from clips alone."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of AdamW."""
     muon_lr: float | None = Field(default=2e-2, gt=0)
@@ -119,6 +139,14 @@ class DecoderConfig(Section):
     def _check_grid(cls, grid: str) -> str:
         LatentSize.parse(grid)
         return grid
+
+    @model_validator(mode="after")
+    def _check_imitation(self) -> "DecoderConfig":
+        if self.train.imitate is not None and self.decoder.upscale > 1:
+            raise ValueError(
+                "train.imitate: shows what the VAE shows, which is smaller with decoder.upscale; leave one out"
+            )
+        return self
 
     @property
     def latent_grid(self) -> LatentSize:

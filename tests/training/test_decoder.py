@@ -5,17 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import WanPipeline
+from pydantic import ValidationError
 
 from swd_video.cli.main import EXIT_DONE, EXIT_WRONG_INPUT, main
 from swd_video.config import ConfigError
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
+from swd_video.core.pixels import frames_from_pixels
+from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import read_manifest
 from swd_video.models.loading import load_teacher
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student
 from swd_video.training.decoder import distill_decoder
 from swd_video.training.decoder_clips import DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig
+from swd_video.training.decoder_imitation import Imitated
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
 
@@ -121,6 +128,54 @@ def test_windows_show_the_same_place_in_latents_and_pixels(
         expected = whole.pixels[clip, :, first:, 8 * row :, 8 * column :]
         assert torch.equal(expected[:, : pixels.shape[1], :24, :24], pixels)
     assert kinds == {True, False}
+
+
+@pytest.fixture
+def student(tiny_wan_folder: Path, tmp_path: Path) -> Path:
+    """One whose last stage is on the runs' grid, and whose clips are not the teacher's."""
+    folder = tmp_path / "student"
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(2, 4, 4)), Stage(0.6, LatentSize(3, 6, 8))))
+    transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
+    with torch.no_grad():
+        transformer.proj_out.bias.add_(0.1)
+    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
+    made.save(folder, transformer)
+    return folder
+
+
+def test_a_student_s_latents_are_shown_as_the_vae_shows_them(
+    make_decoder_config: MakeDecoderConfig, student: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a tiger\na fish\n")
+    imitate = {"student": str(student), "prompts_file": str(prompts), "count": 3, "batch_size": 2}
+    config = make_decoder_config(steps=3, discriminator={"steps": 2, "width": 8}, imitate=imitate)
+    distill_decoder(config, tmp_path / "run")
+    imitated = Imitated(tmp_path / "run" / "imitated.safetensors")
+    assert imitated.count == 3 and not torch.equal(imitated.latents(0), imitated.latents(2))
+    model = load_teacher(config.model)
+    with torch.no_grad():
+        shown = frames_from_pixels(model.decode(imitated.latents(1)[None]))[0]
+    assert (shown.int() - imitated.pixels(1).int()).abs().max() <= 1
+
+    manifest, grid = read_manifest(str(config.data.manifest)), LatentSize(3, 6, 8)
+    clips = LatentCache(config.data.cache)
+    pairs = DecoderClips(clips, manifest, {0}, grid, model.spec, 1, 0, imitated)
+    batch, same = (pairs.draw(0, 0, 4, None, None, count) for count in (2, 0))
+    assert torch.equal(batch.latents[:2], same.latents[:2])
+    known = [imitated.latents(index) for index in range(3)]
+    assert all(any(torch.equal(latents, one) for one in known) for latents in batch.latents[2:])
+
+    made_of = StreamingDecoder.load(tmp_path / "run" / "decoder.safetensors").made_of
+    assert made_of is not None and made_of["imitated"] == imitated.digest
+    small = make_decoder_config(imitate=imitate).model_copy(update={"grid": "2x4x4"})
+    small = small.model_copy(
+        update={"data": small.data.model_copy(update={"cache": str(tmp_path / "small")})}
+    )
+    with pytest.raises(ConfigError, match=r"train\.imitate\.student: makes latents of \(\d+, 3, 6, 8\)"):
+        distill_decoder(small, tmp_path / "small-run")
+    with pytest.raises(ValidationError, match="leave one out"):
+        DecoderConfig.model_validate(config.model_dump() | {"decoder": {"upscale": 2}})
 
 
 def test_windows_inside_of_clips_train_too(make_decoder_config: MakeDecoderConfig, tmp_path: Path) -> None:
