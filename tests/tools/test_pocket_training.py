@@ -12,10 +12,10 @@ from swd_video.models.loading import ASSETS, load_teacher
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon, orthogonalised
 from swd_video.training.optimizers import learning_rate_share
-from tools.pocket import teacher, vae
+from tools.pocket import teacher, text, vae
 from tools.pocket.corpus import ClipSpec
 from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, phase_of
-from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_tokenizer, wording
+from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_encoder, build_tokenizer, take_words, wording
 
 
 def test_orthogonalised_keeps_directions_and_levels_strengths() -> None:
@@ -75,6 +75,27 @@ def test_every_wording_is_in_the_vocabulary_and_fits() -> None:
             tokens = tokenizer(caption).input_ids
             assert tokenizer.unk_token_id not in tokens, caption
             assert len(tokens) <= TEXT_LENGTH, caption
+
+
+def test_an_encoder_of_fewer_words_reads_those_that_are_left_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    words = build_tokenizer()
+    trained = build_encoder(len(words)).eval()
+    monkeypatch.setattr(text, "SUBJECTS", {"tiger": "1f405", "racing car": "1f3ce-fe0f"})
+    fewer = build_tokenizer()
+    smaller = build_encoder(len(fewer)).eval()
+    take_words(smaller, fewer, trained, words.get_vocab())
+    assert len(fewer) < len(words)
+    caption = "a racing car moving left at night"
+    with torch.no_grad():
+        before, after = (
+            encoder(tokenizer(caption, return_tensors="pt").input_ids).last_hidden_state
+            for encoder, tokenizer in ((trained, words), (smaller, fewer))
+        )
+    assert torch.equal(before, after)
+    assert fewer.unk_token_id in fewer("a penguin").input_ids
 
 
 def test_noise_levels_and_phases_cover_the_run() -> None:
