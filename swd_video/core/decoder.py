@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -110,6 +110,10 @@ class DecoderLayout:
         return cls(channels, widths, blocks, tuple(growth), patches, slope=0.2, activates_first=True)
 
 
+_Pictures: TypeAlias = Float[Tensor, "pictures channels height width"]
+"""Single frames, all clips' first ones before all their second ones; a convolution takes them without copying them."""
+
+
 class _Block(nn.Module):
     """A residual block that sees its frame and the one before, and activates last, as TAEHV's."""
 
@@ -120,13 +124,10 @@ class _Block(nn.Module):
         self.middle = nn.Conv2d(width, width, 3, padding=1)
         self.out = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(
-        self, x: Float[Tensor, "frames batch channels height width"], memory: "_Memory"
-    ) -> Float[Tensor, "frames batch channels height width"]:
-        both = torch.cat([memory.before(self, x), x], dim=2).flatten(0, 1)
-        hidden = functional.leaky_relu(self.join(both), self.slope)
+    def forward(self, x: _Pictures, memory: "_Memory") -> _Pictures:
+        hidden = functional.leaky_relu(self.join(memory.with_before(self, x)), self.slope)
         hidden = self.out(functional.leaky_relu(self.middle(hidden), self.slope))
-        return functional.leaky_relu(x + hidden.unflatten(0, x.shape[:2]), self.slope)
+        return functional.leaky_relu(x + hidden, self.slope)
 
 
 class _EarlyBlock(nn.Module):
@@ -141,28 +142,28 @@ class _EarlyBlock(nn.Module):
         self.join = nn.Conv2d(2 * width, width, 3, padding=1)
         self.out = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(
-        self, x: Float[Tensor, "frames batch channels height width"], memory: "_Memory"
-    ) -> Float[Tensor, "frames batch channels height width"]:
-        active = functional.leaky_relu(x, self.slope)
-        both = torch.cat([memory.before(self, active), active], dim=2).flatten(0, 1)
-        hidden = self.out(functional.leaky_relu(self.join(both), self.slope))
-        return x + hidden.unflatten(0, x.shape[:2])
+    def forward(self, x: _Pictures, memory: "_Memory") -> _Pictures:
+        joined = self.join(memory.with_before(self, functional.leaky_relu(x, self.slope)))
+        return x + self.out(functional.leaky_relu(joined, self.slope))
 
 
 class _Memory:
-    """The last frame that every block of a decoder saw, while a clip is decoded."""
+    """The last frame that every block of a decoder saw, while clips are decoded together."""
 
     def __init__(self, is_start: bool = True) -> None:
         self.frames: dict[nn.Module, Tensor] = {}
         self.is_start = is_start
+        self.clips = 0
 
-    def before(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The frame before each of some frames; zeros before the first of all."""
+    def with_before(
+        self, block: nn.Module, x: _Pictures
+    ) -> Float[Tensor, "pictures twice_channels height width"]:
+        """Each picture behind that of the frame before, zeros before the first of all, joined along channels."""
         last = self.frames.get(block)
         # Copied, as a view would keep all of the piece in memory.
-        self.frames[block] = x[-1:].clone()
-        return torch.cat([torch.zeros_like(x[:1]) if last is None else last, x[:-1]])
+        self.frames[block] = x[-self.clips :].clone()
+        before = torch.cat([torch.zeros_like(x[: self.clips]) if last is None else last, x[: -self.clips]])
+        return torch.cat([before, x], dim=1)
 
 
 class StreamingDecoder(nn.Module):
@@ -228,13 +229,16 @@ class StreamingDecoder(nn.Module):
             yield self(piece, memory=memory).clamp(-1, 1)
 
     def _decode(self, latents: Tensor, memory: _Memory) -> Tensor:
-        layout, starts = self.layout, memory.is_start
+        layout = self.layout
         weight, largest = self.stem.weight, layout.largest_latent
         latents = latents.to(weight.device, weight.dtype)
         if largest is not None:
             latents = torch.tanh(latents / largest) * largest
-        x = _each(self.stem, rearrange(latents, "b c f h w -> f b c h w"))
-        x = functional.leaky_relu(x, layout.slope)
+        memory.clips = clips = len(latents)
+        pictures = rearrange(latents, "b c f h w -> (f b) c h w").contiguous(
+            memory_format=torch.channels_last
+        )
+        x = functional.leaky_relu(self.stem(pictures), layout.slope)
         surplus = 0
         for index, level in enumerate(self.levels):
             assert isinstance(level, nn.ModuleList)
@@ -242,22 +246,25 @@ class StreamingDecoder(nn.Module):
                 x = block(x, memory)
             if index < len(layout.growth):
                 time, space = layout.growth[index]
-                x = rearrange(_each(self.grow[index], x), "f b (t c) h w -> (f t) b c h w", t=time)
-                x, surplus = self._trimmed(x, time, surplus, starts)
-                x = _each(self.refine[index], x.repeat_interleave(space, 3).repeat_interleave(space, 4))
-        x = _each(self.out, functional.leaky_relu(x, layout.slope))
+                # Told channels last, as they lie in memory, so that the next convolution need not copy them again.
+                grown = self.grow[index](x).permute(0, 2, 3, 1)
+                x = rearrange(grown, "(f b) h w (t c) -> (f t b) h w c", b=clips, t=time).permute(0, 3, 1, 2)
+                x, surplus = self._trimmed(x, time, surplus, memory)
+                x = functional.interpolate(x, scale_factor=space, mode="nearest") if space > 1 else x
+                x = self.refine[index](x)
+        x = self.out(functional.leaky_relu(x, layout.slope))
         frames, rows, columns = layout.patch
-        x = rearrange(x, "f b (t c p q) h w -> (f t) b c (h p) (w q)", t=frames, p=rows, q=columns)
-        x, surplus = self._trimmed(x, frames, surplus, starts)
+        x = rearrange(x, "(f b) (t c p q) h w -> (f t b) c (h p) (w q)", b=clips, t=frames, p=rows, q=columns)
+        x, surplus = self._trimmed(x, frames, surplus, memory)
         memory.is_start = False
-        return rearrange(x[surplus:], "f b c h w -> b c f h w")
+        return rearrange(x[surplus * clips :], "(f b) c h w -> b c f h w", b=clips)
 
-    def _trimmed(self, x: Tensor, time: int, surplus: int, starts: bool) -> tuple[Tensor, int]:
+    def _trimmed(self, x: Tensor, time: int, surplus: int, memory: _Memory) -> tuple[Tensor, int]:
         """Without the frames that the first one should not have become, or how many of them lie ahead now."""
-        if not starts:
+        if not memory.is_start:
             return x, 0
         surplus = surplus * time + time - 1
-        return (x, surplus) if self.layout.trims_late else (x[surplus:], 0)
+        return (x, surplus) if self.layout.trims_late else (x[surplus * memory.clips :], 0)
 
     def save(self, path: Path) -> None:
         """Write it as one file; see `write_network`."""
@@ -273,11 +280,6 @@ class StreamingDecoder(nn.Module):
             return cls(DecoderLayout(**layout), **about)
 
         return read_network(path, _KIND, make)
-
-
-def _each(run: Any, x: Float[Tensor, "frames batch ..."]) -> Float[Tensor, "frames batch ..."]:
-    """Run a network of single pictures on every frame."""
-    return run(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def _as_tuples(value: Any) -> Any:
