@@ -111,12 +111,12 @@ def build_tiny_text_encoder(vocab_size: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def build_tiny_decoder(channels: int = 4, encoders: str = "", seed: int = 0) -> StreamingDecoder:
+def build_tiny_decoder(channels: int = 4, vae: str = "", seed: int = 0) -> StreamingDecoder:
     """What the tiny VAE's latents can be shown through in its place, with random weights."""
     layout = DecoderLayout.for_compression(Compression(), channels, (16, 8), (1, 1), (2, 4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return StreamingDecoder(layout, encoders)
+        return StreamingDecoder(layout, vae)
 
 
 def build_tiny_wan_pipe() -> WanPipeline:

@@ -171,16 +171,16 @@ class StreamingDecoder(nn.Module):
 
     Attributes:
         layout: its shape.
-        encoders: fingerprint of the VAE whose latents it knows; empty where it was not taken.
+        vae: fingerprint of the VAE whose latents it knows; empty where it was not taken.
         made_of: what its weights follow from, as its trainer says; None where that is not known.
     """
 
     def __init__(
-        self, layout: DecoderLayout, encoders: str = "", made_of: Mapping[str, Any] | None = None
+        self, layout: DecoderLayout, vae: str = "", made_of: Mapping[str, Any] | None = None
     ) -> None:
         """Make one with random weights; see the attributes."""
         super().__init__()
-        self.layout, self.encoders = layout, encoders
+        self.layout, self.vae = layout, vae
         self.made_of = None if made_of is None else dict(made_of)
         widths, slope = layout.widths, layout.slope
         self.stem = nn.Conv2d(layout.channels, widths[0], 3, padding=1)
@@ -268,7 +268,7 @@ class StreamingDecoder(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write it as one file; see `write_network`."""
-        about = {"layout": asdict(self.layout), "encoders": self.encoders, "made_of": self.made_of}
+        about = {"layout": asdict(self.layout), "vae": self.vae, "made_of": self.made_of}
         write_network(path, self, _KIND, about)
 
     @classmethod

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.models.base import VideoModel
-from swd_video.models.fingerprint import fingerprint_encoders
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.published_decoders import load_decoder_file
 
 _TILE_PX, _OVERLAP_PX = 256, 64
@@ -101,9 +101,9 @@ def load_decoder(path: Path, model: VideoModel, base: str | Path) -> StreamingDe
         ValueError: if there is none, or it is of other latents.
     """
     decoder = load_decoder_file(path, model)
-    if decoder.encoders and decoder.encoders != (vae := fingerprint_encoders(base)):
+    if decoder.vae and decoder.vae != (vae := fingerprint_vae(base)):
         raise ValueError(
-            f"{path}: is a decoder for the VAE with fingerprint {decoder.encoders}, that of {base} has {vae}; give one "
+            f"{path}: is a decoder for the VAE with fingerprint {decoder.vae}, that of {base} has {vae}; give one "
             "that swd-video decoder trained for it."
         )
     return decoder

@@ -70,11 +70,20 @@ def fingerprint_encoders(name_or_path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: If there is no such model, or it cannot be downloaded.
     """
+    return _fingerprint_parts(name_or_path, *_ENCODER_PARTS, "video_spec.json")
+
+
+def fingerprint_vae(name_or_path: str | os.PathLike[str]) -> str:
+    """Return a hash of a pipeline's VAE alone, which is all that a decoder has to fit; see `fingerprint_encoders`."""
+    return _fingerprint_parts(name_or_path, "vae")
+
+
+def _fingerprint_parts(name_or_path: str | os.PathLike[str], *parts: str) -> str:
     folder = model_folder(os.fspath(name_or_path))
     digest = hashlib.sha256()
-    parts = [path for part in _ENCODER_PARTS for path in sorted((folder / part).rglob("*"))]
-    for path in (*parts, folder / "video_spec.json"):
-        _add_file(digest, path, folder)
+    for part in parts:
+        for path in (folder / part, *sorted((folder / part).rglob("*"))):
+            _add_file(digest, path, folder)
     return digest.hexdigest()
 
 

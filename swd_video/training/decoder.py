@@ -23,6 +23,7 @@ from swd_video.files import alone_in, write_text
 from swd_video.losses.gan import hinge_discriminator_loss, hinge_student_loss
 from swd_video.losses.reconstruction import feature_loss, reconstruction_loss
 from swd_video.models.base import VideoModel
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.objectives.objective import known_blocks
@@ -110,13 +111,14 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     upscale, in_memory = config.decoder.upscale, config.train.clips_in_memory
     pairs = DecoderClips(clips, manifest, kept_back, grid, model.spec, upscale, in_memory, imitated)
     shown = HeldOutClips(model, held_out, pairs.size, config.decoder.upscale, out / "samples")
-    made_of = {"settings": _settings(config), "vae": clips.index["encoders"]} | digests_of_clips(clips.index)
+    vae = fingerprint_vae(config.model)
+    made_of = {"settings": _settings(config), "vae": vae} | digests_of_clips(clips.index)
     if imitated is not None:
         made_of["imitated"] = imitated.digest
     if config.train.features is not None and (seen := config.train.features.encoder.record) is not None:
         made_of["trained_through"] = [asdict(seen)]
     with keyed_global(config.seed, "decoder"):
-        decoder = StreamingDecoder(layout, clips.index["encoders"], made_of).to(device)
+        decoder = StreamingDecoder(layout, vae, made_of).to(device)
     trainer = _Trainer(config, decoder, pairs, device)
     recipe = {"made_of": json.dumps(made_of, sort_keys=True)}
     done = load_checkpoint(out, trainer.state, recipe)

@@ -73,7 +73,7 @@ def test_a_file_gives_back_the_decoder(tmp_path: Path) -> None:
     decoder = make_decoder()
     decoder.save(tmp_path / "decoder.safetensors")
     again = StreamingDecoder.load(tmp_path / "decoder.safetensors")
-    assert (again.layout, again.encoders, again.made_of) == (LAYOUT, "vae", {"steps": 3})
+    assert (again.layout, again.vae, again.made_of) == (LAYOUT, "vae", {"steps": 3})
     assert not any(weight.requires_grad for weight in again.parameters())
     with torch.no_grad():
         assert torch.equal(again(make_latents()), decoder(make_latents()))
@@ -87,7 +87,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     decoder.save(path)
     weights = {name: value.contiguous().clone() for name, value in decoder.state_dict().items()}
     weights["out.bias"][0] = float("nan")
-    about = {"layout": vars(LAYOUT), "encoders": "", "made_of": None}
+    about = {"layout": vars(LAYOUT), "vae": "", "made_of": None}
     save_file(weights, path, {"decoder": json.dumps(about)})
     with pytest.raises(ValueError, match=r"out\.bias holds numbers that are not finite"):
         StreamingDecoder.load(path)

@@ -16,7 +16,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.cogvideox import CogVideoXModel
 from swd_video.models.decoding import _in_tiles, decode_stream, decode_whole, shown_through
-from swd_video.models.fingerprint import fingerprint_encoders
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.models.wan import WanModel
 
@@ -78,7 +78,7 @@ def test_a_decoder_takes_the_place_of_the_vae_but_not_in_losses(
     tiny_wan_folder: Path, tiny_decoder: MakeDecoder, tmp_path: Path
 ) -> None:
     file = tmp_path / "decoder.safetensors"
-    tiny_decoder(encoders=fingerprint_encoders(tiny_wan_folder)).save(file)
+    tiny_decoder(vae=fingerprint_vae(tiny_wan_folder)).save(file)
     stock = load_teacher(tiny_wan_folder)
     model = load_teacher(tiny_wan_folder, options=LoadOptions(decoder=file))
     latents = _latents(model, LatentSize(3, 4, 4))
@@ -107,7 +107,7 @@ def test_repeated_first_frames_are_not_shown(
     ("made", "said"),
     [
         ({"channels": 6}, "channels of latents: got 6, expected the 4"),
-        ({"encoders": "another"}, "VAE with fingerprint another, that of "),
+        ({"vae": "another"}, "VAE with fingerprint another, that of "),
     ],
 )
 def test_a_decoder_of_other_latents_is_refused(

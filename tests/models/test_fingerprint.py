@@ -8,7 +8,7 @@ import pytest
 from diffusers import WanPipeline
 
 from swd_video.models import fingerprint
-from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
+from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders, fingerprint_vae
 
 
 def make_folder(folder: Path, weights: bytes = b"weights") -> Path:
@@ -109,3 +109,14 @@ def test_a_hub_name_stands_for_the_files_that_loading_it_uses(
     assert fingerprint_encoders("someone/tiny-wan") != fingerprint_encoders(tiny_wan_folder)
     with pytest.raises(ValueError, match="model 'someone/other': is no folder here, and the hub does not"):
         fingerprint_encoders("someone/other")
+
+
+def test_a_vae_is_known_by_itself_whatever_text_it_stands_beside(tmp_path: Path) -> None:
+    for name, vae, words in (("a", "1", "tiger"), ("b", "1", "lion"), ("c", "2", "tiger")):
+        for part, content in (("vae", vae), ("tokenizer", words)):
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "config.txt").write_text(content)
+        (tmp_path / name / "model_index.json").write_text("{}")
+    first, other_words, other_vae = (tmp_path / name for name in "abc")
+    assert fingerprint_vae(first) == fingerprint_vae(other_words) != fingerprint_vae(other_vae)
+    assert len({fingerprint_encoders(folder) for folder in (first, other_words, other_vae)}) == 3

@@ -138,7 +138,7 @@ def save_ours(path: Path, channels: int = 4, growth: tuple[int, int] = (2, 2)) -
 def test_a_decoder_of_ours_is_read_as_what_it_is(wan: VideoModel, upscale: int, tmp_path: Path) -> None:
     ours = save_ours(tmp_path / "a.safetensors", growth=(2, 2 * upscale))
     read = load_decoder_file(tmp_path / "a.safetensors", wan)
-    assert read.layout == ours.layout and read.encoders == "vae"
+    assert read.layout == ours.layout and read.vae == "vae"
 
 
 @pytest.mark.parametrize(("channels", "growth"), [(6, (2, 2)), (4, (1, 2)), (4, (2, 1)), (4, (2, 3))])

@@ -19,7 +19,7 @@ from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
 from swd_video.evaluation.model_pool import ModelPool
 from swd_video.evaluation.overlap import _training_networks
 from swd_video.models.decoding import decode_whole
-from swd_video.models.fingerprint import fingerprint_encoders
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import LoadOptions
 from swd_video.models.lora import add_lora
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
@@ -45,7 +45,7 @@ def decoder_file(
 ) -> Path:
     """A decoder of the student's latents."""
     path = tmp_path / "decoder.safetensors"
-    tiny_decoder(encoders=fingerprint_encoders(tiny_wan_folder)).save(path)
+    tiny_decoder(vae=fingerprint_vae(tiny_wan_folder)).save(path)
     return path
 
 
@@ -92,7 +92,7 @@ def test_it_is_saved_with_the_student_as_it_was_read(
 def test_a_decoder_of_another_vae_is_refused_and_nothing_changes(
     plain: Student, tiny_decoder: Callable[..., StreamingDecoder], tmp_path: Path
 ) -> None:
-    tiny_decoder(encoders="another").save(tmp_path / "other.safetensors")
+    tiny_decoder(vae="another").save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="for the VAE with fingerprint another"):
         plain.carry_decoder(tmp_path / "other.safetensors")
     assert plain.folder is not None
@@ -132,7 +132,7 @@ def test_a_clip_is_timed_through_both(plain: Student, decoder_file: Path) -> Non
 def test_a_network_that_trained_the_decoder_must_not_judge(
     plain: Student, tiny_decoder: Callable[..., StreamingDecoder], tiny_wan_folder: Path, tmp_path: Path
 ) -> None:
-    decoder = tiny_decoder(encoders=fingerprint_encoders(tiny_wan_folder))
+    decoder = tiny_decoder(vae=fingerprint_vae(tiny_wan_folder))
     decoder.made_of = {"trained_through": [{"name": "google/vivit", "fingerprint": ""}]}
     decoder.save(tmp_path / "seen.safetensors")
     plain.carry_decoder(tmp_path / "seen.safetensors")

@@ -16,6 +16,7 @@ from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import read_manifest
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
@@ -64,7 +65,7 @@ def test_it_learns_and_is_compared_with_the_vae(
     names = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
     assert names == {"step_00000030.webp", "step_00000060.webp", "final.webp"}
     decoder = StreamingDecoder.load(tmp_path / "run" / "decoder.safetensors")
-    assert decoder.encoders
+    assert decoder.vae == fingerprint_vae(config.model)
     assert decoder.made_of is not None
     assert decoder.made_of["settings"]["train"]["steps"] == 60
 
