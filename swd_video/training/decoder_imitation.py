@@ -90,4 +90,4 @@ def _make(section: ImitateConfig, model: VideoModel, grid: LatentSize, seed: int
         latents.append(made.half().cpu())
         pixels.append(frames_from_pixels(model.decode(latents[-1].float().to(model.device))).cpu())
         print(f"{section.student}: {numbers.stop} of {section.count} clips to imitate", file=sys.stderr)
-    return {"latents": torch.cat(latents), "pixels": torch.cat(pixels)}
+    return {"latents": torch.cat(latents).contiguous(), "pixels": torch.cat(pixels).contiguous()}

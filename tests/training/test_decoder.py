@@ -22,8 +22,8 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from swd_video.training.decoder import distill_decoder
 from swd_video.training.decoder_clips import DecoderClips
-from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig
-from swd_video.training.decoder_imitation import Imitated
+from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
+from swd_video.training.decoder_imitation import Imitated, imitated_clips
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
 
@@ -177,6 +177,14 @@ def test_a_student_s_latents_are_shown_as_the_vae_shows_them(
         distill_decoder(small, tmp_path / "small-run")
     with pytest.raises(ValidationError, match="leave one out"):
         DecoderConfig.model_validate(config.model_dump() | {"decoder": {"upscale": 2}})
+
+
+def test_the_shipped_student_can_be_imitated(tmp_path: Path) -> None:
+    """Its VAE's pixels do not lie in memory as a file needs them."""
+    (tmp_path / "prompts.txt").write_text("a tiger moving left on a green meadow\n")
+    section = ImitateConfig(student="pocket-wan-swd", prompts_file=str(tmp_path / "prompts.txt"), count=1)
+    made = imitated_clips(section, load_teacher("pocket-wan"), LatentSize(5, 12, 12), 0, tmp_path / "run")
+    assert made.pixels(0).shape == (3, 17, 96, 96) and made.latents(0).shape == (32, 5, 12, 12)
 
 
 def test_windows_inside_of_clips_train_too(make_decoder_config: MakeDecoderConfig, tmp_path: Path) -> None:
