@@ -28,6 +28,8 @@ from swd_video.core.local_attention import LocalAttention
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import write_video
 from swd_video.environment import keep_freed_memory
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.student import Student
 from swd_video.training.config import DistillConfig, load_config
 
 # Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them
@@ -174,6 +176,21 @@ def local_schedule(tiny_schedule: ScaleSchedule) -> ScaleSchedule:
     windows = LocalAttention(2, 2, 4, shift=False), LocalAttention(2, 4, 4, global_every=3)
     local = [replace(stage, attention=size) for stage, size in zip((second, last), windows, strict=True)]
     return ScaleSchedule((first, *local))
+
+
+@pytest.fixture(scope="session")
+def make_student(tiny_wan_folder: Path) -> Callable[[Path, ScaleSchedule], Path]:
+    """Writes a whole-transformer student whose clips differ from the teacher's into a folder."""
+
+    def make(folder: Path, schedule: ScaleSchedule) -> Path:
+        transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
+        with torch.no_grad():
+            transformer.proj_out.bias.add_(0.1)
+        made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
+        made.save(folder, transformer)
+        return folder
+
+    return make
 
 
 @pytest.fixture

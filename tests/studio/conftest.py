@@ -1,16 +1,12 @@
 """A tiny student on disk, loaded for rendering once, a script for it, and a browser for what is shown in one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import WanPipeline
 from playwright.sync_api import Browser, Page, expect
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import Student
 from swd_video.studio.model import LoadedModel, load_model_for_rendering
 from tools.studio_page import BROWSER_VARIABLE, find_browser, open_browser
 
@@ -31,16 +27,12 @@ shots:
 
 @pytest.fixture(scope="session")
 def tiny_student(
-    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path_factory: pytest.TempPathFactory
+    make_student: Callable[[Path, ScaleSchedule], Path],
+    tiny_schedule: ScaleSchedule,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A whole-transformer student whose clips differ from the teacher's; do not write into it."""
-    folder = tmp_path_factory.mktemp("students") / "tiny-student"
-    transformer = WanPipeline.from_pretrained(tiny_wan_folder).transformer
-    with torch.no_grad():
-        transformer.proj_out.bias.add_(0.1)
-    made = Student(str(tiny_wan_folder), ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
-    made.save(folder, transformer)
-    return folder
+    return make_student(tmp_path_factory.mktemp("students") / "tiny-student", tiny_schedule)
 
 
 @pytest.fixture(scope="session")
