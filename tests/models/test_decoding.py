@@ -129,7 +129,7 @@ before = decode_whole(model, latents)
 for part in latents.split(32, dim=4):
     decode_whole(model, part)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 140 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20,) * 2)
 print(float((decode_whole(model, latents) - before).abs().mean() / before.std()))
 """
 
