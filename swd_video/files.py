@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -186,8 +187,12 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
     draft = _beside(target, _DRAFT)
     try:
         # O_EXCL follows no link; the mode leaves it to the umask who may read.
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         yield draft
+        # safetensors puts a file of its own in the draft's place, which its owner alone may read.
+        draft.chmod(mode)
         if durable:
             _sync(draft)
         os.replace(draft, target)
@@ -245,8 +250,12 @@ def whole_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
     _remove(folder.parent, _DRAFT, _stem(folder))
     draft = _beside(folder, _DRAFT)
     draft.mkdir()
+    mode = stat.S_IMODE(draft.stat().st_mode) & 0o666
     try:
         yield draft
+        for path in draft.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(mode)  # see `whole_file`
         if durable:
             for path in (*draft.rglob("*"), draft):
                 _sync(path)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from swd_video.files import (
     LOCK_NAME,
@@ -100,6 +102,25 @@ def test_a_planted_link_is_replaced_and_not_written_through(tmp_path: Path) -> N
     write_json(target, {"a": "ü"}, durable=True)
     assert precious.read_text() == "mine" and not target.is_symlink()
     assert target.read_text(encoding="utf-8") == '{\n  "a": "ü"\n}\n'
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_the_umask_says_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
+    weights = {"weight": torch.zeros(1)}  # `save_file` makes files for their owner alone
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "whole.safetensors") as draft:
+            save_file(weights, draft)
+        with whole_folder(tmp_path / "folder") as draft:
+            (draft / "part").mkdir()
+            save_file(weights, draft / "part" / "inner.safetensors")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {
+        "whole.safetensors": mode,
+        "inner.safetensors": mode,
+    }
 
 
 def test_a_file_that_fails_leaves_the_older_one_and_nothing_else(tmp_path: Path) -> None:
