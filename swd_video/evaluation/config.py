@@ -264,7 +264,7 @@ class EvaluateConfig(Section):
     metrics: MetricsConfig = MetricsConfig()
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, validate_default=True)
     """By metric, differences that do not matter, chosen before anything is measured; "equal" means that one lies
-    inside. What is left out is the metric's own. That of `kernel` is a share of the reference row's distance."""
+    inside. What is left out is the metric's own. That of `kernel` is a share of the other row's distance."""
     targets: tuple[TargetConfig, ...] = ()
     """What rows must reach."""
     cost: CostConfig | None = CostConfig()

@@ -58,7 +58,7 @@ class Results:
     @property
     def compared(self) -> list[Metric]:
         """Those of them that rows are compared by."""
-        return [m for m in self.shown if self.margin(m) is not None]
+        return [m for m in self.shown if self._stated_margin(m) is not None]
 
     def meaning(self, metric: Metric) -> str:
         """What a metric means, in words of this evaluation."""
@@ -66,13 +66,20 @@ class Results:
         words = {key: str(self.about.get(key)) for key in keys}
         return metric.meaning.format(reference=self.row(self.reference).title, **words)
 
-    def margin(self, metric: Metric) -> float | None:
-        """The margin of a metric, in its own unit."""
-        share = self.margins.get(metric.margin_key or metric.key)
-        if share is None or not metric.margin_is_share:
-            return share
-        figure = self.row(self.reference).figures.get(metric.key)
-        return float(share * abs(figure.value)) if isinstance(figure, Estimate) else None
+    def _stated_margin(self, metric: Metric) -> float | None:
+        return self.margins.get(metric.margin_key or metric.key)
+
+    def _margin(self, metric: Metric, theirs: RowResult) -> float | None:
+        """The margin of a metric beside a row, in the metric's own unit."""
+        stated, figure = self._stated_margin(metric), theirs.figures.get(metric.key)
+        if stated is None or not metric.margin_is_share:
+            return stated
+        return float(stated * abs(figure.value)) if isinstance(figure, Estimate) else None
+
+    def margin_in_words(self, metric: Metric) -> str:
+        """The margin of a metric that rows are compared by, as tables say it."""
+        stated = self._stated_margin(metric)
+        return f"{stated:.0%} of the other's" if metric.margin_is_share else f"{stated:.{metric.digits}f}"
 
     def compare(self, ours: str, theirs: str, metric: Metric) -> Difference | None:
         """How one figure of two rows differs.
@@ -82,7 +89,7 @@ class Results:
         """
         first, second = self.row(ours), self.row(theirs)
         figures = first.figures.get(metric.key), second.figures.get(metric.key)
-        margin = self.margin(metric)
+        margin = self._margin(metric, second)
         if margin is None or set(first.clips.captions) != set(second.clips.captions):
             return None
         estimates = [f for f in figures if isinstance(f, Estimate) and f.draws is not None]
@@ -118,8 +125,7 @@ class Results:
     def comparison_table(self) -> str:
         """A Markdown table of every pair: the difference of each figure with its interval, and what it says."""
         columns = [
-            Column(m.key, f"{m.title} (margin {self.margin(m):.{m.digits}f})", m.digits)
-            for m in self.compared
+            Column(m.key, f"{m.title} (margin {self.margin_in_words(m)})", m.digits) for m in self.compared
         ]
         rows = [
             (

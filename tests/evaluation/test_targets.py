@@ -50,6 +50,21 @@ TARGETS: list[dict[str, Any]] = [
 ]
 
 
+def test_the_margin_of_a_distance_is_a_share_of_the_other_row_s() -> None:
+    real, teacher = row_of("real", {"kernel": -0.9999}, 4.0, 1), row_of("teacher", {}, 4.0, 1)
+    results = Results(
+        (real, teacher, row_of("student", {}, 0.1, 1)), "real", {}, all_metrics(CLASSES), default_margins()
+    )
+    metric = next(metric for metric in results.metrics if metric.key == "kernel")
+    for other, said in (("teacher", "equal"), ("real", "worse")):
+        found = results.compare("student", other, metric)
+        assert found is not None
+        kernel = results.row(other).figures["kernel"]
+        assert isinstance(kernel, Estimate) and found.margin == pytest.approx(0.1 * abs(kernel.value))
+        assert found.verdict == said
+    assert "kernel distance (margin 10% of the other's)" in results.comparison_table()
+
+
 @pytest.mark.parametrize("good", [True, False])
 def test_targets_are_judged_by_figures_shares_and_paired_differences(good: bool) -> None:
     teacher = row_of("teacher", {}, 4.0, 1)

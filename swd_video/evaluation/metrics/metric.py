@@ -86,7 +86,7 @@ class Metric(ABC):
         better: Which way is better; "reference" means near 1, what it is a share of.
         digits: Digits after the point.
         margin: A difference that does not matter; None does not compare rows by it.
-        margin_is_share: Whether the margin is a share of the reference row's figure.
+        margin_is_share: Whether the margin is a share of the figure of the row that another is held against.
         margin_key: Its key in `margins`, where several metrics share it.
         has_floor: Whether it is also found of two halves of the reference clips: what no fault at all would have.
         network: Folder or hub name of a network of its own; students that it trained are refused.
