@@ -55,7 +55,7 @@ shots:
   - {id: whale, prompt: a whale floating up at sunset, seed: 1}
   - {id: penguin, prompt: a penguin moving left in the snow, seed: 2}
   - {id: pumpkin, prompt: a pumpkin coming closer at night}
-  - {id: motorbike, prompt: a motorbike moving right on a sandy beach}
+  - {id: racing-car, prompt: a racing car moving right on a sandy beach}
   - {id: bee, prompt: a bee falling down under a blue sky, seed: 3}
   - {id: tree, prompt: a christmas tree standing still in the snow}
   - {id: alien, prompt: an alien floating up at night}

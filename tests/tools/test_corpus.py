@@ -44,9 +44,9 @@ def centre_of_change(frames: np.ndarray, backdrop: np.ndarray) -> tuple[float, f
 def test_splits_share_no_combination() -> None:
     train, choose, final = (set(combinations(split)) for split in ("train", "choose", "final"))
     assert not train & choose and not train & final and not choose & final
-    assert len(train | choose | final) == 32 * 6 * 6
+    assert len(train | choose | final) == 20 * 6 * 6
     assert set(combinations("heldout")) == choose | final
-    assert (len(choose), len(final)) == (43, 82)
+    assert (len(choose), len(final)) == (30, 46)
     assert all(split_of(*words) == "final" for words in final)
     with pytest.raises(ValueError, match="one of train, heldout, choose, final"):
         combinations("test")
@@ -54,8 +54,8 @@ def test_splits_share_no_combination() -> None:
 
 def test_the_clips_that_networks_learned_from_stay_as_they_are() -> None:
     """Weights that are shipped were trained on these, in this order."""
-    text = "".join(f"{spec.caption} {spec.seed}\n" for spec in corpus_specs("train", seed=0, count=4032))
-    assert hashlib.sha256(text.encode()).hexdigest().startswith("947170ae70503d6d")
+    text = "".join(f"{spec.caption} {spec.seed}\n" for spec in corpus_specs("train", seed=0, count=3220))
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("1bde6dba518e4208")
 
 
 def test_every_combination_comes_equally_often() -> None:

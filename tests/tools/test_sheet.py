@@ -11,7 +11,7 @@ CAPTIONS = (
     "a whale moving left at night",
     "a tiger moving left at night",
     "a whale moving left at night",
-    "a whale coming closer at night",
+    "a whale standing still at night",
 )
 
 

@@ -45,39 +45,28 @@ _PACKAGES = {
     ),
 }
 
-# Name in the caption -> code point of the animation. Chosen to be told apart at 48 pixels.
+# Name in the caption -> code point of the animation. Few enough that a small network sees each of them often, and
+# simple enough to be told apart at 48 pixels.
 SUBJECTS = {
     "tiger": "1f405",
-    "rabbit": "1f407",
     "whale": "1f40b",
-    "snail": "1f40c",
-    "horse": "1f40e",
-    "monkey": "1f412",
-    "rooster": "1f413",
     "dog": "1f415",
     "pig": "1f416",
     "elephant": "1f418",
-    "octopus": "1f419",
     "bee": "1f41d",
     "ladybug": "1f41e",
     "fish": "1f420",
     "turtle": "1f422",
     "chick": "1f424",
     "penguin": "1f427",
-    "koala": "1f428",
     "frog": "1f438",
     "panda": "1f43c",
     "ghost": "1f47b",
     "alien": "1f47d",
-    "skull": "1f480",
-    "surfer": "1f3c4",
-    "motorbike": "1f3cd-fe0f",
     "racing car": "1f3ce-fe0f",
     "pumpkin": "1f383",
     "christmas tree": "1f384",
-    "santa claus": "1f385",
     "birthday cake": "1f382",
-    "sun": "1f31e",
     "blue heart": "1f499",
 }
 MOTIONS = ("standing still", "moving left", "moving right", "floating up", "falling down", "coming closer")
@@ -411,7 +400,7 @@ def main() -> None:
     builder = commands.add_parser("build", help="compose clips into a folder with a manifest")
     builder.add_argument("--out", type=Path, required=True)
     builder.add_argument("--split", choices=SPLITS, default="train")
-    builder.add_argument("--count", type=int, default=4032)
+    builder.add_argument("--count", type=int, default=3220)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
     builder.add_argument(

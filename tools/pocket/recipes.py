@@ -37,5 +37,9 @@ def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str, de
         loss.backward()
         return loss.item()
 
-    with ThreadPoolExecutor(len(losses)) as pool:
-        return sum(pool.map(run, losses))
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(len(losses)) as pool:
+            return sum(pool.map(run, losses))
+    finally:
+        torch.set_num_threads(threads)  # the optimizer's products are the whole machine's again

@@ -27,13 +27,15 @@ _MARGIN, _TEXT_PX = 6, 12
 
 
 def lines_of(clips: StoredClips) -> dict[str, list[int]]:
-    """Clips to show of each subject: the first ones of its first prompt."""
-    lines: dict[str, list[int]] = {}
-    for index, caption in enumerate(clips.captions):
-        chosen = lines.setdefault(parse_caption(caption).subject, [])
-        if len(chosen) < SAMPLES and (not chosen or clips.captions[chosen[0]] == caption):
-            chosen.append(index)
-    return {subject: lines[subject] for subject in SUBJECTS if subject in lines}
+    """Clips to show of each subject: the first ones of its first prompt by the alphabet, the same in every row."""
+    prompts: dict[str, str] = {}
+    for caption in sorted(clips.captions):
+        prompts.setdefault(parse_caption(caption).subject, caption)
+    return {
+        subject: [i for i, caption in enumerate(clips.captions) if caption == prompts[subject]][:SAMPLES]
+        for subject in SUBJECTS
+        if subject in prompts
+    }
 
 
 def draw(rows: dict[str, StoredClips], order: list[str], named: bool) -> Image.Image:
@@ -73,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config_as(EvaluateConfig, arguments.config, {"cost": None})
     results = run_evaluation(config, arguments.evaluation, title=arguments.config.stem, device="cpu")
-    rows = {row.title: row.clips for row in (results.row(key) for key in arguments.rows)}
+    rows = {row.title.split(" (")[0]: row.clips for row in (results.row(key) for key in arguments.rows)}
     order = list(lines_of(next(iter(rows.values()))))
     if arguments.unnamed is not None:
         np.random.default_rng(arguments.unnamed).shuffle(order)

@@ -47,7 +47,7 @@ PROMPTS = (
     "a bee floating up under a blue sky",
     "an elephant standing still at sunset",
     "a birthday cake coming closer under a blue sky",
-    "a surfer moving left on a sandy beach",
+    "a panda moving left on a sandy beach",
 )
 PROMPT_DROPOUT = 0.1
 CANONICAL_WORDING = 0.75
