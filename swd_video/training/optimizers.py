@@ -72,7 +72,7 @@ def build_optimizers(
     return _with_initial_lr(optimizers)
 
 
-def learning_rate_share(step: int, steps: int, warmup_steps: int = 100) -> float:
+def learning_rate_share(step: int | float, steps: int, warmup_steps: int = 100) -> float:
     """Share of a learning rate at a step, from 0: a linear rise, a long stay, a linear fall over the last 45 %."""
     return min(1.0, (step + 1) / max(1, warmup_steps), max(0.0, (steps - step) / (0.45 * steps)))
 

@@ -65,6 +65,8 @@ class JudgeOptions:
     checkpoint_every: int = 200
     workers: int = os.cpu_count() or 1
     """Processes that compose clips."""
+    device: str = "cpu"
+    """Where it is trained and tested."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the result as one JSON object on stdout."""
 
@@ -212,8 +214,9 @@ def train(
         options: Recipe and output folder.
     """
     count = len(readings)
-    targets = {name: torch.from_numpy(values) for name, values in labels.items()}
-    numbers = torch.from_numpy(readings)
+    judge.to(options.device)
+    targets = {name: torch.from_numpy(values).to(options.device) for name, values in labels.items()}
+    numbers = torch.from_numpy(readings).to(options.device)
     spoilt = round(_SPOILT_SHARE * options.batch_size)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=0.05)
     state = {"judge": judge, "optimizer": optimizer}
@@ -225,7 +228,7 @@ def train(
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         pixels = pixels_from_frames(read(indices))
         pixels = torch.cat([spoil(pixels[:spoilt], generator), pixels[spoilt:]])
-        logits, found = judge(augment(pixels, generator))
+        logits, found = judge(augment(pixels, generator).to(options.device))
         losses = [functional.smooth_l1_loss(found[spoilt:], numbers[indices[spoilt:]])]
         for name, values in logits.items():
             wanted = targets[name][indices]
@@ -283,7 +286,7 @@ def run(options: JudgeOptions) -> dict[str, object]:
 
     test_specs = corpus_specs("heldout", options.seed + 1, options.test_clips)
     test_shards = compose_shards(cache / "heldout", judge, test_specs, workers=options.workers)
-    judge.eval()
+    judge.eval().to("cpu")
     about = {
         "trained_on": "composed corpus clips of the train split, a fifth of them spoilt",
         "recipe": options.recipe(),

@@ -29,12 +29,13 @@ def composed_frames(
             )
         with whole_file(path) as draft, draft.open("wb") as file:
             np.save(file, np.stack(clips))
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c")  # torch wants to be able to write
 
 
-def to_pixels(frames: np.ndarray) -> Tensor:
+def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
     """uint8 (batch, frames, height, width, 3) to float32 pixels in [-1, 1], batch channels frames height width."""
-    return pixels_from_frames(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3))
+    whole = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
+    return pixels_from_frames(whole.permute(0, 4, 1, 2, 3))
 
 
 def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
@@ -43,7 +44,7 @@ def save_sheet(path: Path, clips: list[Tensor], columns: int = 3) -> None:
     for clip in clips:
         picked = clip[:, torch.linspace(0, clip.shape[1] - 1, columns).round().long()]
         rows.append(torch.cat(list(picked.unbind(1)), dim=-1))
-    sheet = frames_from_pixels(torch.cat(rows, dim=1)).permute(1, 2, 0)
+    sheet = frames_from_pixels(torch.cat(rows, dim=1)).permute(1, 2, 0).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         Image.fromarray(sheet.numpy()).save(draft, format="PNG")

@@ -1,12 +1,15 @@
-"""What the recipes of the pocket networks share: precision, and threads."""
+"""What the recipes of the pocket networks share: precision, threads, and time."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from swd_video.training.optimizers import learning_rate_share
 from swd_video.training.precision import bf16_slowdown
 
 
@@ -43,3 +46,41 @@ def threaded_backward(losses: Sequence[Callable[[], Tensor]], precision: str, de
             return sum(pool.map(run, losses))
     finally:
         torch.set_num_threads(threads)  # the optimizer's products are the whole machine's again
+
+
+class Clock:
+    """How far a training is, by its steps or, where it may take so long only, by its time, restarts added up."""
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        """Start it.
+
+        Args:
+            steps: after which the training ends at the latest.
+            minutes: after which it ends as well; None for no limit.
+        """
+        self._steps, self._minutes = steps, minutes
+        self._started = time.monotonic()
+
+    def progress(self, done: int) -> float:
+        """Share of the training that lies behind after so many steps."""
+        return max(done / self._steps, self._share_of_time())
+
+    def is_over(self, done: int) -> bool:
+        """Whether the training ends after so many steps."""
+        return self.progress(done) >= 1
+
+    def learning_rate_share(self, done: int, warmup_steps: int = 100) -> float:
+        """`learning_rate_share`, which falls as the end comes nearer in steps or in time."""
+        by_steps = learning_rate_share(done, self._steps, warmup_steps)
+        return min(by_steps, learning_rate_share(self._share_of_time(), 1, warmup_steps=0))
+
+    def _share_of_time(self) -> float:
+        return 0.0 if self._minutes is None else (time.monotonic() - self._started) / (60 * self._minutes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"seconds": time.monotonic() - self._started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint says."""
+        self._started = time.monotonic() - state["seconds"]

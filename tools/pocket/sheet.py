@@ -69,12 +69,15 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, required=True, help="its folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", default=ROWS, help="keys of the rows to show")
+    parser.add_argument("--device", default="cpu", help="where clips that are missing are made")
     parser.add_argument(
         "--unnamed", type=int, metavar="SEED", help="leave the names out, and shuffle the lines"
     )
     arguments = parser.parse_args()
     config = load_config_as(EvaluateConfig, arguments.config, {"cost": None})
-    results = run_evaluation(config, arguments.evaluation, title=arguments.config.stem, device="cpu")
+    results = run_evaluation(
+        config, arguments.evaluation, title=arguments.config.stem, device=arguments.device
+    )
     rows = {row.title.split(" (")[0]: row.clips for row in (results.row(key) for key in arguments.rows)}
     order = list(lines_of(next(iter(rows.values()))))
     if arguments.unnamed is not None:

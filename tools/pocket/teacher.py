@@ -6,13 +6,17 @@ r"""Train the teacher of pocket-wan: a `WanTransformer3DModel`, flow matching on
         --out out/pocket/teacher
 
 Most samples are on the small grids, where a step is cheap and shapes are learnt; then the full grid takes over. The
-matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on from its last checkpoint.
+matrices of the blocks are trained by Muon, the rest by AdamW. `train` goes on from its last checkpoint. Another size
+of network, other grids and an end by time: `init --heads 5 --head-dim 64 --patch 1`, `train --grids 2x4x4:0.1:2048
+9x16x16:0.9:64 --minutes 8`.
 """
 
 import argparse
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,10 +37,9 @@ from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
 from swd_video.models.wan import WanModel
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon
-from swd_video.training.optimizers import learning_rate_share
 from tools.pocket.corpus import CLIP_SIZE, frame_rate, parse_caption
 from tools.pocket.pictures import save_sheet
-from tools.pocket.recipes import autocast, fastest_precision, threaded_backward
+from tools.pocket.recipes import Clock, autocast, fastest_precision, threaded_backward
 from tools.pocket.text import wording
 
 PROMPTS = (
@@ -90,18 +93,55 @@ CURRICULA = {
 }
 
 
-def build_transformer(latent_channels: int, text_dim: int) -> WanTransformer3DModel:
+def parse_phase(grids: Sequence[str]) -> Phase:
+    """A whole training on grids such as "9x16x16:0.65:64": latents, share of the steps, clips in a batch.
+
+    Raises:
+        ValueError: if one is none, or the shares do not add up to 1.
+    """
+    found: dict[LatentSize, tuple[float, int]] = {}
+    for text in grids:
+        grid, _, rest = text.partition(":")
+        share, _, clips = rest.partition(":")
+        try:
+            found[LatentSize.parse(grid)] = float(share), int(clips)
+        except ValueError:
+            raise ValueError(
+                f"--grids: got {text!r}, expected GRID:SHARE:CLIPS as 9x16x16:0.65:64."
+            ) from None
+    total = sum(share for share, _ in found.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"--grids: the shares add up to {total:.6g}, expected 1.")
+    return Phase(1.0, found)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a teacher; its feed-forward layers are four times as wide as `heads` x `head_dim`."""
+
+    layers: int = 8
+    heads: int = 4
+    head_dim: int = 48
+    patch: int = 2
+    """Height and width in latents of a token."""
+
+
+def build_transformer(
+    latent_channels: int,
+    text_dim: int,
+    shape: Shape = Shape(),
+) -> WanTransformer3DModel:
     """The untrained network."""
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=4,
-        attention_head_dim=48,
+        patch_size=(1, shape.patch, shape.patch),
+        num_attention_heads=shape.heads,
+        attention_head_dim=shape.head_dim,
         in_channels=latent_channels,
         out_channels=latent_channels,
         text_dim=text_dim,
         freq_dim=128,
-        ffn_dim=768,
-        num_layers=8,
+        ffn_dim=4 * shape.heads * shape.head_dim,
+        num_layers=shape.layers,
         cross_attn_norm=True,
         rope_max_seq_len=64,
     )
@@ -134,13 +174,18 @@ def take_weights(transformer: WanTransformer3DModel, trained: WanTransformer3DMo
 
 
 def initialise(
-    vae: Path, text: Path, out: Path, start: Path | None = None, size: PixelSize = CLIP_SIZE
+    vae: Path,
+    text: Path,
+    out: Path,
+    start: Path | None = None,
+    size: PixelSize = CLIP_SIZE,
+    shape: Shape = Shape(),
 ) -> None:
     """Put the parts together as an ordinary pipeline folder, its transformer untrained or from an earlier folder."""
     torch.manual_seed(0)
     encoder = UMT5EncoderModel.from_pretrained(text / "text_encoder")
     codec = AutoencoderKLWan.from_pretrained(vae)
-    transformer = build_transformer(codec.config.z_dim, encoder.config.d_model)
+    transformer = build_transformer(codec.config.z_dim, encoder.config.d_model, shape)
     if start is not None:
         take_weights(
             transformer,
@@ -169,6 +214,14 @@ def initialise(
 def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
     """The phase that a step belongs to."""
     return next(phase for phase in CURRICULA[curriculum] if step < phase.until * steps)
+
+
+def phases_of(arguments: argparse.Namespace) -> Callable[[int], Phase]:
+    """The phase of every step of what was asked for."""
+    if not arguments.grids:
+        return lambda step: phase_of(step, arguments.steps, arguments.curriculum)
+    phase = parse_phase(arguments.grids)
+    return lambda step: phase
 
 
 def draw_sigmas(batch_size: int, rng: np.random.Generator) -> Tensor:
@@ -230,67 +283,99 @@ def flow_loss(model: WanModel, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_
     return (velocity - velocity_target(x0, noise)).square().mean()
 
 
+def draw(
+    corpus: Corpus, phase: Phase, step: int, device: str
+) -> tuple[LatentSize, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The grid of a step, and its batch: latents, noise, noise levels and prompt embeddings."""
+    rng = np.random.default_rng([step, 11])
+    grids = phase.grids
+    grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
+    indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
+    x0 = corpus.latents[grid][torch.from_numpy(indices).to(device)]
+    # Drawn where it is needed: a processor takes longer for it than a GPU for the step.
+    noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(step), device=device)
+    sigmas = draw_sigmas(len(indices), rng).to(device)
+    return grid, (x0, noise, sigmas, corpus.prompt_embeds(indices, rng))
+
+
+def backward(model: WanModel, batch: Sequence[Tensor], threads: int, precision: str, device: str) -> float:
+    """Gradients of the loss of a batch; returns the loss."""
+    parts = zip(*(tensor.chunk(threads) for tensor in batch), strict=True)
+    losses = [partial(flow_loss, model, *part) for part in parts]
+    # A processor's fused attention has a backward pass that takes twice as long as the products written out.
+    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        return threaded_backward(losses, precision, device)
+
+
+def move(
+    transformer: WanTransformer3DModel, optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float]
+) -> None:
+    """One step of the optimizers, each at its learning rate."""
+    torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def train(arguments: argparse.Namespace) -> None:
     """The training loop."""
-    device = arguments.device
+    device, phases = arguments.device, phases_of(arguments)
     model = load_teacher(arguments.pipeline, device=device)
     assert isinstance(model, WanModel)
     transformer = model.pipe.transformer.train()
     corpus = Corpus(LatentCache(arguments.cache), model)
     optimizers = build_optimizers(transformer, arguments.muon_lr, arguments.adamw_lr)
-    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay)
+    ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay, foreach=device != "cpu")
+    clock = Clock(arguments.steps, arguments.minutes)
     state = {"model": transformer, "ema": ema, "muon": optimizers[0], "adamw": optimizers[1]}
     precision = arguments.precision or fastest_precision(device)
     kept = ("steps", "curriculum", "muon_lr", "adamw_lr", "ema_decay", "threads")
     recipe = {name: getattr(arguments, name) for name in kept} | {"precision": precision}
-    first = load_checkpoint(arguments.out, state, recipe)
+    # Only where they are asked for, so that older checkpoints go on.
+    state |= {"clock": clock} if arguments.minutes is not None else {}
+    recipe |= {"grids": " ".join(arguments.grids)} if arguments.grids else {}
+    done = first = load_checkpoint(arguments.out, state, recipe)
+    ema.to(device)
     history: dict[str, list[float]] = {}
+    clips = 0
     started = time.monotonic()
-    for step in range(first, arguments.steps):
-        rng = np.random.default_rng([step, 11])
-        grids = phase_of(step, arguments.steps, arguments.curriculum).grids
-        grid = list(grids)[rng.choice(len(grids), p=[share for share, _ in grids.values()])]
-        indices = rng.choice(len(corpus.specs), grids[grid][1], replace=False)
-        x0 = corpus.latents[grid][indices]
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(step)).to(device)
-        sigmas = draw_sigmas(len(indices), rng).to(device)
-        batch = (x0, noise, sigmas, corpus.prompt_embeds(indices, rng))
-        losses = [
-            partial(flow_loss, model, *part)
-            for part in zip(*(tensor.chunk(arguments.threads) for tensor in batch), strict=True)
-        ]
-        # A processor's fused attention has a backward pass that takes twice as long as the products written out.
-        with sdpa_kernel(SDPBackend.MATH):
-            loss = threaded_backward(losses, precision, device)
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        share = learning_rate_share(step, arguments.steps)
-        for optimizer, base in zip(optimizers, rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * share
-            with autocast(precision, device):
-                optimizer.step()
-            optimizer.zero_grad()
+    over = clock.is_over(done)
+    while not over:
+        grid, batch = draw(corpus, phases(done), done, device)
+        loss = backward(model, batch, arguments.threads, precision, device)
+        with autocast(precision, device):
+            share = clock.learning_rate_share(done)
+            move(transformer, optimizers, (arguments.muon_lr * share, arguments.adamw_lr * share))
         ema.step(transformer.parameters())
         history.setdefault(str(grid), []).append(loss)
-        done = step + 1
-        if done % 50 == 0:
+        done, clips = done + 1, clips + len(batch[0])
+        over = clock.is_over(done)
+        if done % 50 == 0 or over:
             averages = " ".join(
                 f"{name} {np.mean(values[-50:]):.4f}" for name, values in sorted(history.items())
             )
             pace = (time.monotonic() - started) / (done - first)
-            print(f"step {done} {pace:.2f} s a step; {averages}", flush=True)
-        if done % arguments.save_every == 0 or done == arguments.steps:
+            print(f"step {done} {pace:.2f} s a step, {clips} clips; {averages}", flush=True)
+        if done % arguments.save_every == 0 or over:
             save_checkpoint(arguments.out, done, state, recipe)
-            ema.store(transformer.parameters())
-            ema.copy_to(transformer.parameters())
-            with autocast(precision, device):
-                sample(model, list(grids)[-1], arguments.out / f"sheet-{done:06d}.png")
-            if done == arguments.steps:
-                with whole_folder(arguments.out / "final") as draft:
-                    shutil.copytree(arguments.pipeline, draft, dirs_exist_ok=True)
-                    transformer.save_pretrained(draft / "transformer")
-            ema.restore(transformer.parameters())
+            with averaged(ema, transformer), autocast(precision, device):
+                sample(model, list(phases(done - 1).grids)[-1], arguments.out / f"sheet-{done:06d}.png")
+    with averaged(ema, transformer), whole_folder(arguments.out / "final") as draft:
+        shutil.copytree(arguments.pipeline, draft, dirs_exist_ok=True)
+        transformer.save_pretrained(draft / "transformer")
+
+
+@contextmanager
+def averaged(ema: EMAModel, transformer: WanTransformer3DModel) -> Iterator[None]:
+    """The averaged weights in the network, while the block runs."""
+    ema.store(transformer.parameters())
+    ema.copy_to(transformer.parameters())
+    try:
+        yield
+    finally:
+        ema.restore(transformer.parameters())
 
 
 @torch.no_grad()
@@ -321,10 +406,20 @@ def main() -> None:
         assemble.add_argument(name, type=Path, required=True)
     assemble.add_argument("--start", type=Path, help="pipeline folder whose transformer to go on from")
     assemble.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="of its clips, in pixels")
+    for field in fields(Shape):
+        name = f"--{field.name.replace('_', '-')}"
+        assemble.add_argument(name, type=int, default=field.default, help="of the transformer")
     trainer = commands.add_parser("train", help="train the transformer on a latent cache")
     for name in ("--pipeline", "--cache", "--out"):
         trainer.add_argument(name, type=Path, required=True)
     trainer.add_argument("--steps", type=int, default=3100)
+    trainer.add_argument("--minutes", type=float, help="end after so long, if the steps take longer")
+    trainer.add_argument(
+        "--grids",
+        nargs="+",
+        metavar="GRID:SHARE:CLIPS",
+        help="in place of a curriculum, the full grid last: 2x4x4:0.1:2048 9x16x16:0.9:64",
+    )
     trainer.add_argument(
         "--curriculum",
         choices=CURRICULA,
@@ -342,7 +437,8 @@ def main() -> None:
     trainer.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
     if arguments.command == "init":
-        initialise(arguments.vae, arguments.text, arguments.out, arguments.start, arguments.size)
+        shape = Shape(**{field.name: getattr(arguments, field.name) for field in fields(Shape)})
+        initialise(arguments.vae, arguments.text, arguments.out, arguments.start, arguments.size, shape)
     else:
         try:
             train(arguments)
