@@ -27,6 +27,7 @@ from swd_video.studio.yaml_script import parse_script
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.decoder_config import DecoderConfig
 from tools.pocket.study import StudyConfig
+from tools.pocket.world import World
 
 ROOT = Path(__file__).parents[1]
 _SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,9 +40,11 @@ OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "decoders": EvaluateConfig,
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,
+    "rehearsal": World,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
     "windows": StudyConfig,
+    "world": World,
 }
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 

@@ -12,6 +12,7 @@ docs/pocket-gpu.md has the table of parts.
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,6 @@ from tools.pocket import corpus, parcel
 from tools.pocket.side_by_side import run_side_by_side
 
 CONFIGS = Path("configs/world")
-ENCODERS = 8
-"""Processes that read and encode clips side by side."""
 RESERVE_SECONDS = 25.0
 """What is left of a part for packing."""
 REPORT = "world.json"
@@ -48,6 +47,8 @@ class World(Section):
     """Options of `tools.pocket.corpus build` for training clips."""
     choose: dict[str, Any]
     """The same for clips of combinations that no network learns."""
+    encoders: int
+    """Processes that read and encode clips side by side."""
     vae: dict[str, Any]
     """Options of `tools.pocket.vae`; `minutes` is training time."""
     transformer: dict[str, int]
@@ -215,7 +216,9 @@ class Maker:
             values |= {"model": str(self.found(_PIPELINE)), **world.student, **world.students["staged"]}
             values = {key: value for key, value in values.items() if not key.startswith(("train.", "loss."))}
             words = ["encode", f"{CONFIGS}/staged.yaml", "--device", self.device, *keys(values)]
-            return [[*words, "--shard", f"{number}/{ENCODERS}"] for number in range(1, 1 + ENCODERS)]
+            return [
+                [*words, "--shard", f"{number}/{world.encoders}"] for number in range(1, 1 + world.encoders)
+            ]
         values["model"] = f"{out}/teacher-more/final"
         if job in world.students:
             values |= world.student | world.students[job]
@@ -376,8 +379,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="everything tiny, with --device cpu")
     parser.add_argument("--deliver", type=Path, help="folder for what the part made, in files below 16 MiB")
     parser.add_argument("--from", dest="from_", type=Path, nargs="+", help="folders that --deliver wrote")
+    arguments = parser.parse_args(argv)
+    # Stopped by `timeout` or the like, it must not leave behind what it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return run(parser.parse_args(argv))
+        return run(arguments)
     except RuntimeError as error:
         say(f"error: {error}")
         return 1
