@@ -127,7 +127,7 @@ def draw_batch(
     if rng.random() >= small_share:
         top, left = (int(value) for value in rng.integers(0, frames.shape[2] - crop_px + 1, size=2))
         return to_pixels(frames[indices, :, top : top + crop_px, left : left + crop_px])
-    return resize_pixels(to_pixels(frames[indices]), small_sizes[rng.integers(len(small_sizes))])
+    return resize_pixels(to_pixels(frames[indices]), small_sizes[int(rng.integers(len(small_sizes)))])
 
 
 def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
