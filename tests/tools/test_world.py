@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from swd_video.config import load_config_as
@@ -71,6 +72,8 @@ def test_parcels_are_split_checked_and_never_too_large(tmp_path: Path) -> None:
 def test_halved_weights_stay_what_they_are_but_for_their_precision(tmp_path: Path) -> None:
     save_file({"w": torch.ones(3), "n": torch.arange(3)}, tmp_path / "a.safetensors", {"format": "pt"})
     parcel.halve(tmp_path)
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
     found = load_file(tmp_path / "a.safetensors")
     assert found["w"].dtype == torch.float16 and torch.equal(found["n"], torch.arange(3))
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from swd_video.files import whole_file, write_json
 
@@ -98,12 +99,14 @@ def unpack(source: Path, target: Path) -> list[dict[str, Any]]:
 def halve(folder: Path) -> None:
     """Keep the weights in a folder in float16, as they are handed on, so that it makes no difference where they are."""
     for path in folder.rglob("*.safetensors"):
-        weights = {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in load_file(path).items()
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        halved = {
+            name: value.half() if value.is_floating_point() else value for name, value in weights.items()
         }
         with whole_file(path) as draft:
-            save_file(weights, draft, {"format": "pt"})
+            save_file(halved, draft, said)
 
 
 def _files(path: Path) -> list[Path]:

@@ -90,7 +90,7 @@ def _teacher(name: str, start: str) -> Job:
 
 def _student(name: str) -> Job:
     folder = f"students/{name}/student"
-    return Job(("teacher-more/final", "latents"), (folder,), (folder,))
+    return Job(("teacher-more/final", "latents"), (folder,), (f"{folder}/transformer",))
 
 
 JOBS = {
