@@ -54,7 +54,7 @@ def draw(rows: dict[str, StoredClips], order: list[str], named: bool) -> Image.I
         for number, subject in enumerate(order):
             y = top + number * (height + _MARGIN)
             pen.text((_MARGIN, y), subject if named else str(number + 1), fill="black", font=font)
-            for sample, index in enumerate(chosen[subject]):
+            for sample, index in enumerate(chosen.get(subject, [])):  # a row may show none of it
                 clip = row.clip(index)
                 sheet.paste(
                     Image.fromarray(clip[len(clip) // 2]), (left + column * block + sample * width, y)
