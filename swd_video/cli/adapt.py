@@ -9,8 +9,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.cli.training import run_training
 
-HELP = "train a teacher on every grid of a schedule, before distilling with its scores"
-
 _DESCRIPTION = """Train a teacher by flow matching on every grid of a schedule (scale adaptation).
 
 Takes the config of a distillation: its model, clips, schedule, train and adapt sections; loss does not count.
@@ -33,7 +31,7 @@ class _Arguments:
 
 def run(argv: list[str]) -> int:
     """Run the command; returns 1 when training stopped at a loss or a gradient that is not finite, else 0."""
-    arguments, keys = read_arguments_and_keys(_Arguments, "adapt", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(_Arguments, "adapt", argv, _DESCRIPTION)
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, keys)

@@ -6,22 +6,29 @@ from typing import Any, TypeVar, get_origin
 
 import tyro
 
+from swd_video.cli.commands import COMMANDS
+
 _Arguments = TypeVar("_Arguments")
 
 
-def read_arguments(kind: type[_Arguments], command: str, description: str, argv: Sequence[str]) -> _Arguments:
-    """A command's arguments; a flag that takes several values may be given several times."""
+def read_arguments(
+    kind: type[_Arguments], command: str, argv: Sequence[str], description: str | None = None
+) -> _Arguments:
+    """A command's arguments; a flag that takes several values may be given several times.
+
+    Its `--help` begins with the description; without one with what `COMMANDS` says.
+    """
     return tyro.cli(
         kind,
         prog=f"swd-video {command}",
-        description=description,
+        description=description or COMMANDS[command],
         args=_together(argv, kind),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
 def read_arguments_and_keys(
-    kind: type[_Arguments], command: str, description: str, argv: Sequence[str]
+    kind: type[_Arguments], command: str, argv: Sequence[str], description: str
 ) -> tuple[_Arguments, dict[str, str]]:
     """A command's arguments, and every other flag as a key of its config with its text, for `load_config_as`.
 
@@ -31,7 +38,7 @@ def read_arguments_and_keys(
     from swd_video.config import parse_overrides
 
     own, keys = _split(list(argv), kind)
-    arguments = read_arguments(kind, command, description, own)
+    arguments = read_arguments(kind, command, own, description)
     return arguments, parse_overrides(keys)
 
 

@@ -4,29 +4,18 @@ import difflib
 import importlib
 import sys
 
-HELP = "measure what a part of the machinery costs on this machine: clip, draft, mmd, training"
-
-# Module and line of help, as literals: a list of names needs no import.
 BENCHES = {
-    "clip": (
-        "swd_video.cli.bench_clip",
-        "a clip from text to pixels: a student by part, its teacher, full steps",
-    ),
-    "draft": (
-        "swd_video.cli.bench_draft",
-        "after how many stages a draft tells the clip; noted in the student's folder",
-    ),
-    "mmd": ("swd_video.cli.bench_mmd", "the exact kernel MMD against its naive form: memory, time"),
-    "training": (
-        "swd_video.cli.bench_training",
-        "a step against its forward and backward passes: time; weights held: memory",
-    ),
+    "clip": "a clip from text to pixels: a student by part, its teacher, full steps",
+    "draft": "after how many stages a draft tells the clip; noted in the student's folder",
+    "mmd": "the exact kernel MMD against its naive form: memory, time",
+    "training": "a step against its forward and backward passes: time; weights held: memory",
 }
+"""What is measured, a line of help each; literals, as a list of names needs no import."""
 
 
 def usage() -> str:
     """Return the text of `swd-video bench --help`."""
-    rows = "\n".join(f"  {name:<8}  {text}" for name, (_, text) in BENCHES.items())
+    rows = "\n".join(f"  {name:<8}  {text}" for name, text in BENCHES.items())
     return (
         f"usage: swd-video bench NAME [--json] ...\n\nMeasure what a part of the machinery costs on this machine.\n\n"
         f"names:\n{rows}\n\n`swd-video bench NAME --help` lists a bench's options."
@@ -34,14 +23,7 @@ def usage() -> str:
 
 
 def run(argv: list[str]) -> int:
-    """Run one bench.
-
-    Args:
-        argv: the words after `bench`.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
+    """Run one bench."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if argv else sys.stderr)
         raise SystemExit(0 if argv else 2)
@@ -50,4 +32,4 @@ def run(argv: list[str]) -> int:
         close = difflib.get_close_matches(name, BENCHES, n=1)
         cure = f"Did you mean `{close[0]}`?" if close else f"There are {', '.join(BENCHES)}."
         raise ValueError(f"bench: nothing is called {name!r}. {cure}")
-    return int(importlib.import_module(BENCHES[name][0]).run(rest))
+    return int(importlib.import_module(f"swd_video.cli.bench_{name}").run(rest))

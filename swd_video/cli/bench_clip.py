@@ -43,12 +43,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the bench.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
-    arguments = read_arguments(Arguments, "bench clip", _DESCRIPTION, argv)
+    """Run the bench."""
+    arguments = read_arguments(Arguments, "bench clip", argv, _DESCRIPTION)
     for flag in ("batch", "rounds"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag}: got {getattr(arguments, flag)}, expected at least 1.")

@@ -37,12 +37,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the bench.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
-    arguments = read_arguments(Arguments, "bench draft", _DESCRIPTION, argv)
+    """Run the bench."""
+    arguments = read_arguments(Arguments, "bench draft", argv, _DESCRIPTION)
     if arguments.seeds < 2:
         raise ValueError(
             f"--seeds: got {arguments.seeds}, expected at least 2, as clips are told from each other."

@@ -41,12 +41,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the bench.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
-    arguments = read_arguments(Arguments, "bench mmd", _DESCRIPTION, argv)
+    """Run the bench."""
+    arguments = read_arguments(Arguments, "bench mmd", argv, _DESCRIPTION)
     _check(arguments)
     from swd_video.cost.mmd_benchmark import Case, compare_with_naive, measure_exact
 

@@ -33,12 +33,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Run the bench.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
-    arguments, keys = read_arguments_and_keys(Arguments, "bench training", _DESCRIPTION, argv)
+    """Run the bench."""
+    arguments, keys = read_arguments_and_keys(Arguments, "bench training", argv, _DESCRIPTION)
     for flag in ("steps", "rounds"):
         if getattr(arguments, flag) < 1:
             raise ValueError(f"--{flag}: got {getattr(arguments, flag)}, expected at least 1.")

@@ -13,9 +13,7 @@ from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 from swd_video.environment import collecting_no_garbage
 from swd_video.studio.script import load_script
 
-HELP = "say what a script would become, without rendering: shots, words, time, memory"
-
-_DESCRIPTION = f"""{HELP[0].upper()}{HELP[1:]}.
+_DESCRIPTION = """Say what a script would become, without rendering: shots, words, time, memory.
 
 Reads the script in any form, the model's config files and its tokenizer, and no weights. Names every shot as it will
 be, what the model cannot make, words that it does not know, and what is finished in a folder. docs/scripts.md explains
@@ -39,12 +37,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Check a script; returns 2 if it cannot be rendered as it is.
-
-    Raises:
-        ValueError: for a script that cannot be read, or a model that cannot be used, in one line.
-    """
-    arguments = read_arguments(Arguments, "check", _DESCRIPTION, argv)
+    """Check a script; returns 2 if it cannot be rendered as it is."""
+    arguments = read_arguments(Arguments, "check", argv, _DESCRIPTION)
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.run.reader)
     with collecting_no_garbage():

@@ -13,9 +13,7 @@ from swd_video.files import whole_file
 from swd_video.studio.script import load_script
 from swd_video.studio.yaml_writer import script_as_yaml
 
-HELP = "write a script of any form as YAML"
-
-_DESCRIPTION = f"""{HELP[0].upper()}{HELP[1:]}, where every key can be added by hand.
+_DESCRIPTION = """Write a script of any form as YAML, where every key can be added by hand.
 
 The shots stay the same, and so do their clips, byte for byte. Comments are not taken over.
 """
@@ -39,12 +37,8 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Convert a script.
-
-    Raises:
-        ValueError: for wrong input, in one line.
-    """
-    arguments = read_arguments(Arguments, "convert", _DESCRIPTION, argv)
+    """Convert a script."""
+    arguments = read_arguments(Arguments, "convert", argv, _DESCRIPTION)
     other: Path = arguments.other
     if other.suffix.lower() not in (".yaml", ".yml"):
         raise ValueError(

@@ -10,8 +10,6 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
 
-HELP = "distill a model's VAE decoder into a small one that is ten times as fast"
-
 _DESCRIPTION = """Distil the decoder of a model's VAE into a small one that decodes a clip as a stream.
 
 It learns from clips and their latents, which are encoded first where the cache is not complete; its target are the
@@ -45,7 +43,7 @@ class _Arguments:
 
 def run(argv: list[str]) -> int:
     """Run the command; returns 1 when training stopped at a loss that is not finite, else 0."""
-    arguments, keys = read_arguments_and_keys(_Arguments, "decoder", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(_Arguments, "decoder", argv, _DESCRIPTION)
     from swd_video.training.decoder_config import load_decoder_config
 
     config = load_decoder_config(arguments.config, keys)

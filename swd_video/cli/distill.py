@@ -9,8 +9,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.cli.training import run_training
 
-HELP = "distill a teacher into a student of a few stages"
-
 _DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
 
 Clips of the config's manifest are encoded first where the cache is not complete. Running the same command again after
@@ -36,7 +34,7 @@ class _Arguments:
 
 def run(argv: list[str]) -> int:
     """Run the command; returns 1 when training stopped at a loss or a gradient that is not finite, else 0."""
-    arguments, keys = read_arguments_and_keys(_Arguments, "distill", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(_Arguments, "distill", argv, _DESCRIPTION)
     from swd_video.training.config import load_config
 
     config = load_config(arguments.config, keys)

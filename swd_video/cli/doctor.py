@@ -10,8 +10,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments
 from swd_video.machine import describe, examine
 
-HELP = "say what this machine has: devices, attention, decoders, encoders"
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -25,7 +23,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Examine the machine; returns 1 if a part that rendering needs does not work, else 0."""
-    arguments = read_arguments(Arguments, "doctor", HELP, argv)
+    arguments = read_arguments(Arguments, "doctor", argv)
     found = examine(arguments.disk)
     print(json.dumps(found) if arguments.json_output else describe(found))
     return 0 if found["ready"] else 1

@@ -15,8 +15,6 @@ from swd_video.environment import collecting_no_garbage
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script, load_script
 
-HELP = "draft many takes of every shot cheaply, to pick those that `render` finishes"
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -50,7 +48,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Draft a script; returns 1 if a draft failed, else 0."""
-    arguments = read_arguments(Arguments, "draft", HELP, argv)
+    arguments = read_arguments(Arguments, "draft", argv)
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.run.reader)
     if arguments.pick:

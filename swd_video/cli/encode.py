@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from swd_video.data.latent_cache_filling import CacheReport
     from swd_video.training.config import DistillConfig
 
-HELP = "encode videos into a cache of latents on every grid"
-
 _DESCRIPTION = """Encode the clips of a manifest into a cache that `swd-video distill` trains from.
 
 Every clip is read at the model's frame rate, cropped to the shape of the schedule's last stage, shrunk in pixels
@@ -61,7 +59,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Encode a manifest; returns 1 if not one clip could be encoded, else 0."""
-    arguments, keys = read_arguments_and_keys(Arguments, "encode", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(Arguments, "encode", argv, _DESCRIPTION)
     started = time.monotonic()
     from swd_video.training.config import load_config
 

@@ -10,8 +10,6 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
 
-HELP = "judge models side by side: quality, diversity, motion, cost, and a page of clips"
-
 _DESCRIPTION = """Make the same clips with several models, measure them, and write a page to look at.
 
 Clips are made once and measured once: running the same command again after it was stopped goes on where it was. A row
@@ -41,7 +39,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Evaluate; returns 0."""
-    arguments, keys = read_arguments_and_keys(Arguments, "evaluate", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(Arguments, "evaluate", argv, _DESCRIPTION)
     from swd_video.config import load_config_as
     from swd_video.evaluation.config import EvaluateConfig
 

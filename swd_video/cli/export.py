@@ -10,8 +10,6 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments
 
-HELP = "export a student as a diffusers LoRA or pipeline folder, with a model card"
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -35,7 +33,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Export a student and return 0."""
-    arguments = read_arguments(Arguments, "export", HELP, argv)
+    arguments = read_arguments(Arguments, "export", argv)
     from swd_video.student.export import check_push, export_student, exported_base_name, push_folder
     from swd_video.student.student import Student
 

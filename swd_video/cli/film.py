@@ -11,8 +11,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments
 from swd_video.studio.script import FilmSettings, check_script, load_script
 
-HELP = "join the clips of a folder to one film, with timelines for editing programs"
-
 _DESCRIPTION = """Join the clips of a rendered script: film.mp4, film.otio, film.fcpxml, film.edl, film.json, and a page
 that plays everything, player.html.
 
@@ -47,7 +45,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Make the film; returns 0."""
-    arguments = read_arguments(Arguments, "film", _DESCRIPTION, argv)
+    arguments = read_arguments(Arguments, "film", argv, _DESCRIPTION)
     from swd_video.files import alone_in
     from swd_video.studio.film import make_film
     from swd_video.studio.film_record import script_of_folder

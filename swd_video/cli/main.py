@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
 
 import swd_video
+from swd_video.cli.commands import COMMANDS, EXTRAS
 from swd_video.environment import prepare_process
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
@@ -28,80 +28,10 @@ _MACHINE = re.compile(
 )
 
 
-class Command(NamedTuple):
-    """A row of the command table: the module whose `run` takes the words after the command, a line of help, its extra.
-
-    `run` returns the exit code, and raises a `ValueError` of one line for wrong input.
-    """
-
-    module: str
-    help: str
-    extra: str = "train"
-
-
-# Literals, so that neither `--help` nor a mistyped command imports a command and torch with it.
-COMMANDS = {
-    "render": Command("swd_video.cli.render", "render a script into clips, previews and a contact sheet"),
-    "check": Command(
-        "swd_video.cli.check", "say what a script would become, without rendering: shots, words, time, memory"
-    ),
-    "convert": Command("swd_video.cli.convert", "write a script of any form as YAML"),
-    "film": Command(
-        "swd_video.cli.film",
-        "join the clips of a folder to one film, with timelines for editing programs",
-        extra="film",
-    ),
-    "studio": Command(
-        "swd_video.cli.studio",
-        "open a page to write a script, see drafts, pick takes and finish them",
-        extra="studio",
-    ),
-    "draft": Command(
-        "swd_video.cli.draft", "draft many takes of every shot cheaply, to pick those that `render` finishes"
-    ),
-    "distill": Command("swd_video.cli.distill", "distill a teacher into a student of a few stages"),
-    "adapt": Command(
-        "swd_video.cli.adapt",
-        "train a teacher on every grid of a schedule, before distilling with its scores",
-    ),
-    "decoder": Command(
-        "swd_video.cli.decoder", "distill a model's VAE decoder into a small one that is ten times as fast"
-    ),
-    "encode": Command("swd_video.cli.encode", "encode videos into a cache of latents on every grid"),
-    "spectrum": Command(
-        "swd_video.cli.spectrum", "measure which grids the noise allows, and find a schedule for a budget"
-    ),
-    "evaluate": Command(
-        "swd_video.cli.evaluate",
-        "judge models side by side: quality, diversity, motion, cost, and a page of clips",
-        extra="evaluation",
-    ),
-    "vbench": Command("swd_video.cli.vbench", "make the clips that VBench and VBench-2.0 judge"),
-    "synthesize": Command(
-        "swd_video.cli.synthesize", "let a teacher make the clips that a student is trained on"
-    ),
-    "plan": Command(
-        "swd_video.cli.plan",
-        "count what a schedule costs to sample and to train, without weights",
-    ),
-    "export": Command(
-        "swd_video.cli.export", "export a student as a diffusers LoRA or pipeline folder, with a model card"
-    ),
-    "bench": Command(
-        "swd_video.cli.bench",
-        "measure what a part of the machinery costs on this machine: clip, draft, mmd, training",
-    ),
-    "doctor": Command(
-        "swd_video.cli.doctor",
-        "say what this machine has: devices, attention, decoders, encoders",
-    ),
-}
-
-
 def usage() -> str:
     """Return the text of `swd-video --help`."""
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     return (
         "usage: swd-video [--version] [--help] COMMAND ...\n\n"
         "Distil video diffusion models into few stages, growing in space and time, and render with them.\n\n"
@@ -130,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         cure = f"Did you mean `{close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
         return _report(f"no command {name!r}. {cure}", EXIT_WRONG_INPUT)
-    return _run(COMMANDS[name], rest)
+    return _run(name, rest)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -164,7 +94,7 @@ def _signals_clean_up() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _run(command: Command, arguments: list[str]) -> int:
+def _run(command: str, arguments: list[str]) -> int:
     prepare_process()
     if isinstance(
         sys.stdout, io.TextIOWrapper
@@ -175,7 +105,7 @@ def _run(command: Command, arguments: list[str]) -> int:
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
     try:
         with _signals_clean_up():
-            return int(importlib.import_module(command.module).run(arguments))
+            return int(importlib.import_module(f"swd_video.cli.{command}").run(arguments))
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
         what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
@@ -184,7 +114,7 @@ def _run(command: Command, arguments: list[str]) -> int:
         if debug or (error.name or "").startswith("swd_video"):
             raise
         return _report(
-            f"{error}. Install what this command needs: pip install 'swd-video[{command.extra}]'.",
+            f"{error}. Install what this command needs: pip install 'swd-video[{EXTRAS.get(command, 'train')}]'.",
             EXIT_FAILED,
         )
     except ValueError as error:

@@ -10,8 +10,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.environment import collecting_no_garbage
 
-HELP = "count what a schedule costs to sample and to train, without weights"
-
 _DESCRIPTION = """Count what a schedule costs to sample and to train, from the model's config files alone.
 
 Operations and memory are counted on shapes, without weights and without a GPU; times are estimates that follow from
@@ -42,7 +40,7 @@ class _Arguments:
 
 def run(argv: list[str]) -> int:
     """Run the command."""
-    arguments, keys = read_arguments_and_keys(_Arguments, "plan", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(_Arguments, "plan", argv, _DESCRIPTION)
     with collecting_no_garbage():
         print(_plan(arguments, keys))
     return 0

@@ -13,8 +13,6 @@ from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loa
 from swd_video.environment import collecting_no_garbage
 from swd_video.studio.script import load_script
 
-HELP = "render a script into clips, previews and a contact sheet"
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -43,7 +41,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Render a script; returns 1 if a shot failed, else 0."""
-    arguments = read_arguments(Arguments, "render", HELP, argv)
+    arguments = read_arguments(Arguments, "render", argv)
     # Before torch is imported: mistakes should show at once.
     script = load_script(arguments.script, arguments.run.reader)
     with collecting_no_garbage():

@@ -12,8 +12,6 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments
 
-HELP = "measure which grids the noise allows, and find a schedule for a budget"
-
 _DESCRIPTION = """Measure the space-time power spectra of latents, and say what they allow.
 
 At each noise level: the smallest grid whose lost frequencies all lie below the noise. Then a schedule whose every
@@ -56,7 +54,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Measure, print, and draw where asked; returns 0."""
-    arguments = read_arguments(Arguments, "spectrum", _DESCRIPTION, argv)
+    arguments = read_arguments(Arguments, "spectrum", argv, _DESCRIPTION)
     from swd_video.core.grid import Compression
     from swd_video.core.spectrum import measure_spectrum
     from swd_video.cost.spectral import check, examine, find_cost

@@ -11,8 +11,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 
-HELP = "open a page to write a script, see drafts, pick takes and finish them"
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -35,7 +33,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Open a studio and serve it until the process is told to end."""
-    arguments = read_arguments(Arguments, "studio", HELP, argv)
+    arguments = read_arguments(Arguments, "studio", argv)
     from swd_video.studio.server.guard import is_loopback
     from swd_video.studio.server.serve import serve
     from swd_video.studio.server.studio import Settings

@@ -11,8 +11,6 @@ import tyro
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.files import check_writable
 
-HELP = "let a teacher make the clips that a student is trained on"
-
 _DESCRIPTION = """Make training clips with a teacher, straight into a cache that `swd-video distill` trains from.
 
 Every clip is sampled on the last of the config's grids, decoded, shrunk in pixels to the others and encoded again.
@@ -43,7 +41,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Make the clips; returns 0."""
-    arguments, keys = read_arguments_and_keys(Arguments, "synthesize", _DESCRIPTION, argv)
+    arguments, keys = read_arguments_and_keys(Arguments, "synthesize", argv, _DESCRIPTION)
     started = time.monotonic()
     from swd_video.config import load_config_as
     from swd_video.data.sections import SynthesizeConfig

@@ -13,8 +13,6 @@ from swd_video.cli.arguments import read_arguments
 if TYPE_CHECKING:
     from swd_video.evaluation.rows import Row
 
-HELP = "make the clips that VBench and VBench-2.0 judge"
-
 _DESCRIPTION = """Make the clips that VBench or VBench-2.0 judges, from the prompt lists of their repository.
 
 Neither is needed here: point it at DIR/videos afterwards, where clips are named and sorted as it expects. Running the
@@ -65,7 +63,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Make the clips; returns 0."""
-    arguments = read_arguments(Arguments, "vbench", _DESCRIPTION, argv)
+    arguments = read_arguments(Arguments, "vbench", argv, _DESCRIPTION)
     from swd_video.data.share import Share
     from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench
 

@@ -17,12 +17,12 @@ from swd_video.cli.render import Arguments
     ],
 )
 def test_values_of_a_flag_that_is_given_again_are_added(words: str) -> None:
-    arguments = read_arguments(Arguments, "render", "", words.split())
+    arguments = read_arguments(Arguments, "render", words.split())
     assert (arguments.only, arguments.skip) == (("a", "b"), ("c",))
     assert (arguments.script, arguments.out) == (Path("film.yaml"), Path("out"))
 
 
 def test_help_is_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        read_arguments(Arguments, "render", "", ["--only", "a", "-h"])
+        read_arguments(Arguments, "render", ["--only", "a", "-h"])
     assert stopped.value.code == 0 and "--only" in capsys.readouterr().out
