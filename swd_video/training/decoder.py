@@ -191,6 +191,7 @@ class _Trainer:
         self.config, self.decoder, self._pairs, self._device = config, decoder, pairs, device
         self.steps = train.steps + (0 if second is None else second.steps)
         features = train.features
+        self._imitated = 0 if train.imitate is None else round(train.imitate.share * train.batch_size)
         self._network = None if features is None else _load(features, device)
         self._optimizers = _optimizers(decoder, train.muon_lr, train.lr)
         self.state: dict[str, Any] = {"decoder": decoder}
@@ -206,11 +207,9 @@ class _Trainer:
     def batches(self, steps: range) -> Iterator[DecoderBatch]:
         """What the steps are to see."""
         train, seed = self.config.train, self.config.seed
-        share = 0.0 if train.imitate is None else train.imitate.share
 
         def draw(step: int) -> DecoderBatch:
-            imitated = round(share * train.batch_size) if step < train.steps else 0
-            return self._pairs.draw(step, seed, train.batch_size, train.frames, train.crop, imitated)
+            return self._pairs.draw(step, seed, train.batch_size, train.frames, train.crop, self._imitated)
 
         return self._pairs.ahead(draw, steps)
 
@@ -233,17 +232,23 @@ class _Trainer:
             # Nothing before the first latent frame is known here, as it is in a clip.
             skipped = self.decoder.layout.temporal
             decoded, pixels, known = decoded[:, :, skipped:], pixels[:, :, skipped:], latents[:, :, 1:]
-        loss = reconstruction_loss(decoded, pixels, train.differences)
+        clips = train.batch_size - self._imitated if judged else train.batch_size
+        loss = reconstruction_loss(decoded[:clips], pixels[:clips], train.differences)
+        if clips < train.batch_size:
+            # The VAE's pictures of these say where things are and of what colour, and not how crisp they ought to be.
+            coarse = (_coarse(seen[clips:]) for seen in (decoded, pixels))
+            loss = loss + reconstruction_loss(*coarse, train.differences)
         losses = {"error": loss.item()}
         if self._network is not None and train.features is not None:
-            seen = self._feature_error(decoded, pixels)
+            seen = self._feature_error(decoded[:clips], pixels[:clips])
             loss, losses["features"] = loss + train.features.weight * seen, seen.item()
         if judged and second is not None and decoded.shape[2] > 2:
             places = self._places(step, known, decoded, batch.is_start)
+            known = torch.cat([known[:clips], torch.zeros_like(known[clips:])])
             with _frozen(self._discriminator), self._precision():
                 deceived = hinge_student_loss(self._discriminator(known, decoded, *places).float())
             loss = loss + second.weight * deceived
-            losses["discriminator"] = self._judge(known, pixels, decoded.detach(), places)
+            losses["discriminator"] = self._judge(known, pixels[:clips], decoded.detach(), places)
         _move(self._optimizers, loss, rate)
         return losses
 
@@ -258,8 +263,13 @@ class _Trainer:
     def _judge(
         self, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
     ) -> float:
+        """Pixels are of the first clips; clips that are imitated have none, and are judged without their latents."""
         with self._precision():
-            real, made = (self._discriminator(latents, seen, *places).float() for seen in (pixels, decoded))
+            made = self._discriminator(latents, decoded, *places).float()
+            real = self._discriminator(latents[: len(pixels)], pixels, *places).float()
+            if len(pixels) < len(decoded):
+                nothing = torch.zeros_like(latents[: len(pixels)])
+                real = torch.cat([real, self._discriminator(nothing, pixels, *places).float()])
         loss = hinge_discriminator_loss(real, made)
         _move([self._its_optimizer], loss, 1.0)
         return loss.item()
@@ -315,6 +325,11 @@ def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) ->
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
+
+
+def _coarse(pixels: Tensor) -> Tensor:
+    """Pictures without their detail."""
+    return nn.functional.avg_pool3d(pixels, (1, 4, 4), stride=(1, 2, 2))
 
 
 @contextmanager

@@ -57,7 +57,8 @@ class DiscriminatorConfig(Section):
 class ImitateConfig(Section):
     """Clips of a student: its latents are no clip's, so the decoder learns to show what the VAE shows of them.
 
-    They are made when the run begins. The discriminator, which is to be shown clips alone, sees none of them.
+    They are made when the run begins. Where a discriminator makes edges crisp, the VAE's pictures of them, which are
+    soft, say no more than where things are and of what colour.
     """
 
     student: str

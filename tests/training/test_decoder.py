@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,16 @@ from pydantic import ValidationError
 
 from swd_video.cli.main import EXIT_DONE, EXIT_WRONG_INPUT, main
 from swd_video.config import ConfigError
-from swd_video.core.decoder import StreamingDecoder
-from swd_video.core.grid import LatentSize
+from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import read_manifest
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
-from swd_video.training.decoder import distill_decoder
-from swd_video.training.decoder_clips import DecoderClips
+from swd_video.training.decoder import _Trainer, distill_decoder
+from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
 from swd_video.training.decoder_imitation import Imitated, imitated_clips
 
@@ -168,6 +169,36 @@ def test_a_student_s_latents_are_shown_as_the_vae_shows_them(
         distill_decoder(small, tmp_path / "small-run")
     with pytest.raises(ValidationError, match="leave one out"):
         DecoderConfig.model_validate(config.model_dump() | {"decoder": {"upscale": 2}})
+
+
+@pytest.mark.parametrize("row", [0, 2], ids=["clip", "imitated"])
+def test_where_edges_are_made_crisp_the_vae_does_not_say_how_crisp(
+    row: int, make_decoder_config: MakeDecoderConfig
+) -> None:
+    imitate = {"student": "pocket-wan-swd", "prompts_file": "prompts.txt", "share": 0.4}
+    config = make_decoder_config(
+        steps=1, batch_size=3, discriminator={"steps": 1, "width": 8}, imitate=imitate, differences=0.0
+    )
+    draws = torch.Generator().manual_seed(0)
+    batch = DecoderBatch(torch.randn(3, 4, 2, 4, 4, generator=draws), torch.zeros(3, 3, 5, 32, 32), True)
+    board = 0.5 * (torch.arange(32) % 2 * 2 - 1.0)
+    fine = replace(batch, pixels=batch.pixels.clone())
+    fine.pixels[row] += board * board[:, None]
+    layout = DecoderLayout.for_compression(Compression(), 4, (16, 8), (1, 1), (2, 4))
+
+    def errors(step: int) -> list[float]:
+        found = []
+        for shown in (batch, fine):
+            torch.manual_seed(0)
+            no_clips = DecoderClips.__new__(DecoderClips)
+            trainer = _Trainer(config, StreamingDecoder(layout), no_clips, torch.device("cpu"))
+            found.append(trainer.step(step, shown)["error"])
+        return found
+
+    plain, detailed = errors(0)
+    assert detailed > plain + 0.01
+    plain, detailed = errors(1)
+    assert (detailed == pytest.approx(plain, abs=1e-6)) == (row == 2)
 
 
 def test_the_shipped_student_can_be_imitated(tmp_path: Path) -> None:
