@@ -236,8 +236,8 @@ class _Trainer:
         loss = reconstruction_loss(decoded[:clips], pixels[:clips], train.differences)
         if clips < train.batch_size:
             # The VAE's pictures of these say where things are and of what colour, and not how crisp they ought to be.
-            coarse = (_coarse(seen[clips:]) for seen in (decoded, pixels))
-            loss = loss + reconstruction_loss(*coarse, train.differences)
+            coarse, shown = (_coarse(seen[clips:]) for seen in (decoded, pixels))
+            loss = loss + reconstruction_loss(coarse, shown, train.differences)
         losses = {"error": loss.item()}
         if self._network is not None and train.features is not None:
             seen = self._feature_error(decoded[:clips], pixels[:clips])
