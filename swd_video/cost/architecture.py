@@ -5,9 +5,10 @@ The config files of some published models come with the package, in the layout o
 """
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -69,6 +70,13 @@ class Architecture:
         return {
             name: sum(weight.numel() for weight in part.parameters()) for name, part in self.parts.items()
         }
+
+    @cached_property
+    def counted(self) -> dict[object, Any]:
+        """What was counted in this process of the model, or of another that is built as it is."""
+        parts = [(name, type(part), _settings(cast(Any, part).config)) for name, part in self.parts.items()]
+        built = type(self.model), self.model.spec, _settings(self.model.pipe.config), tuple(parts)
+        return _counted_of(built)
 
     @property
     def transformers(self) -> list[str]:
@@ -241,6 +249,15 @@ def _build_pipe(
     missing = [name for name in wanted if wanted[name].default is inspect.Parameter.empty and name != "self"]
     chosen = {name: value for name, value in given.items() if name in wanted}
     return pipeline_class(**dict.fromkeys(missing) | chosen), parts
+
+
+@cache
+def _counted_of(built: object) -> dict[object, Any]:
+    return {}
+
+
+def _settings(config: Any) -> str:
+    return json.dumps(config if isinstance(config, Mapping) else config.to_dict(), default=str)
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:

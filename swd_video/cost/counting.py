@@ -3,6 +3,9 @@
 Operations are counted by torch's own formulas: two for every multiply-add of a matrix product, a convolution or an
 attention; element-wise work is not counted. Memory for a backward pass is the size of what autograd keeps. Fake tensors
 find both and obey autocast; on the meta device operations are counted in half the time.
+
+What torch calls for every operation is marked `no_type_check`: a plan makes tens of thousands, and tests would check
+the signature, which is torch's, at each.
 """
 
 from collections import Counter
@@ -10,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +72,7 @@ def without_memory(module: nn.Module) -> nn.Module:
 class KernelAttention(TorchFunctionMode):
     """A context in which attention is one operation on the meta device, too, which otherwise takes it apart."""
 
+    @no_type_check
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -139,6 +143,7 @@ class FlopCounter(TorchDispatchMode):
         super().__init__()
         self.flops: Counter[Any] = Counter()
 
+    @no_type_check
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -146,14 +151,22 @@ class FlopCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = _FORMULAS.get(func._overloadpacket)
         if formula is None:
-            parts = NotImplemented
-            if func.namespace != "prim":  # which only asks where a fake tensor is
+            if (
+                func not in _WITHOUT_PARTS and func.namespace != "prim"
+            ):  # which only asks where a fake tensor is
                 with self:
                     parts = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if parts is NotImplemented else parts
+                if parts is not NotImplemented:
+                    return parts
+                _WITHOUT_PARTS.add(func)
+            return func(*args, **kwargs)
         output = func(*args, **kwargs)
         self.flops[func._overloadpacket] += formula(*args, **kwargs, out_val=output)
         return output
+
+
+# Operations that consist of no others, as far as they were met: whether one does is the same at every call.
+_WITHOUT_PARTS: set[Any] = set()
 
 
 # torch counts the attention kernels of GPUs but not that of CPUs, which multiplies the same matrices.

@@ -10,7 +10,8 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import Flops, KernelAttention, count_flops
-from swd_video.cost.networks import Carried, Decoder, Run, Transformer, count_text
+from swd_video.cost.encoding import count_text
+from swd_video.cost.networks import Carried, Decoder, Run, Transformer
 from swd_video.objectives.passes import Pass
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -65,10 +66,12 @@ class DraftCost:
         ) -> Flops:  # without the gradients that a training counts as well
             return Flops(count_flops(partial(run, network, 1)))
 
-        with KernelAttention():
-            return self._transformer.put_together(
-                Pass("student", stage.grid, attention=stage.attention), count
-            ).forward
+        one = Pass("student", stage.grid, attention=stage.attention)
+        counted: dict[Pass, int] = self._architecture.counted.setdefault("stages", {})
+        if one not in counted:
+            with KernelAttention():
+                counted[one] = self._transformer.put_together(one, count).forward
+        return counted[one]
 
     def _count_shown(self, grid: LatentSize) -> int:
         if isinstance(self._decoder, Carried):

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from operator import mul
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
@@ -25,7 +26,6 @@ from swd_video.cost.architecture import Architecture, Counts
 from swd_video.cost.counting import (
     Flops,
     KernelAttention,
-    count_flops,
     count_graph,
     count_kept,
     shapes_only,
@@ -66,6 +66,9 @@ class Kept:
 class Network(ABC):
     """A network whose runs are counted for one clip, each kind of run once.
 
+    Args:
+        counted: what is known of it already, to which the next counts are added; nothing if it is not given.
+
     Attributes:
         autocasts: whether it obeys autocast.
         recomputed: whether each clip is computed again in the backward pass, always.
@@ -76,9 +79,8 @@ class Network(ABC):
     autocasts, recomputed = True, False
     weights, block_matrices = 0, 0
 
-    def __init__(self) -> None:
-        self._flops: dict[Pass, Flops] = {}
-        self._kept: dict[tuple[Pass, bool, bool], Kept] = {}
+    def __init__(self, counted: dict[object, Any] | None = None) -> None:
+        self._counted = {} if counted is None else counted
 
     @abstractmethod
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
@@ -86,25 +88,27 @@ class Network(ABC):
 
     def flops(self, one: Pass) -> Flops:
         """Operations for one clip."""
-        key = replace(one, clips=1)
-        if key not in self._flops:
+        key = _run_of(one)
+        if key not in self._counted:
             with self._shapes(), torch.set_grad_enabled(one.gradient != "none"):
-                self._flops[key] = self.put_together(
+                self._counted[key] = self.put_together(
                     one, lambda network, run: count_graph(partial(run, network, 1))
                 )
-        return self._flops[key]
+        return cast(Flops, self._counted[key])
 
     def kept(self, one: Pass, *, bf16: bool, checkpointing: bool = False) -> Kept:
         """What autograd keeps."""
         bf16 = bf16 and self.autocasts
-        key = replace(one, clips=1), bf16, checkpointing
-        if key not in self._kept:
+        key = _run_of(one), bf16, checkpointing
+        if key not in self._counted:
             autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
             with shapes_only(), autocast, warnings.catch_warnings():
                 # Normalising bfloat16 by float32 weights is slower than need be, and no news here.
                 warnings.filterwarnings("ignore", message="Mismatch dtype")
-                self._kept[key] = Kept() if one.gradient == "none" else self._count_kept(one, checkpointing)
-        return self._kept[key]
+                self._counted[key] = (
+                    Kept() if one.gradient == "none" else self._count_kept(one, checkpointing)
+                )
+        return cast(Kept, self._counted[key])
 
     def _shapes(self) -> AbstractContextManager[object]:
         """The context in which operations are counted."""
@@ -126,20 +130,37 @@ class Transformer(Network):
     """
 
     def __init__(self, architecture: Architecture, lora: tuple[int, Sequence[str]] | None = None) -> None:
-        super().__init__()
-        self._architecture = architecture
-        self._small = architecture.small_transformers()
-        self._two_of_each = architecture.transformer(*[2] * len(architecture.block_counts))
-        for network in self._small:
-            network.requires_grad_(True)
-        if lora is not None:
-            with torch.device("meta"):
-                for network in (*self._small, self._two_of_each):
-                    add_lora(network, *lora)
-        networks = (*self._small, self._two_of_each)
-        self._fake = {network: without_memory(copy.deepcopy(network)) for network in networks}
-        trained = architecture.of_all_blocks([_trained(network) for network in self._small])
+        super().__init__(architecture.counted.setdefault(("transformer", lora and (lora[0], *lora[1])), {}))
+        self._architecture, self._lora = architecture, lora
+        if "trained" not in self._counted:
+            trained = [_trained(network) for network in self._small]
+            self._counted["trained"] = architecture.of_all_blocks(trained)
+        trained = self._counted["trained"]
         self.weights, self.block_matrices = trained.weights, trained.block_matrices
+
+    @cached_property
+    def _small(self) -> list[nn.Module]:
+        return [
+            self._with_additions(network.requires_grad_(True))
+            for network in self._architecture.small_transformers()
+        ]
+
+    @cached_property
+    def _two_of_each(self) -> nn.Module:
+        counts = [2] * len(self._architecture.block_counts)
+        return self._with_additions(self._architecture.transformer(*counts))
+
+    @cached_property
+    def _fake(self) -> dict[nn.Module, nn.Module]:
+        with unset_fake_temporarily():  # as whatever is built among fake tensors has those itself
+            networks = *self._small, self._two_of_each
+            return {network: without_memory(copy.deepcopy(network)) for network in networks}
+
+    def _with_additions(self, network: nn.Module) -> nn.Module:
+        if self._lora is not None:
+            with torch.device("meta"):
+                add_lora(network, *self._lora)
+        return network
 
     def evaluation(self, grid: LatentSize, attention: LocalAttention | None = None) -> Flops:
         """One evaluation for one clip, without gradients."""
@@ -220,7 +241,7 @@ class Decoder(Network):
     autocasts, recomputed = False, True
 
     def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
+        super().__init__(architecture.counted.setdefault("vae_decoder", {}))
         self._architecture = architecture
         self.weights = architecture.num_parameters["vae"]
 
@@ -320,27 +341,6 @@ class NotThere(Network):
         raise AssertionError
 
 
-def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
-    """Operations of the VAE from pixels to latents on a grid, one clip."""
-    model, compression = architecture.model, architecture.spec.compression
-
-    def encode(frames: int) -> Flops:
-        size = compression.pixel_size(LatentSize(frames, grid.height, grid.width))
-        return count_graph(lambda: model.encode_video(torch.empty(1, 3, *size.as_tuple())))
-
-    with shapes_only(), torch.no_grad():
-        return by_frames(encode, grid.frames, compression.patch[0]).forward
-
-
-def count_text(architecture: Architecture) -> int:
-    """Operations of the text encoders for one prompt; the padding is computed too."""
-    flops = 0
-    for name, length in architecture.model.text_tokens.items():
-        tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
-        flops += count_flops(partial(architecture.parts[name], input_ids=tokens))
-    return flops
-
-
 # Where no two of them cost alike, a clip is counted in full.
 _FRAMES_TRIED = 4
 
@@ -367,6 +367,11 @@ def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
                 *(so_far + left * more for so_far, more in zip(rows[-1], steps[-1], strict=True))
             )
     return counted[-1] if units <= _FRAMES_TRIED else count(frames)
+
+
+def _run_of(one: Pass) -> Pass:
+    """What a run costs depends on neither the name by which its network is asked for nor the number of clips."""
+    return replace(one, network="", clips=1)
 
 
 def _kept_of_clips(network: nn.Module, run: Run) -> Kept:

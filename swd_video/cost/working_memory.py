@@ -4,7 +4,7 @@ import copy
 import weakref
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -76,6 +76,7 @@ class _Living(TorchDispatchMode):
         self._now = 0
         self._known: dict[int, weakref.finalize[Any, Any]] = {}
 
+    @no_type_check  # called for every operation, as in `counting`
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.schedule import Stage
-from swd_video.cost.architecture import Architecture
+from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import Flops, count_flops, count_graph, count_kept
+from swd_video.cost.encoding import count_encoding, count_text
 from swd_video.cost.memory import Setup, memory_parts
-from swd_video.cost.networks import Decoder, Heads, Kept, Transformer, count_encoding, count_text
+from swd_video.cost.networks import Decoder, Heads, Kept, Transformer
 from swd_video.cost.step import Sizes
 from swd_video.models.recomputation import decode_clips, recompute_blocks
 from swd_video.models.wan import WanModel
@@ -98,6 +100,23 @@ def test_an_evaluation_of_the_pocket_model_costs_what_it_really_costs(
     grid = LatentSize(3, 8, 8)
     counted = evaluation(pocket_architecture, grid)
     assert counted.forward == real_flops(pocket_model, grid)
+
+
+def test_what_was_counted_is_known_of_models_built_alike_and_of_no_others(tiny_wan_folder: Path) -> None:
+    known, again = load_architecture(tiny_wan_folder), load_architecture(tiny_wan_folder)
+    counted = evaluation(known, GRID)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("swd_video.cost.networks.count_graph", lambda run: pytest.fail("counted again"))
+        assert evaluation(again, GRID) == counted
+    pipe = known.model.pipe
+    settings = {**pipe.config, "expand_timesteps": not pipe.config.expand_timesteps}
+    for model in (
+        replace(known, parts={"transformer": known.transformer(2)}),
+        load_architecture("pocket-wan"),
+    ):
+        assert model.counted is not again.counted
+    pipe.register_to_config(**settings)
+    assert replace(known).counted is not again.counted is known.counted
 
 
 def test_attention_counts_two_operations_for_every_product_of_queries_keys_and_values(
