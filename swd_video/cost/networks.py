@@ -152,7 +152,7 @@ class Transformer(Network):
 
     @cached_property
     def _fake(self) -> dict[nn.Module, nn.Module]:
-        with unset_fake_temporarily():  # as whatever is built among fake tensors has those itself
+        with unset_fake_temporarily():
             networks = *self._small, self._two_of_each
             return {network: without_memory(copy.deepcopy(network)) for network in networks}
 
@@ -192,13 +192,15 @@ class Transformer(Network):
         return KernelAttention()
 
     def _count_kept(self, one: Pass, checkpointing: bool) -> Kept:
+        fake = self._fake  # made first: networks that are built among fake tensors are neither fake nor real
+
         def count(network: nn.Module, run: Run) -> Kept:
-            return _kept_of_clips(self._fake[network], run)
+            return _kept_of_clips(fake[network], run)
 
         if not checkpointing:
             return self.put_together(one, count)
         with torch.no_grad():
-            between = _num_bytes(self._tokens(one.grid, 0, self._fake[self._two_of_each], 1))
+            between = _num_bytes(self._tokens(one.grid, 0, fake[self._two_of_each], 1))
         if one.depth is not None:
             # By the time that the student's blocks are computed again, no more may be left of the teacher.
             return Kept(clip=one.depth * between)
