@@ -1,9 +1,6 @@
 """Every piece of Python in the documents and in model cards runs as it is written, in a process of its own."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,8 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.export import export_student
 from swd_video.student.student import Student, load_student
 
-ROOT = Path(__file__).parents[1]
+from .forked import ROOT, run_forked
+
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # What a snippet names, and the small thing of its kind that stands for it here, beside the folder where it runs.
@@ -84,9 +82,7 @@ def place(
 def run(code: str, folder: Path, then: str = "") -> None:
     for name, stand_in in STAND_INS.items():
         code = code.replace(name, stand_in)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code + then]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = run_forked(code + then, folder=folder)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,8 +3,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,8 @@ from swd_video.data.video import VideoError, read_video
 from swd_video.files import FolderInUseError, alone_in, together_in
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import load_teacher
+
+from ..forked import start_forked
 
 Draw = Callable[[int, int, int], np.ndarray]
 EncodeFile = Callable[..., Path]
@@ -326,12 +326,14 @@ def test_what_is_missing_of_a_finished_cache_is_encoded_again(
 
 _ENCODE = """
 import sys
+import torch
 from swd_video.core.grid import LatentSize
 from swd_video.data.encode import encode_manifest
 from swd_video.data.manifest import read_manifest
 from swd_video.models.loading import load_teacher
-manifest, model, out = sys.argv[1:4]
-grids = [LatentSize.parse(text) for text in sys.argv[4:]]
+torch.set_num_threads(int(sys.argv[1]))
+manifest, model, out = sys.argv[2:5]
+grids = [LatentSize.parse(text) for text in sys.argv[5:]]
 encode_manifest(
     read_manifest(manifest), lambda: load_teacher(model), grids, out, model_name="tiny", batch_size=2, shard_size=1
 )
@@ -344,14 +346,11 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     manifest = videos / "clips.jsonl"
     grids = [str(grid) for grid in tiny_schedule.distinct_grids]
     killed = tmp_path / "killed"
-    arguments = [sys.executable, "-c", _ENCODE, str(manifest), str(tiny_wan_folder), str(killed), *grids]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(arguments, env=environment)
+    process = start_forked(_ENCODE, torch.get_num_threads(), manifest, tiny_wan_folder, killed, *grids)
     while process.poll() is None and len(list(killed.glob("latents-*"))) < 2:
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run came to its end before it could be killed"
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the run came to its end before it could be killed"
     assert 2 <= len(list(killed.glob("latents-*"))) < 8
     with pytest.raises(CacheError, match="not finished"):
         LatentCache(killed)

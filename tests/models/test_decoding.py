@@ -1,8 +1,5 @@
 """What clips are shown through: the same pixels part by part, a decoder in the VAE's place, and too little memory."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from swd_video.models.decoding import _in_tiles, decode_stream, decode_whole, sh
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.models.wan import WanModel
+
+from ..forked import run_forked
 
 MakeDecoder = Callable[..., StreamingDecoder]
 
@@ -135,13 +134,7 @@ print(float((decode_whole(model, latents) - before).abs().mean() / before.std())
 
 
 def test_too_little_memory_is_said_and_the_clip_is_decoded_in_tiles(tiny_wan_folder: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _TOO_LITTLE, str(tiny_wan_folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-    )
+    run = run_forked(_TOO_LITTLE, tiny_wan_folder)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "warning: cpu has too little memory to decode; decoding in tiles" in run.stderr
     assert 0 < float(run.stdout) < 0.1

@@ -1,11 +1,8 @@
 """Rendering: files, seeds, skipping, failing and resuming, with a tiny real model."""
 
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from swd_video.studio.script import derive_seed
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 
+from ..forked import start_forked
 from .conftest import SCRIPT
 
 NAMES = ["tiger", "fish", "fish-take2"]
@@ -260,16 +258,12 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_files(
 ) -> None:
     out, script = tmp_path / "out", tmp_path / "film.yaml"
     script.write_text(SCRIPT + f"model: {tiny_student}\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "swd_video.cli.main", "render", str(script), "--out", str(out)],
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    program = "import sys; from swd_video.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    process = start_forked(program, "render", script, "--out", out)
     while process.poll() is None and not (out / after).exists():
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.stderr
     assert not (out / "contact_sheet.png").exists()
 
     report = render(out, loaded)

@@ -4,8 +4,6 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +32,8 @@ from swd_video.training.build import build_run, finished_summary
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
 from swd_video.training.step import StepReport
+
+from ..forked import run_forked
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -102,8 +102,7 @@ def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path
 
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
-    command = [sys.executable, "-c", _KILLED_CHILD, str(path), str(tmp_path / "killed")]
-    child = subprocess.run([*command, str(torch.get_num_threads())], capture_output=True, text=True)
+    child = run_forked(_KILLED_CHILD, path, tmp_path / "killed", torch.get_num_threads())
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step_00000002"]
     assert not (tmp_path / "killed" / "student").exists()

@@ -1,10 +1,7 @@
 """Two processes on the CPU take the steps of one."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,26 +14,20 @@ from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
 
+from ..forked import Forked, run_forked
+
 MakeConfig = Callable[..., DistillConfig]
-ROOT = Path(__file__).parents[2]
 
 
-def launch_two(words: list[str]) -> "subprocess.CompletedProcess[str]":
+def launch_two(words: list[str]) -> Forked:
     """Two processes, started as docs/distill.md says, with a place to meet that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu2.yaml"]
+    launcher = "import sys; from accelerate.commands.launch import main; sys.exit(main())"
     command = ["--main_process_port", port, "--module", "swd_video.cli.main", "distill", *words]
-    return subprocess.run(
-        [sys.executable, *launcher, *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-        check=False,
-    )
+    config = ["--config_file", "configs/accelerate/cpu2.yaml"]
+    return run_forked(launcher, *config, *command, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
 
 
 def test_two_processes_end_with_the_losses_of_one(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -1,16 +1,12 @@
 """Weights divided between two processes on the CPU: what a checkpoint gathers, who keeps it, and what comes back."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from ..forked import run_forked
 
-# Forked after the imports, which take longer than all the rest.
 _TWO = """
-import json, os, resource, sys
+import ctypes, json, os, resource, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -33,6 +29,7 @@ def step(network, optimizer):
         weight.grad = weight.detach() * (number + 1)
     optimizer.step()
 
+ctypes.CDLL(None).mallopt(-3, 1_000_000)  # M_MMAP_THRESHOLD: what is freed is handed back, so that growth is seen
 # Two children: what this process takes at most includes what started it took, before a fork.
 for rank in (0, 1):
     if not os.fork():
@@ -70,11 +67,7 @@ dist.destroy_process_group()
 
 
 def test_a_checkpoint_gathers_one_weight_at_a_time_and_only_the_writer_keeps_them(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", _TWO, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    result = run_forked(_TWO, tmp_path)
     assert result.returncode == 0, result.stderr
     writer, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert writer["equal"] and other["equal"]
