@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import Architecture
 from swd_video.cost.counting import shapes_only, without_memory
@@ -30,30 +29,37 @@ def working_bytes(architecture: Architecture, schedule: ScaleSchedule, bytes_per
         schedule: of the clip.
         bytes_per_value: of the precision.
     """
-    model, grid = architecture.model, schedule.target
-    network = without_memory(copy.deepcopy(architecture.small_transformers()[0]))
+    model, grid, attention = architecture.model, schedule.target, schedule[len(schedule) - 1].attention
     decoder = model.decoder
+    counted: dict[object, int] = architecture.counted.setdefault("working", {})
 
-    def latents(grid: LatentSize) -> Tensor:
+    def latents() -> Tensor:
         return torch.empty(1, architecture.spec.latent_channels, *grid.as_tuple())
 
-    def last_stage() -> None:
-        embeds = torch.empty(1, architecture.spec.text_length, architecture.spec.text_dim)
-        attention = schedule[len(schedule) - 1].attention
-        model.predict_velocity(latents(grid), _SIGMA, embeds, transformer=network, attention=attention)
-
     def decoding() -> None:
-        for _ in islice(decode_stream(model, latents(grid)), _PARTS):
+        for _ in islice(decode_stream(model, latents()), _PARTS):
             pass
 
-    try:
-        if decoder is not None:
+    if (grid, attention) not in counted:
+        network = without_memory(copy.deepcopy(architecture.small_transformers()[0]))
+
+        def last_stage() -> None:
+            embeds = torch.empty(1, architecture.spec.text_length, architecture.spec.text_dim)
+            model.predict_velocity(latents(), _SIGMA, embeds, transformer=network, attention=attention)
+
+        counted[grid, attention] = peak_bytes(last_stage)
+    if decoder is None:
+        if grid not in counted:
+            counted[grid] = peak_bytes(decoding)
+        shown = counted[grid]
+    else:
+        try:
             model.decoder = copy.deepcopy(decoder)
             without_memory(model.decoder)
-        most = max(peak_bytes(last_stage), peak_bytes(decoding))
-    finally:
-        model.decoder = decoder
-    return most * bytes_per_value // _COUNTED_BYTES
+            shown = peak_bytes(decoding)
+        finally:
+            model.decoder = decoder
+    return max(counted[grid, attention], shown) * bytes_per_value // _COUNTED_BYTES
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
