@@ -97,7 +97,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.
 
 def test_a_machine_without_memory_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     """Four thousand terabytes, which no machine gives."""
-    assert main(["bench", "mmd", "--tokens", "1000000000", "--channels", "1000000"]) == 1
+    assert main(["bench", "mmd", "--tokens", "1000000000000", "--channels", "1000"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and "can't allocate memory" in error
     assert "Fitting a model into memory. Run the same command again" in error
