@@ -65,14 +65,7 @@ def group_indices(groups: Int[np.ndarray, " groups"] | None, samples: int) -> In
 def bootstrap_weights(
     groups: Int[np.ndarray, " groups"] | None, samples: int, *, resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples samples"]:
-    """How often each sample occurs in each bootstrap resample; whole groups (prompts) are drawn together.
-
-    Args:
-        groups: Group of every sample, or None when samples are independent.
-        samples: Number of samples.
-        resamples: Number of bootstrap draws.
-        seed: Seed of the draws.
-    """
+    """How often each sample occurs in each bootstrap resample; whole groups (prompts) are drawn together."""
     index = group_indices(groups, samples)
     total = int(index.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(total, np.full(total, 1.0 / total), size=resamples)
@@ -188,12 +181,7 @@ def bootstrap_statistic(
     For statistics that resampling biases, such as the Frechet distance (a resample has fewer distinct
     samples, hence a larger distance): the deviation is usable, the percentiles are not.
 
-    Args:
-        statistic: Maps sample weights (how often each sample occurs) to the figure.
-        samples: Number of samples.
-        groups: Prompt of every sample; whole prompts are resampled.
-        resamples: Number of bootstrap draws.
-        seed: Seed of the draws.
+    The statistic maps sample weights, how often each sample occurs, to the figure.
     """
     value = statistic(np.ones(samples))
     weights = bootstrap_weights(groups, samples, resamples=resamples, seed=seed)

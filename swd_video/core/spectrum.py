@@ -82,10 +82,6 @@ class LatentSpectrum:
         """For every size 1, 2, ... of one axis, the lowest noise level that hides all that is lost there.
 
         Decreasing, and 0 for the full size, which loses nothing.
-
-        Args:
-            axis: "frames", "height" or "width".
-            averaging: see `Averaging`.
         """
         full = self.power.shape[AXES.index(axis)]
         by_ring = averaging == "radial" and axis != "frames"
@@ -101,11 +97,6 @@ class LatentSpectrum:
         self, sigma: float | int, patch: Patch = (1, 2, 2), averaging: Averaging = "none"
     ) -> LatentSize:
         """The smallest legal grid whose lost frequencies are all hidden at a noise level, axis by axis.
-
-        Args:
-            sigma: noise level in [0, 1].
-            patch: latents in one transformer token along frames, height and width.
-            averaging: see `Averaging`.
 
         Raises:
             ValueError: if `sigma` is no noise level, or the latents are not a whole number of patches.
@@ -123,10 +114,6 @@ class LatentSpectrum:
         """Signal power that a grid loses, over the power of the noise on the same frequencies: the joint criterion.
 
         All that the grid loses on any axis, taken together: below 1, the noise outweighs it. 0 if nothing is lost.
-
-        Args:
-            grid: a grid no larger than that of the latents.
-            sigma: noise level in [0, 1].
 
         Raises:
             ValueError: if `sigma` is no noise level, or the grid is larger than the latents.

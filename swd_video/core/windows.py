@@ -31,13 +31,7 @@ class Window:
 
 
 def draw_window(grid: LatentSize, size: LatentSize, generator: torch.Generator) -> Window:
-    """A window of this size anywhere in a grid, all places alike.
-
-    Args:
-        grid: at least as large.
-        size: of the window.
-        generator: on the CPU.
-    """
+    """A window of this size anywhere in a grid, all places alike."""
     room = [whole - part for whole, part in zip(grid.as_tuple(), size.as_tuple(), strict=True)]
     frame, row, column = (int(torch.randint(0, free + 1, (), generator=generator)) for free in room)
     return Window((frame, row, column), size)

@@ -114,12 +114,7 @@ class Architecture:
         return type(counted[0])(*total)
 
     def up_to_block(self, counted: Sequence[Counts], block: int) -> Counts:
-        """What the transformer costs up to one of its blocks.
-
-        Args:
-            counted: what a transformer with two blocks of every kind costs up to each of them.
-            block: index of the block.
-        """
+        """What the transformer costs up to a block, from what one with two blocks of every kind costs up to each."""
         numbers = [_numbers(one) for one in counted]
         before = total = (0,) * len(numbers[0])
         left = block + 1

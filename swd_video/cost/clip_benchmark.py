@@ -47,15 +47,7 @@ def measure_clips(
     all of them. On CUDA, `peak_gib` is what tensors took while the student made its clips, elsewhere what the process
     had held by then.
 
-    Args:
-        student: what to measure.
-        teacher: of the student; default the base model that its folder names.
-        batch_size: clips at once; seconds are divided by it.
-        rounds: timed runs of each part.
-        device: where to run.
-        dtype: in which precision.
-        options: how student and teacher are loaded.
-        on_run: told after each timed run.
+    The teacher is by default the base model that the student's folder names. Seconds are divided by the clips at once.
 
     Raises:
         ValueError: if the student or its teacher cannot be loaded, or no teacher is known.

@@ -134,9 +134,6 @@ class FlopCounter(TorchDispatchMode):
 
     `FlopCounterMode`, to which the formulas belong, also tells modules apart and takes longer for it; tests hold the
     two to each other.
-
-    Attributes:
-        flops: operations so far, by what was called.
     """
 
     def __init__(self) -> None:

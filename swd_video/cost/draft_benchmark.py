@@ -33,11 +33,7 @@ def measure_drafts(
 ) -> dict[str, Any]:
     """Make clips, and compare what each stage showed with all finished ones of the same prompt.
 
-    Args:
-        pipe: The loaded student.
-        prompts: What to show.
-        seeds: Clips of each prompt, from noise of the seeds 0, 1, 2, ...
-        on_clip: Told after each.
+    The noise is of the seeds 0, 1, 2, ... for each prompt.
 
     Returns:
         `nearest`: for every stage the share of drafts whose own clip is the nearest; `own` and `other`: mean cosine to

@@ -19,11 +19,6 @@ from swd_video.student.pipeline import ScaleWisePipeline
 class DraftCost:
     """Counts a student's parts on shapes, each once.
 
-    Args:
-        pipe: The loaded student.
-        base: Folder or hub name of its base model, or that without weights.
-        adapter: Of that, where it is from outside of the package.
-
     Raises:
         ValueError: The base model is not of a kind whose parts can be counted.
     """

@@ -351,11 +351,6 @@ def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
     """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
 
     So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
-
-    Args:
-        count: costs of a number of frames.
-        frames: how many there are.
-        unit: what numbers of frames are multiples of.
     """
     counted: list[Counts] = []
     units = frames // unit

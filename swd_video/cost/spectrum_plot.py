@@ -38,11 +38,7 @@ def draw_spectrum(path: Path, title: str, spectrum: LatentSpectrum, sigmas: Sequ
     frequency in time, or along the longer side. The line of sigma lies at the power `(sigma / (1 - sigma))^2` that it
     just hides. A grid of n loses the points from n on, and nothing that can be seen where these lie below the line.
 
-    Args:
-        path: the PNG to write; it appears when it is whole.
-        title: headline.
-        spectrum: what to draw.
-        sigmas: noise levels; those that hide all or nothing of what is drawn are left out.
+    Noise levels that hide all or nothing of what is drawn are left out.
     """
     side = "height" if spectrum.size.height >= spectrum.size.width else "width"
     panels = [

@@ -81,12 +81,6 @@ def time_interleaved(
 
     Interleaving spreads whatever else the machine does over all of them; the rotation spreads order effects.
 
-    Args:
-        samplers: What to time, by name.
-        rounds: Runs of each that count.
-        warmup: Runs of each, before, that do not.
-        on_run: Told after each run that counts.
-
     Returns:
         For each name, its `rounds` timings in order.
     """

@@ -67,10 +67,8 @@ class PreparedBatch:
 def measure_training(config: DistillConfig, steps: int, rounds: int) -> dict[str, Any]:
     """Measure a config's training in this process.
 
-    Args:
-        config: of a distillation; samples and checkpoints are left out.
-        steps: how many steps, from the first on.
-        rounds: runs of each step and of its passes, after one that warms up; the median counts.
+    Samples and checkpoints are left out. Each step and its passes run once to warm up; of their rounds the median
+    counts.
 
     Raises:
         ValueError: if the config cannot be run.

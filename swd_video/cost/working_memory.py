@@ -24,10 +24,7 @@ _PARTS = 3  # of a clip that is decoded part by part: by the third, what is carr
 def working_bytes(architecture: Architecture, schedule: ScaleSchedule, bytes_per_value: int) -> int:
     """The most that a clip's last stage or its decoding holds beside weights; what kernels need inside is not in it.
 
-    Args:
-        architecture: of the model; where its adapter has a decoder, clips are shown through that.
-        schedule: of the clip.
-        bytes_per_value: of the precision.
+    Where the adapter has a decoder, clips are shown through that.
     """
     model, grid, attention = architecture.model, schedule.target, schedule[len(schedule) - 1].attention
     decoder = model.decoder
@@ -70,11 +67,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 class _Living(TorchDispatchMode):
-    """Adds up the tensors that operations made and that are still there.
-
-    Attributes:
-        most: bytes at once so far.
-    """
+    """Adds up the tensors that operations made and that are still there."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -52,11 +52,7 @@ def refuse_colours(
 ) -> None:
     """Go on only with colours that become RGB in BT.709 as they should.
 
-    Args:
-        path: of the file that has them.
-        transfer: transfer characteristic, as number of ISO/IEC 23091-2.
-        primaries: the colours of the primaries, likewise.
-        matrix: from RGB to luma and chroma, likewise.
+    All are numbers of ISO/IEC 23091-2.
 
     Raises:
         VideoError: if the file is HDR, or has other colours that are not understood here.
@@ -98,9 +94,7 @@ def is_untagged_hd(frame: av.VideoFrame) -> bool:
 def frame_to_rgb(frame: av.VideoFrame, matrix: int) -> UInt8[np.ndarray, "height width 3"]:
     """A decoded frame as stored, in BT.709's primaries, transparent parts over white.
 
-    Args:
-        frame: from any decoder.
-        matrix: what `colour_matrix` says of the file, for frames that do not say it themselves.
+    The matrix, which `colour_matrix` says of the file, is for frames that do not say it themselves.
     """
     if frame.colorspace == _UNTAGGED and not frame.format.is_rgb:
         frame.colorspace = matrix

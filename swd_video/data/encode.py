@@ -58,22 +58,11 @@ def encode_manifest(
 ) -> CacheReport:
     """Encode every clip on every grid, and every distinct caption, into a latent cache; see `CacheFiller`.
 
-    Args:
-        clips: what `read_manifest` gave.
-        load: loads the model, whose VAE and text encoder are used; called if there is something to encode.
-        grids: latent grids in schedule order; the last is the target, no other may be larger.
-        folder: the cache.
-        model_name: noted in the cache.
-        encoders: what `fingerprint_encoders` gave; a cache of other encoders is refused, not continued.
-        batch_size: clips in one call of the VAE. Results may differ in the last bits between batch sizes.
-        shard_size: clips in a file.
-        dtype: "float16" or "bfloat16", of what is stored.
-        decoder: see `read_video`. PyAV by default: decord hides damaged pictures instead of reporting them.
-        retry_skipped: encode the files again in which an earlier run skipped a clip, on the grids that they have.
-        verify: read all files of a finished cache, to find changed bytes too, not only what is missing or cut short.
-        share: the files to encode.
-        progress: see there.
-        say: see there; clips that are skipped are said as it happens.
+    The last grid is the target; no other may be larger. The model is loaded if there is something to encode; a cache of
+    other `encoders` (of `fingerprint_encoders`) is refused, not continued. `retry_skipped` encodes the files again in
+    which an earlier run skipped a clip, on the grids that they have; `verify` reads all files of a finished cache, to
+    find changed bytes too. Results may differ in the last bits between batch sizes. PyAV decodes, as decord hides
+    damaged pictures instead of reporting them.
 
     Raises:
         ValueError: if a grid is not legal for the model, or the folder holds another cache.

@@ -169,11 +169,7 @@ class LatentCache:
         return self.get(index)
 
     def get(self, index: int, grids: Sequence[LatentSize] | None = None) -> LatentSample:
-        """One clip, as stored (half precision).
-
-        Args:
-            index: from 0.
-            grids: read only these; by default all.
+        """One clip, as stored (half precision), on some grids or on all.
 
         Raises:
             IndexError: if there is no such sample.
@@ -224,10 +220,7 @@ def damaged_shards(
 ) -> list[str]:
     """Names of the files of a complete cache that are missing, cut short, or of another one.
 
-    Args:
-        folder: the cache.
-        index: what `read_index` gave.
-        thorough: read every file whole and hold it against its hash, which finds changed bytes too.
+    Read thoroughly, every file is held against its hash, which finds changed bytes too.
     """
     damaged = []
     for shard in (*index["latents"], *index["prompts"]):

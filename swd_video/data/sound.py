@@ -33,12 +33,7 @@ def sound_seconds(path: Path) -> Fraction:
 
 
 def read_sound(path: Path, samples: int, *, fades: bool) -> Iterator[Samples]:
-    """The beginning of a file's sound, in blocks; silence follows where it ends before.
-
-    Args:
-        path: any file with sound that FFmpeg reads.
-        samples: how many, at `SOUND_RATE`.
-        fades: whether it is to fade out, as what is longer should.
+    """The beginning of a file's sound, so many samples at `SOUND_RATE`, in blocks; then silence.
 
     Raises:
         VideoError: if it cannot be read, or has no sound in it.

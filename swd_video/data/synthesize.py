@@ -52,13 +52,7 @@ def synthesize(
 ) -> CacheReport:
     """Make the clips that are missing and write them into a latent cache; see `CacheFiller`.
 
-    Args:
-        config: what the clips follow from.
-        folder: the cache.
-        device: where the teacher runs; it is loaded if there is something to make.
-        share: the files to make.
-        progress: see there.
-        say: see there.
+    The teacher is loaded if there is something to make.
 
     Raises:
         ValueError: if the model, the prompts or a grid is not usable, or the folder holds another cache.

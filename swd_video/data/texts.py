@@ -23,10 +23,7 @@ def cut_texts(
 ) -> CutTexts:
     """Count the texts, each once, of which a model reads only the beginning.
 
-    Args:
-        model: counts, and says how many it reads.
-        texts: as `clean_text` gave them.
-        on_failure: called with a text at which the tokenizer fails, and how; by default the failure is raised.
+    By default what the tokenizer fails at is raised.
     """
     cut = CutTexts(count=0, max_tokens=model.max_tokens, first={})
     for text in dict.fromkeys(texts):
@@ -47,9 +44,7 @@ def cut_texts(
 def describe_cut(cut: CutTexts, what: str) -> str:
     """One line on texts that are cut, without a full stop; empty where none is.
 
-    Args:
-        cut: what `cut_texts` gave.
-        what: "caption", say; a plural is made with an s.
+    `what` is "caption", say; a plural is made with an s.
     """
     if not cut["count"]:
         return ""

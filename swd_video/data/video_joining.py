@@ -151,13 +151,8 @@ def join_video(
 
     One piece at a time is in memory.
 
-    Args:
-        path: the file; its folder must exist.
-        pieces: at least one. Those that are copied have the `parameter_sets` of this size and rate.
-        size: height and width in pixels.
-        fps: frames per second.
-        sound: laid under, as AAC in stereo.
-        metadata: text stored in the file.
+    Pieces that are copied have the `parameter_sets` of this size (height and width) and rate; sound is laid under as
+    AAC in stereo.
 
     Returns:
         How many frames it has.

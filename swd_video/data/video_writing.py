@@ -71,12 +71,7 @@ def write_video(
 
 
 def encode_video(frames: Iterable[UInt8[np.ndarray, "height width 3"]], fps: int | float | Fraction) -> bytes:
-    """The bytes of an MP4 as `write_video` writes it, without metadata: a part of a longer one.
-
-    Args:
-        frames: at least one picture of even height and width.
-        fps: frames per second.
-    """
+    """The bytes of an MP4 as `write_video` writes it, without metadata: a part of a longer one."""
     pictures = iter(frames)
     first = next(pictures)
     buffer = io.BytesIO()
@@ -156,11 +151,7 @@ def read_video_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 class FrameSpool:
-    """Frames that wait on the disk, in a file without a name, so that none of them takes memory.
-
-    Args:
-        folder: of the file.
-    """
+    """Frames that wait on the disk, in a file without a name, so that none of them takes memory."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as this is there

@@ -68,13 +68,6 @@ class AttributeJudge(nn.Module):
     ) -> None:
         """Make an untrained judge.
 
-        Args:
-            classes: For each attribute the names of its classes.
-            readings: Numbers that it reads as well, each with its deviation among clips of one prompt.
-            input_frames: Frames it reads.
-            input_size_px: Height and width it reads.
-            width: Channels after the first convolution.
-
         Raises:
             ValueError: If an attribute has fewer than two classes or names one twice.
         """

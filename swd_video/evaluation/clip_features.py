@@ -106,11 +106,7 @@ class ImageNetVideoFeatures(FrameFeatures):
     ) -> None:
         """Load the network.
 
-        Args:
-            weights: State dict of EfficientNet-Lite0; default the `evaluation` extra's.
-            size_px: Short side that frames are resized to (the network was trained at 224).
-            frames_per_forward: Frames in one forward pass, which bounds memory.
-            device: Where to run.
+        The short side of frames is resized to `size_px`; the network was trained at 224.
         """
         self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
         self.net = load_efficientnet(weights, device=device)
@@ -212,9 +208,7 @@ class _Network:
 def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
     """Load an encoder of clips.
 
-    Args:
-        name: "efficientnet", or a folder or hub name of a video or image encoder of transformers.
-        device: where to run it.
+    It is "efficientnet", or a video or image encoder of transformers, by folder or hub name.
 
     Raises:
         ValueError: If there is no such encoder, or it cannot be loaded.

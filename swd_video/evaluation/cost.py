@@ -17,11 +17,7 @@ def cost_figures(
 
     Operations are counted on the very calls that warm each row up, so they include guidance.
 
-    Args:
-        rows: What to measure.
-        requests: Made at once in each run; figures are divided by their number.
-        rounds: Timed runs of each row.
-        seed: Of the noise.
+    All requests are made at once in each run; figures are divided by their number.
     """
     timed = {row.key: row.sampler(requests, seed) for row in rows if row.modules}
     clips = len(requests)

@@ -26,9 +26,6 @@ class Difference:
     and so can only add statements; none is ever made because there were few.
 
     Attributes:
-        value: The difference.
-        low: Lower end of its interval.
-        high: Upper end of its interval.
         margin: Differences smaller than this do not matter; stated before anything is measured.
         better: Which way is better.
     """

@@ -72,7 +72,6 @@ class Batch:
 
     Attributes:
         frames: uint8, (clips, frames, height, width, 3).
-        judges: Who looks.
     """
 
     frames: np.ndarray

@@ -16,14 +16,7 @@ Cell = Estimate | Difference | float | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a report.
-
-    Attributes:
-        key: Name of the figure in each row.
-        title: Head of the column.
-        digits: Digits after the point.
-        interval: Whether the interval is printed too.
-    """
+    """A column of a report: the figure `key` with so many digits after the point, with its interval or without."""
 
     key: str
     title: str

@@ -27,7 +27,6 @@ class Results:
     """What an evaluation found.
 
     Attributes:
-        rows: Key, title, figures and clips of every row.
         reference: Key of the row whose motion and sharpness count as 1.
         about: How it was made.
         metrics: Every metric, in the order of the table.

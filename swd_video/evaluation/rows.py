@@ -46,7 +46,6 @@ class Row:
 
     Attributes:
         key: Short name, used for files.
-        title: What tables say.
         make: Makes uint8 clips (batch, frames, height, width, 3) for requests, each from its own seed.
         identity: Whatever the clips depend on besides requests and seeds.
         modules: Networks to time and count apart; a row without any is not timed.

@@ -74,11 +74,9 @@ def plan_bench(
 ) -> list[BenchClip]:
     """List every clip that a benchmark wants.
 
-    Args:
-        suite: Its rules.
-        prompt_files: A text file for each dimension, named like it, with a prompt on each line.
-        model_prompt_files: As many files with as many lines, of longer prompts that the model is given instead.
-        seed: The seed of a clip follows from it, its prompt in the list and its number.
+    There is a text file for each dimension, named like it, with a prompt on each line; further ones may hold as many
+    longer prompts that the model is given instead. The seed of a clip follows from `seed`, its prompt in the list and
+    its number.
 
     Raises:
         ValueError: If a list cannot be read, two clips would share a name, or a name is not possible.
@@ -123,14 +121,6 @@ def write_bench(
     share: Share = WHOLE,
 ) -> int:
     """Make the clips that are missing, in `folder/videos`; `folder/vbench.json` says what they are.
-
-    Args:
-        folder: Of the benchmark.
-        clips: What `plan_bench` gave.
-        row: The model.
-        about: Kept in the record.
-        batch_size: Clips made at once.
-        share: The clips to make; by default all.
 
     Returns:
         How many clips were made.

@@ -44,10 +44,7 @@ def probe_attention_backends(
 
     An installed package proves nothing: xformers imports where none of its kernels run.
 
-    Args:
-        device: where the transformer will run.
-        dtype: in what precision.
-        mask: what the model's attention is told about padding; a backend may run and get just that wrong.
+    The mask is what the model's attention is told about padding; a backend may run and get just that wrong.
     """
     return [_probe(backend, torch.device(device), dtype, mask) for backend in _BACKENDS]
 

@@ -268,10 +268,7 @@ class VideoModel(Codec, ABC):
 
         Its `timesteps` are 1000 sigma, and its `step` takes velocities and noisy latents as they are here.
 
-        Args:
-            steps: how many.
-            grid: of the clip; some pipelines shift noise levels by the number of tokens.
-            generator: source of the noise, where steps draw any.
+        Some pipelines shift noise levels by the grid's number of tokens.
 
         Raises:
             ValueError: if the scheduler is not one that the family's pipeline can use.

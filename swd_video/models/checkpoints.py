@@ -134,14 +134,7 @@ def check_fit(where: str | Path, got: Mapping[str, Any], expected: Mapping[str, 
 def load_networks(
     folder: Path, dtype: torch.dtype, pipeline_class: Any, skip: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The networks of a pipeline's folder, by their names there; see `load_network`.
-
-    Args:
-        folder: with an index.
-        dtype: of their weights.
-        pipeline_class: takes them.
-        skip: names of those that will not come from the folder.
-    """
+    """The networks of a pipeline's folder, by their names there; see `load_network`."""
     index = read_index(folder / INDEX_NAME)
     parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and name not in skip}
     for name, (_, class_name) in parts.items():

@@ -18,8 +18,6 @@ class Codec:
     """The part of an adapter between pixels and latents.
 
     Attributes:
-        pipe: a diffusers pipeline with a `vae`.
-        spec: facts about the model.
         decoder: what clips are shown through in the VAE's place, where there is one; losses see the VAE's pixels alone.
     """
 

@@ -92,10 +92,7 @@ def decode_whole(
 def load_decoder(path: Path, model: VideoModel, base: str | Path) -> StreamingDecoder:
     """Read a decoder for the latents of a model, trained here or published.
 
-    Args:
-        path: of the file.
-        model: whose latents it is to show.
-        base: folder or name of that model, whose VAE a decoder knows by its fingerprint.
+    A decoder knows the VAE of that model, whose folder or name is `base`, by its fingerprint.
 
     Raises:
         ValueError: if there is none, or it is of other latents.
@@ -143,12 +140,6 @@ def _in_tiles(decode: _Decode, latents: Tensor, tile: int, overlap: int) -> Iter
 
     Each goes through the whole clip, as what a decoder remembers of the frame before would not fit for all; what
     is done waits in a file that has no name.
-
-    Args:
-        decode: of any size of picture.
-        latents: of the whole.
-        tile: latents along a side of a square.
-        overlap: of them, those that neighbours have as well.
     """
     size = tuple(latents.shape[3:])
     whole, weights = torch.empty(0), torch.empty(0)

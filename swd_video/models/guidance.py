@@ -21,11 +21,6 @@ from swd_video.models.guidance_options import WeakerSelfConfig
 class WeakerSelf:
     """A weaker version of a model.
 
-    Args:
-        config: what makes it weaker, and when it leads.
-        model: the model.
-        section: of the config, for messages.
-
     Raises:
         ValueError: if a block does not exist, or the file does not fit the model.
     """
@@ -104,17 +99,7 @@ class Guidance:
         first_frame: Float[Tensor, "batch channels 1 height width"] | None = None,
         scale: float | int | None = None,
     ) -> Float[Tensor, "batch channels frames height width"]:
-        """The guided velocity; the arguments are those of `VideoModel.predict_velocity`.
-
-        Args:
-            model: the model.
-            noisy_latents: see there.
-            sigma: see there.
-            prompt_embeds: see there.
-            transformer: see there.
-            first_frame: see there.
-            scale: another than the own.
-        """
+        """The guided velocity; arguments as for `VideoModel.predict_velocity`, and another scale than the own."""
 
         def predict(embeds: Tensor, network: nn.Module | None) -> Tensor:
             return model.predict_velocity(noisy_latents, sigma, embeds, network, first_frame)

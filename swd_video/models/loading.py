@@ -225,13 +225,6 @@ def load_pipeline(
 ) -> Any:
     """Load a text-to-video teacher as diffusers' own pipeline, in evaluation mode.
 
-    Args:
-        name_or_path: see `resolve_model_path`.
-        device: where to put it.
-        dtype: precision of all its parts.
-        transformer: use this one instead of loading the model's own.
-        options: how it is fitted into memory and run.
-
     Returns:
         The pipeline of diffusers that `model_index.json` names.
 
@@ -308,12 +301,6 @@ def load_teacher(
     options: LoadOptions = DEFAULT_OPTIONS,
 ) -> VideoModel:
     """Load a model for training, encoding and sampling, behind the interface that all families share.
-
-    Args:
-        name_or_path: see `resolve_model_path`.
-        dtype: precision of all its parts.
-        device: where to put it.
-        options: how it is fitted into memory and run.
 
     Raises:
         ValueError: if there is no such model, it cannot be loaded, or its family is not supported.

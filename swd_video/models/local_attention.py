@@ -17,12 +17,7 @@ from swd_video.core.local_attention import Division, WindowsOfBlocks
 
 
 class WindowedProcessor:
-    """A diffusers processor of a self-attention, around another that it calls with windows in the place of clips.
-
-    Args:
-        inner: takes what those of Wan and LTX do; it keeps its backend.
-        division: of a clip's tokens.
-    """
+    """A diffusers processor of a self-attention, around another that it calls with windows in the place of clips."""
 
     def __init__(self, inner: Callable[..., Tensor], division: Division) -> None:
         self._inner, self._division = inner, division
@@ -75,15 +70,7 @@ def windowed_processors(
     patch: Sequence[int],
     device: torch.device,
 ) -> dict[Any, WindowedProcessor]:
-    """What makes the blocks of a network attend in windows, for `attending`.
-
-    Args:
-        attentions: the self-attention of each block.
-        windows_of: says in which windows.
-        grid: latents of the clips.
-        patch: latents in a token.
-        device: where the clips are.
-    """
+    """What makes the blocks of a network attend in windows, for `attending`."""
     divide = cache(lambda windows: windows.divide(grid, patch, device))
     divisions = {
         attention: divide(windows)

@@ -31,11 +31,7 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str], name: st
     Their scale (alpha / rank) is 1: loaders that are told no alpha assume just that, so the saved file has the same
     strength everywhere.
 
-    Args:
-        transformer: a diffusers model that takes adapters.
-        rank: of each addition.
-        targets: ends of the names of the linear layers that get one, for example "to_q" or "ffn.net.2".
-        name: of these additions, where there are several.
+    Targets are ends of the names of the linear layers that get one, for example "to_q" or "ffn.net.2".
 
     Raises:
         ValueError: if a target matches no linear layer, or the model takes no adapters.
@@ -116,10 +112,6 @@ def lora_state_dict(transformer: nn.Module) -> dict[str, Tensor]:
 
 def check_lora(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
     """The additions in a file, each of which belongs to a linear layer of this transformer.
-
-    Args:
-        path: of a student's LoRA file, under the keys of `lora_state_dict`.
-        transformer: without additions of its own; only names and shapes count.
 
     Raises:
         ValueError: if the file is broken, a key is another tool's, an addition is half there or fits another

@@ -97,10 +97,7 @@ _ANATOMIES = {
 class TransformersEncoder(PixelEncoder):
     """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT.
 
-    Args:
-        name: its folder or hub name.
-        frames: pictures that it is shown; None for what it was trained with.
-        device: where to run it.
+    Without `frames` it is shown as many pictures as it was trained with.
 
     Raises:
         ValueError: if there is no such encoder, the order of its tokens is not known, or it takes no such number of
@@ -173,10 +170,7 @@ class TransformersEncoder(PixelEncoder):
 class TransNetEncoder(PixelEncoder):
     """TransNetV2's trunk: its blocks are the three stacks of convolutions, and every frame has tokens of its own.
 
-    Args:
-        weights: see `transnetv2.load_trunk`.
-        short_side_px: that pictures are resized to, whose shape is kept.
-        device: where to run it.
+    The short side of pictures is resized to `short_side_px`; their shape is kept.
 
     Raises:
         ValueError: if there are no such weights.

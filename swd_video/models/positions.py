@@ -18,12 +18,7 @@ from torch import Tensor, nn
 
 
 def position_factor(frames: int, full_frames: int | None) -> float:
-    """By what the positions of a grid are multiplied: 1 for native ones, and where there is nothing to spread.
-
-    Args:
-        frames: of the grid.
-        full_frames: of the grid whose range is to be spanned; None for native positions.
-    """
+    """By what the positions of a grid are multiplied: 1 for native ones, and where there is nothing to spread."""
     return 1.0 if full_frames is None or frames == 1 else (full_frames - 1) / (frames - 1)
 
 

@@ -61,9 +61,7 @@ def recomputed_by_clip(
 ) -> list[Tensor]:
     """What `run` makes of each clip alone, joined; computed again, clip by clip, in the backward pass.
 
-    Args:
-        run: takes a batch and gives several; nothing in it is random.
-        clips: its input.
+    Nothing in what `run` does is random.
     """
     # Without the early stop, networks that keep tensors in themselves (causal VAEs) come to their end and drop them.
     with set_checkpoint_early_stop(False):

@@ -12,9 +12,7 @@ from swd_video.models.cogvideox import noise_angles
 def noise_shift(scheduler: Any, tokens: int) -> float | None:
     """The shift of a teacher's scheduler for clips of a size; None for a schedule of no known form.
 
-    Args:
-        scheduler: of a diffusers pipeline.
-        tokens: of a clip in the transformer; some pipelines (LTX-Video's) shift by their number.
+    Some pipelines (LTX-Video's) shift by the number of tokens.
     """
     config = getattr(scheduler, "config", {})
     if config.get("prediction_type") == "v_prediction":

@@ -83,8 +83,7 @@ def empty_trunk() -> TransNetTrunk:
 def load_trunk(weights: str | Path) -> TransNetTrunk:
     """The trunk with its weights, frozen and in evaluation mode.
 
-    Args:
-        weights: safetensors file that `tools/transnetv2.py` made.
+    The file is a safetensors file that `tools/transnetv2.py` made.
 
     Raises:
         ValueError: if there is no such file, or it holds something else.

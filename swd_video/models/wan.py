@@ -177,10 +177,7 @@ class WanModel(VideoModel):
 class WanExperts(nn.Module):
     """The two transformers of Wan 2.2 A14B as one network: the noise level of each clip picks one.
 
-    Args:
-        high_noise: `transformer` of the pipeline.
-        low_noise: `transformer_2` of the pipeline.
-        boundary_ratio: the lowest sigma at which `high_noise` runs.
+    From a sigma of `boundary_ratio` on it is `transformer` of the pipeline, below `transformer_2`.
 
     Raises:
         ValueError: if there is no boundary.

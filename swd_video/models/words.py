@@ -23,9 +23,7 @@ _LARGEST_VOCABULARY = 20_000
 def unknown_words(tokenizer: Any, text: str) -> dict[str, list[str]]:
     """The parts of a text that a tokenizer has no token for, in order, each with the known words nearest to it.
 
-    Args:
-        tokenizer: of transformers; one without an unknown token knows everything.
-        text: a prompt.
+    A tokenizer without an unknown token knows everything.
     """
     found = dict.fromkeys(_OUTER.sub("", word) or word for word in _unknown(tokenizer, text))
     return {word: list(_nearest(tokenizer, word.lower())) for word in found}

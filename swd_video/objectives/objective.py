@@ -74,13 +74,7 @@ class Learner(ABC):
 
     @abstractmethod
     def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
-        """What it is trained on; gradients reach its parameters only.
-
-        Args:
-            networks: who the teacher is.
-            clips: `detached()`.
-            draws: gives noise and sigmas.
-        """
+        """What it is trained on; gradients reach its parameters only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +93,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
-        """The mean loss of some clips; gradients reach the student.
-
-        Args:
-            networks: teacher, student, and critic where there is one.
-            clips: the student's and the true ones.
-            draws: gives noise and sigmas.
-        """
+        """The mean loss of some clips; gradients reach the student."""
 
 
 class ObjectiveConfig(Section, ABC):

@@ -106,11 +106,6 @@ class ScaleWisePipeline:
     ) -> ScaleSchedule:
         """The stages for a clip of some size; the schedule's own where nothing is asked for.
 
-        Args:
-            frames: of the clip; default the schedule's target.
-            height: in pixels; default the schedule's target.
-            width: in pixels; default the schedule's target.
-
         Raises:
             ValueError: if the size is not legal; the message offers the nearest one that is.
         """

@@ -201,9 +201,6 @@ class Student:
     def keep_draft_stages(self, count: int) -> "Student":
         """Note in its folder after how many stages a clip can be told from others.
 
-        Args:
-            count: of its stages.
-
         Returns:
             The student as it is now.
 
@@ -221,9 +218,6 @@ class Student:
 
     def carry_decoder(self, file: str | Path) -> "Student":
         """Put a decoder into its folder, which its clips are shown through from now on.
-
-        Args:
-            file: of the decoder.
 
         Returns:
             The student as it is now.
@@ -262,9 +256,6 @@ class Student:
     def file_for_transformer(self, asked: str | Path | None = None) -> Path | None:
         """The single file whose weights the transformer gets before the student's, where there is one.
 
-        Args:
-            asked: a file to take instead of its own.
-
         Raises:
             ValueError: if one is asked for, but the student has a whole transformer of its own.
         """
@@ -295,10 +286,7 @@ class Student:
     ) -> ScaleWisePipeline:
         """The student and its base model, loaded and ready to sample.
 
-        Args:
-            device: where to put it; on CUDA the fastest attention that really runs is chosen.
-            dtype: precision of all its parts.
-            options: how it is fitted into memory and run.
+        On CUDA the fastest attention that really runs is chosen.
 
         Raises:
             ValueError: if it cannot be loaded, or an option cannot work here.

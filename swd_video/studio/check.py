@@ -34,7 +34,6 @@ class CheckedClip:
     """A clip of the script.
 
     Attributes:
-        clip: What would be rendered.
         finished: Whether its files are there.
         stages: How many of its stages are computed and wait to be gone on from.
     """
@@ -77,8 +76,6 @@ class Check:
 
     Attributes:
         script: What was checked, with what was picked by hand.
-        model: The student's name.
-        clips: All clips of shots without problems.
         problems: Why it cannot be rendered as it is, as `file:line: key: ...`.
         warnings: What a run would warn of.
         memory: "weights_gib" and "working_gib", both counted.
@@ -147,14 +144,8 @@ def check(
 ) -> Check:
     """Find out what rendering a script would make, and what of it is there already.
 
-    Args:
-        script: what to look at.
-        out: folder of its clips; nothing is written there.
-        model: student to use instead of the script's.
-        device: where it would run.
-        dtype: in which precision.
-        options: how the model would be fitted into memory.
-        batch: takes to compute together; default as the drafts in the folder were made, else 1.
+    Nothing is written into `out`, the folder of its clips. `batch`, the takes to compute together, is by default as the
+    drafts there were made, else 1.
 
     Raises:
         ValueError: the model is not usable.

@@ -25,11 +25,7 @@ def estimate_seconds(
 ) -> dict[str, Any] | None:
     """Seconds for some clips, at least one, with the model loaded.
 
-    Args:
-        clips: to be made.
-        model: facts about their model.
-        report: of an earlier run in the same folder, as `render.json` holds it.
-        precision: of the model.
+    `report` is of an earlier run in the same folder, as `render.json` holds it.
 
     Returns:
         "seconds", "clip_seconds" on average, "from" ("measured" or "counted") and "machine"; None where operations of

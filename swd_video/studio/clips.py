@@ -97,11 +97,8 @@ def plan_clips(
 ) -> list[PlannedClip]:
     """Work out clips of a script for a model.
 
-    Args:
-        script: whose clips.
-        model: facts about the model.
-        problems: takes what else would be raised; shots with problems have no clips then.
-        takes: of its shots; default those that it asks for.
+    `problems` takes what else would be raised; shots with problems have no clips then. `takes` are by default those
+    that the shots ask for.
 
     Raises:
         SourceError: A shot asks for a length or size that the model cannot make, says more than it reads or nothing

@@ -50,12 +50,8 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
 
     Frames are read back from the finished files, so the sheets show what was written.
 
-    Args:
-        path: The PNG to write, for example `sheet.png`. Rows beyond the first hundred are on `sheet_2.png`,
-            `sheet_3.png` and so on; sheets of an earlier, longer script are deleted.
-        title: Headline.
-        subtitle: One line below it, for example the model.
-        rows: The takes, from top to bottom.
+    Rows beyond the first hundred are on `sheet_2.png`, `sheet_3.png` and so on, where `path` is `sheet.png`; sheets of
+    an earlier, longer script are deleted.
 
     Returns:
         The sheets, each of which appeared when it was whole.

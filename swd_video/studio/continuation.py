@@ -57,10 +57,7 @@ def in_chain_order(clips: Iterable[PlannedClip]) -> list[PlannedClip]:
 def joined(clip: PlannedClip, videos: Mapping[str, str], out: Path) -> PlannedClip | None:
     """The clip with the file whose last picture it starts from, and with hashes that depend on that file's bytes.
 
-    Args:
-        clip: As planned.
-        videos: Hash of the video of every clip that is finished, by name.
-        out: Where the videos lie.
+    `videos` are the hashes of the videos of all finished clips, by name; they lie in `out`.
 
     Returns:
         The clip itself if it continues none; None if the one that it continues is not finished.
@@ -98,11 +95,7 @@ def video_hash(name: str, out: Path) -> str:
 
 
 def start_picture(clip: PlannedClip) -> Float[Tensor, "1 3 height width"] | None:
-    """The picture in [-1, 1] that a clip starts with: the shot's, or the last one of the clip that it continues.
-
-    Args:
-        clip: As `joined` gave it.
-    """
+    """The picture in [-1, 1] that a clip of `joined` starts with: the shot's, or the last of the one continued."""
     if clip.take.shot.picture is not None:
         return read_picture(clip.take.shot.picture, clip.size)
     if clip.after is None:

@@ -113,13 +113,7 @@ def write_draft(
 ) -> None:
     """Write the preview, which lasts as long as the clip will, and then the JSON file.
 
-    Args:
-        clip: What the draft is of.
-        state: The take after its last stage.
-        frames: What it shows.
-        seconds: Wall time that the draft took.
-        model: Facts about the model.
-        out: Folder of the clips.
+    `seconds` is the wall time that the draft took.
     """
     folder, shot = draft_folder(out), clip.take.shot
     preview = folder / f"{clip.name}.webp"

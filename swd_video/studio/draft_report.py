@@ -21,7 +21,6 @@ class DraftResult:
     """What became of the draft of one take.
 
     Attributes:
-        clip: What it is a draft of.
         kept: What an earlier run left of it.
         status: "drafted" in this run, "kept" from an earlier one, "older" for one that is kept and shows what the
             script said before, "failed", or still "pending".
@@ -146,10 +145,7 @@ class DraftReport:
 def cost_of(results: Sequence[DraftResult], model: ModelFacts, known: Mapping[str, Any]) -> dict[str, Any]:
     """What the drafts that are there took, and would take as whole clips.
 
-    Args:
-        results: The drafts.
-        model: Facts about the model.
-        known: What an earlier run counted, as `counted` below; counting takes seconds.
+    `known` is what an earlier run counted, as `counted` below; counting takes seconds.
 
     Returns:
         `drafts`, how many; `seconds`, measured; `tflops` and `clips_tflops`, counted, of the drafts and of the whole

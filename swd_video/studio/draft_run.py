@@ -35,18 +35,11 @@ class DraftRun:
     """What a run has and does.
 
     Attributes:
-        script: What to draft.
-        pipe: The loaded model.
-        model: Facts about the same model.
-        out: Folder of the clips.
-        progress: Is told of everything.
-        stages: Of each draft.
         takes: How many of each shot there are.
         stop: Asked before the next takes are begun.
         started: When it began, as `time.perf_counter` counts.
         results: All drafts of the script.
         work: Those that are looked after.
-        warnings: What was warned of.
         cost: See `cost_of`; until that is known, what an earlier run counted.
     """
 
@@ -65,10 +58,7 @@ class DraftRun:
     cost: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(self, names: Collection[str]) -> None:
-        """Find out what there is to do.
-
-        Args:
-            names: Of the takes to look after.
+        """Find out what there is to do, of the takes of these names.
 
         Raises:
             SourceError: A shot asks for what the model cannot make.
@@ -106,10 +96,7 @@ class DraftRun:
         return {name: video_hash(name, self.out) for name in finished}
 
     def make(self, earlier: Mapping[str, Any]) -> DraftReport:
-        """Compute what is missing, and write the pages.
-
-        Args:
-            earlier: What `drafts.json` held before.
+        """Compute what is missing, and write the pages; `earlier` is what `drafts.json` held before.
 
         Raises:
             OSError: The folder cannot be written to.

@@ -126,13 +126,8 @@ def plan_takes(
 
     New seeds are drawn when all that were asked for before have a draft; so the same command goes on after a kill.
 
-    Args:
-        script: Whose shots.
-        known: By shot, how many takes were asked for before, and the numbers of those that have a draft.
-        seeds: Takes of a shot, or new ones of a shot in `again`.
-        again: Shots to draw new seeds of.
-        only: Shots or takes to look after.
-        skip: The same, not to.
+    `known` are, by shot, how many takes were asked for before and the numbers of those that have a draft; `seeds` are
+    takes of a shot, or new ones of a shot in `again`.
 
     Raises:
         ValueError: There is no such shot or take, or there would be too many.
@@ -170,10 +165,7 @@ def plan_takes(
 def known_takes(script: Script, earlier: Mapping[str, Any], out: Path) -> dict[str, tuple[int, set[int]]]:
     """How many takes of each shot earlier runs were asked for, and the numbers of those that have a draft.
 
-    Args:
-        script: Whose shots.
-        earlier: What `drafts.json` holds.
-        out: Folder of the clips.
+    `earlier` is what `drafts.json` holds.
     """
     counts = earlier.get("takes")
     known: dict[str, tuple[int, set[int]]] = {}

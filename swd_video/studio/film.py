@@ -42,11 +42,7 @@ def make_film(
 ) -> dict[str, Any]:
     """Make the film of a script from the clips in a folder; call it where nobody else writes there.
 
-    Args:
-        script: whose clips were rendered into the folder.
-        folder: of the clips and of the film.
-        settings: of the film; by default the script's, and all shots with cuts where it has none.
-        say: takes lines about what is not quite as asked.
+    The settings are by default the script's, and all shots with cuts where it has none.
 
     Returns:
         The content of `film.json`; `made` tells whether the film is new.
@@ -89,10 +85,7 @@ def make_film(
 def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """Find out before clips are rendered whether the script's film can be made of them.
 
-    Args:
-        script: with a film, and with what was picked.
-        frames: of every clip that is to be there, by its name.
-        fps: of all of them.
+    The script has a film, and what was picked; `frames` are those of every clip that is to be there, by its name.
 
     Raises:
         SourceError: A clip will be too short for what is asked, or the sound cannot be read.

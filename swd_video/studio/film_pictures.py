@@ -26,9 +26,7 @@ _RAMP_SECONDS = 0.25
 def film_pieces(plan: FilmPlan, parameter_sets: bytes) -> Iterator[Copied | Drawn]:
     """The film from its beginning to its end, as little of it encoded as can be.
 
-    Args:
-        plan: the film.
-        parameter_sets: of what is encoded; clips that have others cannot be copied.
+    Clips that have other parameter sets than these, which are those of what is encoded, cannot be copied.
     """
     if plan.card:
         card = draw_card(plan.script.title, plan.size)

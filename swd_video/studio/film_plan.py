@@ -49,11 +49,8 @@ class FilmClip:
     """One clip of the film.
 
     Attributes:
-        take: What it shows.
         span: Which frames, and where.
-        packets: Of its file.
         length: Of the whole clip, in frames of the film.
-        sidecar: What its sidecar says.
         titled: Over how many frames its title is shown, 0 for none.
     """
 
@@ -70,8 +67,6 @@ class FilmPlan:
     """A film.
 
     Attributes:
-        script: What it was planned for.
-        settings: What the script, or whoever asked, says of the film.
         clips: In the order in which they play.
         size: Height and width in pixels.
         fps: Frames per second.
@@ -125,14 +120,8 @@ def lay_out(
 ) -> tuple[list[Span], list[str]]:
     """Lay clips end to end.
 
-    Args:
-        script: for messages.
-        settings: the film's.
-        shots: in the order in which they play.
-        lengths: frames of each clip, at the film's rate.
-        fps: of the film.
-        repeated: how many frames at the beginning of each clip show once more what the clip before ends with; they are
-            left out where nothing else lies between the two.
+    `lengths` are frames of each clip at the rate of the film. `repeated` is how many frames at the beginning of each
+    clip show once more what the clip before ends with; they are left out where nothing else lies between the two.
 
     Returns:
         What is shown of each, and notes.

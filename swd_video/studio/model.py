@@ -94,13 +94,8 @@ def open_model(
 ) -> LoadedModel:
     """The model of a run that writes into a folder; one that is loaded stays as it is.
 
-    Args:
-        model: A shipped name, a folder, or one that is loaded.
-        out: The folder. Loading takes long: that nothing can be written there shows before.
-        progress: Is told, and shows the stages in the place of the pipeline's own bar.
-        device: Where to run it.
-        dtype: Precision of all its parts.
-        options: How it is fitted into memory and run.
+    Loading takes long: that nothing can be written there shows before. The progress shows the stages in the place of
+    the pipeline's own bar.
 
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
@@ -126,13 +121,7 @@ def load_model_for_rendering(
     dtype: torch.dtype = torch.float32,
     options: LoadOptions = DEFAULT_OPTIONS,
 ) -> LoadedModel:
-    """Load a student and gather what planning needs.
-
-    Args:
-        name: A shipped student, a student folder or a saved pipeline, as `load_student` takes it.
-        device: Where to run it.
-        dtype: Precision of all its parts.
-        options: How it is fitted into memory and run.
+    """Load a student, whose name is as `Student.load` takes it, and gather what planning needs.
 
     Raises:
         ValueError: There is no such student, or it cannot be loaded.
@@ -157,18 +146,7 @@ def describe_model(
     options: LoadOptions = DEFAULT_OPTIONS,
     architecture: "Architecture | None" = None,
 ) -> ModelFacts:
-    """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder.
-
-    Args:
-        name: As the script names it.
-        student: What it stands for.
-        pipe: Of the student.
-        fingerprint: Of its files.
-        device: Where it runs.
-        dtype: Precision of all its parts.
-        options: How it is fitted into memory and run.
-        architecture: Its base model without weights, where that is there already.
-    """
+    """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder."""
     decoder = "" if pipe.model.decoder is None else weights_digest(pipe.model.decoder)
     # The files' bytes are in the hashes; where they lie does not matter.
     settings = options.model_dump(exclude_defaults=True, exclude={"transformer_file", "decoder"})

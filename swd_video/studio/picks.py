@@ -35,10 +35,7 @@ def with_picks(script: Script, out: Path) -> Script:
 def pick_takes(script: Script, out: Path, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Pick takes, in the place of those that were picked of the same shots before.
 
-    Args:
-        script: Whose shots they are.
-        out: Folder of the clips.
-        texts: `tiger:3`, a take; several for a shot are several takes; `tiger:none`, none any more.
+    `tiger:3` is a take; several for a shot are several takes; `tiger:none` picks none any more.
 
     Returns:
         All that is picked now, by shot.

@@ -18,9 +18,7 @@ from swd_video.data.probe import check_avif
 def open_picture(path: Path, size: PixelSize) -> Image.Image:
     """Read a picture, shrink it until it just covers a clip, and cut off evenly what hangs over.
 
-    Args:
-        path: of a file that Pillow reads; turned as its EXIF data says, in sRGB, transparent parts over white.
-        size: of the clip.
+    It is turned as its EXIF data says, in sRGB, transparent parts over white.
 
     Raises:
         ValueError: if there is no such picture, it is animated, nothing says what is white in it, or it is smaller

@@ -19,9 +19,7 @@ _TEMPLATE = "player.html.jinja"
 def write_player(folder: Path, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
     """Write the page of what `render.json` and `film.json` list.
 
-    Args:
-        folder: of the clips.
-        embedded_bytes: what clips may weigh together to be in the page itself.
+    The page holds the clips itself where these weigh no more together than `embedded_bytes`.
     """
     report, film = read_object(folder / REPORT_NAME), read_object(folder / FILM_RECORD_NAME)
     if not (folder / FILM_NAME).is_file():

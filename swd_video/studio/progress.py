@@ -101,11 +101,8 @@ class Progress:
     def plan(self, total: int, steps: Mapping[str, Sequence[int]], text: str) -> None:
         """Say what is to be done.
 
-        Args:
-            total: Clips of the run, those that are finished already included.
-            steps: For the name of each clip that is to be made: the sizes of its stages and, last, of finishing, in any
-                one unit, for example pixels.
-            text: The same for people.
+        `steps` are, for the name of each clip that is to be made, the sizes of its stages and, last, of finishing, in
+        any one unit, for example pixels. Of the `total` some may be finished already.
         """
         self._total = total
         self._steps = {name: dict(enumerate(sizes)) for name, sizes in steps.items()}

@@ -40,17 +40,11 @@ class RenderRun:
     """What a run has and does.
 
     Attributes:
-        script: What to render.
-        pipe: The loaded model.
-        model: Facts about the same model.
-        out: Folder of the clips.
-        progress: Is told of everything.
         previews: Whether each stage but the last is shown in a file.
         stop: Asked before the next clips are begun.
         started: When it began, as `time.perf_counter` counts.
         chosen: Names of the clips to render.
         results: What became of each clip of the script, in its order.
-        warnings: What was warned of.
     """
 
     script: Script
@@ -69,11 +63,7 @@ class RenderRun:
     _told: int = 0
 
     def plan(self, only: Sequence[str], skip: Sequence[str]) -> None:
-        """Find out which clips there are, and which of them to render; writes nothing.
-
-        Args:
-            only: Of these shots or takes; all where nothing is given.
-            skip: Less these.
+        """Find out which clips there are, and which to render: `only` some, or all, less `skip`; writes nothing.
 
         Raises:
             SourceError: A shot asks for what the model cannot make.

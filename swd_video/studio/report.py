@@ -23,7 +23,6 @@ class ClipResult:
     """What became of one clip.
 
     Attributes:
-        clip: What was to be rendered.
         status: "rendered" in this run, "skipped" as it was finished before, "failed", or still "pending".
         stage_seconds: Compute time of every stage, from an earlier run if skipped; None where unknown.
         error: Why it failed, in one line.

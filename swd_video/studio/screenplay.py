@@ -60,8 +60,6 @@ class Part:
     Attributes:
         kind: What it is; "direction" is a camera's, for the action behind it, "card" a text to be read on the screen.
         text: Without notes and markup.
-        line: On which it starts.
-        notes: What stood in its notes.
     """
 
     kind: PartKind
@@ -91,10 +89,7 @@ def unclosed_note(path: Path, line: int) -> SourceError:
 def cut(parts: Iterable[Part], title_page: Mapping[str, Written], path: Path) -> Script:
     """The script of a screenplay.
 
-    Args:
-        parts: in order.
-        title_page: of `TITLE_PAGE_KEYS`, those that are given.
-        path: its file, for messages; paths in notes start at its folder.
+    The title page has those of `TITLE_PAGE_KEYS` that are given; paths in notes start at the folder of the file.
 
     Raises:
         SourceError: for a value that cannot stand at its key.

@@ -9,10 +9,7 @@ from swd_video.studio.script import Take
 def select_takes(takes: Sequence[Take], only: Iterable[str] = (), skip: Iterable[str] = ()) -> set[str]:
     """The names of the takes that are asked for.
 
-    Args:
-        takes: All there are.
-        only: Of these shots, or of single takes of them; all where nothing is given.
-        skip: Less these.
+    Of `only` these shots, or single takes of them, or of all where nothing is given; less `skip`.
 
     Raises:
         ValueError: One of the texts names no take, or none is left.

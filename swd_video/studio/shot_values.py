@@ -108,12 +108,7 @@ def make_shot(
 ) -> Shot:
     """A shot of its values and, where it does not say otherwise, the script's.
 
-    Args:
-        own: what its file says of the shot; a prompt at least, and an id unless `shot_id` is given.
-        defaults: what the file says of all shots.
-        line: on which the shot starts.
-        folder: where the path of a picture starts.
-        shot_id: its id where it has none of its own.
+    Its own are a prompt at least, and an id unless `shot_id` is given; the path of a picture starts at the folder.
     """
     values = overridden(defaults, own)
     lines = {key: value.line for key, value in values.items()}

@@ -16,12 +16,7 @@ _LARGEST_PX = 4096
 
 
 class ShotSizes:
-    """The sizes of a script's shots for a model.
-
-    Args:
-        script: whose shots they are, for messages.
-        model: facts about the model.
-    """
+    """The sizes of a script's shots for a model."""
 
     def __init__(self, script: Script, model: ModelFacts) -> None:
         self.script, self.model = script, model

@@ -25,12 +25,7 @@ def load_model_for_planning(
 ) -> tuple[Architecture, ModelFacts]:
     """The same facts that `load_model_for_rendering` gives, without the networks.
 
-    Args:
-        name: A shipped student, a student folder or a saved pipeline.
-        device: Where it would run.
-        dtype: Precision of all its parts.
-        options: How it would be fitted into memory and run.
-        hashed: Whether its files are hashed, which finished clips are told by; without, its fingerprint is empty.
+    Where its files are not `hashed`, its fingerprint, by which finished clips are told, is empty.
 
     Raises:
         ValueError: There is no such student, or its config files or its tokenizer are not on this machine.

@@ -10,12 +10,7 @@ from swd_video.yaml_source import dump_values
 
 
 def script_as_yaml(script: Script, folder: Path) -> str:
-    """The text of a YAML file that asks for the same clips and the same film.
-
-    Args:
-        script: to be written.
-        folder: where the file will lie, at which its paths start.
-    """
+    """The text of a YAML file in `folder`, at which its paths start, that asks for the same clips and the same film."""
     top: dict[str, Any] = {"title": script.title, "model": script.model, "seed": script.seed}
     if script.film is not None:
         top["film"] = _film(script.film, folder)

@@ -75,12 +75,6 @@ class CheckpointFolder:
 
         Where weights are divided among processes, all call this together, and one of them writes.
 
-        Args:
-            step: finished steps.
-            state: what steps change.
-            progress: anything JSON can hold.
-            write: false gathers only, and writes nothing.
-
         Raises:
             OSError: if it cannot be written, as on a full disk; checkpoints before it stay.
         """
@@ -119,9 +113,7 @@ class CheckpointFolder:
 
         One is read and checked to its end before anything is changed. A damaged one is named on stderr and passed over.
 
-        Args:
-            state: what steps change.
-            speaks: false keeps quiet, and leaves it to another process to delete what killed runs left unfinished.
+        One that does not speak leaves it to another process to delete what killed runs left unfinished.
 
         Returns:
             (finished steps, what `save` was given as progress); (0, {}) where there is no checkpoint.

@@ -10,14 +10,7 @@ from swd_video.files import whole_file
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Write the `state_dict` of everything in `state`, and the number of steps done.
-
-    Args:
-        folder: gets `checkpoint.pt`.
-        step: steps done.
-        state: networks, optimizers and the like, by name.
-        recipe: plain values that the weights depend on.
-    """
+    """Write the `state_dict` of everything in `state`, the steps done, and the plain values that weights depend on."""
     parts = {name: part.state_dict() for name, part in state.items()}
     with whole_file(folder / "checkpoint.pt") as draft:
         torch.save({"step": step, "recipe": dict(recipe), "state": parts}, draft)

@@ -19,11 +19,6 @@ class ClipOrder:
     Every epoch cuts each caption's clips anew into groups of `group_size`; no clip is in two of them, and those that
     are left over sit the epoch out. A caption with fewer clips than that is never seen. With a size of 1 every clip is
     a group, and every epoch has each clip once.
-
-    Args:
-        captions: one for each clip; only which are equal matters.
-        group_size: clips to a group.
-        seed: the order follows from it.
     """
 
     def __init__(self, captions: Sequence[Hashable], group_size: int, seed: int) -> None:

@@ -41,10 +41,7 @@ def shares_of(measured: Mapping[str, float], reference: Mapping[str, float]) -> 
 def collapse_warning(shares: Mapping[str, float], least: float, whose: str) -> str | None:
     """One line where a share is too small, or the saturation also too large; None where all is well.
 
-    Args:
-        shares: from `shares_of`.
-        least: smallest share that is well; the largest of the saturation is one over it. 0 never warns.
-        whose: the reference's name.
+    The largest share of the saturation that is well is one over the least; 0 never warns.
     """
     wrong = [
         f"{name} is {share:.0%}"

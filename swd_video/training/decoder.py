@@ -175,14 +175,7 @@ def _run(trainer: "_Trainer", done: int, shown: HeldOutClips, save: Callable[[in
 
 
 class _Trainer:
-    """The networks of a run, and how they take a step.
-
-    Attributes:
-        config: of the run.
-        decoder: that learns.
-        steps: of both parts together.
-        state: what a checkpoint holds.
-    """
+    """The networks of a run, and how they take a step."""
 
     def __init__(
         self, config: DecoderConfig, decoder: StreamingDecoder, pairs: DecoderClips, device: torch.device

@@ -14,10 +14,6 @@ class FrameDiscriminator(nn.Module):
     """Strided convolutions over three frames at once, joined with the latents: a logit for each place.
 
     Fine patterns and flicker show in three neighbours; that edges lie where they should, only beside the latents.
-
-    Args:
-        channels: of the latents.
-        width: channels after the first convolution.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -38,11 +34,8 @@ class FrameDiscriminator(nn.Module):
     ) -> Float[Tensor, "batch places out_height out_width"]:
         """Judge neighbouring frames.
 
-        Args:
-            latents: of the clips.
-            pixels: in [-1, 1].
-            middles: numbers of the frames in the middle; the first and the last frame have no two neighbours.
-            latent_frames: the number of the latent frame that holds each of them.
+        Those in the middle are numbered, and the latent frame that holds each; the first and the last frame have no two
+        neighbours. Pixels lie in [-1, 1].
         """
         frames = torch.stack([pixels[:, :, middles + offset] for offset in (-1, 0, 1)], dim=1)
         x = rearrange(frames, "b n c f h w -> (b f) (n c) h w")

@@ -30,12 +30,7 @@ _CLIPS_SHOWN = 4
 class HeldOutClips:
     """Clips by which decoders are compared, one after another, so that few of them are in memory.
 
-    Args:
-        model: whose VAE encodes them.
-        clips: that nothing was trained on.
-        size: of the clips as a decoder makes them.
-        upscale: pixels of that along height and width for each of the VAE.
-        folder: gets samples.
+    The size is that of the clips as a decoder makes them, `upscale` times that of the VAE along height and width.
     """
 
     def __init__(

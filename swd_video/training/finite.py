@@ -17,11 +17,6 @@ class NonFiniteError(RuntimeError):
 def check_losses(step: int, stage_index: int, losses: Mapping[str, float]) -> None:
     """Refuse losses that are not finite.
 
-    Args:
-        step: number of the step, from 0.
-        stage_index: what they were computed on, from 0.
-        losses: by name.
-
     Raises:
         NonFiniteError: naming step, stage and loss.
     """
@@ -35,12 +30,6 @@ def check_losses(step: int, stage_index: int, losses: Mapping[str, float]) -> No
 
 def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, nn.Parameter]) -> None:
     """Refuse a gradient that is not finite.
-
-    Args:
-        step: number of the step, from 0.
-        whose: network, for the message.
-        norm: of its gradient.
-        parameters: by name, to say where it starts.
 
     Raises:
         NonFiniteError: naming step, network and the first parameter concerned.

@@ -34,16 +34,7 @@ class Product(Protocol):
 
 @dataclass
 class Run:
-    """A training ready to start or to go on.
-
-    Attributes:
-        folder: gets everything.
-        stepper: takes steps.
-        checkpoints: where they are kept.
-        samples: writes sample clips, if any.
-        product: what comes out in the end.
-        result: the folder in which it is written.
-    """
+    """A training ready to start or to go on; what comes out is written into `result`."""
 
     folder: Path
     stepper: Stepper
@@ -77,9 +68,7 @@ class TrainSummary:
 def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) -> TrainSummary:
     """Take the steps that are missing, write the student and `train.json`.
 
-    Args:
-        run: from `build.build_run`.
-        on_step: called after each step and its checkpoint, with the number of finished steps.
+    `on_step` is called after each step and its checkpoint, with the number of finished steps.
 
     Raises:
         NonFiniteError: when the loss or its gradient is not finite; the last checkpoint stays.

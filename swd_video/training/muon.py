@@ -19,12 +19,8 @@ class Muon(torch.optim.Optimizer):
     Source: Muon is Scalable for LLM Training (arXiv 2502.16982), Algorithm 1, with the learning-rate rule of the
     original: x sqrt(max(1, rows / columns)).
 
-    Args:
-        matrices: parameters of at least two dimensions; convolution kernels count as matrices with a row for each
-            output channel.
-        lr: learning rate.
-        momentum: of the Nesterov average.
-        weight_decay: decoupled, times the learning rate.
+    Convolution kernels count as matrices with a row for each output channel. Weight decay is decoupled, times the
+    learning rate.
     """
 
     def __init__(
@@ -53,9 +49,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, by Newton-Schulz iteration.
 
-    Args:
-        matrices: batch x rows x columns.
-        iterations: five bring singular values to about 0.7 to 1.2.
+    Five iterations bring singular values to about 0.7 to 1.2.
     """
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)

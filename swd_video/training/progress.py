@@ -18,14 +18,7 @@ class TimeLeft:
     def __init__(
         self, stage_of: Callable[[int, int], int], steps: int, num_parts: int, tokens: Sequence[int]
     ):
-        """Plan a run.
-
-        Args:
-            stage_of: (step, part of its batch) to stage index.
-            steps: steps of the whole run.
-            num_parts: parts of a step's batch, each with a stage of its own.
-            tokens: transformer tokens of a clip at each stage.
-        """
+        """Plan a run: the stage of each part of each step, and the tokens of a clip at each stage."""
         self._tokens = list(tokens)
         self._plan = [[stage_of(step, part) for part in range(num_parts)] for step in range(steps)]
         self._counts_after = _counts_after(self._plan, len(tokens))

@@ -121,9 +121,7 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def check_record(folder: Path, now: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose teacher, clips or upsampler are others by now.
 
-    Args:
-        folder: of the run; one without a record, or that does not exist, is not compared.
-        now: some keys of a record.
+    A folder without a record, or that does not exist, is not compared.
 
     Raises:
         ConfigError: naming what differs.

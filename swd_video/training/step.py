@@ -82,15 +82,8 @@ def training_pair(
     """What the student sees at a stage, and what it should make of it.
 
     It sees what sampling will show it: the previous, smaller grid's latents (the true ones, made by shrinking pixels,
-    or its own), upsampled to this grid and noised to this stage's sigma. At stage 0 sigma is 1: pure noise.
-
-    Args:
-        latents: the clips on every grid of the schedule.
-        schedule: the stages.
-        stage_index: which of them.
-        noise: standard normal, on the stage's grid.
-        upsample: takes clean latents to the next grid, as in sampling.
-        previous_x0: the student's own clips of the previous stage, where it is to see these.
+    or its own), upsampled to this grid and noised to this stage's sigma, with standard normal noise. At stage 0 sigma
+    is 1: pure noise.
 
     Returns:
         (noisy latents, target latents), both on the stage's grid.

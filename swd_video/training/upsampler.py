@@ -71,11 +71,7 @@ def train_upsampler(
 ) -> LatentUpsampler:
     """Train one by the squared error of its latents against those of the same clips on the larger grid.
 
-    Args:
-        config: its size, and how long it is trained.
-        pairs: grids to go between; each is drawn as often.
-        clips: cached on all of them.
-        device: where to train.
+    Each pair of grids is drawn as often; the clips are cached on all of them.
     """
     with keyed_global(config.seed, "upsampler"):
         channels = clips.get(0, [pairs[0][0]])["latents"][pairs[0][0]].shape[0]

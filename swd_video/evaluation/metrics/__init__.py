@@ -37,9 +37,7 @@ def all_metrics(
 ) -> list[Metric]:
     """Every metric: adherence to each attribute of a judge, those of the package, and those from outside.
 
-    Args:
-        classes: what a judge reads, by attribute.
-        others: `module:Class`, or names of entry points in the group `swd_video.metrics`.
+    These are `module:Class`, or names of entry points in the group `swd_video.metrics`.
 
     Raises:
         ValueError: if one of the others is not to be found, is no metric, or has another's name.

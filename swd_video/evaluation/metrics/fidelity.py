@@ -156,13 +156,8 @@ def kernel_estimate(
     across; then the distance is unbiased however often either set holds a prompt. Where the reference holds a row's
     prompts, it is resampled with them, else it is held fixed.
 
-    Args:
-        features: Features of the clips to judge.
-        reference: Features of real clips.
-        groups: Prompt of every sample; with fewer than two prompts each clip stands for itself.
-        reference_groups: Prompt of every reference in the same numbering.
-        resamples: Number of bootstrap draws.
-        seed: Seed of the draws.
+    `groups` are the prompts of the samples, in the same numbering as those of the references; with fewer than two
+    prompts each clip stands for itself.
     """
     _check_sets(features, reference)
     several = all(g is not None and len(np.unique(g)) > 1 for g in (groups, reference_groups))

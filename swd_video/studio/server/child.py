@@ -34,10 +34,7 @@ class Child:
     def __init__(self, log: Path, pid: int, process: asyncio.subprocess.Process | None = None) -> None:
         """Take hold of a process that another server started; see `start` for a new one.
 
-        Args:
-            log: Which it writes.
-            pid: Its number. While the log is locked it is that of no other process.
-            process: The same, where this server started it.
+        While the log is locked the number is that of no other process.
         """
         self.pid = pid
         self._log = log

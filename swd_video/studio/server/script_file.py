@@ -62,10 +62,7 @@ class ScriptFile:
     def __init__(self, folder: Path, path: Path, reader: str | None = None) -> None:
         """Take hold of a script, which need not be there yet.
 
-        Args:
-            folder: Where further scripts are saved.
-            path: The script.
-            reader: As for `load_script`; of this script alone.
+        Further scripts are saved in the folder; the reader is for this script alone.
         """
         self.path = path
         self._folder = folder
@@ -85,12 +82,7 @@ class ScriptFile:
             raise ValueError(f"{self.path.name}: {error}") from None
 
     def look_at(self, text: str, name: str | None = None) -> Look:
-        """Read a text as a script.
-
-        Args:
-            text: What is looked at.
-            name: Of its file, which tells the form; by default that of this script.
-        """
+        """Read a text as a script; the name of its file tells the form, by default that of this script."""
         path = self.path if name is None else self._place(name)
         if not text.strip():
             return Look(None)
@@ -101,12 +93,7 @@ class ScriptFile:
         return Look(script, (), tuple(at_line(line, path) for line in script.warnings))
 
     def save(self, text: str, name: str, based_on: str) -> None:
-        """Write a text, and go on with its file.
-
-        Args:
-            text: The new text.
-            name: Of the file: this script's, or another one in the folder.
-            based_on: Version that it was made of.
+        """Write a text that was made of a version, and go on with its file: this script's, or another in the folder.
 
         Raises:
             ChangedMeanwhileError: if the file holds another version.

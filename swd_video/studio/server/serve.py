@@ -34,14 +34,8 @@ def serve(
 ) -> None:
     """Serve a folder until the process is told to end.
 
-    Args:
-        folder: Where everything lies; made if missing.
-        script: The script; None for the one that the folder worked on last.
-        host: Address to listen on.
-        port: Where; 0 for any free one; None for that of the last time, else the first free one from `FIRST_PORT` on.
-        settings: Of the command line.
-        ready: Is given the page's address once it answers.
-        browse: Whether to open a browser there.
+    Without a script it is the one that the folder worked on last; without a port that of the last time, else the first
+    free one from `FIRST_PORT` on, and 0 is any free one. `ready` is given the page's address once it answers.
 
     Raises:
         ValueError: if the folder cannot be written to, or holds a queue that cannot be read.

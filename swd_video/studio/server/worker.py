@@ -43,12 +43,8 @@ class Worker:
     ) -> None:
         """Make ready to work.
 
-        Args:
-            queue: What to do.
-            folder: Where the commands write.
-            logs: Where they leave what they say; a folder that is there.
-            command: Gives the words behind `swd-video` of a job; None where nothing is left to do.
-            changed: Is called whenever there is something new to see.
+        `command` gives the words behind `swd-video` of a job, None where nothing is left to do; `changed` is called
+        whenever there is something new to see.
         """
         self.progress: dict[str, Any] = {}
         self.said: list[str] = []
@@ -105,10 +101,7 @@ class Worker:
     def leave_out(self, job: Job, shot: str, *, at_once: bool) -> None:
         """Cancel one shot of a job.
 
-        Args:
-            job: Which waits or runs.
-            shot: Id of the shot.
-            at_once: Whether it is the one in hand, whose next stages nobody wants.
+        `at_once` where it is the one in hand, whose next stages nobody wants.
         """
         if shot in job.skip or job.is_over:
             return
