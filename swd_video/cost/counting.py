@@ -148,9 +148,8 @@ class FlopCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = _FORMULAS.get(func._overloadpacket)
         if formula is None:
-            if (
-                func not in _WITHOUT_PARTS and func.namespace != "prim"
-            ):  # which only asks where a fake tensor is
+            # "prim" only asks where a fake tensor is.
+            if func not in _WITHOUT_PARTS and func.namespace != "prim":
                 with self:
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
