@@ -1,12 +1,16 @@
 """Contact sheets: pictures that show every take of a script, frame by frame."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from swd_video import __version__
 from swd_video.data.video import read_video
 from swd_video.files import whole_file
 from swd_video.studio.folder import drop_numbered, numbered
@@ -20,6 +24,8 @@ _MARGIN_PX = 24
 _GAP_PX = 8
 _MIN_WIDTH_PX = 720
 _BACKGROUND, _INK, _FAINT, _ALARM = (250, 250, 248), (20, 20, 20), (110, 110, 110), (176, 32, 32)
+
+_MADE_OF = "made of"
 
 _Block = tuple[str, int, Colour]
 
@@ -35,6 +41,7 @@ class SheetRow:
         video: The clip; None where there is none.
         problem: Why there is none, or what is wrong with it.
         picture: Draws what stands below the text, instead of frames of a clip.
+        drawn_of: Files that `picture` reads, each with what is written beside it.
     """
 
     heading: str
@@ -43,12 +50,14 @@ class SheetRow:
     video: Path | None
     problem: str = ""
     picture: Callable[[], Image.Image] | None = None
+    drawn_of: Sequence[tuple[Path, str]] = ()
 
 
 def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[SheetRow]) -> list[Path]:
     """Draw every take as a row: name and prompt, and evenly spaced frames below, first and last included.
 
-    Frames are read back from the finished files, so the sheets show what was written.
+    Frames are read back from the finished files, so the sheets show what was written. A sheet that shows just these
+    rows, and is younger than their files, stays as it is.
 
     Rows beyond the first hundred are on `sheet_2.png`, `sheet_3.png` and so on, where `path` is `sheet.png`; sheets of
     an earlier, longer script are deleted.
@@ -64,11 +73,41 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
     sheets = numbered(path, len(starts))
     for number, (sheet, start) in enumerate(zip(sheets, starts, strict=True), 1):
         page = f"   page {number} of {len(sheets)}" if len(sheets) > 1 else ""
-        picture = _draw(title, subtitle + page, rows[start : start + ROWS_ON_A_SHEET])
-        with whole_file(sheet) as draft:
-            picture.save(draft, format="PNG")
+        shown = rows[start : start + ROWS_ON_A_SHEET]
+        made_of = _made_of(title, subtitle + page, shown)
+        if not _is_drawn(sheet, made_of, shown):
+            picture = _draw(title, subtitle + page, shown)
+            about = PngInfo()
+            about.add_text(_MADE_OF, made_of)
+            with whole_file(sheet) as draft:
+                picture.save(draft, format="PNG", pnginfo=about)
     drop_numbered(path, len(sheets))
     return sheets
+
+
+def _made_of(title: str, subtitle: str, rows: Sequence[SheetRow]) -> str:
+    """A digest of all that a sheet says, and of the names of the files that it shows."""
+    facts: list[object] = [__version__, title, subtitle]
+    for row in rows:
+        files = [(path.name, beside) for path, beside in _files(row)]
+        facts.append((row.heading, row.details, row.prompt, row.problem, files))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _files(row: SheetRow) -> Sequence[tuple[Path, str]]:
+    return [(row.video, "")] if row.video else row.drawn_of
+
+
+def _is_drawn(sheet: Path, made_of: str, rows: Sequence[SheetRow]) -> bool:
+    """Whether a sheet shows all this, and is younger than the files that it shows."""
+    try:
+        with PngImageFile(sheet) as picture:
+            if picture.info.get(_MADE_OF) != made_of:
+                return False
+        drawn = sheet.stat().st_mtime_ns
+        return all(path.stat().st_mtime_ns < drawn for row in rows for path, _ in _files(row))
+    except (OSError, SyntaxError):  # none that could be read, or a file is gone, of which drawing says more
+        return False
 
 
 def _draw(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Image.Image:

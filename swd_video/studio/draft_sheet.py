@@ -43,16 +43,20 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
                         f"take {one.clip.take.take}: {one.error}" for one in results if one.error
                     ),
                     picture=partial(_draw_takes, out, there),
+                    drawn_of=[(_preview(out, one), str(is_picked)) for one, is_picked in there],
                 )
             )
     about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
     draw_contact_sheets(out / DRAFTS_SHEET_NAME, script.title, about, rows)
 
 
+def _preview(out: Path, result: DraftResult) -> Path:
+    return out / DRAFTS_FOLDER / f"{result.clip.name}.webp"
+
+
 def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, bool]]) -> Image.Image:
     cells = [
-        _draw_take(out / DRAFTS_FOLDER / f"{result.clip.name}.webp", result.clip.take.take, is_picked)
-        for result, is_picked in takes
+        _draw_take(_preview(out, result), result.clip.take.take, is_picked) for result, is_picked in takes
     ]
     if not cells:
         return Image.new("RGB", (1, 1), _BACKGROUND)

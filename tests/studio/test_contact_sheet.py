@@ -1,5 +1,6 @@
 """The contact sheet shows every take, evenly spaced, with text that fits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,29 @@ def test_a_picture_of_text_is_as_wide_as_asked_and_grows_downwards() -> None:
     )
     assert one.width == many.width == wide.width == 300
     assert many.height >= 4 * one.height and wide.height >= 4 * one.height
+
+
+def test_a_sheet_is_drawn_again_where_something_in_it_changed(tmp_path: Path) -> None:
+    write_ramp(tmp_path / "clip.mp4")
+    sheet, row = tmp_path / "sheet.png", SheetRow("a", "", "a prompt", tmp_path / "clip.mp4")
+
+    def is_drawn_again(rows: list[SheetRow], title: str = "Title") -> bool:
+        before = sheet.stat()
+        draw(sheet, rows, title)
+        return sheet.stat().st_ino != before.st_ino
+
+    draw(sheet, [row])
+    first = sheet.read_bytes()
+    assert not is_drawn_again([row])
+    assert is_drawn_again([row], "Another title")
+    assert is_drawn_again([row])
+    assert sheet.read_bytes() == first
+    assert is_drawn_again([replace(row, problem="unknown words: cat")])
+    assert is_drawn_again([row])
+    write_ramp(tmp_path / "clip.mp4", frames=7)
+    assert is_drawn_again([row])
+    sheet.write_bytes(first[:60])
+    assert is_drawn_again([row])
+    (tmp_path / "clip.mp4").unlink()
+    with pytest.raises(VideoError):
+        draw(sheet, [row])
