@@ -343,7 +343,7 @@ class NotThere(Network):
         raise AssertionError
 
 
-# Where no two of them cost alike, a clip is counted in full.
+# Where no two of them cost alike, a clip is counted in full, as is one that is too short to show it.
 _FRAMES_TRIED = 4
 
 
@@ -352,8 +352,10 @@ def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
 
     So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
     """
-    counted: list[Counts] = []
     units = frames // unit
+    if units < _FRAMES_TRIED:
+        return count(frames)
+    counted: list[Counts] = []
     for number in range(1, min(units, _FRAMES_TRIED) + 1):
         counted.append(count(number * unit))
         rows = [astuple(counts) for counts in counted]  # type: ignore[call-overload]

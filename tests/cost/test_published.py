@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,13 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(CONFIGS.rglob("*4stage.yaml"))
 
 
+known_architecture = cache(load_architecture)
+"""Nothing here changes one; a text encoder of billions of weights takes a second to describe."""
+
+
 @pytest.fixture(scope="module")
 def wan() -> Architecture:
-    return load_architecture("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    return known_architecture("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def test_windows_leave_a_seventh_of_the_last_stage_s_attention(name: str, everyw
     before, local = (config.scale_schedule() for config in configs)
     assert [replace(stage, attention=None) for stage in local] == list(before)
     assert [stage.attention is None for stage in local] == [True, True, True, False]
-    cost = Transformer(load_architecture(configs[1].model)).evaluation(local.target, local[-1].attention)
+    cost = Transformer(known_architecture(configs[1].model)).evaluation(local.target, local[-1].attention)
     assert cost.attention / 1e12 <= 0.15 * everywhere
 
 
@@ -102,7 +107,7 @@ def test_every_shipped_architecture_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_whole_network_costs_what_small_ones_say(name: str) -> None:
-    architecture = load_architecture(name)
+    architecture = known_architecture(name)
     counts = [architecture.num_parameters[part] for part in architecture.transformers]
     assert counts == [TRANSFORMERS[name]] * (2 if "A14B" in name else 1)
 
@@ -132,7 +137,7 @@ ADVISED = {"Wan-AI/Wan2.1-T2V-14B-Diffusers": 5.0, "Wan-AI/Wan2.2-T2V-A14B-Diffu
 
 def test_shifts_are_read_off_published_schedulers_or_fitted_to_their_tables() -> None:
     def shift_of(name: str, tokens: int) -> float | None:
-        return noise_shift(load_architecture(name).model.pipe.scheduler, tokens)
+        return noise_shift(known_architecture(name).model.pipe.scheduler, tokens)
 
     assert shift_of("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 32_760) == 3
     assert shift_of("hunyuanvideo-community/HunyuanVideo", 118_800) == 7
@@ -154,7 +159,7 @@ def test_wan_makes_clips_as_its_makers_advise() -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_presets_have_swds_noise_levels_converted_to_the_models_own_shift(path: Path) -> None:
     config = load_config(path)
-    architecture = load_architecture(config.model)
+    architecture = known_architecture(config.model)
     tokens = config.scale_schedule().tokens(architecture.spec.compression)[-1]
     shift = ADVISED.get(config.model) or noise_shift(architecture.model.pipe.scheduler, tokens)
     assert shift is not None
@@ -168,7 +173,7 @@ def test_presets_have_swds_noise_levels_converted_to_the_models_own_shift(path: 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_presets_have_legal_grids_that_end_on_the_models_own_size(path: Path) -> None:
     config = load_config(path)
-    spec, schedule = load_architecture(config.model).spec, config.scale_schedule()
+    spec, schedule = known_architecture(config.model).spec, config.scale_schedule()
     tokens = schedule.tokens(spec.compression)
     assert len(tokens) == 4
     assert tokens == sorted(tokens)

@@ -144,7 +144,7 @@ def test_blocks_that_are_not_there_are_named(make_config: MakeConfig) -> None:
     ):
         config = make_config(mmd=[term])
         with pytest.raises(ValueError, match=re.escape(message)):
-            StepCost(config, load_architecture(config.model)).counted(0, "full")
+            StepCost(config, load_architecture(config.model)).counted(2, "full")
 
 
 def test_an_encoder_that_is_not_on_this_machine_is_left_out_with_a_warning(
