@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Mapping
 from functools import cache
@@ -91,10 +92,17 @@ def start_forked(code: str, *arguments: object, folder: Path = ROOT, **environme
     return Forked(code, tuple(map(str, arguments)), folder, environment)
 
 
-def run_forked(code: str, *arguments: object, folder: Path = ROOT, **environment: str) -> Forked:
-    """The same, until it has ended."""
+def run_forked(
+    code: str, *arguments: object, folder: Path = ROOT, within_s: float = 120, **environment: str
+) -> Forked:
+    """The same, until it has ended; one that takes longer than it may is killed."""
     program = start_forked(code, *arguments, folder=folder, **environment)
-    program.wait()
+    until = time.monotonic() + within_s
+    while program.poll() is None:
+        if time.monotonic() > until:
+            program.kill()
+            raise TimeoutError(f"the program still ran after {within_s} s: {code[:200]}")
+        time.sleep(0.01)
     return program
 
 

@@ -27,7 +27,7 @@ def launch_two(words: list[str]) -> Forked:
     launcher = "import sys; from accelerate.commands.launch import main; sys.exit(main())"
     command = ["--main_process_port", port, "--module", "swd_video.cli.main", "distill", *words]
     config = ["--config_file", "configs/accelerate/cpu2.yaml"]
-    return run_forked(launcher, *config, *command, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
+    return run_forked(launcher, *config, *command, within_s=300, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
 
 
 def test_two_processes_end_with_the_losses_of_one(make_config: MakeConfig, tmp_path: Path) -> None:
