@@ -1,4 +1,10 @@
 """Fixtures that several test folders share: a tiny, random, but real Wan pipeline, and configs for distilling it."""
+# ruff: noqa: E402
+
+import gc
+
+# What tests import is a million objects that all stay: no search for garbage walks through them, now or in a test.
+gc.disable()
 
 import json
 import os
@@ -43,6 +49,14 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """All is imported by now."""
+    gc.freeze()
+    gc.enable()
+
 
 TINY_TEXT_LENGTH = 48
 

@@ -7,7 +7,6 @@ or the installed command, start a real one.
 """
 
 import atexit
-import gc
 import importlib
 import json
 import os
@@ -21,6 +20,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from swd_video.environment import collecting_no_garbage
 
 ROOT = Path(__file__).parents[1]
 _IMPORTED = (
@@ -157,9 +158,9 @@ def _become(
 
 
 if __name__ == "__main__":
-    for name in _IMPORTED:
-        importlib.import_module(name)
+    with collecting_no_garbage():
+        for name in _IMPORTED:
+            importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has no other threads than the one that forks"
-    gc.freeze()
     if program := _next_program():
         _become(**program)
