@@ -55,6 +55,8 @@ from tools.pocket.study_tables import RowConfig, StudyConfig, about, render
 
 MARKER = "study tables"
 SPLIT: Final = "choose"
+BASELINE_STEPS = 50
+"""Of the teacher whose clips shares refer to."""
 # Where a run writes and how often it tells change nothing in what comes out.
 _NO_MATTER = (
     "architecture",
@@ -204,7 +206,7 @@ class Bench:
 
     @cached_property
     def _baseline(self) -> Scores:
-        return self._scores(self._teacher_row(50, self.teacher), self.specs)[1]
+        return self._scores(self._teacher_row(BASELINE_STEPS, self.teacher), self.specs)[1]
 
     @cached_property
     def _reference(self) -> Scores:
