@@ -5,14 +5,31 @@ offers one by an entry point in the group `swd_video.GROUP`; a config may also n
 `module:Class`.
 """
 
+import os
+import sys
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 
 def offered(group: str) -> dict[str, str]:
     """What installed packages offer: name to `module:Class`."""
-    return {point.name: point.value for point in entry_points(group=f"swd_video.{group}")}
+    path = tuple((folder, _changed_ns(folder)) for folder in sys.path)
+    return {point.name: point.value for point in _entry_points(f"swd_video.{group}", path)}
+
+
+@cache
+def _entry_points(group: str, path: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Those of the packages on a path, each of which is a file to read."""
+    return entry_points(group=group)
+
+
+def _changed_ns(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def find(group: str, name: str) -> Any | None:

@@ -36,7 +36,7 @@ PICKLED_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 # Old files hold tables that networks now compute themselves, and text encoders the head that predicts words.
 _NOT_NEEDED = re.compile(r"(position_ids|inv_freq|num_batches_tracked)$|^lm_head\.")
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
-# The last one speaks, of what does not concern anybody here, as soon as another level is set for the second.
+# The last one speaks, of what does not concern anybody here, where a level is set for the second.
 _REPORTERS = (
     "diffusers.models.modeling_utils",
     "transformers.modeling_utils",
@@ -191,14 +191,18 @@ def errors_in_one_line(subject: object) -> Iterator[None]:
 def _without_reports() -> Iterator[None]:
     """What they would warn of in tables is refused in one line."""
     loggers = [logging.getLogger(name) for name in _REPORTERS]
-    levels = [logger.level for logger in loggers]
+    # No level is set: that makes every logger of the process forget what it knows.
+    for logger in loggers:
+        logger.addFilter(_is_error)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _refuse(where: str | Path, unknown: Sequence[str], missing: Sequence[str], network: str) -> None:

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +187,18 @@ def _read_size(published: Path) -> VideoSpec:
 
 def _published_folder(folder: str | Path) -> Path | None:
     """Where the config files of the same published model lie."""
-    known = sorted(path.parent for path in ARCHITECTURES.rglob(VIDEO_SPEC_NAME))
+    known = _published_configs()
     named = ARCHITECTURES / folder
     if named in known:
         return named
     config = _transformer_config(Path(folder))
-    return next((one for one in known if config and _transformer_config(one).items() <= config.items()), None)
+    return next((one for one, said in known.items() if config and said.items() <= config.items()), None)
+
+
+@cache
+def _published_configs() -> dict[Path, dict[str, str]]:
+    folders = sorted(path.parent for path in ARCHITECTURES.rglob(VIDEO_SPEC_NAME))
+    return {folder: _transformer_config(folder) for folder in folders}
 
 
 def _transformer_config(folder: Path) -> dict[str, str]:
