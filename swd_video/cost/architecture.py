@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from torch import nn
 from transformers import PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 from transformers.utils import cached_file
 
 from swd_video.cost.counting import without_memory
@@ -93,7 +94,7 @@ class Architecture:
         """The same transformer with other numbers of blocks, on the meta device, frozen."""
         network = cast(Any, self.parts["transformer"])
         blocks = dict(zip(self.model.block_counts, counts, strict=True))
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             smaller = type(network).from_config({**network.config, **blocks})
         return cast(nn.Module, smaller.eval().requires_grad_(False))
 
@@ -202,7 +203,7 @@ def _build_parts(path: Path, index: Mapping[str, Any]) -> dict[str, nn.Module]:
     for name, entry in index.items():
         if name.startswith("_") or name in _WEIGHTLESS or not isinstance(entry, list | tuple) or not entry[0]:
             continue
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             parts[name] = _build_part(path, name, *entry).eval().requires_grad_(False)
     return parts
 
@@ -213,7 +214,9 @@ def _build_part(path: Path, name: str, library: str, class_name: str) -> nn.Modu
         config = part.load_config(path, subfolder=name)
         return cast(nn.Module, part.from_config(config))
     config = transformers.AutoConfig.from_pretrained(path, subfolder=name)
-    return cast(nn.Module, getattr(transformers, class_name)(config))
+    network = getattr(transformers, class_name)(config)
+    network.tie_weights()  # which comes with their initial values
+    return cast(nn.Module, network)
 
 
 def _weightless(path: Path, index: Mapping[str, Any], video: VideoSpec) -> dict[str, Any]:
