@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import Dinov2Config, Dinov2Model
 
 from swd_video.cli.main import main
 from swd_video.data.video import write_video
@@ -83,6 +84,19 @@ def values(
     }
 
 
+@pytest.fixture(scope="module")
+def small_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One of random weights, where it does not matter which: the packaged one takes longer than all else."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = Dinov2Config(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+        )
+        Dinov2Model(config).save_pretrained(folder)
+    return dict.fromkeys(("encoder", "frame_encoder"), str(folder))
+
+
 def write(values: dict[str, Any], tmp_path: Path) -> str:
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -144,9 +158,12 @@ def test_rows_are_made_judged_timed_and_shown_once(
 
 
 def test_without_real_clips_distances_are_to_the_reference(
-    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: dict[str, Any],
+    small_encoders: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    values |= {"rows": values["rows"][2:], "metrics": {}, "cost": None, "num_prompts": 1}
+    values |= {"rows": values["rows"][2:], "metrics": small_encoders, "cost": None, "num_prompts": 1}
     assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert "frechet" not in found["rows"]["teacher"] and "frechet" in found["rows"]["student"]
@@ -155,10 +172,14 @@ def test_without_real_clips_distances_are_to_the_reference(
 
 
 def test_a_metric_from_outside_is_measured_told_and_compared(
-    values: dict[str, Any], student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: dict[str, Any],
+    small_encoders: dict[str, str],
+    student_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     values |= {"rows": values["rows"][2:], "cost": None, "page": {"prompts": 0}}
-    values["metrics"] = {"others": [f"{__name__}:Brightness"]}
+    values["metrics"] = {**small_encoders, "others": [f"{__name__}:Brightness"]}
     values["targets"] = [{"row": "student", "metric": "brightness", "no_worse_than": "teacher"}]
     command = ["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out"), "--json"]
     assert main(command) == 0
