@@ -1,7 +1,6 @@
 """The doctor finds out what runs, and survives whatever is missing."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 
 from swd_video.cli.main import main
 from swd_video.machine import describe, examine
+
+from ..forked import run_forked
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,8 @@ def test_text_and_json_say_the_same(found: dict[str, Any], capsys: pytest.Captur
 WITHOUT = """
 import sys
 from importlib.machinery import PathFinder
+for name in [name for name in sys.modules if name.split(".")[0] in sys.argv[1:]]:
+    del sys.modules[name]
 class Finder(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -90,18 +93,8 @@ sys.exit(main(["doctor", "--json"]))
 """
 
 
-def run_without(*modules: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT, *modules],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-
-
 def test_missing_options_are_findings() -> None:
-    result = run_without("decord", "xformers")
+    result = run_forked(WITHOUT, "decord", "xformers")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert by_name(found["decoders"])["decord"]["works"] is False
@@ -111,7 +104,9 @@ def test_missing_options_are_findings() -> None:
 
 
 def test_missing_needs_are_findings_and_exit_code_1() -> None:
-    result = run_without("torch", "av")
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "torch", "av"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1, result.stderr
     found = json.loads(result.stdout)
     assert found["ready"] is False

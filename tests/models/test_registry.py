@@ -1,6 +1,5 @@
 """Which adapter belongs to a pipeline; adapters from outside of the package."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import cast
@@ -15,6 +14,8 @@ from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.models.registry import ADAPTERS, adapter_for
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student, load_student
+
+from ..forked import run_forked
 
 _OWN_ADAPTER = '''
 from swd_video.models.wan import WanModel
@@ -42,12 +43,14 @@ def test_every_pipeline_of_the_table_has_its_adapter() -> None:
 
 def test_only_the_family_that_is_asked_for_is_imported() -> None:
     program = (
-        "import sys; from swd_video.models.registry import adapter_for; adapter_for('LTXPipeline');"
+        "import sys\nours = [name for name in sys.modules if name.startswith('swd_video')]\n"
+        "for name in ours: del sys.modules[name]\n"
+        "from swd_video.models.registry import adapter_for\nadapter_for('LTXPipeline')\n"
         "print([name for name in sys.modules if name.startswith('swd_video.models.')])"
     )
-    modules = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    run = run_forked(program)
+    assert run.returncode == 0, run.stderr
+    modules = run.stdout
     assert "'swd_video.models.ltx'" in modules
     assert not any(family in modules for family in ("models.wan", "models.hunyuan", "models.cogvideox"))
 
