@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 NORMAL = 1.959964
 """What 95 % of a normal distribution lie within, in standard deviations."""
 
@@ -63,7 +64,7 @@ def group_indices(groups: Int[np.ndarray, " groups"] | None, samples: int) -> In
 
 
 def bootstrap_weights(
-    groups: Int[np.ndarray, " groups"] | None, samples: int, *, resamples: int, seed: int
+    groups: Int[np.ndarray, " groups"] | None, samples: int, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "resamples samples"]:
     """How often each sample occurs in each bootstrap resample; whole groups (prompts) are drawn together."""
     index = group_indices(groups, samples)
@@ -73,25 +74,17 @@ def bootstrap_weights(
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, " samples"],
-    groups: Int[np.ndarray, " groups"] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    values: Float[np.ndarray, " samples"], groups: Int[np.ndarray, " groups"] | None = None
 ) -> Estimate:
     """Mean with a percentile bootstrap interval of 95 %."""
     values = np.asarray(values, dtype=np.float64)
-    weights = bootstrap_weights(groups, len(values), resamples=resamples, seed=seed)
+    weights = bootstrap_weights(groups, len(values))
     draws = weights @ values / weights.sum(axis=1)
     return _from_draws(float(values.mean()), draws, len(values), _count_groups(groups, len(values)))
 
 
 def bootstrap_share(
-    hits: Int[np.ndarray, " samples"],
-    groups: Int[np.ndarray, " groups"] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    hits: Int[np.ndarray, " samples"], groups: Int[np.ndarray, " groups"] | None = None
 ) -> Estimate:
     """Share of hits with a bootstrap interval.
 
@@ -100,7 +93,7 @@ def bootstrap_share(
     that agree on every sample might still differ, so it is the resolution of their difference.
     Source: Clopper and Pearson, 1934 (zero-failure case).
     """
-    estimate = bootstrap_mean(np.asarray(hits, dtype=np.float64), groups, resamples=resamples, seed=seed)
+    estimate = bootstrap_mean(np.asarray(hits, dtype=np.float64), groups)
     bound = float(((1.0 - CONFIDENCE) / 2.0) ** (1.0 / estimate.groups))
     estimate = replace(estimate, resolution=1.0 - bound)
     if estimate.value == 1.0:
@@ -115,8 +108,7 @@ def bootstrap_ratio(
     denominators: Float[np.ndarray, " denominators"],
     groups: Int[np.ndarray, " groups"] | None = None,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Estimate:
     """Ratio of two means over the same prompts, both sides resampled together, with its interval.
 
@@ -129,13 +121,8 @@ def bootstrap_ratio(
         raise ValueError(
             f"ratio of {len(top)} values to {len(bottom)}: pair them, one value each for every prompt."
         )
-    weights = bootstrap_weights(groups, len(top), resamples=resamples, seed=seed)
-    if bottom.mean() <= 0:
-        raise ValueError(
-            f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
-        )
-    draws = _quotients(weights @ top, weights @ bottom)
-    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
+    weights = bootstrap_weights(groups, len(top), resamples=resamples)
+    return _ratio(top, bottom, weights @ top, weights @ bottom, groups)
 
 
 def bootstrap_ratio_unpaired(
@@ -143,9 +130,6 @@ def bootstrap_ratio_unpaired(
     denominators: Float[np.ndarray, " denominators"],
     groups: Int[np.ndarray, " groups"] | None = None,
     denominator_groups: Int[np.ndarray, " denominator_groups"] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Estimate:
     """Ratio of the means of two sets that have nothing to do with each other, each resampled on its own.
 
@@ -153,19 +137,14 @@ def bootstrap_ratio_unpaired(
         ValueError: If the denominator's mean is not positive.
     """
     top, bottom = (np.asarray(v, dtype=np.float64) for v in (numerators, denominators))
-    if bottom.mean() <= 0:
-        raise ValueError(
-            f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
-        )
     above, below = (
         weights @ values / weights.sum(axis=1)
         for values, weights in (
-            (top, bootstrap_weights(groups, len(top), resamples=resamples, seed=seed)),
-            (bottom, bootstrap_weights(denominator_groups, len(bottom), resamples=resamples, seed=seed + 1)),
+            (top, bootstrap_weights(groups, len(top))),
+            (bottom, bootstrap_weights(denominator_groups, len(bottom), seed=1)),
         )
     )
-    draws = _quotients(above, below)
-    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
+    return _ratio(top, bottom, above, below, groups)
 
 
 def bootstrap_statistic(
@@ -173,8 +152,7 @@ def bootstrap_statistic(
     samples: int,
     groups: Int[np.ndarray, " groups"] | None = None,
     *,
-    resamples: int = 100,
-    seed: int = 0,
+    resamples: int,
 ) -> Estimate:
     """A weighted statistic with a normal bootstrap interval, `value +- 1.96 * bootstrap deviation`.
 
@@ -184,7 +162,7 @@ def bootstrap_statistic(
     The statistic maps sample weights, how often each sample occurs, to the figure.
     """
     value = statistic(np.ones(samples))
-    weights = bootstrap_weights(groups, samples, resamples=resamples, seed=seed)
+    weights = bootstrap_weights(groups, samples, resamples=resamples)
     draws = np.array([statistic(w) for w in weights])
     # Not defined where all draws fall on one prompt, as they may with two.
     reach = NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
@@ -199,8 +177,16 @@ def _from_draws(value: float, draws: np.ndarray, count: int, groups: int) -> Est
     return Estimate(value, float(low), float(high), count, draws=draws, groups=groups)
 
 
-def _quotients(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+def _ratio(
+    top: np.ndarray, bottom: np.ndarray, above: np.ndarray, below: np.ndarray, groups: np.ndarray | None
+) -> Estimate:
+    """Of the means of `top` and `bottom`, which in the resamples are in proportion as `above` to `below`."""
+    if bottom.mean() <= 0:
+        raise ValueError(
+            f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
+        )
+    draws = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
 
 
 def _count_groups(groups: np.ndarray | None, samples: int) -> int:

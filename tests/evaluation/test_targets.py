@@ -25,7 +25,7 @@ def row_of(key: str, gains: dict[str, float], seconds: float, seed: int) -> RowR
     figures: dict[str, Any] = {"transformer_seconds": Estimate(seconds, seconds, seconds, 9)}
     for name in ("kernel", "diversity", "spread", "flow"):
         values = hardness * (1 + gains.get(name, 0.0)) * (1 + 0.02 * noise.normal(size=40))
-        figures[name] = bootstrap_ratio(values, hardness, resamples=200)
+        figures[name] = bootstrap_ratio(values, hardness)
     for name in CLASSES:
         share = round(40 * (1 + gains.get(name, 0.0)))
         figures[f"adherence_{name}"] = bootstrap_share((np.arange(40) < share).astype(np.int64))

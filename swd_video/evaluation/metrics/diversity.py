@@ -96,9 +96,7 @@ def prompt_diversity(
     return spread
 
 
-def diversity_share(
-    spread: dict[int, float], reference: dict[int, float], *, resamples: int = 2000, seed: int = 0
-) -> Estimate:
+def diversity_share(spread: dict[int, float], reference: dict[int, float]) -> Estimate:
     """Diversity as a share of other clips' over the prompts both have, paired by prompt.
 
     Raises:
@@ -111,4 +109,4 @@ def diversity_share(
         )
     top = np.array([spread[p] for p in shared])
     bottom = np.array([reference[p] for p in shared])
-    return bootstrap_ratio(top, bottom, resamples=resamples, seed=seed)
+    return bootstrap_ratio(top, bottom)

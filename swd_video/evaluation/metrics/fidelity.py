@@ -115,7 +115,6 @@ def frechet_estimate(
     groups: Int[np.ndarray, " samples"] | None = None,
     *,
     resamples: int = 100,
-    seed: int = 0,
 ) -> Estimate:
     """Frechet distance of fitted Gaussians with a normal bootstrap interval over prompts; the reference is held fixed.
 
@@ -134,7 +133,6 @@ def frechet_estimate(
         len(features),
         groups,
         resamples=resamples,
-        seed=seed,
     )
 
 
@@ -145,7 +143,6 @@ def kernel_estimate(
     reference_groups: Int[np.ndarray, " references"] | None = None,
     *,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> Estimate:
     """Unbiased squared MMD, kernel `(x . y / d + 1)^3`, with a normal bootstrap interval over prompts.
 
@@ -164,7 +161,7 @@ def kernel_estimate(
     if groups is None or reference_groups is None or not several:
         groups, reference_groups = np.arange(len(features)), len(features) + np.arange(len(reference))
     kernel = _KernelMmd(features, reference, groups, reference_groups)
-    return bootstrap_statistic(kernel, len(features), groups, resamples=resamples, seed=seed)
+    return bootstrap_statistic(kernel, len(features), groups, resamples=resamples)
 
 
 class _KernelMmd:
