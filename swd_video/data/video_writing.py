@@ -192,13 +192,7 @@ class _LazyPictures(Image.Image):
         return self._at
 
 
-def write_preview(
-    path: str | os.PathLike[str],
-    frames: Frames,
-    fps: int | float,
-    *,
-    quality: int = 80,
-) -> None:
+def write_preview(path: str | os.PathLike[str], frames: Frames, fps: int | float) -> None:
     """Write an endless animated WebP or GIF, by the ending of `path`.
 
     Frame durations are whole milliseconds in WebP, hundredths of a second in GIF, and spread so that the
@@ -208,7 +202,6 @@ def write_preview(
         path: a name ending in .webp or .gif; its folder must exist.
         frames: RGB pictures, an array or a `FrameSpool`.
         fps: frames per second; at most 50 in a GIF, as players take shorter frames for long ones.
-        quality: of WebP, 0 to 100.
 
     Raises:
         VideoError: if the name ends otherwise, there is nothing to write, or writing fails.
@@ -225,7 +218,7 @@ def write_preview(
     new = [index for index in range(len(frames)) if index == 0 or (frames[index] != frames[index - 1]).any()]
     ends = [round(1000 / unit * index / fps) * unit for index in [*new, len(frames)]]
     durations = [end - start for start, end in itertools.pairwise(ends)]
-    settings: dict[str, Any] = {"quality": quality, "method": 4} if suffix == ".webp" else {}
+    settings: dict[str, Any] = {"quality": 80, "method": 4} if suffix == ".webp" else {}
     settings |= {"duration": durations, "loop": 0} if len(new) > 1 else {"duration": durations[0]}
 
     with _whole_file(path) as draft:

@@ -6,7 +6,6 @@ encoder of transformers.
 
 import inspect
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -97,19 +96,14 @@ class ImageNetVideoFeatures(FrameFeatures):
     """EfficientNet-Lite0: 320 features of a frame, 640 of a clip."""
 
     def __init__(
-        self,
-        weights: Path | None = None,
-        *,
-        size_px: int = 160,
-        frames_per_forward: int = 64,
-        device: str | torch.device = "cpu",
+        self, *, size_px: int = 160, frames_per_forward: int = 64, device: str | torch.device = "cpu"
     ) -> None:
         """Load the network.
 
         The short side of frames is resized to `size_px`; the network was trained at 224.
         """
         self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
-        self.net = load_efficientnet(weights, device=device)
+        self.net = load_efficientnet(device=device)
         self.size_px = size_px
         self.frames_per_forward = frames_per_forward
         self.device = torch.device(device)
@@ -125,13 +119,12 @@ class ImageNetVideoFeatures(FrameFeatures):
 class TransformersImageFeatures(FrameFeatures):
     """An image encoder of transformers, such as DINOv2 or the picture half of CLIP."""
 
-    def __init__(
-        self, network: "_Network", *, frames_per_forward: int = 32, device: str | torch.device = "cpu"
-    ) -> None:
+    frames_per_forward = 32
+
+    def __init__(self, network: "_Network", *, device: str | torch.device = "cpu") -> None:
         """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean and {CHANGE_WEIGHT:g} x change"
         self.network = network
-        self.frames_per_forward = frames_per_forward
         self.device = torch.device(device)
 
     def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:

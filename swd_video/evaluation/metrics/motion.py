@@ -54,22 +54,12 @@ class Steadiness(MeanOfClips):
         return {self.key: np.array([flicker_score(clip) for clip in batch.frames])}
 
 
-def optical_flow(
-    first: UInt8[np.ndarray, "height width"],
-    second: UInt8[np.ndarray, "height width"],
-    method: FlowMethod = "dis",
-) -> Float[np.ndarray, "height width 2"]:
-    """Dense optical flow between two grey frames in pixels: (right, down).
-
-    Sources: DIS, Kroeger et al. (arXiv 1603.03590); Farneback, 2003.
-    """
-    return _estimator(method)(first, second)
-
-
 def flow_lengths(
     frames: UInt8[np.ndarray, "frames height width 3"], method: FlowMethod = "dis"
 ) -> Float[np.ndarray, " frames-1"]:
     """Mean length of the optical flow over all pixels, from each frame to the next, in pixels.
+
+    Sources: DIS, Kroeger et al. (arXiv 1603.03590); Farneback, 2003.
 
     Raises:
         ValueError: If there are fewer than two frames or they are not uint8 RGB.
@@ -105,12 +95,10 @@ def flicker_score(frames: UInt8[np.ndarray, "frames height width 3"]) -> float:
 
 
 def _estimator(method: FlowMethod) -> _Flow:
-    if method == "dis":
-        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return lambda first, second: dis.calc(first, second, None)
     if method == "farneback":
         return _farneback
-    raise ValueError(f"optical flow method: got {method!r}, expected 'dis' or 'farneback'.")
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return lambda first, second: dis.calc(first, second, None)
 
 
 def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
