@@ -11,6 +11,7 @@ import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.files import check_writable
+from swd_video.models.devices import Device
 
 if TYPE_CHECKING:
     from swd_video.data.latent_cache_filling import CacheReport
@@ -38,7 +39,7 @@ class Arguments:
     """Folder of the cache; by default the config's data.cache."""
     manifest: Path | None = None
     """JSON lines of path, caption, start and end; by default the config's data.manifest."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to encode; auto takes cuda, then mps, then cpu."""
     shard_size: int = 64
     """Clips in one file of the cache; what a kill loses at most."""

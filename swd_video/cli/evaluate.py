@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.models.devices import Device
 
 _DESCRIPTION = """Make the same clips with several models, measure them, and write a page to look at.
 
@@ -28,7 +29,7 @@ class Arguments:
     """YAML file, for example configs/pocket/evaluate.yaml."""
     out: Path
     """Folder of the evaluation: index.html, evaluation.json, table.md, config.yaml, clips/, costs/."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
     document: Path | None = None
     """Markdown file to put the tables into as well, between its lines `<!-- evaluation NAME: begin -->` and `end`, NAME

@@ -48,12 +48,13 @@ def run(argv: list[str]) -> int:
         license=arguments.license,
         repo=arguments.push,
     )
-    _say(f"{done.form} of a student of {done.base_model}: {done.folder}, {len(done.files)} files")
+    about = f"{done.form} of a student of {done.base_model}: {done.folder}, {len(done.files)} files"
+    print(about, file=sys.stderr)
     if done.license is None:
-        _say("the licence of the base model is not known here; name it with --license")
+        print("the licence of the base model is not known here; name it with --license", file=sys.stderr)
     pushed = None if arguments.push is None else push_folder(done.folder, arguments.push)
     if pushed is not None:
-        _say(f"pushed to {pushed}")
+        print(f"pushed to {pushed}", file=sys.stderr)
     if arguments.json_output:
         report = {
             "folder": str(done.folder.resolve()),
@@ -65,7 +66,3 @@ def run(argv: list[str]) -> int:
         }
         print(json.dumps(report))
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

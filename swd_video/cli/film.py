@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +61,11 @@ def run(argv: list[str]) -> int:
     script = script_of_folder(folder) if given is None else load_script(given, arguments.reader)
     settings = _settings(arguments, script.film or FilmSettings())
     check_script(replace(script, film=settings))
+    say = partial(print, file=sys.stderr, flush=True)
     with alone_in(folder, "DIR"):
-        record = make_film(script, folder, settings, say=_say)
+        record = make_film(script, folder, settings, say=say)
         write_player(folder)
-        see_to_unused([shot.id for shot in script.shots], folder, tidy_up=arguments.tidy, say=_say)
+        see_to_unused([shot.id for shot in script.shots], folder, tidy_up=arguments.tidy, say=say)
     if arguments.json_output:
         print(json.dumps({**record, "film": str((folder / FILM_NAME).resolve())}))
     else:
@@ -86,7 +88,3 @@ def _settings(arguments: Arguments, settings: FilmSettings) -> FilmSettings:
         crossfade=settings.crossfade if arguments.crossfade is None else arguments.crossfade,
         titles=arguments.titles or settings.titles,
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -36,7 +36,6 @@ def run(argv: list[str]) -> int:
     arguments = read_arguments(Arguments, "studio", argv)
     from swd_video.studio.server.guard import is_loopback
     from swd_video.studio.server.serve import serve
-    from swd_video.studio.server.studio import Settings
 
     script: Path | None = arguments.script
     out = arguments.out or Path("out") / (script.stem if script else "studio")
@@ -56,7 +55,8 @@ def run(argv: list[str]) -> int:
         script,
         host=arguments.host,
         port=arguments.port,
-        settings=Settings(_passed_on(arguments), arguments.run.reader),
+        flags=_passed_on(arguments),
+        reader=arguments.run.reader,
         ready=ready,
         browse=arguments.open,
     )

@@ -4,12 +4,13 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from swd_video.cli.arguments import read_arguments_and_keys
 from swd_video.files import check_writable
+from swd_video.models.devices import Device
 
 _DESCRIPTION = """Make training clips with a teacher, straight into a cache that `swd-video distill` trains from.
 
@@ -32,7 +33,7 @@ class Arguments:
     """Folder of the cache: what data.cache of a distillation names."""
     shard: str | None = None
     """I/N: make the I-th of N parts of the prompts; default all."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
     """Print one JSON object on stdout: out, clips, captions, made, is_complete, cut_prompts (count, max_tokens, first),

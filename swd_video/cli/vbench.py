@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from swd_video.cli.arguments import read_arguments
+from swd_video.models.devices import Device
 
 if TYPE_CHECKING:
     from swd_video.evaluation.rows import Row
@@ -53,7 +54,7 @@ class Arguments:
     """Clips made at once."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the model."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
     shard: str | None = None
     """I/N: make the I-th of N parts, so that processes share the work; default all."""

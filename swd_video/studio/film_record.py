@@ -31,6 +31,7 @@ def film_entry(settings: FilmSettings, folder: Path) -> dict[str, Any]:
 
 def path_from(folder: Path, file: Path) -> str:
     """The way from a folder to a file; from the root where there is none, as between drives of Windows."""
+    # Resolved, as `..` out of a link does not lead to where the link lies.
     try:
         return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
     except ValueError:

@@ -1,10 +1,10 @@
 """Scripts written as YAML, which is read back to the same shots."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swd_video.studio.film_record import path_from
 from swd_video.studio.script import FilmSettings, Script, Shot, Transition
 from swd_video.yaml_source import dump_values
 
@@ -26,7 +26,7 @@ def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
         {
             "id": shot.id,
             "prompt": shot.prompt,
-            "picture": _relative(shot.picture, folder),
+            "picture": None if shot.picture is None else path_from(folder, shot.picture),
             "seconds": shot.seconds,
             "frames": shot.frames,
             "size": size,
@@ -47,7 +47,7 @@ def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
 def _film(film: FilmSettings, folder: Path) -> dict[str, Any]:
     return _given(
         {
-            "sound": _relative(film.sound, folder),
+            "sound": None if film.sound is None else path_from(folder, film.sound),
             "order": list(film.order) or None,
             "crossfade": film.crossfade or None,
             "titles": film.titles or None,
@@ -57,11 +57,6 @@ def _film(film: FilmSettings, folder: Path) -> dict[str, Any]:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _relative(path: Path | None, folder: Path) -> str | None:
-    # Resolved, as `..` out of a link does not lead to where the link lies.
-    return None if path is None else Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _transition(transition: Transition | None) -> str | None:

@@ -1,6 +1,5 @@
 """Latents that no clip belongs to, as a student makes them, and what the VAE shows of them."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
 from swd_video.data.prompts import choose_prompts
-from swd_video.files import whole_file
+from swd_video.files import hash_file, whole_file
 from swd_video.models.base import VideoModel
 from swd_video.models.load_options import LoadOptions
 from swd_video.student.student import load_student
@@ -37,8 +36,7 @@ class Imitated:
         self._file = safe_open(path, framework="pt")
         self._parts = {name: self._file.get_slice(name) for name in ("latents", "pixels")}
         self.count = int(self._parts["latents"].get_shape()[0])
-        with path.open("rb") as file:
-            self.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.digest = hash_file(path)
 
     def latents(self, index: int) -> Float[Tensor, "channels frames height width"]:
         """Normalised, of one."""

@@ -1,10 +1,9 @@
 """Opens a studio: one server for a folder, on an address of this machine."""
 
-import json
 import socket
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -12,9 +11,10 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from swd_video.files import check_writable, write_json
+from swd_video.studio.folder import read_object
 from swd_video.studio.server.app import make_app
 from swd_video.studio.server.guard import is_loopback
-from swd_video.studio.server.studio import PRIVATE, Settings, Studio
+from swd_video.studio.server.studio import PRIVATE, Studio
 
 FIRST_PORT = 8500
 _PORTS = 20
@@ -28,14 +28,16 @@ def serve(
     *,
     host: str,
     port: int | None,
-    settings: Settings,
+    flags: Sequence[str],
+    reader: str | None,
     ready: Callable[[str], None],
     browse: bool,
 ) -> None:
     """Serve a folder until the process is told to end.
 
     Without a script it is the one that the folder worked on last; without a port that of the last time, else the first
-    free one from `FIRST_PORT` on, and 0 is any free one. `ready` is given the page's address once it answers.
+    free one from `FIRST_PORT` on, and 0 is any free one. `flags` and `reader` are as for `Studio`. `ready` is given the
+    page's address once it answers.
 
     Raises:
         ValueError: if the folder cannot be written to, or holds a queue that cannot be read.
@@ -44,7 +46,7 @@ def serve(
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder) as told:
-        studio = Studio(folder, script, settings)
+        studio = Studio(folder, script, flags, reader)
         listener = _listen(host, port, told)
         address = _address(host, listener.getsockname()[1])
         write_json(told, {"address": address, "port": listener.getsockname()[1]})
@@ -84,7 +86,7 @@ def _alone(folder: Path) -> Iterator[Path]:
     try:
         lock.acquire()
     except Timeout:
-        where = _last(told).get("address")
+        where = read_object(told).get("address")
         place = f" at {where}" if where else ""
         raise OSError(
             f"{folder}: another studio is open there{place}. Use that one, or choose another folder."
@@ -96,7 +98,7 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 
 def _listen(host: str, port: int | None, told: Path) -> socket.socket:
-    last = _last(told).get("port")
+    last = read_object(told).get("port")
     own = [last] if isinstance(last, int) and 0 < last < 65536 else []
     ports = [*own, *range(FIRST_PORT, FIRST_PORT + _PORTS)] if port is None else [port]
     problem: OSError | None = None
@@ -121,11 +123,3 @@ def _listen(host: str, port: int | None, told: Path) -> socket.socket:
 def _address(host: str, port: int) -> str:
     name = host if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
-
-
-def _last(told: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError):
-        value = json.loads(told.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            return value
-    return {}

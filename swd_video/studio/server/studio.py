@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +32,19 @@ class UnknownError(ValueError):
     """There is no such job, shot or take."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the command line said.
-
-    Attributes:
-        flags: Passed on to `draft` and `render`: model, device and so on.
-        reader: Of the script, as for `load_script`.
-    """
-
-    flags: tuple[str, ...] = ()
-    reader: str | None = None
-
-
 class Studio:
     """What the page asks for. Its methods raise ValueError, with one line for people, for what cannot be."""
 
-    def __init__(self, path: Path, script: Path | None, settings: Settings) -> None:
+    def __init__(
+        self, path: Path, script: Path | None, flags: Sequence[str] = (), reader: str | None = None
+    ) -> None:
         """Open a folder.
 
         Args:
             path: The folder, which is there and can be written to.
             script: The script; None for the one that the folder worked on last, else a new one.
-            settings: Of the command line.
+            flags: Of the command line, passed on to `draft` and `render`: model, device and so on.
+            reader: Of the script, as for `load_script`.
 
         Raises:
             ValueError: if the folder's queue or its script cannot be read.
@@ -64,10 +53,10 @@ class Studio:
         private = path / PRIVATE
         private.mkdir(exist_ok=True)
         self.queue = Queue(path)
-        self._settings = settings
+        self._flags = flags
         self._history = History(private / "history.jsonl")
         file = script or path / (self.queue.script or "script.txt")
-        self.script = ScriptFile(path, file, settings.reader)
+        self.script = ScriptFile(path, file, reader)
         self.script.text()
         self.worker = Worker(self.queue, path, private, self._command, self.changed)
         self._files = 0
@@ -165,7 +154,7 @@ class Studio:
         path = self.script.path.resolve()
         command = ["check", str(path), "--out", str(self.folder.path.resolve()), "--json"]
         async with self._checking:
-            found = await ask([*command, *self._settings.flags, *self._read_by()])
+            found = await ask([*command, *self._flags, *self._read_by()])
         told = {key: [at_line(line, path) for line in found[key]] for key in ("problems", "warnings")}
         about = {key: found[key] for key in ("model", "shots", "seconds", "finished", "memory", "time")}
         return {**told, **about, "clips": len(found["clips"])}
@@ -256,7 +245,7 @@ class Studio:
             return None
         drafts = job.kind in ("draft", "again")
         command = ["draft" if drafts else "render", script, "--out", out, "--json-progress"]
-        command += [*([] if drafts else ["--previews"]), *self._settings.flags, *self._read_by()]
+        command += [*([] if drafts else ["--previews"]), *self._flags, *self._read_by()]
         if job.seeds is not None:
             command += ["--seeds", str(job.seeds)]
         flag = "--again" if job.kind == "again" else "--only"

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from swd_video.studio.server.app import make_app
-from swd_video.studio.server.studio import Settings, Studio
+from swd_video.studio.server.studio import Studio
 
 SCRIPT = """\
 title: Two shots
@@ -27,7 +27,7 @@ def studio(tmp_path: Path) -> Studio:
     (tmp_path / "film.yaml").write_text(SCRIPT)
     out = tmp_path / "out"
     out.mkdir()
-    return Studio(out, tmp_path / "film.yaml", Settings())
+    return Studio(out, tmp_path / "film.yaml")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from swd_video.studio.server.script_file import version_of
-from swd_video.studio.server.studio import Settings, Studio
+from swd_video.studio.server.studio import Studio
 
 from .conftest import SCRIPT
 from .test_folder import finish
@@ -73,7 +73,7 @@ def test_who_saves_over_somebody_elses_text_is_asked_first(client: TestClient, s
 def test_a_new_script_in_the_folder_is_found_again(client: TestClient, studio: Studio) -> None:
     client.post("/api/script", json={"text": "- one\n", "name": "garden.yaml"})
     path = studio.folder.path
-    again = Studio(path, None, Settings())
+    again = Studio(path, None)
     assert again.script.path == path / "garden.yaml"
     assert again.state()["shots"][0]["prompt"] == "one"
 
@@ -94,9 +94,9 @@ def test_a_saved_script_is_found_again_where_it_lies_in_the_folder(
         (folder / "film.yaml").write_text("- one\n")
     (out / "link.yaml").symlink_to(tmp_path / "film.yaml")
     monkeypatch.chdir(out)
-    studio = Studio(Path(), Path(named.format(out=out)), Settings())
+    studio = Studio(Path(), Path(named.format(out=out)))
     studio.save("- two\n", studio.script.path.name, version_of("- one\n"))
-    assert Studio(Path(), None, Settings()).script.path == Path(found_again)
+    assert Studio(Path(), None).script.path == Path(found_again)
 
 
 def test_a_pick_is_a_line_of_picks_json_and_the_scripts_own_counts_more(
@@ -179,7 +179,7 @@ def test_jobs_become_commands_of_the_command_line(studio: Studio, tmp_path: Path
     ]  # fmt: skip
     job.skip = ("tiger", "ghost")
     assert command(job) is None
-    flagged = Studio(tmp_path / "out", None, Settings(("--device", "cpu"), "a:B"))
+    flagged = Studio(tmp_path / "out", None, ("--device", "cpu"), "a:B")
     assert flagged.script.path == tmp_path / "out" / "script.txt"
 
 
@@ -217,7 +217,7 @@ def test_takes_that_were_replaced_stay_in_the_history(client: TestClient, studio
     client.get("/api/state")
     with (studio.folder.path / ".studio" / "history.jsonl").open("a") as file:
         file.write('{"id": "cut sho')
-    again = Studio(studio.folder.path, studio.script.path, Settings()).state()["history"]
+    again = Studio(studio.folder.path, studio.script.path).state()["history"]
     assert [(entry["prompt"], entry["seed"]) for entry in again] == [("a lion", 1), ("a tiger", 1)]
 
 
