@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -20,9 +19,10 @@ from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.report import format_figure
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.files import write_text
+from swd_video.pages import page_template
 
 PAGE_NAME = "index.html"
-_TEMPLATE = "page.html.jinja"
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _CRF = 20
 _TICKS = 4
 # Room beyond the outermost point or interval of a plot, as a share of its width.
@@ -31,14 +31,7 @@ _MARGIN = 0.06
 
 def write_page(path: Path, results: Results, section: PageConfig) -> None:
     """Write the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template(_TEMPLATE).render(
+    text = page_template(_TEMPLATE).render(
         results=results,
         about=results.about,
         cell=format_figure,

@@ -6,16 +6,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from swd_video.files import whole_file
+from swd_video.pages import page_template
 from swd_video.studio.draft_report import DraftReport, DraftResult
 from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_numbered, numbered
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script
 
 SHOTS_ON_A_PAGE = 50
-_TEMPLATE = "drafts.html.jinja"
+_TEMPLATE = Path(__file__).with_name("drafts.html.jinja")
 
 
 def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftReport) -> list[Path]:
@@ -27,14 +26,7 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
     Raises:
         OSError: A preview cannot be read, or a page not be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template(_TEMPLATE)
+    template = page_template(_TEMPLATE)
     grouped = groupby(report.results, lambda result: result.clip.take.shot)
     shots = [(shot, [one for one in group if one.is_there or one.error]) for shot, group in grouped]
     shots = [(shot, results) for shot, results in shots if results]

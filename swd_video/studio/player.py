@@ -5,15 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from swd_video.files import write_text
+from swd_video.pages import page_template
 from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, PLAYER_NAME, REPORT_NAME, read_object
 
 EMBEDDED_BYTES = 32 * 2**20
 """Up to this size of all clips the page holds them; beyond, it plays the files beside it."""
 
-_TEMPLATE = "player.html.jinja"
+_TEMPLATE = Path(__file__).with_name("player.html.jinja")
 
 
 def write_player(folder: Path, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
@@ -29,14 +28,7 @@ def write_player(folder: Path, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
     files = [folder / name for name in [*names, *([FILM_NAME] if film else [])]]
     files = [file for file in files if file.is_file()]
     is_whole = sum(file.stat().st_size for file in files) <= embedded_bytes
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template(_TEMPLATE).render(
+    text = page_template(_TEMPLATE).render(
         title=report.get("title", folder.name),
         model=report.get("model", ""),
         seed=report.get("seed", ""),
