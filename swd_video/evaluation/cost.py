@@ -42,7 +42,7 @@ def cost_figures(
 
 
 def figures_from_json(stored: Mapping[str, Mapping[str, object]]) -> dict[str, Figures]:
-    """What `write_json` made of figures, as figures again."""
+    """What `write_figures` made of figures, as figures again."""
     return {
         key: {
             name: Estimate(**value) if isinstance(value, dict) else float(str(value))

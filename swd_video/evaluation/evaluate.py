@@ -22,7 +22,7 @@ from swd_video.evaluation.metrics import all_metrics
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
 from swd_video.evaluation.model_pool import ModelPool
 from swd_video.evaluation.overlap import check_overlap
-from swd_video.evaluation.report import write_json
+from swd_video.evaluation.report import write_figures
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row, prompt_requests, real_row
 from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
@@ -86,7 +86,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
     floor = {} if real is None else distance_floor(metrics, real)
     whole = Results(results, config.reference, about, metrics, config.margins, floor, config.pairs)
     whole = replace(whole, targets=check_targets(config.targets, whole))
-    write_json(out / RESULT_NAME, whole.as_json())
+    write_figures(out / RESULT_NAME, whole.as_json())
     return whole
 
 
@@ -195,5 +195,5 @@ def _costs(
     path = out / "costs" / f"{digest}.json"
     if not path.is_file():
         measured = [row for row, _ in timed]
-        write_json(path, cost_figures(measured, requests, rounds=config.cost.rounds, seed=config.seed))
+        write_figures(path, cost_figures(measured, requests, rounds=config.cost.rounds, seed=config.seed))
     return figures_from_json(json.loads(path.read_text(encoding="utf-8")))

@@ -1,6 +1,5 @@
 """Tables of estimates: Markdown with intervals, JSON with everything, and a marked place in a document."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from swd_video.core.interval import Estimate
 from swd_video.evaluation.difference import Difference
-from swd_video.files import write_text
+from swd_video.files import write_json, write_text
 
 Cell = Estimate | Difference | float | str | None
 
@@ -54,10 +53,10 @@ def markdown_table(columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[
     return "\n".join(lines)
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write JSON whole; estimates and differences become objects, NaN null."""
+def write_figures(path: Path, data: object) -> None:
+    """Write JSON whole, and folders for it; estimates and differences become objects, NaN null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(path, _plain(data))
 
 
 def check_markers(path: Path, name: str) -> None:

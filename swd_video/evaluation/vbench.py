@@ -18,9 +18,8 @@ from swd_video.core.randomness import keyed_seed
 from swd_video.data.prompts import read_prompts
 from swd_video.data.share import WHOLE, Share
 from swd_video.data.video import write_video
-from swd_video.evaluation.report import write_json
 from swd_video.evaluation.rows import PromptRequest, Row
-from swd_video.files import remove_leftovers
+from swd_video.files import remove_leftovers, write_json
 
 RECORD_NAME = "vbench.json"
 VIDEOS_FOLDER = "videos"
@@ -168,6 +167,7 @@ def _stem(prompt: str, file: Path, suite: Suite) -> str:
 
 def _start_record(path: Path, record: Mapping[str, object]) -> None:
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return
     found = json.loads(path.read_text(encoding="utf-8"))

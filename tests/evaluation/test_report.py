@@ -11,7 +11,7 @@ from swd_video.evaluation.report import (
     format_figure,
     markdown_table,
     replace_between_markers,
-    write_json,
+    write_figures,
 )
 
 
@@ -43,7 +43,7 @@ def test_table_prints_intervals_and_dashes() -> None:
 
 def test_json_holds_everything_and_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "table.json"
-    write_json(path, {"a": Estimate(1.0, 0.5, math.inf, 3), "b": [1, (2.5, None)], 3: "x"})
+    write_figures(path, {"a": Estimate(1.0, 0.5, math.inf, 3), "b": [1, (2.5, None)], 3: "x"})
     assert json.loads(path.read_text()) == {
         "a": {"value": 1.0, "low": 0.5, "high": None, "count": 3},
         "b": [1, [2.5, None]],

@@ -40,7 +40,7 @@ from swd_video.evaluation.metrics.metric import Beside, Scores
 from swd_video.evaluation.report import (
     check_markers,
     replace_between_markers,
-    write_json,
+    write_figures,
 )
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Row, real_row, student_row, teacher_row
@@ -311,7 +311,7 @@ class Record:
             entries |= {key: {"digest": self.digests[key], **new} for key, new in found.items()}
             # In the study's order, whoever comes first.
             ordered = {key: entries.pop(key) for key in self.digests if key in entries}
-            write_json(self.options.results, ordered | entries)
+            write_figures(self.options.results, ordered | entries)
             below = about(self.options.count, self.options.reference_count)
             text = render(self.study, self.known(), below)
             replace_between_markers(self.options.docs, MARKER, text)
