@@ -19,7 +19,7 @@ from swd_video.core.randomness import keyed_generator, keyed_global
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import Clip, read_manifest
-from swd_video.files import alone_in, write_text
+from swd_video.files import alone_in, hash_file, write_text
 from swd_video.losses.gan import hinge_discriminator_loss, hinge_student_loss
 from swd_video.losses.reconstruction import feature_loss, reconstruction_loss
 from swd_video.models.base import VideoModel
@@ -117,10 +117,9 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
         made_of["imitated"] = imitated.digest
     if config.train.features is not None and (seen := config.train.features.encoder.record) is not None:
         made_of["trained_through"] = [asdict(seen)]
-    with keyed_global(config.seed, "decoder"):
-        decoder = StreamingDecoder(layout, vae, made_of).to(device)
+    decoder = _new_decoder(config, layout, vae, made_of).to(device)
     trainer = _Trainer(config, decoder, pairs, device)
-    recipe = {"made_of": json.dumps(made_of, sort_keys=True)}
+    recipe = {"made_of": json.dumps(decoder.made_of, sort_keys=True)}
     done = load_checkpoint(out, trainer.state, recipe)
     write_text(out / CONFIG_FILE, dump_config(config), durable=True)
     _run(trainer, done, shown, lambda step: save_checkpoint(out, step, trainer.state, recipe))
@@ -144,6 +143,43 @@ def _layout(config: DecoderConfig, model: VideoModel) -> DecoderLayout:
         )
     except ValueError as error:
         raise ConfigError(f"decoder.{error}") from None
+
+
+def _new_decoder(
+    config: DecoderConfig, layout: DecoderLayout, vae: str, made_of: dict[str, Any]
+) -> StreamingDecoder:
+    """One with random weights, or with those of `train.start`, which is recorded."""
+    start, weights = config.train.start, None
+    if start is not None:
+        trained = _read_trained(Path(start), layout, vae)
+        weights = trained.state_dict()
+        through = (trained.made_of or {}).get("trained_through", []) + made_of.get("trained_through", [])
+        made_of = made_of | {"started_from": hash_file(Path(start))}
+        made_of |= {"trained_through": through} if through else {}
+    with keyed_global(config.seed, "decoder"):
+        decoder = StreamingDecoder(layout, vae, made_of)
+    if weights is not None:
+        decoder.load_state_dict(weights)
+    return decoder
+
+
+def _read_trained(path: Path, layout: DecoderLayout, vae: str) -> StreamingDecoder:
+    """The decoder to go on from."""
+    try:
+        trained = StreamingDecoder.load(path)
+    except ValueError as error:
+        raise ConfigError(f"train.start: {error}") from None
+    shape, wanted = asdict(trained.layout), asdict(layout)
+    for name in wanted:
+        if shape[name] != wanted[name]:
+            raise ConfigError(
+                f"train.start: {path} has {name} {shape[name]}, expected {wanted[name]}; name another, or null."
+            )
+    if trained.vae != vae:
+        raise ConfigError(
+            f"train.start: {path} belongs to another VAE than the model's; name another, or null."
+        )
+    return trained
 
 
 def _hold_out(config: DecoderConfig, clips: LatentCache, manifest: list[Clip]) -> tuple[set[int], list[Clip]]:

@@ -87,6 +87,8 @@ class FeaturesConfig(Section):
 class DecoderTrainConfig(Section):
     """How a decoder learns."""
 
+    start: str | None = None
+    """A decoder's file to go on from, of the same shape and VAE, as for another student; null begins anew."""
     steps: int = Field(default=20000, ge=1)
     """Steps of the first part, by absolute errors alone."""
     batch_size: int = Field(default=6, ge=1)

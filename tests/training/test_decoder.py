@@ -16,6 +16,7 @@ from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import read_manifest
+from swd_video.files import hash_file
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.training.decoder import _Trainer, distill_decoder
@@ -201,6 +202,38 @@ def test_where_edges_are_made_crisp_the_vae_does_not_say_how_crisp(
     assert (detailed == pytest.approx(plain, abs=1e-6)) == (row == 2)
 
 
+def test_a_trained_decoder_is_where_another_run_begins(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    distill_decoder(make_decoder_config(steps=30, lr_warmup_steps=5, lr=1e-2), tmp_path / "first")
+    first = tmp_path / "first" / "decoder.safetensors"
+    # Trained further at a rate of next to nothing, it is what it was.
+    config = make_decoder_config(steps=1, lr=1e-12, muon_lr=None, start=str(first))
+    distill_decoder(config, tmp_path / "second")
+    one, other = (
+        StreamingDecoder.load(first),
+        StreamingDecoder.load(tmp_path / "second" / "decoder.safetensors"),
+    )
+    for name, weight in one.state_dict().items():
+        assert torch.allclose(weight, other.state_dict()[name], atol=1e-9), name
+    assert other.made_of is not None and other.made_of["started_from"] == hash_file(first)
+
+
+def test_what_a_decoder_was_trained_through_is_known_of_those_that_begin_with_it(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    distill_decoder(make_decoder_config(steps=1), tmp_path / "first")
+    first = StreamingDecoder.load(tmp_path / "first" / "decoder.safetensors")
+    seen = [{"name": "an encoder"}]
+    first.made_of = {**(first.made_of or {}), "trained_through": seen}
+    first.save(tmp_path / "seen.safetensors")
+    distill_decoder(
+        make_decoder_config(steps=1, start=str(tmp_path / "seen.safetensors")), tmp_path / "second"
+    )
+    made_of = StreamingDecoder.load(tmp_path / "second" / "decoder.safetensors").made_of
+    assert made_of is not None and made_of["trained_through"] == seen
+
+
 def test_the_shipped_student_can_be_imitated(tmp_path: Path) -> None:
     """Its VAE's pixels do not lie in memory as a file needs them."""
     (tmp_path / "prompts.txt").write_text("a tiger moving left on a green meadow\n")
@@ -276,6 +309,11 @@ def test_the_command_trains_and_says_what_came_out(
         (("--data.manifest", "null"), "data.manifest: got none, expected a manifest"),
         (("--held-out.count", "6"), "held_out.count: all 6 clips are kept back"),
         (("--grid", "3x6"), "3x6"),
+        (("--train.start", "gone.safetensors"), "train.start: gone.safetensors: cannot be read as a decoder"),
+        (
+            ("--train.start", "swd_video/assets/pocket-wan-swd/decoder.safetensors"),
+            "decoder.safetensors has channels 32, expected 4",
+        ),
         (
             ("--train.features", "{encoder: {kind: teacher}, block: [1]}"),
             "got 'teacher', expected one of 'transformers', 'transnetv2'",
