@@ -91,13 +91,11 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     def from_schedule(
         cls,
         schedule: ScaleSchedule,
-        num_train_timesteps: int = 1000,
         upsampler: LatentUpsampler | None = None,
     ) -> "ScaleWiseFlowMatchScheduler":
         """Make a scheduler from a checked schedule, and from what takes its clips from grid to grid."""
         scheduler = cls(
             stages=schedule.as_dict(),
-            num_train_timesteps=num_train_timesteps,
             upsampling="bicubic" if upsampler is None else _LEARNED,
         )
         scheduler.upsampler = upsampler

@@ -113,12 +113,11 @@ class Networks:
         copied.load_state_dict(gathered, assign=True)
         return copied
 
-    def add_critic(self, rank: int, targets: Sequence[str]) -> dict[str, nn.Parameter]:
-        """Give the teacher's weights a second set of low-rank additions, the critic's, and return them by name."""
+    def add_critic(self, rank: int, targets: Sequence[str]) -> None:
+        """Give the teacher's weights a second set of low-rank additions, the critic's."""
         add_lora(self.model.transformer, rank, targets, CRITIC)
         if self._has_additions:
             switch_lora(self.student, STUDENT)
-        return self.critic_parameters()
 
     def critic_parameters(self) -> dict[str, nn.Parameter]:
         """The critic's additions by name; empty before `add_critic`."""

@@ -144,9 +144,9 @@ class Progress:
         self._done += 1
         self._tell(Event("clip", text, take.shot.id, take.take, status=status, error=error or None))
 
-    def done(self, status: str, text: str, error: str = "") -> None:
-        """Say that the run is over: "done", "failed" or "interrupted"."""
-        self._tell(Event("done", text, status=status, error=error or None))
+    def done(self, status: str, text: str) -> None:
+        """Say that the run is over: "done" or "failed"."""
+        self._tell(Event("done", text, status=status))
 
     def seconds_left(self) -> float | None:
         """Until all clips are made; None where nothing was measured yet."""

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.objectives.objective import known_blocks
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
-from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig, load_decoder_config
+from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig
 from swd_video.training.decoder_discriminator import FrameDiscriminator
 from swd_video.training.decoder_imitation import imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
@@ -46,15 +46,12 @@ _MUON_WEIGHT_DECAY = 0.1
 """Without, steps of constant size make kernels grow for as long as it runs: to blocks with gains in the thousands."""
 
 
-def distill_decoder(
-    config: DecoderConfig | str | Path, out: str | Path, *, overrides: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
     """Train a decoder, as `swd-video decoder` does: a run that was stopped goes on, a finished one stays as it is.
 
     Args:
-        config: all of it, or its file.
+        config: all of it.
         out: folder of the run: `decoder.safetensors`, `report.json`, `config.yaml`, `samples/`, `checkpoint.pt`.
-        overrides: keys of the file to change, as for `load_config_as`.
 
     Returns:
         What `report.json` holds; see `HeldOutClips.report`.
@@ -64,9 +61,6 @@ def distill_decoder(
         FolderInUseError: if another run trains there.
         NonFiniteError: when a loss is not finite; the last checkpoint stays.
     """
-    if not isinstance(config, DecoderConfig):
-        config = load_decoder_config(config, overrides)
-    out = Path(out)
     with alone_in(out):
         report = _finished(config, out)
         return report if report is not None else _train(config, out)

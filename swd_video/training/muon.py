@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(move.view(shape), alpha=-rate)
 
 
-def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, by Newton-Schulz iteration.
 
     Five iterations bring singular values to about 0.7 to 1.2.
@@ -54,7 +54,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
-    for _ in range(iterations):
+    for _ in range(5):
         gram = wide @ wide.mT
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
     return wide.mT if matrices.shape[1] > matrices.shape[2] else wide
