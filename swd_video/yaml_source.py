@@ -264,7 +264,7 @@ class Mapping:
         """What a key holds."""
         return self._values[name][1] if name in self._values else None
 
-    def written(self, name: str, wanted: str = "text", *, many: bool = False, prose: bool = False) -> str:
+    def written(self, name: str, wanted: str, *, many: bool, prose: bool) -> str:
         """What stands at a key that is given, as it is written: numbers, dates and `yes` are texts too.
 
         Args:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     print(f"exact, {case.tokens} tokens, forward and backward ...", file=sys.stderr, flush=True)
     result: dict[str, Any] = measure_exact(case)
     if arguments.naive_tokens:
-        small = case.with_tokens(arguments.naive_tokens)
+        small = replace(case, tokens=arguments.naive_tokens)
         print(f"beside the naive form, {small.tokens} tokens ...", file=sys.stderr, flush=True)
         result |= compare_with_naive(small, arguments.random_features, arguments.rounds)
     print(json.dumps(result) if arguments.json_output else _describe(result))

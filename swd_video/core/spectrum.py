@@ -78,7 +78,7 @@ class LatentSpectrum:
         plane = self.power.mean(0).flatten()
         return torch.bincount(rings, weights=plane) / torch.bincount(rings)
 
-    def lowest_sigmas(self, axis: str, averaging: Averaging = "none") -> Float[Tensor, " sizes"]:
+    def lowest_sigmas(self, axis: str, averaging: Averaging) -> Float[Tensor, " sizes"]:
         """For every size 1, 2, ... of one axis, the lowest noise level that hides all that is lost there.
 
         Decreasing, and 0 for the full size, which loses nothing.

@@ -27,9 +27,9 @@ _LOOKED_AT = (5, 16, 16)
 
 def measure_drafts(
     pipe: ScaleWisePipeline,
-    prompts: Sequence[str] = PROMPTS,
-    seeds: int = 8,
-    on_clip: Callable[[str, int], None] = lambda prompt, seed: None,
+    prompts: Sequence[str],
+    seeds: int,
+    on_clip: Callable[[str, int], None],
 ) -> dict[str, Any]:
     """Make clips, and compare what each stage showed with all finished ones of the same prompt.
 

@@ -32,7 +32,7 @@ class EvaluationCost:
     function: CostFunction
     counted: str
     patch: Patch
-    guess: str | None = None
+    guess: str | None
     shift: float | None = None
 
 

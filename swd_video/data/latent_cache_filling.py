@@ -29,7 +29,7 @@ from swd_video.data.latent_cache import (
     read_index,
 )
 from swd_video.data.latent_cache_writing import LatentCacheWriter
-from swd_video.data.share import WHOLE, Share
+from swd_video.data.share import Share
 from swd_video.data.texts import CutTexts, describe_cut
 from swd_video.files import alone_in, check_writable, together_in
 from swd_video.models.base import VideoModel
@@ -94,11 +94,11 @@ class CacheFiller:
         header: CacheHeader,
         shard_size: int,
         *,
-        share: Share = WHOLE,
+        share: Share,
         thorough: bool = False,
         texts: str = "caption",
-        progress: Progress = lambda done, to_do: None,
-        say: Say = lambda line: None,
+        progress: Progress,
+        say: Say,
     ) -> None:
         self._folder, self._share, self._texts = Path(folder), share, texts
         self._progress, self._say = progress, say

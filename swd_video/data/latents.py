@@ -32,7 +32,7 @@ class LatentSource:
     num_clips: int
     channels: int
     size: LatentSize
-    model: str | None = None
+    model: str | None
 
     def batches(self) -> Iterator[Float[Tensor, "clips channels frames height width"]]:
         """Read them in order, as stored."""
@@ -46,7 +46,7 @@ class LatentSource:
                     yield stored[start : start + _CLIPS_AT_ONCE]
 
 
-def open_latents(path: str | os.PathLike[str], key: str | None = None) -> LatentSource:
+def open_latents(path: str | os.PathLike[str], key: str | None) -> LatentSource:
     """Find the latents in a cache's folder or in a safetensors file.
 
     In a file, latents are tensors of floats with the axes (clips, channels, frames, height, width), or the last four

@@ -121,7 +121,7 @@ class TransformersImageFeatures(FrameFeatures):
 
     frames_per_forward = 32
 
-    def __init__(self, network: "_Network", *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, network: "_Network", *, device: str | torch.device) -> None:
         """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean and {CHANGE_WEIGHT:g} x change"
         self.network = network
@@ -139,7 +139,7 @@ class TransformersVideoFeatures:
     repeat where it has fewer.
     """
 
-    def __init__(self, network: "_Network", *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, network: "_Network", *, device: str | torch.device) -> None:
         """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean token of {network.num_frames} frames"
         self.network = network

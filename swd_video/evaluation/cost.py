@@ -11,7 +11,7 @@ Figures = dict[str, Estimate | float]
 
 
 def cost_figures(
-    rows: Sequence[Row], requests: Sequence[Request], *, rounds: int, seed: int = 0
+    rows: Sequence[Row], requests: Sequence[Request], *, rounds: int, seed: int
 ) -> dict[str, Figures]:
     """Seconds and TFLOPs a clip for every row that has networks; the transformer's hold the way between grids.
 

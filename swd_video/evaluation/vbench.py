@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swd_video.core.randomness import keyed_seed
 from swd_video.data.prompts import read_prompts
-from swd_video.data.share import WHOLE, Share
+from swd_video.data.share import Share
 from swd_video.data.video import write_video
 from swd_video.evaluation.rows import PromptRequest, Row
 from swd_video.files import remove_leftovers, write_json
@@ -116,8 +116,8 @@ def write_bench(
     row: Row,
     about: Mapping[str, object],
     *,
-    batch_size: int = 1,
-    share: Share = WHOLE,
+    batch_size: int,
+    share: Share,
 ) -> int:
     """Make the clips that are missing, in `folder/videos`; `folder/vbench.json` says what they are.
 

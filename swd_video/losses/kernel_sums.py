@@ -28,8 +28,8 @@ class PairWeights:
     pred_pred: float
     target_target: float
     pred_target: float
-    skip: int = 0
-    skip_across: int = 0
+    skip: int
+    skip_across: int
 
 
 class KernelSums(torch.autograd.Function):

@@ -132,7 +132,7 @@ def check_fit(where: str | Path, got: Mapping[str, Any], expected: Mapping[str, 
 
 
 def load_networks(
-    folder: Path, dtype: torch.dtype, pipeline_class: Any, skip: Collection[str] = ()
+    folder: Path, dtype: torch.dtype, pipeline_class: Any, skip: Collection[str]
 ) -> dict[str, Any]:
     """The networks of a pipeline's folder, by their names there; see `load_network`."""
     index = read_index(folder / INDEX_NAME)

@@ -57,7 +57,7 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def full_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Tensors made whole one after the other, each moved to main memory before the next is gathered.
 
     Args:
@@ -72,7 +72,7 @@ def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, 
     return gathered
 
 
-def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
+def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
     """`state_dict()` with whole tensors in main memory, as `full_tensors`; empty where this process keeps none."""
     saved: dict[str, Any] = optimizer.state_dict()
     state = {}

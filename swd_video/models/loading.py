@@ -256,7 +256,7 @@ def load_pipeline(
     return prepare_pipeline(pipe, adapter, device=device, dtype=dtype, options=options)
 
 
-def adapter_of(name_or_path: str | Path, options: LoadOptions = DEFAULT_OPTIONS) -> type[VideoModel]:
+def adapter_of(name_or_path: str | Path, options: LoadOptions) -> type[VideoModel]:
     """The adapter of a model: what its `model_index.json` calls the pipeline decides, unless the options name one.
 
     Raises:
@@ -275,7 +275,7 @@ def prepare_pipeline(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
-    options: LoadOptions = DEFAULT_OPTIONS,
+    options: LoadOptions,
 ) -> Any:
     """Put a loaded pipeline on its device, in evaluation mode, in the form that the options ask for."""
     for key, value in options.settings.items():

@@ -25,7 +25,7 @@ class StageState:
 
     latents: Float[Tensor, "clips channels frames height width"]
     stages: int
-    generator: Generators = None
+    generator: Generators
 
     def split(self) -> list["StageState"]:
         """Each clip by itself; they must have a generator each."""

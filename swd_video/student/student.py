@@ -253,7 +253,7 @@ class Student:
         beside = self._here(self.base_model)
         return resolve_model_path(beside if (beside / INDEX_NAME).is_file() else self.base_model)
 
-    def file_for_transformer(self, asked: str | Path | None = None) -> Path | None:
+    def file_for_transformer(self, asked: str | Path | None) -> Path | None:
         """The single file whose weights the transformer gets before the student's, where there is one.
 
         Raises:

@@ -55,8 +55,8 @@ class PlannedClip:
     content_hash: str
     stages_hash: str
     prompt: str
-    unknown_words: Mapping[str, list[str]] = field(default_factory=dict)
-    continues: str | None = None
+    unknown_words: Mapping[str, list[str]]
+    continues: str | None
     after: Path | None = None
     made_of: Mapping[str, Any] = field(default_factory=dict)
 

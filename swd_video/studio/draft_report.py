@@ -89,7 +89,7 @@ class DraftReport:
     picks: Mapping[str, Sequence[int]]
     takes: Mapping[str, int]
     seconds: float
-    cost: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any]
     warnings: Sequence[str] = ()
     batch: int = 1
 

@@ -141,9 +141,9 @@ def describe_model(
     pipe: ScaleWisePipeline,
     *,
     fingerprint: str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    options: LoadOptions = DEFAULT_OPTIONS,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: LoadOptions,
     architecture: "Architecture | None" = None,
 ) -> ModelFacts:
     """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder."""

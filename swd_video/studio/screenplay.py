@@ -65,7 +65,7 @@ class Part:
     kind: PartKind
     text: str
     line: int
-    notes: tuple[Written, ...] = ()
+    notes: tuple[Written, ...]
 
 
 def is_of_title_page(key: str, line: int, path: Path) -> bool:

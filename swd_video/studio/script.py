@@ -253,7 +253,7 @@ def load_script(path: str | Path, reader: str | None = None) -> Script:
     return read_script(read_file(path, "script"), path, reader)
 
 
-def read_script(text: str, path: Path, reader: str | None = None) -> Script:
+def read_script(text: str, path: Path, reader: str | None) -> Script:
     """Read and check the text of a script, as `load_script` does with the file `path`."""
     return check_script(_reader_for(path, reader)().read(text, path))
 

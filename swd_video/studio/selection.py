@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from swd_video.studio.script import Take
 
 
-def select_takes(takes: Sequence[Take], only: Iterable[str] = (), skip: Iterable[str] = ()) -> set[str]:
+def select_takes(takes: Sequence[Take], only: Iterable[str], skip: Iterable[str]) -> set[str]:
     """The names of the takes that are asked for.
 
     Of `only` these shots, or single takes of them, or of all where nothing is given; less `skip`.

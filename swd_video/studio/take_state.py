@@ -55,7 +55,7 @@ def run_stages(
     keep: Callable[[PlannedClip, TakeState], object],
     *,
     until: int | None = None,
-    rows: int = 1,
+    rows: int,
 ) -> list[TakeState]:
     """Run the next stages of some takes together.
 

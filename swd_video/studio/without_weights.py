@@ -8,7 +8,7 @@ import transformers
 
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.models.decoding import load_decoder
-from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions, read_model_index
+from swd_video.models.loading import LoadOptions, read_model_index
 from swd_video.plain_text import first_line
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
@@ -18,10 +18,10 @@ from swd_video.studio.model import ModelFacts, describe_model
 def load_model_for_planning(
     name: str,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    options: LoadOptions = DEFAULT_OPTIONS,
-    hashed: bool = True,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: LoadOptions,
+    hashed: bool,
 ) -> tuple[Architecture, ModelFacts]:
     """The same facts that `load_model_for_rendering` gives, without the networks.
 

@@ -18,9 +18,9 @@ class BatchDivision:
     """
 
     batch_size: int
-    num_stages: int = 1
-    num_processes: int = 1
-    micro_batch_size: int = 1
+    num_stages: int
+    num_processes: int
+    micro_batch_size: int
 
     def samples(self, part: int, process: int) -> list[range]:
         """The clips of a part that fall to a process, pass by pass; numbers within the step's whole batch."""
@@ -49,7 +49,7 @@ class MicroBatch:
     part: int
     stage_index: int
     samples: range
-    update: int = 0
+    update: int
 
     @property
     def key(self) -> tuple[int | str, ...]:

@@ -44,7 +44,7 @@ class TrainingState:
         parameters: Mapping[str, nn.Parameter],
         ema: EMAModel,
         optimizers: Sequence[torch.optim.Optimizer],
-        learners: Sequence[Learner] = (),
+        learners: Sequence[Learner],
     ) -> None:
         self.ema = ema
         self.tensors: dict[str, Mapping[str, Tensor]] = {

@@ -157,8 +157,6 @@ class DecoderConfig(Section):
         return LatentSize.parse(self.grid)
 
 
-def load_decoder_config(
-    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
-) -> DecoderConfig:
+def load_decoder_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None) -> DecoderConfig:
     """Read the config of a decoder; see `load_config_as`."""
     return load_config_as(DecoderConfig, path, overrides)
