@@ -25,8 +25,15 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from hypothesis import HealthCheck, settings
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+)
 
 from swd_video.core.decoder import DecoderLayout, StreamingDecoder
 from swd_video.core.grid import Compression, LatentSize
@@ -34,6 +41,7 @@ from swd_video.core.local_attention import LocalAttention
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.video import write_video
 from swd_video.environment import keep_freed_memory
+from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from swd_video.training.config import DistillConfig, load_config
@@ -285,3 +293,18 @@ def make_config(
         return load_config(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random VideoMAE, and a random trunk of TransNetV2; do not write into their folder."""
+    root = tmp_path_factory.mktemp("encoders")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = VideoMAEConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            image_size=16, patch_size=4, num_frames=4, tubelet_size=2,
+        )  # fmt: skip
+        VideoMAEModel(config).save_pretrained(root / "videomae")
+        save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
+    return root

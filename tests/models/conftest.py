@@ -23,7 +23,6 @@ from diffusers import (
     LTXPipeline,
     LTXVideoTransformer3DModel,
     WanPipeline,
-    WanTransformer3DModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -41,6 +40,8 @@ from swd_video.models.cogvideox import CogVideoXModel
 from swd_video.models.hunyuan import HunyuanVideoModel
 from swd_video.models.ltx import LtxModel
 from swd_video.models.wan import WanModel
+
+from ..conftest import build_tiny_transformer
 
 # What a prompt is wrapped in, short enough for a tokenizer that has a token for every byte.
 _TEMPLATE = {"template": "Show: {}", "crop_start": 6}
@@ -70,25 +71,11 @@ def _tiny_ti2v(wan: WanPipeline) -> WanPipeline:
         patch_size=2,
         scale_factor_spatial=16,
     )
-    return _wan(wan, vae=vae, transformer=_tiny_wan_transformer(6), expand_timesteps=True)
+    return _wan(wan, vae=vae, transformer=build_tiny_transformer(6), expand_timesteps=True)
 
 
 def _tiny_a14b(wan: WanPipeline) -> WanPipeline:
-    return _wan(wan, transformer_2=_tiny_wan_transformer(4), boundary_ratio=0.875)
-
-
-def _tiny_wan_transformer(channels: int) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=channels,
-        text_dim=16,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=3,
-        rope_max_seq_len=64,
-    )
+    return _wan(wan, transformer_2=build_tiny_transformer(4), boundary_ratio=0.875)
 
 
 def _wan(wan: WanPipeline, **changes: Any) -> WanPipeline:

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanPipeline
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEModel
 
 from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize, window_size
@@ -19,7 +17,6 @@ from swd_video.cost.counting import count_kept
 from swd_video.evaluation.overlap import check_overlap
 from swd_video.models.pixel_encoders import TransformersEncoder
 from swd_video.models.recomputation import decode_clips
-from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.models.wan import WanModel
 from swd_video.objectives.dmd import Critic, DmdConfig
 from swd_video.objectives.encoders import (
@@ -40,21 +37,6 @@ from swd_video.training.loop import train
 
 MakeConfig = Callable[..., DistillConfig]
 MakeClips = Callable[..., ClipPair]
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random VideoMAE, and a random trunk of TransNetV2."""
-    root = tmp_path_factory.mktemp("encoders")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = VideoMAEConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            image_size=16, patch_size=4, num_frames=4, tubelet_size=2,
-        )  # fmt: skip
-        VideoMAEModel(config).save_pretrained(root / "videomae")
-        save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
-    return root
 
 
 @pytest.fixture

@@ -1,7 +1,25 @@
-"""What diffusers' own transformer is called with."""
+"""What diffusers' own transformer is called with, and runs that are stopped."""
 
 import pytest
 import torch
+
+from swd_video.training.loop import Run, train
+from swd_video.training.step import StepReport
+
+
+class _Stopped(Exception):
+    pass
+
+
+def train_until(run: Run, steps: int) -> None:
+    """Begin a run, and stop it after so many steps."""
+
+    def stop(done: int, report: StepReport) -> None:
+        if done == steps:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train(run, on_step=stop)
 
 
 @pytest.fixture

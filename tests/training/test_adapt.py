@@ -15,7 +15,8 @@ from swd_video.models.loading import load_teacher
 from swd_video.training.build import build_adaptation, finished_summary
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
-from swd_video.training.step import StepReport
+
+from .conftest import train_until
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -45,10 +46,6 @@ def test_the_loss_falls_on_every_grid(make_config: MakeConfig, tmp_path: Path) -
     assert set(after) == {0, 1, 2} and all(after[stage] < 0.9 * before[stage] for stage in after)
 
 
-class _Stopped(Exception):
-    pass
-
-
 def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     make_config: MakeConfig, tiny_wan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,12 +62,7 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     with pytest.raises(ConfigError, match=r"holds the run of another command \(adapt\.yaml\)"):
         finished_summary(config, out)
 
-    def stop(done: int, report: StepReport) -> None:
-        if done == 2:
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        train(build_adaptation(config, tmp_path / "stopped"), on_step=stop)
+    train_until(build_adaptation(config, tmp_path / "stopped"), 2)
     train(build_adaptation(config, tmp_path / "stopped"))
     file = "teacher/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (out / file).read_bytes()

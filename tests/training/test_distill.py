@@ -31,9 +31,9 @@ from swd_video.student.student import load_student
 from swd_video.training.build import build_run, finished_summary
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
-from swd_video.training.step import StepReport
 
 from ..forked import run_forked
+from .conftest import train_until
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -79,10 +79,6 @@ def test_a_student_in_windows_is_sampled_as_it_was_trained(
     assert load_student(tmp_path / "run" / "student").scheduler.schedule == local_schedule
 
 
-class _Stopped(Exception):
-    pass
-
-
 def test_a_killed_run_ends_with_the_same_files(make_config: MakeConfig, tmp_path: Path) -> None:
     mmd = [
         {},
@@ -121,12 +117,7 @@ def test_a_stopped_lora_run_ends_with_the_same_student(
     config = make_config("lora", steps=5, mixed_precision="bf16", optimizer={"kind": optimizer})
     train(build_run(config, tmp_path / "straight"))
 
-    def stop(done: int, report: StepReport) -> None:
-        if done == 3:
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        train(build_run(config, tmp_path / "stopped"), on_step=stop)
+    train_until(build_run(config, tmp_path / "stopped"), 3)
     train(build_run(config, tmp_path / "stopped"))
     straight = _digests(tmp_path / "straight" / "student")
     assert straight and _digests(tmp_path / "stopped" / "student") == straight

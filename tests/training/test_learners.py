@@ -14,12 +14,10 @@ from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
 from swd_video.training.step import StepReport
 
+from .conftest import train_until
+
 MakeConfig = Callable[..., DistillConfig]
 ADVERSARIES: dict[str, Any] = {"dmd": {"critic_rank": 2, "guidance_scale": 2.0, "data_share": 0.5}, "gan": {}}
-
-
-class _Stopped(Exception):
-    pass
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -34,12 +32,7 @@ def test_a_stopped_run_ends_with_the_same_student(
     assert "warning: loss.dmd: a teacher that was not trained on the small grids" in capsys.readouterr().err
     assert all(set(report.learners) == {"critic", "discriminator"} for report in reports)
 
-    def stop(done: int, report: StepReport) -> None:
-        if done == 3:
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        train(build_run(config, tmp_path / "stopped"), on_step=stop)
+    train_until(build_run(config, tmp_path / "stopped"), 3)
     train(build_run(config, tmp_path / "stopped"))
     weights = [
         sorted((tmp_path / run / "student").rglob("*.safetensors"))[0].read_bytes()

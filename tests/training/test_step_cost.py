@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from transformers import VideoMAEConfig, VideoMAEModel
 
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import load_architecture
 from swd_video.cost.counting import FlopCounter
 from swd_video.cost.step import StepCost
-from swd_video.models.transnetv2 import TransNetTrunk
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, UpsamplerConfig
 
@@ -47,26 +43,12 @@ STEPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A tiny random VideoMAE, and a random trunk of TransNetV2."""
-    root = tmp_path_factory.mktemp("encoders")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = VideoMAEConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            image_size=16, patch_size=4, num_frames=4, tubelet_size=2,
-        )  # fmt: skip
-        VideoMAEModel(config).save_pretrained(root / "videomae")
-        save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
-    return {"videomae": str(root / "videomae"), "trunk": str(root / "trunk.safetensors")}
-
-
-def _with_paths(loss: dict[str, Any], encoders: dict[str, str]) -> dict[str, Any]:
+def _with_paths(loss: dict[str, Any], encoders: Path) -> dict[str, Any]:
     if "mmd" not in loss:
         return loss
+    files = {"videomae": str(encoders / "videomae"), "trunk": str(encoders / "trunk.safetensors")}
     terms = [
-        term | ({"encoder": {key: encoders.get(value, value) for key, value in term["encoder"].items()}})
+        term | ({"encoder": {key: files.get(value, value) for key, value in term["encoder"].items()}})
         if "encoder" in term
         else term
         for term in loss["mmd"]
@@ -87,7 +69,7 @@ def real_and_planned(config: DistillConfig, folder: Path) -> tuple[float, float]
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_costs_what_is_planned(
-    name: str, encoders: dict[str, str], make_config: MakeConfig, tmp_path: Path
+    name: str, encoders: Path, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     kind, loss, train = STEPS[name]
     train = {"stage_weights": [1e-9, 1e-9, 1], **train}
