@@ -400,7 +400,7 @@ def main() -> None:
     builder = commands.add_parser("build", help="compose clips into a folder with a manifest")
     builder.add_argument("--out", type=Path, required=True)
     builder.add_argument("--split", choices=SPLITS, default="train")
-    builder.add_argument("--count", type=int, default=3220)
+    builder.add_argument("--count", type=int, default=6440)
     builder.add_argument("--seed", type=int, default=0)
     builder.add_argument("--size", type=PixelSize.parse, default=CLIP_SIZE, help="frames x height x width")
     builder.add_argument(
