@@ -37,6 +37,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Configs of others than `distill`, by the name of the file, which is that of the command or tool.
 OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "decoder": DecoderConfig,
+    "decoder_for_student": DecoderConfig,
     "decoders": EvaluateConfig,
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,
