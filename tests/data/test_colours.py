@@ -59,7 +59,7 @@ def read_patches(path: Path, decoder: str = "auto") -> np.ndarray:
     [
         ("itu709", {"size": (720, 1280)}, "pyav"),
         ("itu709", {"size": (96, 1280)}, "pyav"),
-        ("itu601", {"size": (704, 96)}, "decord"),
+        ("itu601", {"size": (704, 128)}, "decord"),
         ("itu601", {"size": (720, 1280), "colorspace": BT601}, "decord"),
         ("itu709", {"colorspace": BT709}, "decord"),
         ("itu709", {"colorspace": BT709, "color_range": 2}, "decord"),
