@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from swd_video.environment import let_waiting_threads_sleep
+from swd_video.environment import WAITING_VARIABLES, let_waiting_threads_sleep
 
 PROGRAM = """
 import resource, sys
@@ -56,12 +56,13 @@ def test_a_command_sets_how_threads_wait_before_torch_reads_it() -> None:
         "import sys\nfrom swd_video.cli.main import main\n"
         "try: main(['plan', '--help'])\nexcept SystemExit: import torch"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment["OMP_DISPLAY_ENV"] = "TRUE"
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING_VARIABLES}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", shown.stderr)
+    assert "GOMP_" not in shown.stderr or re.search(r"GOMP_SPINCOUNT ?= ?'1000'", shown.stderr)
 
 
 def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,7 +269,8 @@ class ScaleWisePipeline:
         on_stage: Callable[[StageState, float], object] | None,
     ) -> tuple[list[Tensor], list[float], StageState]:
         """Clean latents and seconds of every stage that ran, and the state after them; a callback may stop early."""
-        self.scheduler.set_timesteps(device=self.model.device, schedule=schedule)
+        device = self.model.device  # asked once: it is looked for in every module
+        self.scheduler.set_timesteps(device=device, schedule=schedule)
         begin = start.stages if isinstance(start, StageState) else 0
         latents: Any = None if isinstance(start, StageState) else start
         self.scheduler.set_begin_index(begin)
@@ -278,10 +279,10 @@ class ScaleWisePipeline:
         stage_seconds: list[float] = []
         with self.progress_bar(total=len(schedule) - begin) as progress_bar:
             for index, timestep in enumerate(self.scheduler.timesteps[begin:], begin):
-                began = self._now()
+                began = _now(device)
                 if latents is None:
                     assert isinstance(start, StageState)
-                    x0 = start.latents.to(self.model.device, torch.float32)
+                    x0 = start.latents.to(device, torch.float32)
                     latents = self.scheduler.renoise(x0, index, generator)
                 first_frame = None
                 if pictures is not None:
@@ -292,7 +293,7 @@ class ScaleWisePipeline:
                 )
                 before_noise = copy_generators(generator)
                 latents, x0 = self.scheduler.step(velocity, timestep, latents, generator, return_dict=False)
-                stage_seconds.append(self._now() - began)
+                stage_seconds.append(_now(device) - began)
                 clean.append(x0)
                 state = StageState(x0, index + 1, before_noise)
                 if on_stage is not None:
@@ -310,10 +311,11 @@ class ScaleWisePipeline:
     def _full_frames(self, schedule: ScaleSchedule) -> int | None:
         return schedule.target.frames if self.positions == "rescaled" else None
 
-    def _now(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        return time.perf_counter()
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _check_inputs(prompt: str | list[str] | None, prompt_embeds: Tensor | None, output_type: str) -> None:
