@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
-from swd_video.models.guidance_options import WeakerSelfConfig
+from swd_video.models.guidance_options import TeacherSamplingConfig
 
 
 def _check_grids(grids: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ class DataConfig(Section):
         return [LatentSize.parse(grid) for grid in self.extra_grids]
 
 
-class SynthesizeConfig(Section):
+class SynthesizeConfig(TeacherSamplingConfig):
     """Training clips made by a teacher."""
 
     model: str = "pocket-wan"
@@ -50,20 +50,6 @@ class SynthesizeConfig(Section):
     """Clips of each prompt."""
     grids: tuple[str, ...] = Field(min_length=1)
     """Latent grids as "2x6x6" to write every clip on; the last is the size that the teacher makes."""
-    steps: int = Field(default=50, ge=1)
-    """Sampling steps; with guidance each runs the transformer twice."""
-    guidance_scale: float | None = Field(default=None, ge=1)
-    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
-    guidance_scale_2: float | None = Field(default=None, ge=1)
-    """Of the second transformer of Wan 2.2 A14B; null is the same."""
-    embedded_guidance: float | None = Field(default=None, ge=0)
-    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
-    weaker: WeakerSelfConfig | None = None
-    """A weaker version of the teacher that guidance leads away from as well; null is none."""
-    shift: float | None = Field(default=None, gt=0)
-    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
     keep_latents: bool = True
     """Store the teacher's own latents on the last grid; else they too are decoded and encoded again."""
     prompts_per_file: int = Field(default=4, ge=1)

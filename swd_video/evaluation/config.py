@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from swd_video.config import Section, or_from_outside
 from swd_video.core.grid import PixelSize
 from swd_video.data.manifest import Clip, read_manifest
-from swd_video.models.guidance_options import WeakerSelfConfig
+from swd_video.models.guidance_options import TeacherSamplingConfig
 
 _KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
@@ -121,28 +121,12 @@ class RealRowConfig(RowConfig):
     """A decoder's file, in the place of that VAE's own."""
 
 
-class TeacherRowConfig(RowConfig):
+class TeacherRowConfig(TeacherSamplingConfig, RowConfig):
     """A teacher, sampled in many steps with guidance."""
 
     kind: Literal["teacher"] = "teacher"
-    model: str
-    """A shipped name, a diffusers folder or a hub name."""
     decoder: Literal["vae"] | Path | None = None
     """What clips are shown through: `vae`, or a decoder's file; null is what a student carries, else the VAE."""
-    steps: int = Field(default=50, ge=1)
-    """Sampling steps; with guidance each runs the transformer twice."""
-    guidance_scale: float | None = Field(default=None, ge=1)
-    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
-    guidance_scale_2: float | None = Field(default=None, ge=1)
-    """Of the second transformer of Wan 2.2 A14B; null is the same."""
-    embedded_guidance: float | None = Field(default=None, ge=0)
-    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
-    weaker: WeakerSelfConfig | None = None
-    """A weaker version of the teacher that guidance leads away from as well; null is none."""
-    shift: float | None = Field(default=None, gt=0)
-    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
 
 
 class StudentRowConfig(RowConfig):

@@ -1,4 +1,4 @@
-"""What of a teacher's guidance is a section of several configs."""
+"""How a teacher makes clips, wherever a config says so."""
 
 from pathlib import Path
 
@@ -36,3 +36,24 @@ class WeakerSelfConfig(Section):
                 f"sigma_min: got {self.sigma_min:g}, expected at most sigma_max, {self.sigma_max:g}"
             )
         return self
+
+
+class TeacherSamplingConfig(Section):
+    """How a teacher makes clips; keys of every section that asks it for some."""
+
+    model: str
+    """A shipped name, a diffusers folder or a hub name."""
+    steps: int = Field(default=50, ge=1)
+    """Sampling steps; with guidance each runs the transformer twice."""
+    guidance_scale: float | None = Field(default=None, ge=1)
+    """`uncond + w (cond - uncond)`, so that 1 is off; null is what the teacher's own pipeline does."""
+    guidance_scale_2: float | None = Field(default=None, ge=1)
+    """Of the second transformer of Wan 2.2 A14B; null is the same."""
+    embedded_guidance: float | None = Field(default=None, ge=0)
+    """The guidance scale that a teacher distilled for guidance is told (HunyuanVideo); null is its pipeline's, 6."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    weaker: WeakerSelfConfig | None = None
+    """A weaker version of the teacher that guidance leads away from as well; null is none."""
+    shift: float | None = Field(default=None, gt=0)
+    """Euler steps over noise levels shifted by this much; null samples with the model's own scheduler."""
