@@ -42,6 +42,7 @@ OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,
     "rehearsal": World,
+    "steps": EvaluateConfig,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
     "windows": StudyConfig,
