@@ -17,7 +17,11 @@ def read_arguments(
     """A command's arguments; a flag that takes several values may be given several times.
 
     Its `--help` begins with the description; without one with what `COMMANDS` says.
+
+    Raises:
+        ValueError: for a flag with an empty value, where that says nothing.
     """
+    _refuse_empty(argv, kind)
     return tyro.cli(
         kind,
         prog=f"swd-video {command}",
@@ -40,6 +44,16 @@ def read_arguments_and_keys(
     own, keys = _split(list(argv), kind)
     arguments = read_arguments(kind, command, own, description)
     return arguments, parse_overrides(keys)
+
+
+def _refuse_empty(argv: Sequence[str], kind: Any) -> None:
+    """As of a variable of the shell that is not set: `--out "$OUT"` would be the folder one is in."""
+    may_be = {f"--{field.name.replace('_', '-')}" for field in fields(kind) if field.default == ""}
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        flag, equals, value = word.partition("=")
+        is_empty = word.startswith("--") and (value if equals else following) == ""
+        if is_empty and flag.replace("_", "-") not in may_be:
+            raise ValueError(f"{flag}: got an empty text. Give a value, or leave the flag out.")
 
 
 def _together(argv: Sequence[str], kind: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Flags with several values."""
+"""Flags with several values, and with none."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from swd_video.cli.arguments import read_arguments
 from swd_video.cli.render import Arguments
+from swd_video.cli.vbench import Arguments as VbenchArguments
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,14 @@ def test_help_is_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         read_arguments(Arguments, "render", ["--only", "a", "-h"])
     assert stopped.value.code == 0 and "--only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", "out", "--model", ""]])
+def test_an_empty_value_is_not_taken_for_the_folder_one_is_in(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"--(out|model): got an empty text"):
+        read_arguments(Arguments, "render", ["film.yaml", *words])
+
+
+def test_a_negative_prompt_may_be_empty() -> None:
+    words = ["pocket-wan", "--prompts", "a.txt", "--out", "out", "--negative-prompt", ""]
+    assert read_arguments(VbenchArguments, "vbench", words).negative_prompt == ""
