@@ -69,7 +69,7 @@ def load_config_as(
         schema: what the file describes.
         path: the YAML file.
         overrides: dotted key to value, for example `{"train.lr": 1e-4}`. Text is read as YAML, as that of the command
-            line is.
+            line is. A mapping is merged like one of a file.
 
     Raises:
         ConfigError: naming file, line and key, or the override, and what was expected there.
@@ -194,19 +194,25 @@ def _override(source: _Source, key: str, text: Any, schema: type[BaseModel]) -> 
         value = parse_value(text) if isinstance(text, str) else text
     except yaml.YAMLError:
         raise ConfigError(f"--{key}: {text!r} is not a YAML value; quote it") from None
-    parts = key.split(".")
+    _set(source, tuple(key.split(".")), value, schema, key)
+
+
+def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag: str) -> None:
     here, sections = source.values, [schema]
-    for depth, part in enumerate(parts[:-1]):
+    for depth, part in enumerate(at[:-1], start=1):
         inner = here.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--{key}: {'.'.join(parts[: depth + 1])} has no keys below it")
-        sections = _below(sections, part)
-        if parts[depth + 1 :] == ["kind"]:
-            inner = _of_kind(inner, value, sections, tuple(parts[: depth + 1]), source.origins)
+            raise ConfigError(f"--{flag}: {dotted(at[:depth])} has no keys below it")
+        sections = _below(sections, str(part))
+        if at[depth:] == ("kind",):
+            inner = _of_kind(inner, value, sections, at[:depth], source.origins)
         here[part] = here = dict(inner)
-    here[parts[-1]] = value
-    at = tuple(parts)
-    source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{key}"}
+    if isinstance(value, dict) and isinstance(here.get(at[-1]), dict):  # merged, as by a file that extends another
+        for inner_key in sorted(value, key=lambda inner_key: inner_key != "kind"):
+            _set(source, (*at, inner_key), value[inner_key], schema, flag)
+        return
+    here[at[-1]] = value
+    source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{flag}"}
 
 
 def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:

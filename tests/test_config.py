@@ -126,6 +126,26 @@ def test_overrides_win(base: Path) -> None:
     assert config.data.encode_batch_size == 2
 
 
+def test_a_mapping_of_an_override_is_merged_as_one_of_a_file(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base.write_text(BASE.replace("lr: 2e-4", "lr: 2e-4\n  optimizer: {kind: adamw, betas: [0.8, 0.9]}"))
+    values = "steps: 20, optimizer: {weight_decay: 0.1}"
+    child = base.with_name("child.yaml")
+    child.write_text(f"extends: base.yaml\ntrain: {{{values}}}\n")
+    config = load_config(base, {"train": f"{{{values}}}"})
+    assert config == load_config(child)
+    assert config.train.lr == 2e-4 and config.train.steps == 20
+    lora = load_config(base, {"train": "{rank: 8, optimizer: {kind: muon}, kind: lora}"}).train
+    assert isinstance(lora, LoraTrainConfig) and isinstance(lora.optimizer, MuonConfig) and lora.lr == 2e-4
+    assert "train.optimizer.kind is muon now: left out train.optimizer.betas" in capsys.readouterr().err
+    assert _error(base, {"train": "{lrr: 1}"}).startswith("--train: train.lrr: unknown key; did you mean lr")
+    assert _error(base, {"train": "{steps: no}"}).startswith("--train: train.steps: ")
+    # What the flag does not say stands where the file says it.
+    base.write_text(BASE.replace("lr: 2e-4", "lr: -1"))
+    assert _error(base, {"train": "{steps: 20}"}).startswith(f"{base}:10: train.lr: ")
+
+
 @pytest.mark.parametrize("words", [["train.lr", "1"], ["--train.lr"], ["--train.lr", "--seed", "1"], ["--"]])
 def test_malformed_overrides_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError):
