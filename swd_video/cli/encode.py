@@ -118,7 +118,7 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
             [*config.data.extra_latent_grids, *config.scale_schedule().distinct_grids],
             out,
             model_name=config.model,
-            encoders=fingerprint_encoders(resolve_model_path(config.model)),
+            encoders=fingerprint_encoders(resolve_model_path(config.model), config.load.adapter),
             batch_size=config.data.encode_batch_size,
             shard_size=arguments.shard_size,
             dtype=arguments.dtype,

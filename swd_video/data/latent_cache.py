@@ -140,7 +140,7 @@ class LatentCache:
         self.folder = Path(folder)
         self.index = read_index(self.folder)
         if not self.index["complete"]:
-            raise CacheError(f"{self.folder}: is not finished; run the same `swd-video encode` again.")
+            raise CacheError(f"{self.folder}: is not finished. Run the command that made it again.")
         self.grids = tuple(LatentSize.parse(text) for text in self.index["grids"])
         self._samples: list[tuple[str, int, str, str]] = []
         self._captions: dict[str, tuple[str, int]] = {}

@@ -30,6 +30,9 @@ from swd_video.data.latent_cache import (
 from swd_video.files import whole_file, write_json, write_text
 from swd_video.plain_text import on_one_line
 
+# What hashes in an index are of.
+_HASHED = {"encoders": "another VAE, text encoder or adapter", "clips_digest": "other clips or captions"}
+
 
 class LatentCacheWriter:
     """Writes a cache shard by shard, going on where an earlier writer of the same cache stopped.
@@ -156,9 +159,10 @@ class LatentCacheWriter:
             expected, found = self._index(complete=False), read_index(self.folder)
             for key, value in expected.items():
                 if key != "complete" and found.get(key) != value:
+                    other = f"another {key} (there {found.get(key)!r}, now {value!r})"
                     raise CacheError(
-                        f"{self.folder}: holds a cache of another {key} (there {found.get(key)!r}, now "
-                        f"{value!r}). Give another folder, or delete this one to encode again."
+                        f"{self.folder}: holds a cache of {_HASHED.get(key, other)}. Give another folder, or delete "
+                        "this one to encode again."
                     )
             return
         strangers = [name for name in names if not name.startswith(".")]

@@ -58,19 +58,22 @@ def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> 
     return digest.hexdigest()
 
 
-def fingerprint_encoders(name_or_path: str | os.PathLike[str]) -> str:
+def fingerprint_encoders(name_or_path: str | os.PathLike[str], adapter: str | None = None) -> str:
     """Return a hash of a pipeline's VAE, text encoders and tokenizers, taken as in `fingerprint_folders`.
 
-    The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too.
+    The frame rate and prompt length in `video_spec.json` are as much part of an encoding and count too, and so is an
+    adapter from outside of the package, which may say others.
 
     Args:
         name_or_path: Of a pipeline. A hub name stands for the files that loading it would use, which are downloaded
             where they are missing; so a folder with a copy of them has the same hash.
+        adapter: See `LoadOptions`.
 
     Raises:
         ValueError: If there is no such model, or it cannot be downloaded.
     """
-    return _fingerprint_parts(name_or_path, *_ENCODER_PARTS, "video_spec.json")
+    files = _fingerprint_parts(name_or_path, *_ENCODER_PARTS, "video_spec.json")
+    return files if adapter is None else hashlib.sha256(f"{files}\n{adapter}".encode()).hexdigest()
 
 
 def fingerprint_vae(name_or_path: str | os.PathLike[str]) -> str:

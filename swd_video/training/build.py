@@ -136,7 +136,7 @@ def _build(
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     warn_of_slow_bf16(config, accelerator)
     model, schedule = _load_teacher(config), config.scale_schedule()
-    clips = open_clips(config.data, config.model, schedule, model, accelerator)
+    clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
     order = order_clips(clips, config.loss.group, config.seed, accelerator)
     made_of = digests_of_model(config) | digests_of_clips(clips.index)
     check_record(folder, made_of)

@@ -96,7 +96,8 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     model = load_teacher(config.model, dtype=getattr(torch, config.load.dtype), options=config.load)
     layout = _layout(config, model)
     grid = config.latent_grid
-    clips = open_clips(config.data, config.model, ScaleSchedule((Stage(1.0, grid),)), model, accelerator)
+    schedule = ScaleSchedule((Stage(1.0, grid),))
+    clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
     drop_text_encoders(model)
     keep_vae(model, device)
     kept_back, held_out = _hold_out(config, clips, manifest)

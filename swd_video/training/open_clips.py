@@ -1,5 +1,6 @@
 """The training clips of a config: encoded where that is missing, and checked against what is to be trained."""
 
+import sys
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -20,14 +21,19 @@ _CURE = "Repair them and run `swd-video encode` on this config with --retry-skip
 
 
 def open_clips(
-    data: DataConfig, model_name: str, schedule: ScaleSchedule, model: VideoModel, accelerator: Accelerator
+    data: DataConfig,
+    model_name: str,
+    adapter: str | None,
+    schedule: ScaleSchedule,
+    model: VideoModel,
+    accelerator: Accelerator,
 ) -> LatentCache:
     """The clips of a config, encoded by the first process where that is missing.
 
     Raises:
         ConfigError: if the cache is of other clips, another model or other grids, or there is none.
     """
-    encoders = fingerprint_encoders(resolve_model_path(model_name))
+    encoders = fingerprint_encoders(resolve_model_path(model_name), adapter)
     if data.manifest is not None and accelerator.is_main_process and not is_finished(data.cache):
         with moved_to(accelerator.device, *all_parts(model)):
             _encode(data, model_name, schedule, model, encoders)
@@ -35,9 +41,11 @@ def open_clips(
     try:
         clips = LatentCache(data.cache)
     except CacheError as error:
-        hint = "" if data.manifest is not None else " Or name the clips in data.manifest."
+        none = data.manifest is None and not (Path(data.cache) / INDEX_NAME).exists()
+        hint = " Or name the clips in data.manifest." if none else ""
         raise ConfigError(f"data.cache: {error}{hint}") from None
-    _check_clips(data, model_name, schedule, clips, encoders)
+    speaks = accelerator.is_main_process
+    _check_clips(data, model_name, model, schedule, clips, encoders, speaks=speaks)
     return clips
 
 
@@ -61,7 +69,14 @@ def _encode(
 
 
 def _check_clips(
-    data: DataConfig, model_name: str, schedule: ScaleSchedule, clips: LatentCache, encoders: str
+    data: DataConfig,
+    model_name: str,
+    model: VideoModel,
+    schedule: ScaleSchedule,
+    clips: LatentCache,
+    encoders: str,
+    *,
+    speaks: bool,
 ) -> None:
     cache, index = data.cache, clips.index
     # Names say less than weights: compared only where a fingerprint is missing, as in old caches of hub models.
@@ -69,17 +84,26 @@ def _check_clips(
     here, there = (encoders, index["encoders"]) if fingerprinted else (model_name, index["model"])
     if here != there:
         raise ConfigError(
-            f"data.cache: {cache} was encoded by another VAE or text encoder ({index['model']}) than that of "
-            f"model {model_name}. Give data.cache another folder, or delete this one to encode again."
+            f"data.cache: {cache} was encoded by another VAE, text encoder or adapter ({index['model']}) than "
+            f"that of model {model_name}. Give data.cache another folder, or delete this one to encode again."
+        )
+    if index["fps"] != model.spec.fps:  # as the same adapter may say otherwise than before
+        raise ConfigError(
+            f"data.cache: {cache} holds clips of {index['fps']:g} frames a second, but {model_name} makes "
+            f"{model.spec.fps:g}. Give data.cache another folder, or delete this one to encode again."
         )
     manifest = data.manifest
-    if manifest is not None and Path(manifest).is_file():
-        digest = clips_digest(read_manifest(manifest))
-        if digest != index["clips_digest"]:
-            raise ConfigError(
-                f"data.cache: {cache} holds other clips than {manifest}. Give data.cache another folder, or "
-                "delete this one to encode again."
+    if manifest is not None and not Path(manifest).is_file():
+        if speaks:
+            print(
+                f"note: data.manifest: {manifest} is not there, so nobody knows whether {cache} holds its clips.",
+                file=sys.stderr,
             )
+    elif manifest is not None and clips_digest(read_manifest(manifest)) != index["clips_digest"]:
+        raise ConfigError(
+            f"data.cache: {cache} holds other clips than {manifest}. Give data.cache another folder, or "
+            "delete this one to encode again."
+        )
     missing = [str(grid) for grid in schedule.distinct_grids if grid not in clips.grids]
     if missing:
         raise ConfigError(

@@ -152,7 +152,7 @@ def test_a_student_is_distilled_from_it(
         ({"grids": ["3x6x8", "2x4x4"]}, "latent grid 3x6x8 is larger than the last one"),
         ({"grids": ["2x4"]}, "grids: '2x4' is not a size"),
         ({"prompts": []}, "prompts and prompts_file: got neither"),
-        ({"steps": 3}, "holds a cache of another clips_digest"),
+        ({"steps": 3}, "holds a cache of other clips or captions"),
         (
             {"prompts": ["a fox", "b \0"]},
             "prompts: prompt 2 holds a control character, U+0000, as character 3",

@@ -153,9 +153,9 @@ def test_a_finished_cache_serves_and_another_is_refused(
     # Another target means other crops and sizes, although its latents lie in the cache.
     with pytest.raises(CacheError, match="another grids"):
         encode_manifest(clips, lambda: model, grids[:1], tmp_path, model_name="tiny", encoders="e")
-    with pytest.raises(CacheError, match="another encoders"):
+    with pytest.raises(CacheError, match="of another VAE, text encoder or adapter"):
         encode_manifest(clips, lambda: model, grids, tmp_path, model_name="tiny", encoders="retrained")
-    with pytest.raises(CacheError, match="another clips_digest"):
+    with pytest.raises(CacheError, match="of other clips or captions"):
         encode_manifest(clips * 2, lambda: model, grids, tmp_path, model_name="tiny", encoders="e")
 
 

@@ -138,8 +138,8 @@ def test_hidden_files_are_no_strangers(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model": "other"}, r"another model \(there 'tiny', now 'other'\)"),
-        ({"encoders": "retrained"}, "another encoders"),
-        ({"clips_digest": "x"}, "another clips_digest"),
+        ({"encoders": "retrained"}, "of another VAE, text encoder or adapter"),
+        ({"clips_digest": "x"}, "of other clips or captions"),
         ({"grids": (LARGE,)}, "another grids"),
         ({"dtype": "bfloat16"}, "another dtype"),
     ],

@@ -1,6 +1,7 @@
 """Training clips: made where they are missing, and only those."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,32 @@ from swd_video.training.open_clips import open_clips
 EMOJI = Path(__file__).parents[1] / "data" / "files"
 
 
+def test_a_cache_of_another_adapter_or_rate_is_refused_and_one_without_its_manifest_is_told(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps({"path": str(EMOJI / "tea.webp"), "caption": "tea"}))
+    data = DataConfig(manifest=str(manifest), cache=str(tmp_path / "cache"))
+    model, accelerator = load_teacher(tiny_wan_folder), Accelerator(cpu=True)
+
+    def open_with(adapter: str | None, fps: float = 16.0) -> int:
+        model.spec = replace(model.spec, fps=fps)
+        return len(open_clips(data, str(tiny_wan_folder), adapter, tiny_schedule, model, accelerator))
+
+    assert open_with(None) == 1
+    with pytest.raises(ConfigError, match="was encoded by another VAE, text encoder or adapter"):
+        open_with("my_models:MyModel")
+    with pytest.raises(
+        ConfigError, match=r"holds clips of 16 frames a second, but .* makes 12\. Give data\.cache"
+    ):
+        open_with(None, fps=12.0)
+    capsys.readouterr()
+    manifest.unlink()
+    assert open_with(None) == 1
+    note = f"note: data.manifest: {manifest} is not there, so nobody knows whether {data.cache} holds its clips.\n"
+    assert capsys.readouterr().err == note
+
+
 def test_a_cache_that_lost_a_file_is_made_whole_before_training(
     tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -24,7 +51,7 @@ def test_a_cache_that_lost_a_file_is_made_whole_before_training(
     model, accelerator = load_teacher(tiny_wan_folder), Accelerator(cpu=True)
 
     def open_again(data: DataConfig) -> int:
-        return len(open_clips(data, str(tiny_wan_folder), tiny_schedule, model, accelerator))
+        return len(open_clips(data, str(tiny_wan_folder), None, tiny_schedule, model, accelerator))
 
     assert open_again(data) == 1
     error = capsys.readouterr().err
