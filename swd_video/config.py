@@ -17,6 +17,16 @@ from swd_video.yaml_source import KeyPath, SourceError, dotted, dump_values, par
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
 
+# What pydantic calls by the names of Python.
+_KEYS = "expected keys and values, such as {key: value}"
+_IN_YAML = {
+    "tuple_type": "expected a list, such as [first, second]",
+    "model_type": _KEYS,
+    "model_attributes_type": _KEYS,
+    "dict_type": _KEYS,
+}
+
+
 class Section(BaseModel):
     """A part of a config: immutable, and an unknown key is an error."""
 
@@ -39,6 +49,8 @@ def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
             return handler(value)
         if not (isinstance(section, type) and issubclass(section, base)):
             raise ValueError(f"kind: {kind} is no {base.__name__}; derive it from that class")
+        if missing := ", ".join(sorted(getattr(section, "__abstractmethods__", ()))):
+            raise ValueError(f"kind: {kind} lacks {missing}; define what {base.__name__} leaves open")
         return section.model_validate(value)
 
     return WrapValidator(choose)
@@ -207,7 +219,9 @@ def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag
         if at[depth:] == ("kind",):
             inner = _of_kind(inner, value, sections, at[:depth], source.origins)
         here[part] = here = dict(inner)
-    if isinstance(value, dict) and isinstance(here.get(at[-1]), dict):  # merged, as by a file that extends another
+    if isinstance(value, dict) and isinstance(
+        here.get(at[-1]), dict
+    ):  # merged, as by a file that extends another
         for inner_key in sorted(value, key=lambda inner_key: inner_key != "kind"):
             _set(source, (*at, inner_key), value[inner_key], schema, flag)
         return
@@ -237,7 +251,8 @@ def _explain(error: ValidationError, source: _Source, path: Path, schema: type[B
         if key == "schedule" or not key:  # These messages name their keys themselves.
             prefix = where
     else:
-        reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+        expected = _IN_YAML.get(problem["type"]) or f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        reason = f"{expected}, got {problem['input']!r}"
     return f"{prefix.removeprefix(f'--{key}: ')}: {reason}"
 
 
@@ -274,7 +289,7 @@ def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) ->
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(known)}"
+    return f"; known here: {', '.join(known)}" if known else ""
 
 
 def _sections_at(
@@ -289,6 +304,8 @@ def _sections_at(
             every_kind = _below(sections, part)
         kind = here.get("kind") if isinstance(here, dict) else None
         sections = [section for section in every_kind if kind is None or _kind(section) == kind]
+        if not sections and isinstance(kind, str) and (outside := find("", kind)) is not None:
+            sections = [outside]
     return every_kind, sections
 
 

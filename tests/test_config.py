@@ -220,6 +220,16 @@ def test_wrong_value_says_what_was_got(base: Path) -> None:
     assert ":10: train.lr:" in message and "greater than 0" in message and "got -1" in message
 
 
+def test_what_should_be_a_list_or_a_mapping_is_asked_for_as_a_file_writes_it(base: Path) -> None:
+    prompts = {"train.sample_prompts": "a fox"}
+    assert (
+        _error(base, prompts) == "train.sample_prompts: expected a list, such as [first, second], got 'a fox'"
+    )
+    keys = "expected keys and values, such as {key: value}, got"
+    for section in ("train.optimizer", "loss.dmd", "loss"):
+        assert _error(base, {section: "muon"}) == f"{section}: {keys} 'muon'"
+
+
 def test_an_error_in_the_parent_names_the_parent(base: Path) -> None:
     base.write_text(BASE.replace("steps: 10", "steps: none"))
     child = base.with_name("child.yaml")

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,13 +11,16 @@ from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
 from swd_video.evaluation.judges import Batch, Judges
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
+from swd_video.files import hash_file
 
 _CLIPS_AT_ONCE = 4
 
 
 def score_clips(clips: StoredClips, metrics: Sequence[Metric], judges: Judges) -> Scores:
     """Measure a row's clips; scores are kept beside the clips and read back when nothing has changed."""
-    kinds = [f"{type(m).__module__}:{type(m).__qualname__} {m.key} {m.version}" for m in metrics]
+    kinds = [
+        f"{type(m).__module__}:{type(m).__qualname__} {m.key} {m.version}{_source_of(m)}" for m in metrics
+    ]
     digest = hashlib.sha256("\n".join([*judges.names, *kinds]).encode()).hexdigest()[:8]
     path = clips.folder / f"scores-{digest}.npz"
     if not path.exists():
@@ -49,9 +53,25 @@ def distance_floor(metrics: Sequence[Metric], reference: Scores) -> dict[str, Es
     return row_figures([metric for metric in metrics if metric.has_floor], first, Beside(second, second))
 
 
+def _source_of(metric: Metric) -> str:
+    """What tells that a metric from outside was edited: whoever tries things out counts no versions up."""
+    name = type(metric).__module__
+    file = None if name.partition(".")[0] == __package__.partition(".")[0] else sys.modules[name].__file__
+    return "" if file is None else f" {hash_file(Path(file))}"
+
+
 def _measure(clips: Batch, metrics: Sequence[Metric]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for metric in metrics:
+        measured = metric.measure(clips)
+        for name, values in measured.items():
+            shape, count = np.shape(values), len(clips.frames)
+            if shape[:1] != (count,) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"metric {metric.key}: measure gave {name} of shape {shape} with "
+                    f"{int(np.sum(~np.isfinite(values)))} values that are no finite numbers for {count} clips; "
+                    "expected finite numbers, with a first axis of clips."
+                )
         # Several metrics may ask for the same, such as features; it is stored once.
-        arrays |= metric.measure(clips)
+        arrays |= measured
     return arrays

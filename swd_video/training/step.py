@@ -255,11 +255,21 @@ class Stepper:
         """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
         with self.autocast():
             # The first is `MmdObjective` of objectives/mmd.py, unless a config says otherwise.
-            losses = [
-                objective(self.networks, clips, self.draws(name, batch))
+            losses = {
+                name: objective(self.networks, clips, self.draws(name, batch))
                 for name, objective in self.objectives.items()
-            ]
-        return torch.stack([loss.float() for loss in losses])
+            }
+        for name, loss in losses.items():
+            if not isinstance(loss, Tensor) or loss.shape:
+                got = (
+                    f"a tensor of shape {tuple(loss.shape)}"
+                    if isinstance(loss, Tensor)
+                    else type(loss).__name__
+                )
+                raise ValueError(
+                    f"loss.{name}: got {got}, expected a tensor of one number, the mean over clips."
+                )
+        return torch.stack([loss.float() for loss in losses.values()])
 
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""

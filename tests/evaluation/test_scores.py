@@ -1,10 +1,18 @@
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_ratio_unpaired
+from swd_video.evaluation.clip_features import load_frame_features
+from swd_video.evaluation.clip_store import StoredClips, store_arrays
+from swd_video.evaluation.judges import Judges
 from swd_video.evaluation.metrics import all_metrics
 from swd_video.evaluation.metrics.metric import Beside, Scores
-from swd_video.evaluation.scores import distance_floor, row_figures
+from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
 
 
 def scores(captions: tuple[str, ...], flow: list[float], spread: float) -> Scores:
@@ -56,6 +64,60 @@ def test_the_floor_compares_clips_of_one_kind() -> None:
     shifted = scores(captions, [1.0] * 80, 1.0)
     shifted["features"][:] += 1.0
     assert figures_of(shifted, clips, clips)["kernel"].low > floor["kernel"].high
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Iterator[Callable[[str], np.ndarray]]:
+    """Scores two stored clips, dark and bright, by a metric from outside whose `measure` returns what is given."""
+    store_arrays(
+        tmp_path / "0.npz", {"frames": np.stack([np.full((2, 4, 4, 3), n, np.uint8) for n in (0, 8)])}
+    )
+    clips = StoredClips(tmp_path, (tmp_path / "0.npz",), 2, ("a", "b"), 16.0)
+    encoder = load_frame_features("efficientnet", device="cpu")
+
+    def score(returned: str) -> np.ndarray:
+        code = f"""
+import numpy as np
+from swd_video.evaluation.metrics.metric import MeanOfClips
+class Mine(MeanOfClips):
+    key = title = "mine"
+    def measure(self, batch):
+        return {{"mine": {returned}}}
+"""
+        (tmp_path / "my_own_metric.py").write_text(code)
+        sys.modules.pop("my_own_metric", None)
+        importlib.invalidate_caches()
+        mine = importlib.import_module("my_own_metric").Mine()
+        return score_clips(clips, [mine], Judges(encoder, encoder))["mine"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        patch.setattr(sys, "dont_write_bytecode", True)
+        yield score
+    sys.modules.pop("my_own_metric", None)
+
+
+def test_a_metric_from_outside_that_is_edited_measures_again(measure: Callable[[str], np.ndarray]) -> None:
+    assert measure("batch.frames.mean(axis=(1, 2, 3, 4))").tolist() == [0, 8]
+    assert measure("batch.frames.mean(axis=(1, 2, 3, 4)) / 2").tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("batch.frames.mean()", r"gave mine of shape \(\) with 0 values"),
+        ("np.zeros(1)", r"gave mine of shape \(1,\) with 0 values"),
+        (
+            "np.array([1.0, np.nan])",
+            r"gave mine of shape \(2,\) with 1 values that are no finite numbers for 2 clips",
+        ),
+    ],
+)
+def test_a_metric_that_measures_no_number_of_each_clip_is_named(
+    returned: str, message: str, measure: Callable[[str], np.ndarray]
+) -> None:
+    with pytest.raises(ValueError, match=f"^metric mine: measure {message}"):
+        measure(returned)
 
 
 def test_an_unpaired_ratio_is_wider_and_covers() -> None:

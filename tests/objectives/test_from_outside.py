@@ -65,6 +65,28 @@ class Brightness(Objective):
         return (clips.predicted_x0 - clips.target_x0).mean((1, 2, 3, 4)).abs().pow(self.power).mean()
 
 
+class EachClipConfig(BrightnessConfig):
+    """Forgets to take the mean over clips."""
+
+    def build(self, *_: object) -> "EachClip":  # type: ignore[override]
+        """Nothing has to be made."""
+        return EachClip()
+
+
+class EachClip(Objective):
+    """A number for each clip."""
+
+    def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Tensor:
+        """No mean."""
+        return clips.predicted_x0.mean((1, 2, 3, 4))
+
+
+class HalfConfig(ObjectiveConfig):
+    """Is not built and counts no passes."""
+
+    kind: str
+
+
 class PoolConfig(PixelEncoderConfig):
     """Looks at blurred pixels."""
 
@@ -121,10 +143,21 @@ def test_a_run_with_both_says_so(make_config: MakeConfig, tmp_path: Path) -> Non
     assert [one.name for one in Student.load(student).trained_through or ()] == [ENCODER]
 
 
+def test_an_objective_that_gives_no_single_number_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(mmd=[], parts={"others": [{"kind": f"{__name__}:EachClipConfig"}]})
+    message = r"^loss\.others\[0\]: got a tensor of shape \(2,\), expected a tensor of one number"
+    with pytest.raises(ValueError, match=message):
+        build_run(config, tmp_path / "run").stepper.take_step(0)
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"others": [{"kind": OBJECTIVE, "pwer": 1}]}, r"loss\.others\[0\]\.pwer: unknown key"),
+        (
+            {"others": [{"kind": OBJECTIVE, "pwer": 1}]},
+            r"loss\.others\[0\]\.pwer: unknown key; did you mean power\?",
+        ),
+        ({"others": [{"kind": f"{__name__}:HalfConfig"}]}, r"loss\.others\[0\]: kind: .* lacks build, passes"),
         ({"others": [{"kind": ENCODER}]}, r"loss\.others\[0\]: kind: .* is no ObjectiveConfig; derive it"),
         ({"others": [{"kind": "no.such.module:Thing"}]}, r"loss\.others\[0\]: no\.such\.module:Thing: No module"),
         ({"others": [{"weight": 1}]}, r"loss\.others\[0\]: kind: got None, expected an importable module:Class"),
