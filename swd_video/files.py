@@ -6,6 +6,7 @@ process leaves is told by its name, and `remove_leftovers` deletes it. `alone_in
 one folder apart.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -147,7 +148,8 @@ def check_writable(folder: str | os.PathLike[str], what: str = "--out") -> None:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, FileExistsError):
             reason = "it is no folder"
-        raise ValueError(f"{what} {folder}: cannot be written to: {reason}. Choose another folder.") from None
+        cure = "Make room, or choose" if getattr(error, "errno", None) == errno.ENOSPC else "Choose"
+        raise ValueError(f"{what} {folder}: cannot be written to: {reason}. {cure} another folder.") from None
 
 
 @contextmanager

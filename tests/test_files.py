@@ -208,6 +208,17 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
             check_writable(tmp_path / name, "data.cache")
 
 
+def test_a_full_disk_is_no_reason_to_take_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"No space left on device\. Make room, or choose another folder\.$"):
+        check_writable(tmp_path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_texts_of_any_editor_are_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes("a fox 狐\r\n🦊".encode(encoding))

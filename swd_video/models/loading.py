@@ -108,6 +108,8 @@ def resolve_model_path(name_or_path: str | Path) -> str:
             "and give the file as transformer_file."
         )
     missing = "has no model_index.json or student.json" if path.is_dir() else "does not exist"
+    if inside := [str(path / part) for part in ("student", "teacher") if _is_model_folder(path / part)]:
+        raise ValueError(f"model {name!r}: is the folder of a run; give {inside[0]}.")
     shipped = ", ".join(shipped_models()) or "none"
     raise ValueError(
         f"model {name!r}: {missing}; give a shipped model ({shipped}), a pipeline or student folder, or a "

@@ -92,7 +92,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     tokens = stepper.schedule.tokens(stepper.networks.model.spec.compression)
     time_left = TimeLeft(stepper.stage_of, settings.steps, stepper.division.num_stages, tokens)
 
-    with _logging(run, done), _progress_bar(settings.steps, done, speaks=is_main) as bar:
+    with _logging(run, done), _progress_bar(run.result.name, settings.steps, done, speaks=is_main) as bar:
         for step in range(done, settings.steps):
             report = stepper.take_step(step)
             time_left.add_step(report.stages, report.seconds)
@@ -135,11 +135,9 @@ def _logging(run: Run, done: int) -> Iterator[None]:
         accelerator.end_training()
 
 
-def _progress_bar(steps: int, done: int, *, speaks: bool) -> Any:
+def _progress_bar(what: str, steps: int, done: int, *, speaks: bool) -> Any:
     layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
-    return tqdm(
-        total=steps, initial=done, desc="distill", bar_format=layout, file=sys.stderr, disable=not speaks
-    )
+    return tqdm(total=steps, initial=done, desc=what, bar_format=layout, file=sys.stderr, disable=not speaks)
 
 
 def _show(bar: Any, time_left: TimeLeft, losses: SmoothLoss, done: int, settings: TrainConfig) -> None:

@@ -98,12 +98,18 @@ def check_same_run(config: DistillConfig, folder: Path, config_file: str) -> Non
     if not path.is_file():
         return
     before, now = flatten(load_config(path)), flatten(config)
-    for key in before.keys() | now.keys():
+    for key in dict.fromkeys((*now, *before)):  # the same one first, whenever it is asked
         if not _is_free(key) and before.get(key) != now.get(key):
             raise ConfigError(
-                f"{folder}: holds a run with another {key} ({before.get(key)!r} there, {now.get(key)!r} now). "
+                f"{folder}: holds a run with another {key} ({_as_written(before.get(key))} there, "
+                f"{_as_written(now.get(key))} now). "
                 "Choose another --out, or delete the folder to start anew."
             )
+
+
+def _as_written(value: Any) -> str:
+    """A value as its file says it: null, not None."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _is_free(key: str) -> bool:

@@ -119,6 +119,10 @@ def test_what_is_no_model_is_refused_with_what_there_is(name: str) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "student.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is the folder of a run; give .*run/student\.$"):
+        resolve_model_path(tmp_path / "run")
     with pytest.raises(ValueError, match=r"has no model_index\.json"):
         load_pipeline(tmp_path)
 

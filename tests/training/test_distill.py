@@ -276,8 +276,13 @@ def test_command_writes_resumes_and_reports(
     assert finished_summary(load_config(path), out) is None
     assert run_command([str(path), "--out", str(out)]) == 0  # two more steps
     assert _digests(out / "student") != before
-    with pytest.raises(ConfigError, match=r"another train\.lr \(0\.001 there, 0\.1 now\)"):
-        run_command([str(path), "--out", str(out), "--train.lr", "0.1"])
+    for change, named in (
+        (["--train.lr", "0.1"], r"train\.lr \(0\.001 there, 0\.1 now\)"),
+        (["--train.kind", "lora", "--train.rank", "2"], r'train\.kind \("full" there, "lora" now\)'),
+        (["--data.manifest", "null"], r"data\.manifest \(.* there, null now\)"),
+    ):
+        with pytest.raises(ConfigError, match=f"another {named}"):
+            run_command([str(path), "--out", str(out), *change])
 
 
 def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_runs(
