@@ -210,7 +210,8 @@ def _override(source: _Source, key: str, text: Any, schema: type[BaseModel]) -> 
 
 
 def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag: str) -> None:
-    here, sections = source.values, [schema]
+    here: dict[Any, Any] = source.values
+    sections: Sequence[type[BaseModel]] = [schema]
     for depth, part in enumerate(at[:-1], start=1):
         inner = here.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -219,9 +220,8 @@ def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag
         if at[depth:] == ("kind",):
             inner = _of_kind(inner, value, sections, at[:depth], source.origins)
         here[part] = here = dict(inner)
-    if isinstance(value, dict) and isinstance(
-        here.get(at[-1]), dict
-    ):  # merged, as by a file that extends another
+    # Merged, as by a file that extends another.
+    if isinstance(value, dict) and isinstance(here.get(at[-1]), dict):
         for inner_key in sorted(value, key=lambda inner_key: inner_key != "kind"):
             _set(source, (*at, inner_key), value[inner_key], schema, flag)
         return

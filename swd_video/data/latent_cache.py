@@ -215,6 +215,17 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return index
 
 
+def of_same_encoders(index: Mapping[str, Any], model: str, encoders: str) -> bool:
+    """Whether a cache was encoded by a model's VAE and text encoders.
+
+    Names say less than weights, and a model may have several: they are compared only where a fingerprint is missing, as
+    in old caches of hub models.
+    """
+    if encoders and index["encoders"]:
+        return bool(encoders == index["encoders"])
+    return bool(model == index["model"])
+
+
 def damaged_shards(
     folder: str | os.PathLike[str], index: Mapping[str, Any], *, thorough: bool = False
 ) -> list[str]:

@@ -26,6 +26,7 @@ from swd_video.data.latent_cache import (
     CacheHeader,
     SkippedClip,
     damaged_shards,
+    of_same_encoders,
     read_index,
 )
 from swd_video.data.latent_cache_writing import LatentCacheWriter
@@ -105,7 +106,10 @@ class CacheFiller:
         self._index, self._damaged = _complete_index(self._folder, header), list[str]()
         if self._index is not None:
             self._damaged = damaged_shards(folder, self._index, thorough=thorough)
-            header = replace(header, grids=tuple(map(LatentSize.parse, self._index["grids"])))
+            grids = tuple(map(LatentSize.parse, self._index["grids"]))
+            header = replace(
+                header, model=self._index["model"], encoders=self._index["encoders"], grids=grids
+            )
             shard_size = self._index["shard_size"]
         self.header, self._shard_size = header, shard_size
 
@@ -218,9 +222,8 @@ def _complete_index(folder: Path, header: CacheHeader) -> dict[str, Any] | None:
     if not (folder / INDEX_NAME).is_file():
         return None
     index, wanted = read_index(folder), header.as_dict()
-    same = all(index[key] == wanted[key] for key in ("model", "clips_digest", "dtype"))
-    # Old caches of hub models have no fingerprint.
-    same = same and index["complete"] and index["encoders"] in ("", wanted["encoders"])
+    same = all(index[key] == wanted[key] for key in ("clips_digest", "dtype"))
+    same = same and index["complete"] and of_same_encoders(index, header.model, header.encoders)
     names = wanted["grids"]
     return index if same and set(names) <= set(index["grids"]) and names[-1:] == index["grids"][-1:] else None
 

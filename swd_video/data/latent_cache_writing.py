@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from swd_video.data.latent_cache import (
     digest_tensors,
     file_digest,
     grid_key,
+    of_same_encoders,
     read_index,
     read_shard_header,
 )
@@ -156,7 +158,11 @@ class LatentCacheWriter:
         # Looked at before the index: another part may be writing it right now, and writes it first.
         names = sorted(entry.name for entry in self.folder.iterdir())
         if path.exists():
-            expected, found = self._index(complete=False), read_index(self.folder)
+            found = read_index(self.folder)
+            if of_same_encoders(found, self.header.model, self.header.encoders):
+                # By another name of the same model it ends with the same bytes.
+                self.header = replace(self.header, model=found["model"])
+            expected = self._index(complete=False)
             for key, value in expected.items():
                 if key != "complete" and found.get(key) != value:
                     other = f"another {key} (there {found.get(key)!r}, now {value!r})"

@@ -18,6 +18,7 @@ from swd_video.plain_text import clean_text, numbered_lines, on_one_line
 
 _KEYS = ("path", "caption", "start", "end")
 _LONGEST_SECONDS = 1e9
+_EXAMPLE = 'write one JSON object a line, such as {"path": "fox.mp4", "caption": "a fox jumps"}'
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
         ValueError: naming file and line, if one is not what it should be, or there is no clip.
     """
     manifest = Path(path)
+    if manifest.is_dir():
+        raise ValueError(
+            f"{manifest}: is a folder, expected a file that says what each clip shows; {_EXAMPLE}."
+        )
     missing = (
         "no such manifest. Check the path, which starts at the working directory, or make the file; "
         "a shipped config says how in its first lines."
     )
     clips = [_parse(line, number, manifest) for number, line in numbered_lines(manifest, missing)]
     if not clips:
-        raise ValueError(
-            f'{manifest}: holds no clip; write one JSON object a line, such as {{"path": "fox.mp4", '
-            '"caption": "a fox jumps"}.'
-        )
+        raise ValueError(f"{manifest}: holds no clip; {_EXAMPLE}.")
     return clips
 
 
@@ -87,7 +89,9 @@ def _parse(line: str, number: int, manifest: Path) -> Clip:
     try:
         fields = json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}.") from None
+        raise ValueError(
+            f"{where}: not valid JSON: {error.msg} at character {error.pos + 1}; {_EXAMPLE}."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid JSON: {on_one_line(str(error))}.") from None
     if not isinstance(fields, dict):

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from swd_video.models.fsdp import full_tensor
 
 _CURE = "Lower train.lr, raise train.lr_warmup_steps, or set train.mixed_precision to null."
+_CURE_AT_FIRST = (
+    "Nothing has been trained yet: the teacher's weights, or a loss from outside, give no numbers, or "
+    "train.mixed_precision is to be null."
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -24,7 +28,7 @@ def check_losses(step: int, stage_index: int, losses: Mapping[str, float]) -> No
         if not math.isfinite(value):
             raise NonFiniteError(
                 f"step {step}, stage {stage_index + 1}: the loss {name} is {value}; stopped before the optimizer. "
-                f"{_CURE}"
+                f"{_CURE if step else _CURE_AT_FIRST}"
             )
 
 
@@ -41,7 +45,8 @@ def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, 
     )
     where = next((f", first in {name}" for name in bad), "")
     raise NonFiniteError(
-        f"step {step}: the norm of the {whose}'s gradient is {norm}{where}; stopped before the optimizer. {_CURE}"
+        f"step {step}: the norm of the {whose}'s gradient is {norm}{where}; stopped before the optimizer. "
+        f"{_CURE if step else _CURE_AT_FIRST}"
     )
 
 

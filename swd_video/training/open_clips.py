@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
-from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished
+from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished, of_same_encoders
 from swd_video.data.latent_cache_filling import progress_bar
 from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.data.sections import DataConfig
@@ -79,10 +79,7 @@ def _check_clips(
     speaks: bool,
 ) -> None:
     cache, index = data.cache, clips.index
-    # Names say less than weights: compared only where a fingerprint is missing, as in old caches of hub models.
-    fingerprinted = bool(encoders and index["encoders"])
-    here, there = (encoders, index["encoders"]) if fingerprinted else (model_name, index["model"])
-    if here != there:
+    if not of_same_encoders(index, model_name, encoders):
         raise ConfigError(
             f"data.cache: {cache} was encoded by another VAE, text encoder or adapter ({index['model']}) than "
             f"that of model {model_name}. Give data.cache another folder, or delete this one to encode again."

@@ -149,7 +149,8 @@ def test_a_finished_cache_serves_and_another_is_refused(
     for wanted in (grids, grids[-1:], tiny_schedule.grids):
         again = encode_manifest(clips, not_needed, wanted, tmp_path, model_name="tiny", encoders="e")
         assert (again["samples"], again["reused"]) == (first["samples"], 1)
-    assert contents(tmp_path) == before
+    moved = encode_manifest(clips, not_needed, grids, tmp_path, model_name="moved/tiny", encoders="e")
+    assert moved["reused"] == 1 and contents(tmp_path) == before
     # Another target means other crops and sizes, although its latents lie in the cache.
     with pytest.raises(CacheError, match="another grids"):
         encode_manifest(clips, lambda: model, grids[:1], tmp_path, model_name="tiny", encoders="e")

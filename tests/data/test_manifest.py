@@ -26,10 +26,18 @@ def test_lines_become_clips_with_paths_beside_the_manifest(tmp_path: Path) -> No
     ]
 
 
+def test_the_manifest_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distill.md").read_text(encoding="utf-8")
+    lines = page.partition("\n## Clips\n")[2].partition("```json\n")[2].partition("```")[0]
+    first, second = read_manifest(write(tmp_path, lines))
+    assert (first.path, first.start, first.end) == (tmp_path / "fox.mp4", 0.0, None)
+    assert (second.path, second.start, second.end) == (tmp_path / "walk" / "long.mp4", 12.5, 18)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not valid JSON"),
+        ("{", r'not valid JSON: .*; write one JSON object a line, such as \{"path": "fox\.mp4", '),
         ("[1, 2]", r"got \[1, 2\], expected an object"),
         ('{"caption": "x"}', "path: got None, expected text"),
         ('{"path": "a.mp4", "caption": "  "}', "caption: got '  ', expected text"),
@@ -89,7 +97,9 @@ def test_files_that_are_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\x00\n\xfe\x00\x80")
     with pytest.raises(ValueError, match="cannot be read as text: line 2: byte 0xfe"):
         read_manifest(tmp_path / "a.mp4")
-    with pytest.raises(ValueError, match="cannot be read as text"):
+    with pytest.raises(
+        ValueError, match=r"is a folder, expected a file .*; write one JSON object a line, such as"
+    ):
         read_manifest(tmp_path)
 
 
