@@ -5,10 +5,10 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -22,7 +22,13 @@ from swd_video.studio.server.download import zip_of
 from swd_video.studio.server.folder import SERVED
 from swd_video.studio.server.guard import FILE_POLICY, Guard
 from swd_video.studio.server.queue import Kind
-from swd_video.studio.server.script_file import FORMS, MAX_BYTES, ChangedMeanwhileError, version_of
+from swd_video.studio.server.script_file import (
+    FORMS,
+    MAX_BYTES,
+    ChangedMeanwhileError,
+    version_of,
+    with_line_ends_of_a_page,
+)
 from swd_video.studio.server.studio import Studio, UnknownError
 
 _PAGE = Path(__file__).parent / "page"
@@ -33,7 +39,7 @@ class _Asked(BaseModel):
 
 
 class _Text(_Asked):
-    text: str = Field(max_length=MAX_BYTES)
+    text: Annotated[str, Field(max_length=MAX_BYTES), AfterValidator(with_line_ends_of_a_page)]
     name: str = Field(max_length=200)
 
 
@@ -100,7 +106,7 @@ class App:
             return _problem(f"{name}: there is no such file here.", 404)
         headers = {"Content-Security-Policy": FILE_POLICY}
         kept = path.name if "download" in request.query_params else None
-        return FileResponse(path, media_type=SERVED[path.suffix], headers=headers, filename=kept)
+        return FileResponse(path, media_type=SERVED[path.suffix.lower()], headers=headers, filename=kept)
 
     async def _download(self, request: Request) -> Response:
         name = f"{self._studio.folder.path.resolve().name or 'studio'}.zip"

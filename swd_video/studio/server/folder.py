@@ -30,11 +30,9 @@ SERVED = {
     ".otio": "application/json",
     ".fcpxml": "application/xml",
     ".edl": "text/plain; charset=utf-8",
-    ".yaml": "text/plain; charset=utf-8",
-    ".txt": "text/plain; charset=utf-8",
-    ".csv": "text/plain; charset=utf-8",
-    ".tsv": "text/plain; charset=utf-8",
-    ".fountain": "text/plain; charset=utf-8",
+    **dict.fromkeys(
+        (".yaml", ".yml", ".txt", ".csv", ".tsv", ".fountain", ".fdx"), "text/plain; charset=utf-8"
+    ),
 }
 """Suffixes of files that are handed out, and what they are said to be."""
 
@@ -57,7 +55,7 @@ class Folder:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or "\\" in name or ":" in name or "\0" in name:
             return None
-        if any(part.startswith(".") for part in parts) or Path(name).suffix not in SERVED:
+        if any(part.startswith(".") for part in parts) or Path(name).suffix.lower() not in SERVED:
             return None
         path = self.path
         for index, part in enumerate(parts):

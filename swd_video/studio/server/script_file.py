@@ -69,13 +69,13 @@ class ScriptFile:
         self._own, self._reader = path, reader
 
     def text(self) -> str:
-        """What it holds; nothing where it is not there yet.
+        """What it holds, with the line ends of a page; nothing where it is not there yet.
 
         Raises:
             ValueError: if it is no text.
         """
         try:
-            return read_text(self.path)
+            return with_line_ends_of_a_page(read_text(self.path))
         except FileNotFoundError:
             return ""
         except ValueError as error:
@@ -128,6 +128,11 @@ class ScriptFile:
         if suffix == "json" and not name.endswith(".script.json"):
             name = f"{Path(name).stem}.script.json"  # else it may be the sidecar of a clip
         return self._folder / name
+
+
+def with_line_ends_of_a_page(text: str) -> str:
+    """A text as a browser's text field holds it: with another one it would count as changed before it is touched."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def version_of(text: str) -> str:

@@ -186,6 +186,10 @@ class Studio:
                 raise UnknownError(f"{shot}: the script has no such shot.")
         if kind == "again" and not shots:
             raise ValueError("more seeds: name the shots that they are for.")
+        if seeds is not None and kind not in ("draft", "again"):
+            raise ValueError("seeds: are drawn for drafts alone. Drop them.")
+        if shots and kind == "film":
+            raise ValueError("shots: a film has all of its script, or its `order`. Drop them.")
         job = self.queue.add(kind, tuple(shots), seeds)
         self.worker.wake()
         return job

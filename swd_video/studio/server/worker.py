@@ -183,12 +183,13 @@ class Worker:
     def _judge(self, job: Job, exit_code: int | None) -> None:
         done = self.progress.get("done", {})
         job.pid = None
-        if job.state == "stopping":
+        # Also one that was told to stop when nothing more was left to do.
+        if exit_code == 0 or (exit_code is None and done.get("status") == "done"):
+            self._finish(job, "done", str(done.get("text") or ""))
+        elif job.state == "stopping":
             self._finish(job, "cancelled", "")
         elif job.was_told:  # for a shot that is left out
             self._wait_again(job)
-        elif exit_code == 0 or (exit_code is None and done.get("status") == "done"):
-            self._finish(job, "done", str(done.get("text") or ""))
         elif exit_code is None:
             self._wait_again(job)  # nobody saw how it ended: the same command again says what is left
         elif exit_code is not None and exit_code < 0:

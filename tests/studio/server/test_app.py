@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from swd_video.studio.server.script_file import version_of
+from swd_video.studio.server.script_file import FORMS, version_of
 from swd_video.studio.server.studio import Studio
 
 from .conftest import SCRIPT
@@ -68,6 +68,18 @@ def test_who_saves_over_somebody_elses_text_is_asked_first(client: TestClient, s
     asked |= {"text": "- two\n", "based_on": answer.json()["version"]}
     assert client.post("/api/script", json=asked).status_code == 200
     assert studio.script.text() == "- two\n"
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\r"])
+def test_a_script_with_other_line_ends_is_not_changed_before_it_is_touched(
+    client: TestClient, studio: Studio, line_end: str
+) -> None:
+    studio.script.path.write_text(SCRIPT.replace("\n", line_end), newline="")
+    script = client.get("/api/state").json()["script"]
+    assert script["text"] == SCRIPT, "a text field of a browser knows no other line ends"
+    asked = {"text": f"- one{line_end}- two", "name": "film.yaml", "based_on": script["version"]}
+    saved = client.post("/api/script", json=asked).json()
+    assert saved["version"] == client.get("/api/state").json()["script"]["version"]
 
 
 def test_a_new_script_in_the_folder_is_found_again(client: TestClient, studio: Studio) -> None:
@@ -141,6 +153,8 @@ def test_jobs_are_asked_for_cancelled_and_tried_again(client: TestClient, studio
         ({"kind": "draft", "flags": ["--out", "/"]}, "flags"),
         ({"kind": "finish", "shots": ["--out"]}, "no such shot"),
         ({"kind": "again"}, "name the shots"),
+        ({"kind": "finish", "seeds": 3}, "seeds: "),
+        ({"kind": "film", "shots": ["tiger"]}, "shots: "),
         ([], "object"),
     ],
 )
@@ -208,6 +222,14 @@ def test_everything_is_in_the_zip_once(client: TestClient, studio: Studio) -> No
         assert archive.testzip() is None
         assert archive.namelist() == ["tiger.json", "tiger.mp4", "tiger.webp", "film.yaml"]
         assert archive.read("tiger.mp4") == b"picture"
+
+
+def test_scripts_of_every_form_are_handed_out(client: TestClient, studio: Studio) -> None:
+    names = [f"old.{suffix}" for suffix in (*FORMS, "yml")] + ["LOUD.YAML"]
+    for name in names:
+        (studio.folder.path / name).write_text("a tiger")
+        assert client.get(f"/files/{name}").text == "a tiger", name
+    assert {name for name, _ in studio.folder.files()} == set(names)
 
 
 def test_takes_that_were_replaced_stay_in_the_history(client: TestClient, studio: Studio) -> None:

@@ -182,6 +182,15 @@ def test_a_command_that_somebody_killed_failed_and_can_be_tried_again(
     assert number.name in job.message
 
 
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "done"), (130, "cancelled")])
+def test_a_job_that_did_all_before_it_could_stop_is_done(tmp_path: Path, exit_code: int, state: str) -> None:
+    worker = worker_of(tmp_path, lambda job: None)
+    job = worker._queue.add("finish")
+    job.state, job.was_told = "stopping", True
+    worker._judge(job, exit_code)
+    assert (job.state, Queue(tmp_path).jobs[0].state) == (state, state)
+
+
 def test_what_a_command_says_is_read_once_in_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
     log.write_text('{"event": "plan", "total": 3}\nhello\n {"event": 3}\n\rold\rnew\n{"event": "sta')
