@@ -19,6 +19,7 @@ _FRAMES = 3
 _IN_A_ROW = 8
 _GAP_PX = 8
 _LABEL_PX = 15
+_PICKED_MARK = "  picked"
 _BACKGROUND, _FAINT, _PICKED = (250, 250, 248), (110, 110, 110), (23, 105, 58)
 
 
@@ -32,7 +33,7 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
     for shot, group in groupby(report.results, lambda result: result.clip.take.shot):
         results = [result for result in group if result.is_there or result.error]
         if results:
-            there = [(one, report.is_picked(one)) for one in results if one.is_there]
+            there = [(one, _label(one, report.is_picked(one))) for one in results if one.is_there]
             rows.append(
                 SheetRow(
                     heading=shot.id,
@@ -43,7 +44,7 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
                         f"take {one.clip.take.take}: {one.error}" for one in results if one.error
                     ),
                     picture=partial(_draw_takes, out, there),
-                    drawn_of=[(_preview(out, one), str(is_picked)) for one, is_picked in there],
+                    drawn_of=[(_preview(out, one), label) for one, label in there],
                 )
             )
     about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
@@ -54,10 +55,13 @@ def _preview(out: Path, result: DraftResult) -> Path:
     return out / DRAFTS_FOLDER / f"{result.clip.name}.webp"
 
 
-def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, bool]]) -> Image.Image:
-    cells = [
-        _draw_take(_preview(out, result), result.clip.take.take, is_picked) for result, is_picked in takes
-    ]
+def _label(result: DraftResult, is_picked: bool) -> str:
+    older = "  older" if result.status == "older" else ""  # it shows what the script said before
+    return f"{result.clip.take.take}{older}{_PICKED_MARK if is_picked else ''}"
+
+
+def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, str]]) -> Image.Image:
+    cells = [_draw_take(_preview(out, result), label) for result, label in takes]
     if not cells:
         return Image.new("RGB", (1, 1), _BACKGROUND)
     width, height = cells[0].width + _GAP_PX, max(cell.height for cell in cells) + _GAP_PX
@@ -69,7 +73,7 @@ def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, bool]]) -> Image.I
     return sheet
 
 
-def _draw_take(preview: Path, number: int, is_picked: bool) -> Image.Image:
+def _draw_take(preview: Path, text: str) -> Image.Image:
     with Image.open(preview) as animation:
         count = getattr(animation, "n_frames", 1)
         wanted = [round(index * (count - 1) / (_FRAMES - 1)) for index in range(_FRAMES)]
@@ -78,7 +82,7 @@ def _draw_take(preview: Path, number: int, is_picked: bool) -> Image.Image:
         ]
     scale = _LONG_SIDE_PX / max(frames[0].size)
     width, height = (max(1, round(side * scale)) for side in frames[0].size)
-    text, colour = (f"{number}  picked", _PICKED) if is_picked else (str(number), _FAINT)
+    colour = _PICKED if text.endswith(_PICKED_MARK) else _FAINT
     label = draw_text(text, _LABEL_PX, colour, _BACKGROUND, width)
     cell = Image.new("RGB", (width, label.height + 2 + len(frames) * (height + 2)), _BACKGROUND)
     cell.paste(label, (0, 0))

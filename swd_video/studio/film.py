@@ -143,7 +143,7 @@ def _describe_clip(number: int, clip: FilmClip, plan: FilmPlan) -> dict[str, Any
         "take": clip.take.take,
         "file": clip.packets.path.name,
         "hash": hash_file(clip.packets.path),
-        "prompt": shot.prompt,
+        "prompt": clip.prompt,
         "seed": clip.sidecar.get("seed"),
         "at_seconds": round(float(span.at / plan.fps), 6),
         "at_frame": span.at,

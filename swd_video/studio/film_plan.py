@@ -61,6 +61,11 @@ class FilmClip:
     sidecar: Mapping[str, Any]
     titled: int
 
+    @property
+    def prompt(self) -> str:
+        """What the clip was made of; one that is kept may be of an older prompt than its shot's."""
+        return str(self.sidecar.get("prompt", self.take.shot.prompt))
+
 
 @dataclass(frozen=True)
 class FilmPlan:

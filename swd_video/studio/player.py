@@ -56,7 +56,9 @@ def _shots(entries: Iterable[Mapping[str, Any]], film: Mapping[str, Any]) -> lis
     played = {(clip["id"], clip["take"]) for clip in film.get("clips", [])}
     for entry in entries:
         shot = shots.setdefault(entry["id"], {"id": entry["id"], "numbers": [], "takes": []})
-        shot |= {"prompt": entry["prompt"], "title": entry.get("title"), "marker": entry.get("marker")}
+        # A take that is kept may be of an older prompt; it says so itself.
+        prompt = entry["prompt"] if not entry.get("kept") else shot.get("prompt", entry["prompt"])
+        shot |= {"prompt": prompt, "title": entry.get("title"), "marker": entry.get("marker")}
         shot["takes"].append({**entry, "in_film": (entry["id"], entry["take"]) in played})
     # A film may still show what the last run left out.
     return [shot for shot in shots.values() if shot["takes"]]

@@ -70,11 +70,11 @@ class ClipResult:
                 stage | {"seconds": seconds} for stage, seconds in zip(stages_of(clip), times, strict=True)
             ],
         }
-        if clip.prompt != clip.take.shot.prompt:
-            entry["read_as"] = clip.prompt
         if clip.continues is not None:
             entry["continues"] = clip.continues
-        if clip.unknown_words:
+        if clip.prompt != clip.take.shot.prompt and not self.kept:
+            entry["read_as"] = clip.prompt
+        if clip.unknown_words and not self.kept:
             entry["unknown_words"] = clip.unknown_words
         entry |= shot_entry(clip.take.shot)
         entry |= self._as_kept()
@@ -84,7 +84,7 @@ class ClipResult:
         """What is another than the script says."""
         if not self.kept:
             return {}
-        keys = ("prompt", "seed", "frames", "width", "height", "fps", "seconds")
+        keys = ("prompt", "read_as", "seed", "frames", "width", "height", "fps", "seconds")
         stages = self.kept.get("stages")
         listed = [{**stage, "seconds": None} for stage in stages] if isinstance(stages, list) else []
         return {"kept": True, **{key: self.kept[key] for key in keys if key in self.kept}, "stages": listed}
@@ -104,16 +104,18 @@ class ClipResult:
 
     def sheet_row(self, out: Path) -> SheetRow:
         """Its place on the contact sheet; `out` is the folder of the clips."""
-        clip = self.clip
+        name, about = self.clip.name, self.as_dict()
+        unknown = about.get("unknown_words")
         return SheetRow(
-            heading=clip.name,
-            details=f"{clip.seconds:.3g} s   seed {clip.take.seed}"
-            + ("" if clip.continues is None else f"   continues {clip.continues}"),
-            prompt=clip.take.shot.prompt,
-            video=out / f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
+            heading=name,
+            details=f"{about['seconds']:.3g} s   seed {about['seed']}"
+            + (f"   continues {about['continues']}" if "continues" in about else "")
+            + ("   kept as it was" if self.kept else ""),
+            prompt=about["prompt"],
+            video=out / f"{name}.mp4" if self.status in ("rendered", "skipped") else None,
             problem=self.error
             or ("not rendered yet" if self.status == "pending" else "")
-            or (f"unknown words: {', '.join(clip.unknown_words)}" if clip.unknown_words else ""),
+            or (f"unknown words: {', '.join(unknown)}" if unknown else ""),
         )
 
 

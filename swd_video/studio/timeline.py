@@ -96,20 +96,20 @@ def _clip(
     about = {
         "id": shot.id,
         "take": take.take,
-        "prompt": shot.prompt,
+        "prompt": clip.prompt,
         "seed": clip.sidecar.get("seed", take.seed),
         "model": clip.sidecar.get("model", ""),
     }
     media = otio.schema.ExternalReference(clip.packets.path.name, whole)
     media.metadata["fcpx"] = {
-        "note": shot.prompt,
+        "note": clip.prompt,
         "metadata": [{f"{_NAMESPACE}.{key}": str(value)} for key, value in about.items()],
     }
     made = otio.schema.Clip(take.name, media, shown)
     made.metadata[_NAMESPACE] = about
     # In an EDL clips are told by the names of their files: those of reels are cut to eight letters.
     made.metadata["cmx_3600"] = {"reel": "AX"}
-    texts = {"prompt": shot.prompt, "title": shot.title, "marker": shot.marker}
+    texts = {"prompt": clip.prompt, "title": shot.title, "marker": shot.marker}
     for kind, text in texts.items():
         if text:
             made.markers.append(_marker(kind, text, first, about if kind == "prompt" else None))

@@ -164,9 +164,16 @@ def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[in
     assert {name for name in before if before[name] == after[name]} >= {"tiger-take2.mp4", "tiger-take2.webp"}
     entry = json.loads((tmp_path / "render.json").read_text())["shots"][1]
     assert (entry["prompt"], entry["kept"]) == ("a tiger walking left", True)
-    assert statuses(draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])) == {
-        **{"tiger": "drafted", "tiger-take2": "older"}
-    }
+    row = report.results[1].sheet_row(tmp_path)
+    assert (row.prompt, row.details) == (
+        "a tiger walking left", f"{entry['seconds']:.3g} s   seed {entry['seed']}   kept as it was",
+    )  # fmt: skip
+    drafted = draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])
+    assert statuses(drafted) == {"tiger": "drafted", "tiger-take2": "older"}
+    assert [draft_sheet._label(result, result.clip.take.take == 2) for result in drafted.results] == [
+        "1",
+        "2  older  picked",
+    ]
 
 
 def test_a_kept_draft_of_an_edited_shot_is_shown_and_not_finished(
@@ -301,6 +308,12 @@ def test_wrong_numbers_and_names_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         draft(tmp_path / "out", loaded, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_none_is_not_taken_for_the_default(tmp_path: Path, loaded: Any) -> None:
+    with pytest.raises(ValueError, match="--batch 0: expected a number of takes"):
+        render(script(), tmp_path / "out", model=loaded, batch=0)
     assert not (tmp_path / "out").exists()
 
 

@@ -232,8 +232,10 @@ def test_a_clip_that_is_kept_may_be_of_an_older_prompt(tmp_path: Path) -> None:
     script = write_folder(tmp_path)
     lines: list[str] = []
     shots = tuple(replace(shot, prompt="a wall", keep=shot.id != "blue") for shot in script.shots)
-    make_film(replace(script, shots=shots), tmp_path, say=lines.append)
+    film = make_film(replace(script, shots=shots), tmp_path, say=lines.append)
     assert lines == ["blue was rendered with another prompt than the script has now: render it again."]
+    assert [clip["prompt"] for clip in film["clips"]] == ["a red wall", "a green wall", "a blue wall"]
+    assert "a wall" not in (tmp_path / "film.fcpxml").read_text(), "what is seen was made of another prompt"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def test_takes_stand_in_playing_order_with_all_that_keeps_them(tmp_path: Path) -
     assert page.count(", in the film") == 2
 
 
+def test_a_take_that_is_kept_says_what_it_was_made_of(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    record = json.loads((tmp_path / "render.json").read_text())
+    record["shots"][2] |= {"prompt": "a green hedge", "kept": True}
+    (tmp_path / "render.json").write_text(json.dumps(record))
+    page = write_player(tmp_path).read_text()
+    assert page.count("<p>a green wall</p>") == 1
+    assert page.count("of an earlier version of the shot: a green hedge") == 1
+
+
 def test_texts_are_never_markup(tmp_path: Path) -> None:
     text = SCRIPT.replace("a blue wall", f'"{SPITEFUL}"').replace("Three colours", f'"{SPITEFUL}"')
     make_film(write_folder(tmp_path, text), tmp_path)
