@@ -46,6 +46,8 @@ def run(argv: list[str]) -> int:
         )
     if other.exists() and not arguments.overwrite:
         raise ValueError(f"{other}: is there already; give another name, or --overwrite to replace it.")
+    if not other.parent.is_dir():
+        raise ValueError(f"{other}: there is no folder {other.parent}; make it, or give another name.")
     script = load_script(arguments.script, arguments.reader)
     text = script_as_yaml(script, other.parent)
     with whole_file(other) as draft:

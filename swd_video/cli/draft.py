@@ -12,6 +12,7 @@ from swd_video.cli.arguments import read_arguments
 from swd_video.cli.following import following
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loading
 from swd_video.environment import collecting_no_garbage
+from swd_video.files import check_writable
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script, load_script
 
@@ -86,13 +87,16 @@ def run(argv: list[str]) -> int:
 def _pick(script: Script, arguments: Arguments) -> int:
     if arguments.again:
         raise ValueError("--pick: picks takes and drafts nothing; give --again in a command of its own.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    check_writable(arguments.out)
     picks = pick_takes(script, arguments.out, arguments.pick)
     if arguments.json_output:
         print(json.dumps({"picks": picks}))
         return 0
     for shot_id, numbers in picks.items():
         print(f"{shot_id}: take{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}")
+    for shot_id in dict.fromkeys(text.partition(":")[0] for text in arguments.pick):
+        if shot_id not in picks:
+            print(f"{shot_id}: no take")
     script_says = [shot.id for shot in script.shots if shot.pick]
     if script_says:
         print(f"the script itself picks for {', '.join(script_says)}", file=sys.stderr)

@@ -120,11 +120,17 @@ def _run(command: str, arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        return _report(str(error), EXIT_FAILED)
+        return _report(_describe_system(error), EXIT_FAILED)
     except (RuntimeError, MemoryError) as error:
         if debug or not _is_the_machines(error):
             raise
         return _report(_describe_machine(error), EXIT_FAILED)
+
+
+def _describe_system(error: OSError) -> str:
+    """Without its number, and of two files the one that was to be made."""
+    name = error.filename2 or error.filename
+    return f"{name}: {error.strerror}." if name and error.strerror else str(error)
 
 
 def _is_the_machines(error: BaseException) -> bool:

@@ -159,8 +159,9 @@ def check(
     architecture, facts = load_model_for_planning(
         model or script.model, device=place, dtype=precision, options=options, hashed=out is not None
     )
-    together = batch or (drafted_together(out) if out is not None else 1)
-    facts = computed_together(facts, together)
+    if batch is None:
+        batch = 1 if out is None else drafted_together(out)
+    facts = computed_together(facts, batch)
     errors: list[SourceError] = []
     clips = plan_clips(script, facts, errors)
     checked = [CheckedClip(clip) for clip in clips] if out is None else _look_for(clips, out)

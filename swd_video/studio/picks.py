@@ -73,6 +73,7 @@ def _read(script: Script, text: str) -> tuple[str, int | None]:
 
 
 def _write(out: Path, picks: Mapping[str, Sequence[int]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     known = {shot_id: list(numbers) for shot_id, numbers in picks.items() if numbers}
     write_beside_runs(out / PICKS_NAME, json.dumps(known, indent=2) + "\n")
 

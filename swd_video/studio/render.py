@@ -73,13 +73,14 @@ def render(
     """
     out = Path(out)
     script = script if isinstance(script, Script) else load_script(script, reader)
-    check_batch(batch or 1)
+    if batch is not None:
+        check_batch(batch)
     select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     pipe, facts = open_model(
         model or script.model, out, progress, device=device, dtype=dtype, options=options
     )
-    facts = computed_together(facts, batch or drafted_together(out))
+    facts = computed_together(facts, drafted_together(out) if batch is None else batch)
     run = RenderRun(with_picks(script, out), pipe, facts, out, progress, previews, stop)
     run.plan(only, skip)
     with alone_in(out):

@@ -108,6 +108,13 @@ def test_all_problems_are_told_at_their_lines(
     assert capsys.readouterr().err.startswith(f"error: {script}:1: --steps: a student has the stages")
 
 
+def test_a_batch_of_none_is_refused(
+    script: Path, student_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(script), "--model", str(student_folder), "--batch", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: --batch 0: expected a number of takes")
+
+
 def test_no_weights_are_read(
     check: Any, script: Path, student_folder: Path, tiny_wan_folder: Path, tmp_path: Path
 ) -> None:

@@ -93,3 +93,5 @@ def test_files_that_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "film.yaml").read_text() == "mine\n"
     assert main(["convert", str(tmp_path / "film.txt"), str(tmp_path / "film.csv")]) == 2
     assert "film.csv: would be read as another form" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "film.txt"), str(tmp_path / "away" / "film.yaml")]) == 2
+    assert f"there is no folder {tmp_path / 'away'}; make it" in capsys.readouterr().err

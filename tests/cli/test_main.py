@@ -97,6 +97,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_system_refuses_is_said_without_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "film.txt").write_text("a tiger")
+    folder = tmp_path / "film.yaml"
+    folder.mkdir()
+    assert main(["convert", str(tmp_path / "film.txt"), str(folder), "--overwrite"]) == 1
+    assert capsys.readouterr().err == f"error: {folder}: Is a directory.\n"
+
+
 def test_a_machine_without_memory_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     """Four thousand terabytes, which no machine gives."""
     assert main(["bench", "mmd", "--tokens", "1000000000000", "--channels", "1000"]) == 1

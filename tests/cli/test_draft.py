@@ -1,0 +1,33 @@
+"""`swd-video draft --pick`: what is picked is said, and nothing else is made."""
+
+from pathlib import Path
+
+import pytest
+
+from swd_video.cli.main import main
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "film.yaml"
+    path.write_text("- {id: tiger, prompt: a tiger}\n- {id: ghost, prompt: a ghost}\n")
+    return str(path)
+
+
+def test_what_is_picked_now_is_said(tmp_path: Path, script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["draft", script, "--out", str(tmp_path / "out"), "--pick"]
+    assert main([*command, "tiger:3", "ghost:5", "ghost:2"]) == 0
+    assert capsys.readouterr().out == "tiger: take 3\nghost: takes 2, 5\n"
+    assert main([*command, "tiger:none"]) == 0
+    assert capsys.readouterr().out == "ghost: takes 2, 5\ntiger: no take\n"
+
+
+def test_a_pick_that_cannot_be_kept_is_one_line_and_leaves_nothing(
+    tmp_path: Path, script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["draft", script, "--out", str(tmp_path / "out"), "--pick", "fox:1"]) == 2
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    assert main(["draft", script, "--out", script, "--pick", "tiger:1"]) == 2
+    cure = "cannot be written to: it is no folder. Choose another folder."
+    assert capsys.readouterr().err == f"error: --out {script}: {cure}\n"
