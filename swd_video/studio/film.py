@@ -13,7 +13,7 @@ from typing import Any
 
 from swd_video.data.video_joining import Copied, Drawn, Sound, join_video, parameter_sets
 from swd_video.files import hash_file, write_json
-from swd_video.studio.film_pictures import film_pieces
+from swd_video.studio.film_pictures import cut_titles, film_pieces
 from swd_video.studio.film_plan import (
     FilmClip,
     FilmPlan,
@@ -27,7 +27,7 @@ from swd_video.studio.film_record import path_from
 from swd_video.studio.folder import EDL_NAME, FCPXML_NAME, FILM_NAME, FILM_RECORD_NAME, OTIO_NAME, read_object
 from swd_video.studio.script import FilmSettings, Script
 
-FILM_VERSION = 1
+FILM_VERSION = 2
 """Raised whenever the same clips and settings would give another film."""
 
 _TIMELINE_PACKAGES = ("opentimelineio", "otio_cmx3600_adapter", "otio_fcpx_xml_adapter")
@@ -53,7 +53,7 @@ def make_film(
     """
     settings = settings or script.film or FilmSettings()
     plan = plan_film(script, settings, folder)
-    for line in plan.notes:
+    for line in (*plan.notes, *cut_titles(plan)):
         say(line)
     has_timelines = all(map(find_spec, _TIMELINE_PACKAGES))
     if not has_timelines:

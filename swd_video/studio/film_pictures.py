@@ -103,23 +103,45 @@ def fit(frame: Picture, size: tuple[int, int]) -> UInt8[np.ndarray, "_ _ 3"]:
 def draw_card(text: str, size: tuple[int, int]) -> Picture:
     """A title in the middle of a black picture."""
     card = Image.new("RGB", (size[1], size[0]), _BLACK)
-    words = _words(text, size, _CARD_LETTERS)
+    words = _fitting_words(text, size, _CARD_LETTERS)
     card.paste(words, ((size[1] - words.width) // 2, (size[0] - words.height) // 2))
     return np.asarray(card)
 
 
+def cut_titles(plan: FilmPlan) -> list[str]:
+    """Titles of the film that are too long for its picture even in small letters, a line each."""
+    texts = [(plan.script.title, _CARD_LETTERS)] if plan.card else []
+    texts += [(clip.take.shot.title or "", _TITLE_LETTERS) for clip in plan.clips if clip.titled]
+    return [
+        f"the title {text[:30]!r}... does not fit into {plan.size[1]}x{plan.size[0]} pixels: its end is cut off."
+        for text, letters in dict.fromkeys(texts)
+        if _words(text, plan.size, letters).height > _room(plan.size)
+    ]
+
+
+def _room(size: tuple[int, int]) -> int:
+    """How high words may stand in a picture."""
+    return round(size[0] * (1 - 2 * _MARGIN))
+
+
 def _words(text: str, size: tuple[int, int], letters: float) -> Image.Image:
-    """White words on black, no larger than they need to be."""
-    pixels = max(_LEAST_LETTERS_PX, round(min(size) * letters))
-    drawn = draw_text(text, pixels, _WHITE, _BLACK, round(size[1] * (1 - 2 * _MARGIN)))
-    box = drawn.getbbox() or (0, 0, 1, 1)
-    # What does not fit is cut off below.
-    return drawn.crop((box[0], box[1], box[2], min(box[3], box[1] + round(size[0] * (1 - 2 * _MARGIN)))))
+    """White words on black, in smaller letters where else they do not fit, no larger than they need to be."""
+    for pixels in range(max(_LEAST_LETTERS_PX, round(min(size) * letters)), _LEAST_LETTERS_PX - 1, -1):
+        drawn = draw_text(text, pixels, _WHITE, _BLACK, round(size[1] * (1 - 2 * _MARGIN)))
+        drawn = drawn.crop(drawn.getbbox() or (0, 0, 1, 1))
+        if drawn.height <= _room(size):
+            break
+    return drawn
+
+
+def _fitting_words(text: str, size: tuple[int, int], letters: float) -> Image.Image:
+    words = _words(text, size, letters)
+    return words.crop((0, 0, words.width, min(words.height, _room(size))))
 
 
 def _lettered(text: str, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
     """Where a picture shows a title, and where its shadow, which keeps it legible over bright ones."""
-    words = _words(text, size, _TITLE_LETTERS).convert("L")
+    words = _fitting_words(text, size, _TITLE_LETTERS).convert("L")
     mask = Image.new("L", (size[1], size[0]), 0)
     mask.paste(words, (round(size[1] * _MARGIN), size[0] - round(size[0] * _MARGIN) - words.height))
     reach = max(1.0, min(size) / 120)

@@ -16,6 +16,8 @@ import pytest
 from swd_video.data.video import probe_video, read_video
 from swd_video.files import alone_in
 from swd_video.studio.film import make_film
+from swd_video.studio.film_pictures import cut_titles, draw_card
+from swd_video.studio.film_plan import plan_film
 from swd_video.studio.film_record import script_of_folder
 from swd_video.studio.render import render
 from swd_video.studio.script import FilmSettings
@@ -211,6 +213,19 @@ def test_what_cannot_be_filmed_is_refused_in_one_line(
         make_film(script, tmp_path)
     assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("film.")]
+
+
+def test_long_titles_have_smaller_letters_and_are_told_where_they_are_cut(tmp_path: Path) -> None:
+    long = "a sentence that somebody wrote where a title should be "
+    text = SCRIPT.replace("Three colours", long * 9)
+    plan = plan_film(write_folder(tmp_path, text), FilmSettings(titles=True), tmp_path)
+    assert cut_titles(plan) == [
+        f"the title {long[:30]!r}... does not fit into 64x48 pixels: its end is cut off."
+    ]
+    assert cut_titles(replace(plan, size=(480, 832))) == []
+    whole, begun = (draw_card(text, (480, 832)) for text in (long * 9, long * 8))
+    assert (whole != begun).any(), "the last words are seen"
+    assert not whole[:30].any() and not whole[-30:].any(), "in the middle, with a margin"
 
 
 def test_a_clip_that_is_not_there_is_named(tmp_path: Path) -> None:
