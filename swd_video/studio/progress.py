@@ -134,7 +134,7 @@ class Progress:
         )
 
     def clip(self, take: Take, status: str, text: str, error: str = "") -> None:
-        """Say what became of a clip."""
+        """Say what became of a clip; how many there are by now stands before the text."""
         steps = self._steps.get(take.name, {})
         if steps and status != "failed" and status != "skipped":
             self._pay(take.name, max(steps))
@@ -142,6 +142,7 @@ class Progress:
             self._left[index] -= size
         self._since = self._now()
         self._done += 1
+        text = f"[{self._done}/{self._total}] {text}"
         self._tell(Event("clip", text, take.shot.id, take.take, status=status, error=error or None))
 
     def done(self, status: str, text: str) -> None:

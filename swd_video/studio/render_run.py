@@ -60,7 +60,6 @@ class RenderRun:
     warnings: list[str] = field(default_factory=list)
     _earlier: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _videos: dict[str, str] = field(default_factory=dict)
-    _told: int = 0
 
     def plan(self, only: Sequence[str], skip: Sequence[str]) -> None:
         """Find out which clips there are, and which to render: `only` some, or all, less `skip`; writes nothing.
@@ -211,8 +210,7 @@ class RenderRun:
             result.stage_seconds = []
 
     def _tell(self, result: ClipResult) -> None:
-        self._told += 1
-        line = f"[{self._told}/{len(self.chosen)}] {result.clip.name}: {result.line()}"
+        line = f"{result.clip.name}: {result.line()}"
         self.progress.clip(result.clip.take, result.status, line, result.error)
 
     def _remember(self, result: ClipResult) -> None:

@@ -84,7 +84,7 @@ def test_events_are_plain_values_and_lines() -> None:
     progress.stage(take("a"), 0, 1, preview="a.preview.webp")
     progress.clip(take("a"), "rendered", "a is there")
     progress.done("done", "1 rendered")
-    assert lines == ["loading", "warning: unknown word", "a is there"]
+    assert lines == ["loading", "warning: unknown word", "[1/1] a is there"]
     told = [json.loads(json.dumps(event.as_dict())) for event in events]
     assert [event["event"] for event in told] == ["note", "warning", "plan", "stage", "clip", "done"]
     keys = {
