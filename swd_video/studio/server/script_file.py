@@ -25,7 +25,10 @@ FORMS = {
 MAX_BYTES = 8 * 2**20
 """Of a script; a thousand shots are a hundredth of that."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,80}\.[A-Za-z0-9]{1,12}")
+_NAME = re.compile(r"""[^ ./\\:*?"<>|-][^/\\:*?"<>|]*\.[A-Za-z0-9]{1,12}""")
+"""As people call their files, less what leads elsewhere or is no name on some system."""
+
+_NAME_BYTES = 200
 _LINE = re.compile(r":(\d+): ")
 
 
@@ -120,8 +123,13 @@ class ScriptFile:
             return self.path
         if name == self._own.name:
             return self._own
-        if not _NAME.fullmatch(name) or ".." in name:
-            raise ValueError(f"{name!r} cannot be a script's name. Use letters, digits, blanks, '-' and '_'.")
+        if not (name.isprintable() and _NAME.fullmatch(name) and ".." not in name):
+            raise ValueError(
+                f"{name!r} cannot be a script's name. Begin with a letter, leave out / \\ : * ? \" < > |, and end with "
+                "its form, such as .yaml."
+            )
+        if len(name.encode()) > _NAME_BYTES:
+            raise ValueError(f"{name!r} is too long for a script's name. Use a shorter one.")
         suffix = Path(name).suffix.lower().removeprefix(".")
         if suffix not in (*FORMS, "yml", *offered("script_readers")):
             raise ValueError(f"{name!r}: no script ends like this. Known are: {', '.join(FORMS)}.")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from swd_video.studio.server.folder import Folder
 from swd_video.studio.server.script_file import ChangedMeanwhileError, ScriptFile, version_of
 
 
@@ -44,8 +45,21 @@ def test_another_name_is_another_script_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["größe.yaml", "虎.txt", "हिन्दी.txt", "garden (1).yaml", "Anna's film, 2.txt"]
+)
+def test_a_dropped_script_has_any_name_that_people_give(tmp_path: Path, name: str) -> None:
+    file = ScriptFile(tmp_path, tmp_path / "film.yaml")
+    file.save("- one\n", name, "")
+    assert (file.path.name, file.text()) == (name, "- one\n")
+    assert Folder(tmp_path).file(name) == tmp_path / name, "the page hands it out"
+
+
+@pytest.mark.parametrize(
     "name",
     [
+        "虎" * 80 + ".yaml",
+        "-film.yaml",
+        "a\ud800.yaml",
         "../film.yaml",
         "/film.yaml",
         ".yaml",
