@@ -24,6 +24,8 @@ _REFUSED = {
     "fs": REFUSED_KEYS["flow_shift"],
 } | REFUSED_KEYS
 _FLAG_OF = {key: f"--{flag}" for flag, key in FLAGS.items()} | {"size": "--w, --h"}
+# As word processors change two hyphens; a single letter is a flag only where a number follows, else it may be prose.
+_TYPESET = re.compile(r"(?:^|\s)([–—])(id|takes|seconds|[whfd](?=[\s=]+\d))(?=[\s=])")
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)(?=\s|=|$)=?")
 
 
@@ -46,6 +48,8 @@ def _read_line(line: str, number: int, path: Path) -> Shot:
     def fail(number: int, key: str, problem: str) -> SourceError:
         return SourceError(f"{path}:{number}: {_FLAG_OF.get(key, key)}: {problem}")
 
+    if typeset := _TYPESET.search(line):
+        raise fail(number, f"{typeset[1]}{typeset[2]}", f"begins with a dash. Write --{typeset[2]}.")
     written: dict[str, Written] = {}
     for flag, value in zip(rest[::2], rest[1::2], strict=True):
         if flag.replace("-", "_") in _REFUSED:

@@ -140,6 +140,8 @@ def test_all_keys_of_a_shot_can_be_columns(tmp_path: Path) -> None:
             ":2: --x: unknown flag. The flags are --w, --h, --f, --d, --i, --id, ",
         ),
         ("txt", "a bee --take 3\n", ":1: --take: unknown flag. Did you mean --takes?"),
+        ("txt", "a bee \u2014takes 3\n", ":1: \u2014takes: begins with a dash. Write --takes."),
+        ("txt", "a bee \u2013w 64 --h 64\n", ":1: \u2013w: begins with a dash. Write --w."),
         ("txt", "a bee --n ugly --w 9\n", ":1: --n: a student was distilled from a guided teacher"),
         ("txt", "a bee --s 20\n", ":1: --s: a student has the stages"),
         ("txt", "a bee --negative-prompt x\n", ":1: --negative-prompt: a student was distilled"),
@@ -216,7 +218,7 @@ def test_mistakes_are_told_at_their_line(suffix: str, text: str, message: str, t
 
 
 def test_signs_that_are_no_flags_are_text(tmp_path: Path) -> None:
-    text = "a bee -- at night, well-lit--almost -5 #1\n #a\n"
+    text = "a bee -- at night, well-lit--almost -5 #1 \u2014i think \u2014takes\n #a\n"
     assert [shot.prompt for shot in read(text, "txt", tmp_path).shots] == text.strip().split("\n ")
 
 
