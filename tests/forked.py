@@ -1,29 +1,32 @@
 """Programs in processes of their own that need not import torch, diffusers and transformers again.
 
-Importing takes far longer than what tests let such a program do. So one process, the nursery, has imported what most of
-them need and nothing else: it holds no tensors and has no threads. Each program starts as a fork of it, with its own
-folder, environment, arguments and files for what it writes. Tests whose subject is the start itself, what is imported
-or the installed command, start a real one.
+Importing takes far longer than what tests let such a program do. So one process, the nursery, imports what most of them
+need and nothing else when it is first asked for a program: it holds no tensors and has no threads. Each program starts
+as a fork of it, with its own folder, environment, arguments and files for what it writes. All processes that share the
+tests of a run ask the same one. Tests whose subject is the start itself, what is imported or the installed command,
+start a real one.
 """
 
 import atexit
 import importlib
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import types
+import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swd_video.environment import collecting_no_garbage
-
 ROOT = Path(__file__).parents[1]
+_ADDRESS = "SWD_VIDEO_NURSERY"
 _IMPORTED = (
     "transformers.models.umt5.modeling_umt5",
     "diffusers.pipelines.wan.pipeline_wan",
@@ -46,6 +49,7 @@ class Forked:
     def __init__(
         self, code: str, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]
     ) -> None:
+        self._code = code
         self._folder = tempfile.TemporaryDirectory()
         self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         self.pid: int = _asked(
@@ -58,26 +62,27 @@ class Forked:
 
     def poll(self) -> int | None:
         """How it ended, as `subprocess` says it, or None while it runs."""
-        return self._ended(os.WNOHANG)
+        if self.returncode is None:
+            self.returncode = _asked(pid=self.pid)
+            if self.returncode is not None:
+                self.stdout, self.stderr = (file.read_text(encoding="utf-8") for file in self._files)
+                self._folder.cleanup()
+        return self.returncode
 
-    def wait(self) -> int:
-        """How it ended, once it did."""
-        code = self._ended(0)
-        assert code is not None
+    def wait(self, within_s: float = 120) -> int:
+        """How it ended, once it did; one that takes longer than it may is killed."""
+        until = time.monotonic() + within_s
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                self.kill()
+                raise TimeoutError(f"the program still ran after {within_s} s: {self._code[:200]}")
+            time.sleep(0.01)
         return code
 
     def kill(self) -> None:
         """End it by SIGKILL, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
-
-    def _ended(self, options: int) -> int | None:
-        if self.returncode is None:
-            self.returncode = _asked(pid=self.pid, options=options)
-            if self.returncode is not None:
-                self.stdout, self.stderr = (file.read_text(encoding="utf-8") for file in self._files)
-                self._folder.cleanup()
-        return self.returncode
 
 
 def start_forked(code: str, *arguments: object, folder: Path = ROOT, **environment: str) -> Forked:
@@ -96,49 +101,69 @@ def start_forked(code: str, *arguments: object, folder: Path = ROOT, **environme
 def run_forked(
     code: str, *arguments: object, folder: Path = ROOT, within_s: float = 120, **environment: str
 ) -> Forked:
-    """The same, until it has ended; one that takes longer than it may is killed."""
+    """The same, until it has ended."""
     program = start_forked(code, *arguments, folder=folder, **environment)
-    until = time.monotonic() + within_s
-    while program.poll() is None:
-        if time.monotonic() > until:
-            program.kill()
-            raise TimeoutError(f"the program still ran after {within_s} s: {code[:200]}")
-        time.sleep(0.01)
+    program.wait(within_s)
     return program
 
 
-@cache
-def _nursery() -> "subprocess.Popen[str]":
-    """Started when first asked for; it ends when its input does, with this process at the latest."""
+def open_nursery() -> None:
+    """Let this process and those that it starts fork programs; the nursery ends with this process at the latest."""
+    os.environ[_ADDRESS] = f"swd-video-tests-{uuid.uuid4()}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     nursery = subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
+    assert nursery.stdout is not None
+    nursery.stdout.readline()  # it listens
     atexit.register(nursery.communicate)
-    return nursery
 
 
 def _asked(**order: Any) -> Any:
-    nursery = _nursery()
-    assert nursery.stdin is not None and nursery.stdout is not None
-    nursery.stdin.write(json.dumps(order) + "\n")
-    nursery.stdin.flush()
-    return json.loads(nursery.stdout.readline())
+    with socket.socket(socket.AF_UNIX) as nursery:
+        nursery.connect(_address())
+        with nursery.makefile("rw") as words:
+            words.write(json.dumps(order) + "\n")
+            words.flush()
+            return json.loads(words.readline())
+
+
+def _address() -> str:
+    """A name that is no file and goes with the process that listens to it."""
+    return f"\0{os.environ[_ADDRESS]}"
 
 
 def _next_program() -> dict[str, Any] | None:
     """Answer in the nursery; the program to run in a process forked for it, None in the nursery at its end."""
-    while line := sys.stdin.readline():
-        order = json.loads(line)
-        if "pid" in order:
-            pid, status = os.waitpid(order["pid"], order["options"])
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = os.fork()
-            if not answer:
-                return order
-        print(json.dumps(answer), flush=True)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(_address())
+        door.listen()
+        print("open", flush=True)
+        # Input ends with the process that opened the nursery.
+        while door in select.select([door, sys.stdin], [], [])[0]:
+            asking, _ = door.accept()
+            with asking, asking.makefile("rw") as words:
+                order = json.loads(words.readline())
+                if "pid" in order:
+                    pid, status = os.waitpid(order["pid"], os.WNOHANG)
+                    answer = os.waitstatus_to_exitcode(status) if pid else None
+                else:
+                    _import()
+                    answer = os.fork()
+                    if not answer:
+                        return order
+                words.write(json.dumps(answer) + "\n")
     return None
+
+
+@cache
+def _import() -> None:
+    from swd_video.environment import collecting_no_garbage
+
+    with collecting_no_garbage():
+        for name in _IMPORTED:
+            importlib.import_module(name)
+    assert len(os.listdir("/proc/self/task")) == 1, "a fork has no other threads than the one that forks"
 
 
 def _become(
@@ -157,10 +182,5 @@ def _become(
     exec(compile(code, "<string>", "exec"), program.__dict__)
 
 
-if __name__ == "__main__":
-    with collecting_no_garbage():
-        for name in _IMPORTED:
-            importlib.import_module(name)
-    assert len(os.listdir("/proc/self/task")) == 1, "a fork has no other threads than the one that forks"
-    if program := _next_program():
-        _become(**program)
+if __name__ == "__main__" and (program := _next_program()):
+    _become(**program)

@@ -41,7 +41,7 @@ from swd_video.models.hunyuan import HunyuanVideoModel
 from swd_video.models.ltx import LtxModel
 from swd_video.models.wan import WanModel
 
-from ..conftest import build_tiny_transformer
+from ..fixtures import build_tiny_transformer
 
 # What a prompt is wrapped in, short enough for a tokenizer that has a token for every byte.
 _TEMPLATE = {"template": "Show: {}", "crop_start": 6}

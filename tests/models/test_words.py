@@ -10,7 +10,7 @@ from swd_video.models.loading import resolve_model_path
 from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
 from tools.pocket.corpus import BACKGROUNDS, MOTIONS, SUBJECTS
 
-from ..conftest import build_tiny_tokenizer
+from ..fixtures import build_tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

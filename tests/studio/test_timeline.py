@@ -13,7 +13,7 @@ from swd_video.studio.script import FilmSettings
 from swd_video.studio.timeline import editing_rate
 from swd_video.studio.yaml_script import parse_script
 
-from ..conftest import write_tone
+from ..fixtures import write_tone
 from .film_folder import SCRIPT, pictures, write_folder, write_take
 
 TEXT = (
