@@ -6,9 +6,15 @@ import gc
 # What tests import is a million objects that all stay: no search for garbage walks through them, now or in a test.
 gc.disable()
 
+import inspect
 import os
+from dataclasses import is_dataclass
+from functools import partial
+from typing import Any
 
+import jaxtyping
 import pytest
+from beartype import BeartypeConf, beartype
 from hypothesis import HealthCheck, settings
 
 # Tiny tensors gain nothing from more threads, and where a machine shows more cores than it gives, waiting for them
@@ -20,6 +26,28 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+_with_shapes = jaxtyping.jaxtyped
+_types_alone = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+
+
+def _checked(code: Any, *, typechecker: Any) -> Any:
+    """What jaxtyping's decorator does, and less for signatures that have no shapes: there beartype says as much.
+
+    Its bookkeeping, at every call and for everything that is imported, took a seventh of the suite's time. It reads
+    hints in quotes, which may name what is not there when the package runs.
+    """
+    if inspect.isclass(code):
+        if is_dataclass(code) and "__init__" in vars(code):
+            code.__init__ = _checked(code.__init__, typechecker=typechecker)
+        return code
+    if any(isinstance(hint, str) or "jaxtyping." in repr(hint) for hint in code.__annotations__.values()):
+        return _with_shapes(code, typechecker=typechecker)
+    return _types_alone(code)
+
+
+# By this name the import hook of `--jaxtyping-packages` finds what it puts on functions and classes of the package.
+jaxtyping.jaxtyped = lambda *, typechecker: partial(_checked, typechecker=typechecker)  # type: ignore[assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,6 +20,7 @@ from swd_video.cli.commands import COMMANDS
 from swd_video.cli.main import main
 from swd_video.config import load_config_as, parse_overrides
 from swd_video.core.flow import add_noise
+from swd_video.cost.counting import Flops
 from swd_video.data.sections import SynthesizeConfig
 from swd_video.evaluation.config import EvaluateConfig
 from swd_video.studio.script import load_script
@@ -290,9 +291,13 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         assert requirement.specifier.contains(pinned), f"{requirement} does not accept {pinned}"
 
 
-def test_shapes_are_checked_under_pytest() -> None:
+def test_shapes_and_types_are_checked_under_pytest() -> None:
     with pytest.raises(TypeCheckError):
         add_noise(torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 3, 4, 6), 0.5)
+    with pytest.raises(TypeCheckError):
+        parse_overrides(5)  # type: ignore[arg-type] # a function without shapes
+    with pytest.raises(TypeCheckError):
+        Flops("many")  # type: ignore[arg-type] # what makes a dataclass
 
 
 def test_shipped_models_name_no_folder_of_the_machine_that_made_them() -> None:
