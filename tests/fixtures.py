@@ -21,6 +21,8 @@ from diffusers import (
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    Dinov2Config,
+    Dinov2Model,
     PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
@@ -284,3 +286,16 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         VideoMAEModel(config).save_pretrained(root / "videomae")
         save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """To evaluate through where it does not matter what: the packaged one takes longer than all else."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = Dinov2Config(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+        )
+        Dinov2Model(config).save_pretrained(folder)
+    return dict.fromkeys(("encoder", "frame_encoder"), str(folder))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import Dinov2Config, Dinov2Model
 
 from swd_video.cli.main import main
 from swd_video.data.video import write_video
@@ -84,19 +83,6 @@ def values(
     }
 
 
-@pytest.fixture(scope="module")
-def small_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One of random weights, where it does not matter which: the packaged one takes longer than all else."""
-    folder = tmp_path_factory.mktemp("encoder")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = Dinov2Config(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
-        )
-        Dinov2Model(config).save_pretrained(folder)
-    return dict.fromkeys(("encoder", "frame_encoder"), str(folder))
-
-
 def write(values: dict[str, Any], tmp_path: Path) -> str:
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -104,9 +90,13 @@ def write(values: dict[str, Any], tmp_path: Path) -> str:
 
 
 def test_rows_are_made_judged_timed_and_shown_once(
-    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: dict[str, Any],
+    small_encoders: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
+    values["metrics"] |= small_encoders
     command = ["evaluate", write(values, tmp_path), "--out", str(out), "--device", "cpu", "--json"]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)

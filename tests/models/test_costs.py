@@ -20,13 +20,24 @@ from swd_video.objectives.networks import Networks
 from swd_video.objectives.passes import Pass
 
 
+@pytest.fixture(scope="module")
+def architectures() -> dict[str, Architecture]:
+    """Of families that were built before, which only answer questions."""
+    return {}
+
+
 @pytest.fixture
-def architecture(family: str, model: VideoModel, save_tiny: Callable[[str], Path]) -> Architecture:
+def architecture(
+    family: str, model: VideoModel, save_tiny: Callable[[str], Path], architectures: dict[str, Architecture]
+) -> Architecture:
+    if family in architectures:
+        return architectures[family]
     folder = save_tiny(family)
     # HunyuanVideo's text starts with a pooled row, and its length is not the family's in these tests.
     length = model.spec.text_length - (family == "hunyuan")
     write_video_spec(folder, VideoSpec(text_length=length))
-    return load_architecture(folder)
+    architectures[family] = load_architecture(folder)
+    return architectures[family]
 
 
 def test_costs_of_every_family(model: VideoModel, grid: LatentSize, architecture: Architecture) -> None:

@@ -52,7 +52,11 @@ PROMPTED = {"kind": "tools.pocket.rows:ComposedClips", "split": "final", "seed":
 
 @pytest.fixture
 def config(
-    tiny_wan_folder: Path, judge_folder: Path, students: dict[str, Path], tmp_path: Path
+    tiny_wan_folder: Path,
+    judge_folder: Path,
+    students: dict[str, Path],
+    small_encoders: dict[str, str],
+    tmp_path: Path,
 ) -> dict[str, Any]:
     """The shipped config, with small models in its rows."""
     (tmp_path / "prompts.txt").write_text(
@@ -76,7 +80,11 @@ def config(
         "batch_size": 4,
         "against": ["codec", "teacher-50"],
         "rows": rows,
-        "metrics": {"judge": str(judge_folder), "real_clips": {**PROMPTED, "seed": 1001, "count": 6}},
+        "metrics": {
+            "judge": str(judge_folder),
+            "real_clips": {**PROMPTED, "seed": 1001, "count": 6},
+            **small_encoders,
+        },
         "cost": {"rounds": 1},
         "page": {"prompts": 1},
     }

@@ -100,5 +100,5 @@ def test_what_is_done_is_kept_and_what_fails_is_a_line(
 
 def test_the_list_names_configs_that_are_there() -> None:
     root = Path(__file__).parents[2]
-    for _, path in on_gpu.all_parts(None).values():
+    for path in {path for _, path in on_gpu.all_parts(None).values()}:
         assert not path or load_architecture(load_config(root / path).model).parts
