@@ -62,6 +62,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(fixtures)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """No test happens to call what it calls most where memory for calls ends."""
+    from swd_video.environment import with_room_for_calls
+
+    item.runtest = partial(with_room_for_calls, item.runtest)  # type: ignore[method-assign]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
     """All is imported by now."""

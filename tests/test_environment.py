@@ -3,12 +3,14 @@
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from swd_video.environment import WAITING_VARIABLES, let_waiting_threads_sleep
+from swd_video.environment import WAITING_VARIABLES, let_waiting_threads_sleep, with_room_for_calls
 
 PROGRAM = """
 import resource, sys
@@ -92,3 +94,28 @@ def test_what_the_first_import_of_torch_makes_is_never_looked_through() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, later, is_on = ended.stdout.split()
     assert int(first) > 10_000 and int(later) == 0 and is_on == "True"
+
+
+def test_no_call_is_slow_for_its_depth() -> None:
+    """Where memory for frames ends, every call costs a page or more; in a new thread there is no room from before."""
+
+    def pages(depth: int) -> int:
+        if depth:
+            return pages(depth - 1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(1000):
+            _nothing()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def worst() -> int:
+        return max(pages(depth) for depth in range(300))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(with_room_for_calls, worst).result() < 500
+    if platform.python_implementation() == "CPython" and sys.version_info < (3, 12):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(worst).result() >= 1000, "the interpreter gives room itself"
+
+
+def _nothing() -> None:
+    pass

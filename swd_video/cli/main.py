@@ -14,7 +14,7 @@ from types import FrameType
 
 import swd_video
 from swd_video.cli.commands import COMMANDS, EXTRAS
-from swd_video.environment import prepare_process
+from swd_video.environment import prepare_process, with_room_for_calls
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         cure = f"Did you mean `{close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
         return _report(f"no command {name!r}. {cure}", EXIT_WRONG_INPUT)
-    return _run(name, rest)
+    return with_room_for_calls(lambda: _run(name, rest))
 
 
 class _Terminated(KeyboardInterrupt):
