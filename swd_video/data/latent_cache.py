@@ -204,8 +204,12 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CacheError(f"{folder}: no cache of latents here (no {INDEX_NAME}).") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CacheError(f"{path}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise CacheError(
+            f"{path}: cannot be read: {error}. Delete its folder, or give another, and encode again."
+        ) from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise CacheError(f"{path}: not a cache of format {FORMAT}; encode again into a new folder.")
     types = _INDEX_TYPES | (_COMPLETE_TYPES if index.get("complete") is True else {})

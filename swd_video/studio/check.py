@@ -148,9 +148,11 @@ def check(
     drafts there were made, else 1.
 
     Raises:
-        ValueError: the model is not usable.
+        ValueError: the model is not usable, or `out` is no folder.
     """
     if out is not None and not out.is_dir():
+        if out.exists():
+            raise ValueError(f"--out {out}: is no folder. Choose another one.")
         out = None
     if out is not None:
         script = with_picks(script, out)

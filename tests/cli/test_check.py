@@ -115,6 +115,13 @@ def test_a_batch_of_none_is_refused(
     assert capsys.readouterr().err.startswith("error: --batch 0: expected a number of takes")
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(
+    script: Path, student_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(script), "--model", str(student_folder), "--out", str(script)]) == 2
+    assert capsys.readouterr().err == f"error: --out {script}: is no folder. Choose another one.\n"
+
+
 def test_no_weights_are_read(
     check: Any, script: Path, student_folder: Path, tiny_wan_folder: Path, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ def test_folders_that_are_no_cache(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="not a cache of format 1"):
         read_index(tmp_path)
     (tmp_path / "index.json").write_text("{")
-    with pytest.raises(CacheError, match="cannot be read"):
+    with pytest.raises(CacheError, match=r"cannot be read.*encode again"):
         read_index(tmp_path)
     (tmp_path / "index.json").write_text('{"format": 1, "complete": true, "model": 3}')
     with pytest.raises(CacheError, match="model: got 3; the file was changed"):
