@@ -56,7 +56,9 @@ def distance_floor(metrics: Sequence[Metric], reference: Scores) -> dict[str, Es
 def _source_of(metric: Metric) -> str:
     """What tells that a metric from outside was edited: whoever tries things out counts no versions up."""
     name = type(metric).__module__
-    file = None if name.partition(".")[0] == __package__.partition(".")[0] else sys.modules[name].__file__
+    if name.partition(".")[0] == __package__.partition(".")[0]:
+        return ""
+    file = getattr(sys.modules[name], "__file__", None)  # a notebook has none
     return "" if file is None else f" {hash_file(Path(file))}"
 
 
