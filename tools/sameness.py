@@ -284,10 +284,13 @@ def evaluate(clips: Path, run: Path) -> dict[str, Any]:
 def planned_configs() -> list[str]:
     """Configs of distillations, which are those with a schedule, of their own or of a file that they extend."""
     paths = sorted((ROOT / "configs").rglob("*.yaml"))
-    planned = [
-        p for p in paths if {"schedule", "extends"} & set(yaml.safe_load(p.read_text(encoding="utf-8")))
-    ]
-    return [path.relative_to(ROOT).as_posix() for path in planned]
+    return [path.relative_to(ROOT).as_posix() for path in paths if has_schedule(path)]
+
+
+def has_schedule(path: Path) -> bool:
+    """Whether a config has one, or extends one that has."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return "schedule" in values or ("extends" in values and has_schedule(path.parent / values["extends"]))
 
 
 def all_runs() -> dict[str, Callable[[Path, Path], dict[str, Any]]]:
