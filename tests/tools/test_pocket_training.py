@@ -1,19 +1,23 @@
 """Parts of the pocket trainers that have an exact answer."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from swd_video.models.fingerprint import fingerprint_encoders
+from swd_video.core.decoder import StreamingDecoder
+from swd_video.core.grid import PixelSize
+from swd_video.models.fingerprint import fingerprint_encoders, weights_digest
 from swd_video.models.loading import ASSETS, load_teacher
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon, orthogonalised
 from swd_video.training.optimizers import learning_rate_share
 from tools.pocket import teacher, text, vae
 from tools.pocket.corpus import ClipSpec
+from tools.pocket.recipes import Clock
 from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, phase_of
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_encoder, build_tokenizer, take_words, wording
 
@@ -106,6 +110,25 @@ def test_noise_levels_and_phases_cover_the_run() -> None:
         assert abs(sum(share for share, _ in phase.grids.values()) - 1) < 1e-9
     assert learning_rate_share(0, 1000) < learning_rate_share(99, 1000) == 1.0
     assert learning_rate_share(999, 1000) < 0.01
+
+
+def test_an_encoder_learns_beside_a_fast_decoder_and_the_vaes_own_follows() -> None:
+    network = AutoencoderKLWan.from_pretrained(ASSETS / "pocket-wan" / "vae", torch_dtype=torch.float32)
+    fast = StreamingDecoder.load(ASSETS / "pocket-wan-swd" / "decoder.safetensors")
+    phases = vae.plan_phases(network, fast, 1e-2, 1e-3)
+    frames = torch.randint(0, 255, (2, 5, 32, 32, 3), dtype=torch.uint8)
+    clock = Clock(9, None)
+    recipe = argparse.Namespace(start="", batch_size=2, crop=16, small=[PixelSize(5, 16, 16)])
+    recipe.muon_lr, recipe.adamw_lr, recipe.precision, recipe.device = 1e-2, 1e-3, "fp32", "cpu"
+    parts = {"encoder": network.encoder, "own": network.decoder, "fast": fast}
+
+    def moved_by(step: int) -> set[str]:
+        before = {name: weights_digest(part) for name, part in parts.items()}
+        assert vae.take_step(step, frames, [network], phases, recipe, clock) > 0
+        return {name for name, part in parts.items() if weights_digest(part) != before[name]}
+
+    assert moved_by(5) == {"encoder", "fast"}
+    assert moved_by(7) == {"own"}
 
 
 def test_a_wider_vae_starts_as_the_trained_one(monkeypatch: pytest.MonkeyPatch) -> None:

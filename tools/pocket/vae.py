@@ -8,6 +8,14 @@ batches, the same loss between *resized* latents' decoding and resized pixels (E
 student upsamples latents, so they had better behave like pictures. Convolutions are trained by Muon, the rest by
 AdamW. Stopped at any moment, it goes on from its last checkpoint.
 
+Most of the work is the VAE's own decoder. `--through` lets the encoder learn beside a fast decoder in its place, which
+sees several times as many clips in that time and is written beside the VAE; the VAE's own decoder follows in the last
+third, while the encoder stands still:
+
+    python -m tools.pocket.vae --out out/pocket/vae --start swd_video/assets/pocket-wan/vae \
+        --through swd_video/assets/pocket-wan-swd/decoder.safetensors --clips 3072 --minutes 90 \
+        --steps 100000 --muon-lr 1e-2 --adamw-lr 1e-3
+
 A larger one on a GPU, which stays as busy as it can with clips that lie on it:
 
     python -m tools.pocket.vae --out out/world/vae --size 33x128x128 --base-dim 48 --device cuda --threads 1 \
@@ -18,7 +26,8 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +35,15 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.files import whole_folder, write_json
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon
+from swd_video.training.optimizers import learning_rate_share
 from tools.pocket.corpus import CLIP_SIZE
 from tools.pocket.pictures import composed_frames, save_sheet, to_pixels
 from tools.pocket.recipes import Clock, autocast, fastest_precision, threaded_backward
@@ -43,6 +54,9 @@ POSTERIOR_STD = 0.1
 LATENT_CHANNELS = 32
 BASE_DIM = 32
 REPORT_NAME = "report.json"
+DECODER_NAME = "decoder.safetensors"
+OWN_DECODER_SHARE = 1 / 3
+"""Of a training through a fast decoder, at its end."""
 CROP_PX = 48
 SMALL_SIZES = (PixelSize(5, 48, 48), PixelSize(9, 48, 48), PixelSize(9, 64, 64), PixelSize(9, 80, 80))
 
@@ -92,15 +106,19 @@ def take_weights(vae: AutoencoderKLWan, trained: AutoencoderKLWan) -> None:
         weight[torch.meshgrid(*kept, indexing="ij")] = source[name]
 
 
-def build_optimizers(vae: AutoencoderKLWan, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    network: nn.Module, muon_lr: float, adamw_lr: float, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions between hidden channels, AdamW for everything else."""
     kernels = [
-        weight for weight in vae.parameters() if weight.ndim >= 4 and min(len(weight), weight[0].numel()) > 8
+        weight
+        for weight in network.parameters()
+        if weight.ndim >= 4 and min(len(weight), weight[0].numel()) > 8
     ]
     chosen = {id(weight) for weight in kernels}
-    others = [weight for weight in vae.parameters() if id(weight) not in chosen]
+    others = [weight for weight in network.parameters() if id(weight) not in chosen]
     return [
-        Muon(kernels, lr=muon_lr, momentum=0.9, weight_decay=0.0),
+        Muon(kernels, lr=muon_lr, momentum=0.9, weight_decay=weight_decay),
         torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -154,8 +172,26 @@ def draw_resizing(rng: np.random.Generator, cells: int) -> int | None:
     return cells // 2 if rng.random() < 0.5 else cells - 2
 
 
+def decode_fast(vae: AutoencoderKLWan, fast: StreamingDecoder, latents: Tensor) -> Tensor:
+    """What a fast decoder shows of a VAE's own latents: it takes them normalised."""
+    mean = torch.tensor(vae.config.latents_mean, device=latents.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=latents.device).view(1, -1, 1, 1, 1)
+    pixels: Tensor = fast((latents - mean) / std)
+    return pixels
+
+
+def decode_own(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """What the VAE shows of them."""
+    pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+    return pixels
+
+
 def training_loss(
-    vae: AutoencoderKLWan, pixels: Tensor, resized_cells: int | None, rng: np.random.Generator
+    vae: AutoencoderKLWan,
+    pixels: Tensor,
+    resized_cells: int | None,
+    rng: np.random.Generator,
+    decode: Callable[[AutoencoderKLWan, Tensor], Tensor] = decode_own,
 ) -> Tensor:
     """The loss of one batch, or of one thread's part of it."""
     posterior = vae.encode(pixels).latent_dist
@@ -166,7 +202,7 @@ def training_loss(
         latents = resize_latents(latents, LatentSize(latents.shape[2], resized_cells, resized_cells))
         pixels = resize_pixels(pixels, PixelSize(pixels.shape[2], 8 * resized_cells, 8 * resized_cells))
     prior = mean.square().mean() + (logvar - 2 * math.log(POSTERIOR_STD)).square().mean()
-    return reconstruction_loss(vae.decode(latents, return_dict=False)[0], pixels) + 1e-4 * prior
+    return reconstruction_loss(decode(vae, latents), pixels) + 1e-4 * prior
 
 
 @torch.no_grad()
@@ -183,11 +219,16 @@ def settle_normalisation(vae: AutoencoderKLWan, frames: Tensor) -> None:
 
 
 @torch.no_grad()
-def validate(vae: AutoencoderKLWan, frames: Tensor, sheet: Path) -> float:
+def validate(
+    vae: AutoencoderKLWan,
+    frames: Tensor,
+    sheet: Path,
+    decode: Callable[[AutoencoderKLWan, Tensor], Tensor] = decode_own,
+) -> float:
     """Mean PSNR in dB on clips of unseen combinations; writes a sheet of pairs."""
     pixels = to_pixels(frames)
     decoded = torch.cat(
-        [vae.decode(vae.encode(clip).latent_dist.mode()).sample.float() for clip in pixels.split(4)]
+        [decode(vae, vae.encode(clip).latent_dist.mode()).float() for clip in pixels.split(4)]
     )
     save_sheet(
         sheet, [clip for pair in zip(pixels[:6], decoded[:6], strict=True) for clip in pair], columns=5
@@ -201,6 +242,9 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", help="folder of a trained VAE with no more latent channels, to go on from")
+    parser.add_argument(
+        "--through", type=Path, help="a fast decoder of --start that the encoder learns beside"
+    )
     parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--minutes", type=float, help="end after so long, if the steps take longer")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -217,6 +261,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="with cuda also --threads 1")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch, each on a processor core")
     arguments = parser.parse_args()
+    if arguments.through is not None and arguments.start is None:
+        parser.error(
+            "argument --through: got no --start, expected the VAE that the decoder belongs to; name it."
+        )
     arguments.precision = arguments.precision or fastest_precision(arguments.device)
     arguments.parser = parser
     return arguments
@@ -228,6 +276,7 @@ def recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = {name: getattr(arguments, name) for name in kept}
     # Only where they are not what they always were, so that older checkpoints go on.
     for name, usual in (
+        ("through", None),
         ("size", CLIP_SIZE),
         ("crop", CROP_PX),
         ("small", SMALL_SIZES),
@@ -239,11 +288,56 @@ def recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return recipe
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: what learns in it, and what shows the latents.
+
+    Attributes:
+        learns: the weights that move.
+        decode: see `training_loss`.
+        optimizers: of those weights.
+        until: share of the training that lies behind at its end.
+    """
+
+    learns: nn.Module
+    decode: Callable[[AutoencoderKLWan, Tensor], Tensor]
+    optimizers: Sequence[torch.optim.Optimizer]
+    until: float
+
+
+def plan_phases(
+    vae: AutoencoderKLWan, fast: StreamingDecoder | None, muon_lr: float, adamw_lr: float
+) -> list[Phase]:
+    """All at once or, with a fast decoder, the encoder beside it and then the VAE's own decoder."""
+    if fast is None:
+        return [Phase(vae, decode_own, build_optimizers(vae, muon_lr, adamw_lr), 1.0)]
+    beside = nn.ModuleList([vae.encoder, vae.quant_conv, fast])
+    own = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    # Kernels that are trained for this long grow without weight decay.
+    optimizers = [build_optimizers(learns, muon_lr, adamw_lr, weight_decay=0.1) for learns in (beside, own)]
+    return [
+        Phase(
+            beside, lambda vae, latents: decode_fast(vae, fast, latents), optimizers[0], 1 - OWN_DECODER_SHARE
+        ),
+        Phase(own, decode_own, optimizers[1], 1.0),
+    ]
+
+
+def phase_at(progress: float, phases: Sequence[Phase]) -> tuple[Phase, float]:
+    """Which one runs, and the share of it that lies behind."""
+    begun = 0.0
+    for phase in phases:
+        if progress < phase.until or phase is phases[-1]:
+            break
+        begun = phase.until
+    return phase, (progress - begun) / (phase.until - begun)
+
+
 def take_step(
     step: int,
     frames: Tensor,
     parts: Sequence[AutoencoderKLWan],
-    optimizers: Sequence[torch.optim.Optimizer],
+    phases: Sequence[Phase],
     arguments: argparse.Namespace,
     clock: Clock,
 ) -> float:
@@ -253,15 +347,18 @@ def take_step(
     small_share = 0.0 if early else 0.4
     pixels = draw_batch(frames, rng, arguments.batch_size, small_share, arguments.crop, arguments.small)
     resized_cells = draw_resizing(rng, pixels.shape[-1] // 8)
+    phase, behind = phase_at(clock.progress(step), phases)
+    for other in phases:
+        other.learns.requires_grad_(other is phase)
     losses = [
-        partial(training_loss, part, share, resized_cells, np.random.default_rng([step, index]))
+        partial(training_loss, part, share, resized_cells, np.random.default_rng([step, index]), phase.decode)
         for index, (part, share) in enumerate(zip(parts, pixels.chunk(len(parts)), strict=True))
     ]
     loss = threaded_backward(losses, arguments.precision, arguments.device)
-    torch.nn.utils.clip_grad_norm_(parts[0].parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(phase.learns.parameters(), 1.0)
     rates = (arguments.muon_lr, arguments.adamw_lr)
-    for optimizer, rate in zip(optimizers, rates, strict=True):
-        optimizer.param_groups[0]["lr"] = rate * clock.learning_rate_share(step, warmup_steps=30)
+    for optimizer, rate in zip(phase.optimizers, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate * min((step + 1) / 30, learning_rate_share(behind, 1, 0))
         optimizer.step()
         optimizer.zero_grad()
     return loss
@@ -272,16 +369,25 @@ def main() -> None:
     arguments = read_arguments()
     device, size = arguments.device, arguments.size
     torch.manual_seed(0)
-    vae = build_vae(arguments.base_dim)
+    vae, fast = build_vae(arguments.base_dim), None
     if arguments.start is not None:
-        take_weights(vae, AutoencoderKLWan.from_pretrained(arguments.start, torch_dtype=torch.float32))
+        started_from = AutoencoderKLWan.from_pretrained(arguments.start, torch_dtype=torch.float32)
+        take_weights(vae, started_from)
     vae.to(device)
-    optimizers = build_optimizers(vae, arguments.muon_lr, arguments.adamw_lr)
+    if arguments.through is not None:
+        vae.register_to_config(
+            latents_mean=started_from.config.latents_mean, latents_std=started_from.config.latents_std
+        )
+        fast = StreamingDecoder.load(arguments.through).to(device)
+    phases = plan_phases(vae, fast, arguments.muon_lr, arguments.adamw_lr)
     frames = arguments.out / "frames"
     train = torch.from_numpy(composed_frames("train", 0, arguments.clips, frames, size)).to(device)
     unseen = torch.from_numpy(composed_frames("heldout", 1, 24, frames, size)).to(device)
     clock = Clock(arguments.steps, arguments.minutes)
-    state = {"model": vae, "muon": optimizers[0], "adamw": optimizers[1]}
+    state: dict[str, Any] = {"model": vae} | ({} if fast is None else {"fast": fast})
+    for number, phase in enumerate(phases):
+        names = (f"{name}{number or ''}" for name in ("muon", "adamw"))
+        state |= dict(zip(names, phase.optimizers, strict=True))
     if arguments.minutes is not None:
         state["clock"] = clock
     recipe = recipe_of(arguments)
@@ -293,7 +399,7 @@ def main() -> None:
     started = time.monotonic()
     over = clock.is_over(done)
     while not over:
-        loss = take_step(done, train, parts, optimizers, arguments, clock)
+        loss = take_step(done, train, parts, phases, arguments, clock)
         done += 1
         over = clock.is_over(done)
         if done % 20 == 0:
@@ -301,13 +407,19 @@ def main() -> None:
             print(f"step {done} loss {loss:.4f} {pace:.2f} s a step", flush=True)
         if done % 200 == 0 or over:
             with autocast(arguments.precision, device):
-                psnr = validate(vae, unseen, arguments.out / f"sheet-{done:05d}.png")
+                decode = phase_at(clock.progress(done), phases)[0].decode
+                psnr = validate(vae, unseen, arguments.out / f"sheet-{done:05d}.png", decode)
             print(f"step {done}: {psnr:.2f} dB on unseen combinations", flush=True)
             save_checkpoint(arguments.out, done, state, recipe)
     with autocast(arguments.precision, device):
         psnr = validate(vae, unseen, arguments.out / "sheet.png")
     write_json(arguments.out / REPORT_NAME, {"steps": done, "unseen_psnr_db": psnr})
-    settle_normalisation(vae, train)
+    if fast is None:
+        settle_normalisation(vae, train)
+    else:
+        # Its latents are normalised as those of the VAE that it began with.
+        fast.vae, fast.made_of = "", None
+        fast.save(arguments.out / DECODER_NAME)
     with whole_folder(arguments.out / "final") as draft:
         vae.save_pretrained(draft)
 
