@@ -37,7 +37,7 @@ class Arguments:
     titles: bool = False
     """Begin with the script's title and show those of the shots."""
     tidy: bool = False
-    """Move the clips that no shot names any more into the folder's unused/."""
+    """Move clips and drafts of shots that the script names no longer into the folder's unused/."""
     reader: str | None = None
     """Reader of the script, as for `swd-video render`."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
@@ -65,7 +65,9 @@ def run(argv: list[str]) -> int:
     with alone_in(folder, "DIR"):
         record = make_film(script, folder, settings, say=say)
         write_player(folder)
-        see_to_unused([shot.id for shot in script.shots], folder, tidy_up=arguments.tidy, say=say)
+        # What is begun or drafted may be of a later script than the one that was rendered last.
+        ids, begun = [shot.id for shot in script.shots], given is not None
+        see_to_unused(ids, folder, begun=begun, tidy_up=arguments.tidy, say=say)
     if arguments.json_output:
         print(json.dumps({**record, "film": str((folder / FILM_NAME).resolve())}))
     else:

@@ -29,7 +29,7 @@ class Arguments:
     previews: bool = False
     """Write what every stage but the last shows, NAME.preview.webp; it goes when the clip is there. Costs decoding."""
     tidy: bool = False
-    """Move the clips of shots that the script names no longer into the folder's unused/."""
+    """Move clips and drafts of shots that the script names no longer into the folder's unused/."""
     batch: int | None = None
     """Takes to compute together: faster, but rounded a little differently than alone; default as the drafts, else 1."""
     run: OfScriptModel = field(default_factory=ScriptModelFlags)

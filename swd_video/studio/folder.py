@@ -17,13 +17,17 @@ DRAFTS_REPORT_NAME = "drafts.json"
 DRAFTS_SHEET_NAME = "drafts.png"
 DRAFTS_PAGE_NAME = "drafts.html"
 
+STATE_SUFFIX = ".latents.safetensors"
+STATE_KEY = "made_of"
+"""Of the metadata of such a file; one key, as several are written in an order that changes from run to run."""
+
 _OF_THE_FOLDER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 """Errors that the next clip would meet as well."""
 
 
 def state_file(name: str, out: Path) -> Path:
     """Where a clip of this name waits for its next stage, or to be decoded."""
-    return out / f"{name}.latents.safetensors"
+    return out / f"{name}{STATE_SUFFIX}"
 
 
 def stage_preview(name: str) -> str:

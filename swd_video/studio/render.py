@@ -60,7 +60,7 @@ def render(
         batch: takes to compute together; their bytes depend on it. Default as the drafts in the folder were made,
             else 1.
         previews: show each stage but the last, in a file that goes when the clip is there; the event names it.
-        tidy: move the clips of shots that the script names no longer into the folder's `unused/`.
+        tidy: move the files of shots that the script names no longer into the folder's `unused/`.
         say: takes lines about progress, for example `print`.
         watch: takes the same as events, and every stage as well.
         stop: asked before every clip; if it says yes, the run ends like one that is interrupted.

@@ -210,6 +210,11 @@ def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
+def shot_of_clip(name: str) -> str:
+    """The id of the shot that a clip is a take of, by its `Take.name`: no id ends like a take."""
+    return _TAKE_SUFFIX.sub("", name)
+
+
 class ScriptReader(ABC):
     """Reads scripts of one form.
 

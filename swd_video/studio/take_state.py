@@ -20,9 +20,7 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.stage_state import StageState
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import start_picture
-
-# One key, as several are written in an order that changes from run to run.
-_KEY = "made_of"
+from swd_video.studio.folder import STATE_KEY
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def write_state(clip: PlannedClip, state: TakeState, file: Path) -> None:
     }
     with whole_file(file, durable=True) as draft:
         # As bytes, so that what the disk says is an error of the system's, which the next clip would meet as well.
-        draft.write_bytes(save(tensors, {_KEY: json.dumps(about)}))
+        draft.write_bytes(save(tensors, {STATE_KEY: json.dumps(about)}))
 
 
 def read_state(clip: PlannedClip, *files: Path) -> TakeState:
@@ -129,7 +127,7 @@ def read_state(clip: PlannedClip, *files: Path) -> TakeState:
 def _read(clip: PlannedClip, file: Path) -> TakeState | None:
     try:
         with safe_open(file, framework="pt") as stored:
-            about = json.loads(stored.metadata()[_KEY])
+            about = json.loads(stored.metadata()[STATE_KEY])
             if about["stages_hash"] != clip.stages_hash:
                 return None
             generator = torch.Generator("cpu")

@@ -59,7 +59,7 @@ def test_what_no_shot_names_any_more_is_told_and_tidied(
     out, script = folder / "out", folder / "script.yaml"
     script.write_text("shots:\n  - {id: two, prompt: second}\n")
     assert main(["film", str(out), str(script)]) == 0
-    assert "clips that no shot names any more: one. --tidy moves them" in capsys.readouterr().err
+    assert "takes that no shot names any more: one. --tidy moves them" in capsys.readouterr().err
     assert main(["film", str(out), str(script), "--tidy"]) == 0
     assert {path.name for path in (out / "unused").iterdir()} == {"one.mp4", "one.webp", "one.json"}
     assert not (out / "one.mp4").exists()
