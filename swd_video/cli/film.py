@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -83,10 +83,10 @@ def _settings(arguments: Arguments, settings: FilmSettings) -> FilmSettings:
     """The script's settings, and those of the command line in their place."""
     if arguments.crossfade is not None and not 0 <= arguments.crossfade < float("inf"):
         raise ValueError(f"--crossfade: expected seconds from 0, such as 0.5, got {arguments.crossfade:g}.")
-    return replace(
-        settings,
-        sound=arguments.sound or settings.sound,
-        order=arguments.order or settings.order,
-        crossfade=settings.crossfade if arguments.crossfade is None else arguments.crossfade,
-        titles=arguments.titles or settings.titles,
-    )
+    asked: dict[str, Any] = {
+        "sound": arguments.sound,
+        "order": arguments.order or None,
+        "crossfade": arguments.crossfade,
+    }
+    given = {key: value for key, value in asked.items() if value is not None}
+    return replace(settings, **given, titles=arguments.titles or settings.titles, flags=tuple(given))

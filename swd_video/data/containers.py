@@ -56,10 +56,12 @@ class _Bytes:
 
 
 @contextmanager
-def open_container(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
+def open_container(
+    path: str | os.PathLike[str], what: str = "video"
+) -> Iterator[av.container.InputContainer]:
     """A local file opened by FFmpeg, whatever its name looks like and whatever other files it points to.
 
-    Text in it that is no UTF-8 reads with U+FFFD in place of what is none.
+    Text in it that is no UTF-8 reads with U+FFFD in place of what is none. `what` is what it should be, for messages.
 
     Raises:
         VideoError: if it, or what is read from it in the block, makes no sense to FFmpeg.
@@ -77,7 +79,7 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[av.container.InputC
         ):
             yield container
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be read as video: {describe(error)}") from error
+        raise VideoError(path, f"cannot be read as {what}: {describe(error)}") from error
 
 
 def check_file(path: str | os.PathLike[str]) -> os.stat_result:

@@ -28,8 +28,11 @@ def sound_seconds(path: Path) -> Fraction:
     Raises:
         VideoError: if it cannot be read, or has no sound in it.
     """
-    check_file(path)
-    return Fraction(sum(block.shape[1] for block in _resampled(path)), SOUND_RATE)
+    try:
+        check_file(path)
+        return Fraction(sum(block.shape[1] for block in _resampled(path)), SOUND_RATE)
+    except VideoError as error:
+        raise VideoError(path, f"{error.reason} Name a sound file, such as WAV, MP3 or M4A.") from None
 
 
 def read_sound(path: Path, samples: int, *, fades: bool) -> Iterator[Samples]:
@@ -50,9 +53,9 @@ def read_sound(path: Path, samples: int, *, fades: bool) -> Iterator[Samples]:
 
 
 def _resampled(path: Path) -> Iterator[Samples]:
-    with open_container(path) as container:
+    with open_container(path, "sound") as container:
         if not container.streams.audio:
-            raise VideoError(path, "has no sound in it. Name a sound file, such as WAV, MP3 or M4A.")
+            raise VideoError(path, "has no sound in it.")
         resampler = av.AudioResampler("fltp", "stereo", SOUND_RATE, frame_size=_BLOCK)
         for frame in itertools.chain(container.decode(container.streams.audio[0]), [None]):
             for piece in resampler.resample(frame):

@@ -179,7 +179,7 @@ def _too_short(
     )
     blamed = shots[index + (fades[1] > fades[0])]
     if blamed.transition is None:
-        return script.error(settings.line_of("crossfade"), "film.crossfade", problem)
+        return settings.error(script, "crossfade", problem)
     return _error(script, blamed, "transition", problem)
 
 
@@ -236,7 +236,7 @@ def sound_length(script: Script, settings: FilmSettings) -> Fraction:
     try:
         return sound_seconds(settings.sound)
     except ValueError as error:
-        raise script.error(settings.line_of("sound"), "film.sound", str(error)) from None
+        raise settings.error(script, "sound", str(error)) from None
 
 
 def length_at(clip: PacketIndex, fps: Fraction) -> int:
@@ -248,8 +248,8 @@ def _sidecar(take: Take, folder: Path) -> dict[str, Any]:
     sidecar = read_object(sidecar_file(take.name, folder))
     if not sidecar or not (folder / f"{take.name}.mp4").is_file():
         raise ValueError(
-            f"{folder}: {take.name} is not rendered there yet. Render the script first, or name the shots to show in "
-            "`film.order`."
+            f"{folder}: {take.name} is not rendered there yet. Render the script first, or name the shots to show: "
+            "`film.order` in the script, or --order."
         )
     return sidecar
 

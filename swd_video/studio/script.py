@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -133,6 +133,7 @@ class FilmSettings:
         titles: Whether the film begins with the script's title and shows those of the shots.
         line: Line on which it starts.
         lines: Line on which each key was given.
+        flags: Keys that the command line gave in place of the script's.
     """
 
     sound: Path | None = None
@@ -141,10 +142,13 @@ class FilmSettings:
     titles: bool = False
     line: int = field(default=1, compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    flags: Collection[str] = field(default=(), compare=False)
 
-    def line_of(self, key: str) -> int:
-        """Line on which a key was given; that of the film when it was not."""
-        return self.lines.get(key, self.line)
+    def error(self, script: "Script", key: str, problem: str) -> SourceError:
+        """Return an error that points at where a key was given; at the film of the script when it was not."""
+        if key in self.flags:
+            return SourceError(f"--{key}: {problem}")
+        return script.error(self.lines.get(key, self.line), f"film.{key}", problem)
 
 
 @dataclass(frozen=True)
@@ -327,7 +331,7 @@ def _check_links(script: Script) -> None:
     if script.film is not None:
         for shot_id in script.film.order:
             if shot_id not in shots:
-                raise script.error(script.film.line_of("order"), "film.order", _no_such_shot(shot_id, shots))
+                raise script.film.error(script, "order", _no_such_shot(shot_id, shots))
 
 
 def _no_such_shot(shot_id: str, shots: Mapping[str, Shot]) -> str:

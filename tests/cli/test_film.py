@@ -71,10 +71,12 @@ def test_what_no_shot_names_any_more_is_told_and_tidied(
         (["nowhere"], "nowhere: no such folder. Name one that `swd-video render` has filled."),
         (["."], "render.json: no record of clips. Render a script into this folder first."),
         (["out", "none.yaml"], "none.yaml: no such script. Check the path."),
-        (["out", "--order", "thee"], "out/render.json:1: film.order: 'thee' is the id of no shot."),
+        (["out", "--order", "thee"], "error: --order: 'thee' is the id of no shot."),
+        (["out", "script.yaml", "--order", "thee"], "error: --order: 'thee' is the id of no shot."),
         (["out", "--crossfade", "-1"], "--crossfade: expected seconds from 0, such as 0.5, got -1."),
-        (["out", "--sound", "none.wav"], "film.sound: none.wav: No such file or directory."),
-        (["out", "--crossfade", "9"], "film.crossfade: one has 9 frames"),
+        (["out", "--sound", "none.wav"], "error: --sound: none.wav: No such file or directory. Name a sound"),
+        (["out", "--sound", "script.yaml"], "error: --sound: script.yaml: cannot be read as sound: "),
+        (["out", "--crossfade", "9"], "error: --crossfade: one has 9 frames"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
