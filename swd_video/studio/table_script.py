@@ -3,6 +3,7 @@
 import csv
 import difflib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from swd_video.studio.shot_values import REFUSED_KEYS, SHOT_KEYS, Value, Written
 from swd_video.yaml_source import SourceError
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SAID = re.compile(r"""\s*("?)sep=([^"\r\n])\1[ \t]*(?=[\r\n])""", re.IGNORECASE)
+"""The line before the header by which a table tells Excel what stands between its columns."""
 
 
 class TableReader(ScriptReader):
     """A header with keys of a shot, of which `prompt` must be one, and a shot in each row; empty cells give nothing.
 
-    Columns stand between commas, semicolons or tabs, whichever the header has; quotes are those of CSV.
+    Columns stand between commas, semicolons or tabs, whichever the header has, or what a first line `sep=;` says;
+    quotes are those of CSV.
     """
 
     def read(self, text: str, path: Path) -> Script:
@@ -50,8 +54,11 @@ class TableReader(ScriptReader):
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Every row that is not empty, with the line on which it starts."""
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    separator = max(_SEPARATORS, key=first.count)
+    if said := _SAID.match(text):
+        separator, text = said[2], text[said.end() :]
+    else:
+        first = text.lstrip("\r\n").split("\n", 1)[0]
+        separator = max(_SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
         line = reader.line_num + 1
@@ -61,8 +68,9 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             problem = "a quote that opens here is not closed" if "end of data" in str(error) else str(error)
+            between = _SEPARATORS.get(separator, repr(separator))
             raise SourceError(
-                f"{path}:{line}: not a table with {_SEPARATORS[separator]} between its columns: {problem}. Quotes "
+                f"{path}:{line}: not a table with {between} between its columns: {problem}. Quotes "
                 'inside of a text are written twice: "".'
             ) from None
         if any(cell.strip() for cell in cells):

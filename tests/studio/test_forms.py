@@ -36,6 +36,9 @@ whale,"a whale
 floating up",,,,2,9,,
 bee,a bee,,,,,,bee.png,
 '''
+SEMICOLONS = (
+    CSV.replace(",", ";").replace("tiger;", "tiger,").replace("\ntiger,", "\ntiger;").lstrip("\ufeff")
+)
 TXT = """\
 # three shots
 a tiger, moving "right" --id tiger --seconds 1.4 --d 7 --w 128 --h 96
@@ -51,8 +54,10 @@ a bee --i bee.png --id=bee
         (JSON, "json"),
         (CSV, "csv"),
         (CSV.replace("\n", "\r\n"), "csv"),
-        (CSV.replace(",", ";").replace("tiger;", "tiger,").replace("\ntiger,", "\ntiger;"), "csv"),
+        (SEMICOLONS, "csv"),
         (CSV.replace(",", "\t").replace("tiger\t ", "tiger, "), "tsv"),
+        ("sep=;\r\n" + SEMICOLONS.replace("\n", "\r\n"), "csv"),
+        ('\ufeff"sep=|"\n' + SEMICOLONS.replace(";", "|"), "csv"),
         (TXT, "txt"),
         (TXT.replace("\n", "\r\n"), "txt"),
     ],
@@ -66,6 +71,7 @@ def test_the_same_shots_in_any_form(text: str, suffix: str, tmp_path: Path) -> N
 def test_lines_of_every_form(tmp_path: Path) -> None:
     assert [shot.line for shot in read(JSON, "json", tmp_path).shots] == [2, 3, 4]
     assert [shot.line for shot in read(CSV, "csv", tmp_path).shots] == [2, 4, 6]
+    assert [shot.line for shot in read(f"sep=;\n{SEMICOLONS}", "csv", tmp_path).shots] == [3, 5, 7]
     assert [shot.line for shot in read(TXT, "txt", tmp_path).shots] == [2, 4, 5]
 
 
