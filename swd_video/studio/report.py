@@ -70,8 +70,10 @@ class ClipResult:
                 stage | {"seconds": seconds} for stage, seconds in zip(stages_of(clip), times, strict=True)
             ],
         }
-        if clip.continues is not None:
-            entry["continues"] = clip.continues
+        joins = self.kept.get("joins")
+        before = joins.get("clip") if isinstance(joins, Mapping) else None
+        if continues := before if self.kept else clip.continues:
+            entry["continues"] = continues
         if clip.prompt != clip.take.shot.prompt and not self.kept:
             entry["read_as"] = clip.prompt
         if clip.unknown_words and not self.kept:

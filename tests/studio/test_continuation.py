@@ -152,6 +152,13 @@ def test_a_chain_is_rendered_and_follows_its_beginning(of_pictures: Any, tmp_pat
         watch=lambda event: plans.append(event.text) if event.event == "plan" else None,
     )
     assert set(statuses(kept).values()) == {"skipped"} and plans == ["3 clips, 0 to render"]
+    # It tells what it continued itself, if anything, whatever the script says now.
+    edited = FILM.replace("continues: harbour", "continues: port, keep: true")
+    edited = edited.replace("takes: 3", "takes: 3, keep: true, continues: sea") + "  - {id: sea, prompt: a}\n"
+    told = render(tmp_path, of_pictures, edited, skip=["sea"]).as_dict()["shots"]
+    assert [(shot.get("kept"), shot.get("continues")) for shot in told] == [
+        (True, "harbour"), (None, "port-take3"), (True, None), (None, None),
+    ]  # fmt: skip
     # Another beginning: what follows from it is made anew, and nothing else.
     edited = FILM.replace("prompt: b", "prompt: other")
     assert statuses(render(tmp_path, of_pictures, edited)) == {
