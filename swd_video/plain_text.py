@@ -89,6 +89,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def sentence(text: str) -> str:
+    """A text that ends as a sentence does, so that another may follow: with a full stop where it has no such end."""
+    return text if text[-1:] in ".!?…:;" or text[-2:-1] in ".!?…" else f"{text}."
+
+
 def describe_error(error: BaseException) -> str:
     """An error that nobody foresaw, in one line: what kind it is, and its first line."""
     kind, said = type(error).__name__, first_line(error)

@@ -15,6 +15,7 @@ from types import FrameType
 import swd_video
 from swd_video.cli.commands import COMMANDS, EXTRAS
 from swd_video.environment import prepare_process, with_room_for_calls
+from swd_video.plain_text import sentence
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -109,10 +110,8 @@ def _run(command: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if debug or (error.name or "").startswith("swd_video"):
             raise
-        return _report(
-            f"{error}. Install what this command needs: pip install 'swd-video[{EXTRAS.get(command, 'train')}]'.",
-            EXIT_FAILED,
-        )
+        cure = f"Install what this command needs: pip install 'swd-video[{EXTRAS.get(command, 'train')}]'."
+        return _report(f"{sentence(str(error))} {cure}", EXIT_FAILED)
     except ValueError as error:
         if debug:
             raise
@@ -130,7 +129,7 @@ def _run(command: str, arguments: list[str]) -> int:
 def _describe_system(error: OSError) -> str:
     """Without its number, and of two files the one that was to be made."""
     name = error.filename2 or error.filename
-    return f"{name}: {error.strerror}." if name and error.strerror else str(error)
+    return f"{name}: {sentence(error.strerror)}" if name and error.strerror else str(error)
 
 
 def _is_the_machines(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from swd_video.core.grid import LatentSize
+from swd_video.plain_text import sentence
 
 FORMAT = 1
 INDEX_NAME = "index.json"
@@ -205,10 +206,10 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise CacheError(f"{folder}: no cache of latents here (no {INDEX_NAME}).") from None
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read: {error}") from None
+        raise CacheError(f"{path}: cannot be read: {sentence(str(error))}") from None
     except ValueError as error:
         raise CacheError(
-            f"{path}: cannot be read: {error}. Delete its folder, or give another, and encode again."
+            f"{path}: cannot be read: {sentence(str(error))} Delete its folder, or give another, and encode again."
         ) from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise CacheError(f"{path}: not a cache of format {FORMAT}; encode again into a new folder.")
@@ -293,7 +294,7 @@ def _open_shard(path: Path) -> Any:
     try:
         return _open_shard_of(path, os.getpid(), path.stat().st_mtime_ns)
     except (OSError, SafetensorError) as error:
-        raise CacheError(f"{path}: cannot be read: {error}. {_CURE}.") from error
+        raise CacheError(f"{path}: cannot be read: {sentence(str(error))} {_CURE}.") from error
 
 
 def read_shard_header(path: Path) -> dict[str, Any]:
@@ -307,7 +308,7 @@ def read_shard_header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads((shard.metadata() or {})[HEADER_KEY])
             return header
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CacheError(f"{path}: cannot be read: {error}. {_CURE}.") from error
+        raise CacheError(f"{path}: cannot be read: {sentence(str(error))} {_CURE}.") from error
 
 
 def _listed_header(folder: Path, listed: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from swd_video.models.loading import HUB_NAME
 from swd_video.models.pixel_form import PixelForm
 from swd_video.models.recomputation import recomputed_by_clip
 from swd_video.models.transnetv2 import TRUNK_CHANNELS, empty_trunk, load_trunk
+from swd_video.plain_text import sentence
 
 # What ImageNet's training set has; encoders that say nothing else were trained with these.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -226,7 +227,9 @@ def load_encoder_network(name: str, *, with_weights: bool = True) -> tuple[Any, 
             with torch.device("meta"):
                 model = AutoModel.from_config(config)
     except ValueError as error:
-        raise ValueError(f"{error} Give a video or image encoder of transformers.") from error
+        raise ValueError(
+            f"{sentence(str(error))} Any video or image encoder of transformers can be named."
+        ) from error
     # Of networks that see and read, the half that sees.
     model = getattr(model, "vision_model", model).requires_grad_(False).eval()
     return getattr(config, "vision_config", config), model

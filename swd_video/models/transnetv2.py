@@ -93,6 +93,6 @@ def load_trunk(weights: str | Path) -> TransNetTrunk:
         state = read_weights(Path(weights))
         check_fit(weights, state, trunk.state_dict(), "TransNetV2's trunk")
     except ValueError as error:
-        raise ValueError(f"{error} Make the file with `python -m tools.transnetv2 --out FILE`.") from error
+        raise ValueError(f"{error} `python -m tools.transnetv2 --out FILE` makes one.") from error
     trunk.load_state_dict(state, assign=True)
     return trunk.requires_grad_(False)

@@ -29,7 +29,7 @@ from swd_video.models.loading import (
 )
 from swd_video.models.lora import check_lora
 from swd_video.models.registry import adapter_for
-from swd_video.plain_text import first_line
+from swd_video.plain_text import first_line, sentence
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler, check_global
 from swd_video.student.card import CARD_NAME, TAG, write_card
 from swd_video.student.student import LORA_FILE_NAME, TRANSFORMER_FOLDER, Student
@@ -163,7 +163,9 @@ def push_folder(folder: Path, repo: str) -> str:
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a scale-wise student")
     except Exception as error:  # the client's errors have no base class of their own
         reason = first_line(error)
-        raise OSError(f"--push {repo}: {reason} The export itself is complete: {folder}.") from error
+        raise OSError(
+            f"--push {repo}: {sentence(reason)} The export itself is complete: {folder}."
+        ) from error
     return str(address)
 
 

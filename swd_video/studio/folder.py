@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from swd_video.plain_text import sentence
+
 REPORT_NAME = "render.json"
 SHEET_NAME = "contact_sheet.png"
 PICKS_NAME = "picks.json"
@@ -71,7 +73,7 @@ def why_it_failed(error: Exception) -> str:
     """
     if _is_of_the_folder(error):
         raise OSError(
-            f"{_told(error)} What is finished is kept: mend it and run the same command again."
+            f"{sentence(_told(error))} What is finished is kept: mend it and run the same command again."
         ) from error
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.files import write_json
+from swd_video.plain_text import sentence
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.batches import in_batches, kind_of
 from swd_video.studio.clip_files import (
@@ -205,7 +206,9 @@ class RenderRun:
         result.error = why_it_failed(error)
         result.status = "failed"
         if state_file(result.clip.name, self.out).is_file():
-            result.error += " Its latents are kept: the same command goes on with them."
+            result.error = (
+                f"{sentence(result.error)} Its latents are kept: the same command goes on with them."
+            )
         else:
             result.stage_seconds = []
 

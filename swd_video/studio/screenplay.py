@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from swd_video.plain_text import sentence
 from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import DEFAULT_CROSSFADE_SECONDS, DEFAULT_MODEL, Script, Shot
 from swd_video.studio.shot_values import (
@@ -189,10 +190,10 @@ class _Cutter:
             return
         line = part.line
         if self._direction:
-            text, line = f"{_sentence(_calm(self._direction.text))} {text}", self._direction.line
+            text, line = f"{sentence(_calm(self._direction.text))} {text}", self._direction.line
             part = Part("action", text, line, (*self._direction.notes, *part.notes))
             self._direction = None
-        prompt = f"{_sentence(text)} {self._where}" if self._where else text
+        prompt = f"{sentence(text)} {self._where}" if self._where else text
         shot = _Cut(line, {"prompt": Written(prompt, line), **self._waiting}, self._scene)
         self._waiting = {}
         self.cuts.append(shot)
@@ -278,13 +279,9 @@ def _read_heading(text: str, time_before: str) -> tuple[str, str]:
     words = ", ".join(
         [*calm[:1], *(place[0].lower() + place[1:] for place in calm[1:]), *([time] if time else [])]
     )
-    return _sentence(words[:1].upper() + words[1:]) if words else "", time
+    return sentence(words[:1].upper() + words[1:]) if words else "", time
 
 
 def _calm(text: str) -> str:
     """A text in capitals, as headings are, as a sentence; others as they are."""
     return text if text.upper() != text else text.capitalize()
-
-
-def _sentence(text: str) -> str:
-    return text if text[-1:] in ".!?…:;" or text[-2:-1] in ".!?…" else f"{text}."

@@ -9,7 +9,7 @@ import transformers
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.models.decoding import load_decoder
 from swd_video.models.loading import LoadOptions, read_model_index
-from swd_video.plain_text import first_line
+from swd_video.plain_text import first_line, sentence
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import Student
 from swd_video.studio.model import ModelFacts, describe_model
@@ -62,6 +62,6 @@ def _load_tokenizer(base: str, part: str, class_name: str) -> Any:
         return getattr(transformers, class_name).from_pretrained(base, subfolder=part)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model {base!r}: its {part} cannot be read: {first_line(error)} Render with it once, or name a folder "
-            "that has it."
+            f"model {base!r}: its {part} cannot be read: {sentence(first_line(error))} Render with it once, or name a "
+            "folder that has it."
         ) from error

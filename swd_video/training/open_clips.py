@@ -42,7 +42,7 @@ def open_clips(
         clips = LatentCache(data.cache)
     except CacheError as error:
         none = data.manifest is None and not (Path(data.cache) / INDEX_NAME).exists()
-        hint = " Or name the clips in data.manifest." if none else ""
+        hint = " Name a folder that has one, or the clips in data.manifest." if none else ""
         raise ConfigError(f"data.cache: {error}{hint}") from None
     speaks = accelerator.is_main_process
     _check_clips(data, model_name, model, schedule, clips, encoders, speaks=speaks)

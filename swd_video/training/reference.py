@@ -14,6 +14,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.files import whole_file
 from swd_video.models.guidance import WeakerSelf, identity_of
 from swd_video.models.teacher_sampling import sample_teacher
+from swd_video.plain_text import sentence
 from swd_video.training.config import TeacherSamplesConfig
 from swd_video.training.step import Stepper
 
@@ -100,7 +101,8 @@ def _read(path: Path, recipe: str) -> list[Tensor] | None:
             latents = [file.get_tensor(key) for key in sorted(file.keys())]
     except (OSError, SafetensorError) as error:
         print(
-            f"warning: {path}: cannot be read: {error}. The teacher's clips are made again.", file=sys.stderr
+            f"warning: {path}: cannot be read: {sentence(str(error))} The teacher's clips are made again.",
+            file=sys.stderr,
         )
         return None
     return latents if all(some.isfinite().all() for some in latents) else None

@@ -135,9 +135,15 @@ def test_networks_whose_tokens_have_no_known_place_are_refused(folders: Path, tm
         TransformersEncoder(str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
         TransformersEncoder(str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match=r"have no place in TransNetV2's trunk, .* Make the file with"):
+    with pytest.raises(
+        ValueError,
+        match=r"have no place in TransNetV2's trunk, .*\. `python -m tools\.transnetv2 --out FILE` makes one\.",
+    ):
         TransNetEncoder(folders / "videomae" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"nothing\.safetensors: does not exist; .* Make the file with"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing\.safetensors: does not exist; .*\. `python -m tools\.transnetv2 --out FILE` makes one\.",
+    ):
         TransNetEncoder(tmp_path / "nothing.safetensors")
 
 

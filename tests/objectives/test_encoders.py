@@ -181,7 +181,7 @@ def test_a_student_says_which_networks_of_pixels_trained_it(
         ({"encoder": {"kind": "transformers", "name": "no/where/x"}}, r"loss\.mmd\[0\]\.encoder: .* no such folder"),
         (
             {"encoder": {"kind": "transnetv2", "weights": "nowhere"}},
-            r"loss\.mmd\[0\]\.encoder: nowhere: does not exist; .* Make the file with",
+            r"loss\.mmd\[0\]\.encoder: nowhere: does not exist; .*\. `python -m tools\.transnetv2 --out FILE`",
         ),
         ({"encoder": "VIDEOMAE", "block": 2}, r"loss\.mmd\[0\]\.block: 2 does not exist; .*videomae has blocks 0 to 1"),
         (

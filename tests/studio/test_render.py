@@ -301,6 +301,24 @@ def test_no_stage_is_computed_twice(
     assert contents(tmp_path) == contents(finished[0])
 
 
+def test_the_reason_of_a_clip_that_failed_is_a_sentence_of_its_own(tmp_path: Path, loaded: Any) -> None:
+    ran: list[int] = []
+
+    def fail(*_: Any) -> None:
+        ran.append(1)
+        if len(ran) == 2:
+            raise RuntimeError("no room")
+
+    hook = loaded[0].model.transformer.register_forward_pre_hook(fail)
+    try:
+        report = render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, only=["tiger"])
+    finally:
+        hook.remove()
+    assert report.results[0].error == (
+        "RuntimeError: no room. Its latents are kept: the same command goes on with them."
+    )
+
+
 def test_latents_wait_for_a_decode_that_failed_and_no_stage_is_computed_twice(
     tmp_path: Path, loaded: Any, finished: tuple[Path, RenderReport]
 ) -> None:
