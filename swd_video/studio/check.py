@@ -21,7 +21,7 @@ from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.picks import with_picks
-from swd_video.studio.script import Script
+from swd_video.studio.script import Script, Take, shot_and_take
 from swd_video.studio.take_state import read_state
 from swd_video.studio.without_weights import load_model_for_planning
 from swd_video.yaml_source import SourceError
@@ -79,6 +79,8 @@ class Check:
         problems: Why it cannot be rendered as it is, as `file:line: key: ...`.
         warnings: What a run would warn of.
         memory: "weights_gib" and "working_gib", both counted.
+        content_hashes: Of every take of the script, and of its further ones in the folder, as their sidecars have it if
+            they are of the script as it is; empty without a folder.
         time: "seconds" for what is not finished, "clip_seconds" on average, and "from": "measured" or "counted"; None
             where nothing can be said.
     """
@@ -90,6 +92,7 @@ class Check:
     warnings: Sequence[str]
     memory: Mapping[str, float] | None
     time: Mapping[str, Any] | None
+    content_hashes: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -103,6 +106,7 @@ class Check:
             "seconds": round(sum(clip.clip.seconds for clip in self.clips), 6),
             "finished": statuses["finished"],
             "begun": statuses["begun"],
+            "content_hashes": self.content_hashes,
             "memory": self.memory,
             "time": self.time,
             "problems": list(self.problems),
@@ -165,8 +169,13 @@ def check(
         batch = 1 if out is None else drafted_together(out)
     facts = computed_together(facts, batch)
     errors: list[SourceError] = []
-    clips = plan_clips(script, facts, errors)
-    checked = [CheckedClip(clip) for clip in clips] if out is None else _look_for(clips, out)
+    asked = list(script.takes())
+    further = set() if out is None else _takes_in(out, script) - set(asked)
+    planned = plan_clips(script, facts, errors, takes=[*asked, *further])
+    clips = [clip for clip in planned if clip.take not in further]
+    checked, hashes = [CheckedClip(clip) for clip in clips], dict[str, str]()
+    if out is not None:
+        checked, hashes = _look_for(clips, [clip for clip in planned if clip.take in further], out)
     to_do = [clip.clip for clip in checked if not clip.finished]
     largest = max(clips, key=lambda clip: clip.size.frames * clip.size.height * clip.size.width, default=None)
     report = read_object(out / REPORT_NAME) if out is not None else {}
@@ -178,11 +187,23 @@ def check(
         warnings=[*script.warnings, *prompt_warnings(script, clips)],
         memory=None if largest is None else _memory(architecture, facts, largest, precision, options),
         time=estimate_seconds(to_do, facts, report, precision) if to_do else None,
+        content_hashes=hashes,
     )
 
 
-def _look_for(clips: Sequence[PlannedClip], out: Path) -> list[CheckedClip]:
-    """The clips with what is there of each; one that continues another is told by that one's file."""
+def _takes_in(out: Path, script: Script) -> set[Take]:
+    """The takes of a script that a folder has clips or drafts of, of whatever version of it."""
+    shots = {shot.id: shot for shot in script.shots}
+    found = {
+        shot_and_take(path.stem) for place in (out, out / DRAFTS_FOLDER) for path in place.glob("*.json")
+    }
+    return {script.take(shots[shot_id], take) for shot_id, take in found if shot_id in shots}
+
+
+def _look_for(
+    clips: Sequence[PlannedClip], further: Sequence[PlannedClip], out: Path
+) -> tuple[list[CheckedClip], dict[str, str]]:
+    """The clips with what is there of each, and all hashes; one that continues another is told by that one's file."""
     found: dict[str, CheckedClip] = {}
     videos: dict[str, str] = {}
     for planned in in_chain_order(clips):
@@ -195,7 +216,9 @@ def _look_for(clips: Sequence[PlannedClip], out: Path) -> list[CheckedClip]:
         else:
             states = state_file(clip.name, out), state_file(clip.name, out / DRAFTS_FOLDER)
             found[planned.name] = CheckedClip(clip, stages=read_state(clip, *states).stages)
-    return [found[clip.name] for clip in clips]
+    hashes = {name: one.clip.content_hash for name, one in found.items()}
+    hashes |= {clip.name: (joined(clip, videos, out) or clip).content_hash for clip in further}
+    return [found[clip.name] for clip in clips], hashes
 
 
 def _memory(

@@ -39,7 +39,7 @@ ASPECT = re.compile(r"([1-9][0-9]{0,3}(?:\.[0-9]{1,4})?)\s*:\s*([1-9][0-9]{0,3}(
 """Width and height of a picture's shape, "16:9"."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_TAKE_SUFFIX = re.compile(r"-take\d+$", re.IGNORECASE)
+_TAKE_SUFFIX = re.compile(r"-take([0-9]+)$", re.IGNORECASE)
 # Our own output files, and names that Windows keeps for devices.
 _RESERVED_IDS = {
     "render", "contact_sheet", "queue", "picks", "film", "player", "drafts", "unused", "con", "prn", "aux", "nul",
@@ -214,9 +214,10 @@ def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def shot_of_clip(name: str) -> str:
-    """The id of the shot that a clip is a take of, by its `Take.name`: no id ends like a take."""
-    return _TAKE_SUFFIX.sub("", name)
+def shot_and_take(name: str) -> tuple[str, int]:
+    """The id of the shot and the number of the take of a `Take.name`: no id ends like a take."""
+    found = _TAKE_SUFFIX.search(name)
+    return (name, 1) if found is None else (name[: found.start()], int(found[1]))
 
 
 class ScriptReader(ABC):

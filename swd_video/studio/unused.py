@@ -15,7 +15,7 @@ from swd_video.studio.folder import (
     stage_preview,
     state_file,
 )
-from swd_video.studio.script import shot_of_clip
+from swd_video.studio.script import shot_and_take
 
 UNUSED_FOLDER = "unused"
 
@@ -68,7 +68,7 @@ def _waiting(folder: Path) -> dict[str, tuple[str, list[Path]]]:
             continue
         if is_ours:
             name = path.name.removesuffix(STATE_SUFFIX)
-            found[name] = shot_of_clip(name), [folder / f"{name}{suffix}" for suffix in (".mp4", ".webp")]
+            found[name] = shot_and_take(name)[0], [folder / f"{name}{suffix}" for suffix in (".mp4", ".webp")]
     return found
 
 

@@ -61,6 +61,15 @@ def test_what_is_there_is_told_and_times_are_taken_from_it(
     )
     code, found = check("--out", str(out))
     assert (code, found["finished"], found["time"]) == (0, 3, None)
+    sidecars = {
+        name: json.loads((out / f"{name}.json").read_text()) for name in ("tiger", "tiger-take2", "fish")
+    }
+    made_of = {name: about["content_hash"] for name, about in sidecars.items()}
+    assert found["content_hashes"] == made_of
+    # Of takes that are there and not asked for as well, whatever the shot asks for now.
+    script.write_text(SCRIPT.replace(" --takes 2", "").replace("0.3", "0.5"))
+    changed = check("--out", str(out))[1]["content_hashes"]
+    assert [name for name in made_of if changed[name] != made_of[name]] == ["fish"]
     report = json.loads((out / "render.json").read_text())
     for entry in report["shots"]:
         for stage in entry["stages"]:

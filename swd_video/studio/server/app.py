@@ -173,7 +173,8 @@ def make_app(studio: Studio, host: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(studio.worker.work()), asyncio.create_task(studio.watch())]
+        works = (studio.worker.work(), studio.watch(), studio.compare())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:

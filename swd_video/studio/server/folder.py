@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from swd_video.studio.folder import (
@@ -19,7 +20,7 @@ from swd_video.studio.folder import (
     read_object,
 )
 from swd_video.studio.picks import read_picks
-from swd_video.studio.script import Script, Shot
+from swd_video.studio.script import Script, Shot, Take
 
 SERVED = {
     ".mp4": "video/mp4",
@@ -133,15 +134,23 @@ Takes: TypeAlias = dict[tuple[str, int], dict[str, Any]]
 
 
 def describe_shots(
-    script: Script, clips: Takes, drafts: Takes, picks: Mapping[str, tuple[int, ...]]
+    script: Script,
+    clips: Takes,
+    drafts: Takes,
+    picks: Mapping[str, tuple[int, ...]],
+    content_hashes: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Every shot of a script with its takes: those that it asks for, and those that are there."""
+    """Every shot of a script with its takes: those that it asks for, and those that are there.
+
+    `content_hashes` tell what takes of the script as it is are made of, by their names; where one is not known, prompt
+    and seed alone tell whether a take is of an older version.
+    """
     numbers: dict[str, set[int]] = {shot.id: set() for shot in script.shots}
     for shot_id, number in (*clips, *drafts):
         if shot_id in numbers:
             numbers[shot_id].add(number)
     return [
-        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, ()))
+        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, ()), content_hashes)
         for shot in script.shots
     ]
 
@@ -153,12 +162,19 @@ def describe_others(script: Script | None, clips: Takes, drafts: Takes) -> list[
 
 
 def _describe_shot(
-    script: Script, shot: Shot, found: set[int], clips: Takes, drafts: Takes, picks: tuple[int, ...]
+    script: Script,
+    shot: Shot,
+    found: set[int],
+    clips: Takes,
+    drafts: Takes,
+    picks: tuple[int, ...],
+    content_hashes: Mapping[str, str],
 ) -> dict[str, Any]:
     picked = shot.pick or picks
     takes = []
     for number in sorted({*found, *picked, *range(1, shot.takes + 1)}):
         take = script.take(shot, number)
+        now = content_hashes.get(take.name)
         clip, draft = clips.get((shot.id, number)), drafts.get((shot.id, number))
         takes.append(
             {
@@ -166,8 +182,8 @@ def _describe_shot(
                 "seed": take.seed,
                 "picked": number in picked,
                 "kept": shot.keeps(number),
-                "clip": clip and clip | {"older": _is_older(clip, shot, take.seed)},
-                "draft": draft and draft | {"older": _is_older(draft, shot, take.seed)},
+                "clip": clip and clip | {"older": _is_older(clip, take, now)},
+                "draft": draft and draft | {"older": _is_older(draft, take, now)},
             }
         )
     return {
@@ -180,9 +196,11 @@ def _describe_shot(
     }
 
 
-def _is_older(take: Mapping[str, Any], shot: Shot, seed: int) -> bool:
-    """Whether it shows what the script said before."""
-    return take["prompt"] != shot.prompt or take["seed"] != seed
+def _is_older(there: Mapping[str, Any], take: Take, content_hash: str | None) -> bool:
+    """Whether what is there of a take is of what the script said before."""
+    if content_hash is not None:
+        return there.get("content_hash") != content_hash
+    return there["prompt"] != take.shot.prompt or there["seed"] != take.seed
 
 
 def _files_in(folder: Path) -> dict[str, os.stat_result]:

@@ -63,6 +63,8 @@ class Studio:
         self._news = asyncio.Event()
         self._closed = False
         self._checking = asyncio.Lock()
+        self._compared: tuple[Any, ...] = ()
+        self._content_hashes: tuple[str, dict[str, str]] = "", {}  # of a version of the script
         self._seen: tuple[Any, ...] = ()
 
     # What there is.
@@ -74,18 +76,21 @@ class Studio:
         clips, drafts = self.folder.clips(), self.folder.drafts()
         self._history.record(clips.values())
         script = look.script
+        version = version_of(text)
+        known_of, hashes = self._content_hashes
+        hashes = hashes if known_of == version else {}
         return {
             "folder": str(self.folder.path.resolve()),
             "script": {
                 "name": self.script.path.name,
                 "text": text,
-                "version": version_of(text),
+                "version": version,
                 "title": script.title if script else "",
                 "model": script.model if script else "",
                 "problems": look.problems,
                 "warnings": look.warnings,
             },
-            "shots": describe_shots(script, clips, drafts, self.folder.picks()) if script else [],
+            "shots": describe_shots(script, clips, drafts, self.folder.picks(), hashes) if script else [],
             "others": describe_others(script, clips, drafts),
             "history": self._history.latest(),
             "films": self.folder.films(),
@@ -142,6 +147,38 @@ class Studio:
                 self._files += 1
                 self.changed()
 
+    async def compare(self) -> None:
+        """Find out for good which takes are of the script as it is: whenever other ones may be."""
+        seen = -1
+        while True:
+            if seen != self._files and self.queue.next() is None:
+                seen = self._files
+                with suppress(ValueError, OSError):  # asked for by the user, it would be told
+                    await self.compare_once()
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    async def compare_once(self) -> None:
+        """Ask the model what the takes in the folder would be made of, if that may be another than was known.
+
+        Raises:
+            ValueError: if it cannot say.
+        """
+        text, clips = self.script.text(), self.folder.clips()
+        script, takes = self.script.look_at(text).script, {*clips, *self.folder.drafts()}
+        if script is None or not takes:
+            return
+        # What continues another depends on that one's file.
+        continued = {shot.continues for shot in script.shots}
+        files = {key: clip.get("mark") for key, clip in clips.items() if key[0] in continued}
+        picks = {key: numbers for key, numbers in self.folder.picks().items() if key in continued}
+        wanted = version_of(text), takes, files, picks
+        if wanted == self._compared:
+            return
+        self._compared = wanted
+        self._content_hashes = wanted[0], (await self._ask_to_check())["content_hashes"]
+        self._files += 1
+        self.changed()
+
     # What is asked for.
 
     def look_at(self, text: str, name: str) -> Look:
@@ -151,13 +188,21 @@ class Studio:
     async def check(self) -> dict[str, Any]:
         """What the saved script would become, as `swd-video check` says: problems and warnings with their lines."""
         self._checked()
-        path = self.script.path.resolve()
-        command = ["check", str(path), "--out", str(self.folder.path.resolve()), "--json"]
-        async with self._checking:
-            found = await ask([*command, *self._flags, *self._read_by()])
+        found, path = await self._ask_to_check(), self.script.path.resolve()
         told = {key: [at_line(line, path) for line in found[key]] for key in ("problems", "warnings")}
         about = {key: found[key] for key in ("model", "shots", "seconds", "finished", "memory", "time")}
         return {**told, **about, "clips": len(found["clips"])}
+
+    async def _ask_to_check(self) -> dict[str, Any]:
+        command = [
+            "check",
+            str(self.script.path.resolve()),
+            "--out",
+            str(self.folder.path.resolve()),
+            "--json",
+        ]
+        async with self._checking:
+            return await ask([*command, *self._flags, *self._read_by()])
 
     def save(self, text: str, name: str, based_on: str) -> None:
         """Save the script, and go on with it."""

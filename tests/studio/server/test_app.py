@@ -59,6 +59,24 @@ def test_the_model_is_asked_what_a_script_would_become(client: TestClient, studi
     assert refused(client.post("/api/check", json={})).startswith("film.yaml, line 2: ")
 
 
+def test_the_model_is_asked_which_takes_are_of_the_script_as_it_is(
+    client: TestClient, studio: Studio
+) -> None:
+    def older() -> list[bool]:
+        takes = [take for shot in client.get("/api/state").json()["shots"] for take in shot["takes"]]
+        return [take["clip"]["older"] for take in takes if take["clip"]]
+
+    look = studio.script.look_at(studio.script.text())
+    assert look.script is not None
+    take = next(look.script.takes())
+    finish(studio.folder.path, take.shot.id, take.take, take.seed, take.shot.prompt)
+    assert older() == [False]
+    asyncio.run(studio.compare_once())
+    assert older() == [True], "prompt and seed are the same, and it was made of something else"
+    studio.script.path.write_text(f"{SCRIPT}# another version, of which nothing is known yet\n")
+    assert older() == [False]
+
+
 def test_who_saves_over_somebody_elses_text_is_asked_first(client: TestClient, studio: Studio) -> None:
     version = client.get("/api/state").json()["script"]["version"]
     asked = {"text": "- one\n", "name": "film.yaml", "based_on": version}

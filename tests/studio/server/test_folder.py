@@ -49,6 +49,20 @@ def test_shots_have_the_takes_of_the_script_and_those_on_the_disk(tmp_path: Path
     assert ghost["takes"][1]["draft"]["preview"] == "drafts/ghost-take4.webp"
 
 
+def test_a_take_that_would_be_made_of_something_else_now_is_older(tmp_path: Path) -> None:
+    takes = {take.name: take for take in script().takes()}
+    for take in takes.values():
+        finish(tmp_path, take.shot.id, take.take, take.seed, take.shot.prompt)
+        finish(tmp_path / "drafts", take.shot.id, take.take, take.seed, take.shot.prompt)
+    folder = Folder(tmp_path)
+    now = {name: f"{take.shot.prompt} {take.seed}" for name, take in takes.items()} | {
+        "tiger": "another size"
+    }
+    shots = describe_shots(script(), folder.clips(), folder.drafts(), {}, now)
+    for kind in ("clip", "draft"):
+        assert [take[kind]["older"] for shot in shots for take in shot["takes"]] == [True, False, False]
+
+
 def test_takes_of_shots_that_went_are_shown_apart(tmp_path: Path) -> None:
     finish(tmp_path, "walrus", 1, 3, "a walrus")
     (tmp_path / "render.json").write_text('{"shots": []}')

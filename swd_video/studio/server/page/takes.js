@@ -108,7 +108,7 @@ function drawTake(shot, take) {
         { className: "of-take" },
         make("span", { textContent: `take ${take.take} ` }),
         take.kept ? make("span", { className: "badge", textContent: "kept " }) : null,
-        make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older text` : label }),
+        make("span", { className: `badge ${label.split(" ")[0]}`, textContent: shown?.older ? `${label}, older version` : label }),
       ),
       make("span", { className: "seed", textContent: `seed ${take.seed}` }),
     ),
