@@ -18,6 +18,7 @@ from swd_video.studio.clip_files import is_finished, kept_sidecar
 from swd_video.studio.clip_times import estimate_seconds
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import in_chain_order, joined, video_hash
+from swd_video.studio.film import check_film
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.picks import with_picks
@@ -173,6 +174,11 @@ def check(
     further = set() if out is None else _takes_in(out, script) - set(asked)
     planned = plan_clips(script, facts, errors, takes=[*asked, *further])
     clips = [clip for clip in planned if clip.take not in further]
+    if script.film is not None and not errors:  # else the lengths of some are not known
+        try:
+            check_film(script, {clip.name: clip.shown_size.frames for clip in clips}, facts.fps)
+        except SourceError as error:
+            errors.append(error)
     checked, hashes = [CheckedClip(clip) for clip in clips], dict[str, str]()
     if out is not None:
         checked, hashes = _look_for(clips, [clip for clip in planned if clip.take in further], out)

@@ -89,8 +89,10 @@ def _keys(path: Path, line: int, header: list[str]) -> list[str]:
             raise SourceError(f"{where}: {key}: {REFUSED_KEYS[key]}.")
         if key not in SHOT_KEYS:
             close = difflib.get_close_matches(key, SHOT_KEYS, n=1)
-            cure = f"Did you mean {close[0]!r}?" if close else f"Columns are {', '.join(SHOT_KEYS)}."
-            raise SourceError(f"{where}: {header[number]!r} is no key of a shot. {cure}")
+            cure = f"Did you mean {close[0]!r}? " if close else ""
+            raise SourceError(
+                f"{where}: {header[number]!r} is no key of a shot. {cure}Columns are {', '.join(SHOT_KEYS)}."
+            )
     if "prompt" not in keys:
         raise SourceError(f"{where}: has no column `prompt`. Write the keys of a shot into the first row.")
     return keys

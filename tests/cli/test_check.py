@@ -117,6 +117,29 @@ def test_all_problems_are_told_at_their_lines(
     assert capsys.readouterr().err.startswith(f"error: {script}:1: --steps: a student has the stages")
 
 
+@pytest.mark.parametrize(
+    ("film", "problem"),
+    [
+        ("sound: none.wav", "film.sound: none.wav: No such file or directory."),
+        ("crossfade: 0.6", "film.crossfade: tiger has 9 frames for the film"),
+    ],
+)
+def test_a_film_that_render_would_refuse_is_refused(
+    film: str,
+    problem: str,
+    student_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("film.yaml").write_text(
+        f"film: {{{film}}}\nshots:\n  - {{id: tiger, prompt: a tiger}}\n  - {{id: fish, prompt: a fish}}\n"
+    )
+    assert main(["check", "film.yaml", "--model", str(student_folder), "--device", "cpu"]) == 2
+    assert f"error: film.yaml:1: {problem}" in capsys.readouterr().err
+
+
 def test_a_batch_of_none_is_refused(
     script: Path, student_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,7 +117,11 @@ def test_all_keys_of_a_shot_can_be_columns(tmp_path: Path) -> None:
         ("json", "[" * 100_000, ": not valid JSON: nested too deeply"),
         ("json", "null", ":1: script: expected a mapping"),
         ("csv", "", ":1: header: has no column `prompt`"),
-        ("csv", "id,promt\na,b\n", ":1: header: 'promt' is no key of a shot. Did you mean 'prompt'?"),
+        (
+            "csv",
+            "id,promt\na,b\n",
+            ":1: header: 'promt' is no key of a shot. Did you mean 'prompt'? Columns are id, ",
+        ),
         ("csv", "a tiger\na bee\n", ":1: header: 'a tiger' is no key of a shot. Columns are id, prompt, "),
         ("csv", "prompt,negative prompt\na,b\n", ":1: header: negative_prompt: a student was distilled"),
         ("csv", "prompt,Prompt\na,b\n", ":1: header: two columns are called 'prompt'"),
