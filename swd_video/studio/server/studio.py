@@ -47,8 +47,12 @@ class Studio:
             reader: Of the script, as for `load_script`.
 
         Raises:
-            ValueError: if the folder's queue or its script cannot be read.
+            ValueError: if the folder's queue or its script cannot be read, or the script could not be saved.
         """
+        if script is not None and not script.parent.is_dir():
+            raise ValueError(
+                f"{script}: there is no folder {script.parent}. Make it, or name another script."
+            )
         self.folder = Folder(path)
         private = path / PRIVATE
         private.mkdir(exist_ok=True)

@@ -100,6 +100,11 @@ def test_a_script_with_other_line_ends_is_not_changed_before_it_is_touched(
     assert saved["version"] == client.get("/api/state").json()["script"]["version"]
 
 
+def test_a_script_in_no_folder_is_refused_as_it_could_not_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"film\.yaml: there is no folder .*none\. Make it"):
+        Studio(tmp_path, tmp_path / "none" / "film.yaml")
+
+
 def test_a_new_script_in_the_folder_is_found_again(client: TestClient, studio: Studio) -> None:
     client.post("/api/script", json={"text": "- one\n", "name": "garden.yaml"})
     path = studio.folder.path
