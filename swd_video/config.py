@@ -280,11 +280,11 @@ def _origin(source: _Source, at: KeyPath, path: Path) -> str:
 
 def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) -> str:
     every_kind, sections = _sections_at(at[:-1], values, schema)
-    owners = sorted({str(_kind(section)) for section in every_kind if at[-1] in section.model_fields})
+    owners = {_kind(section) for section in every_kind if at[-1] in section.model_fields}
     if owners:
-        return (
-            f" of kind {_kind(sections[0])}: it belongs to {' and '.join(owners)}; leave it out, or set kind"
-        )
+        named = " and ".join(sorted(str(owner) for owner in owners - {None}))
+        whose, cure = (named, "set kind") if named else ("one without kind", "leave kind out")
+        return f" of kind {_kind(sections[0])}: it belongs to {whose}; leave it out, or {cure}"
     known = sorted({key for section in sections for key in section.model_fields})
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:

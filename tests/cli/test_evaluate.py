@@ -275,6 +275,15 @@ def test_keys_of_rows_are_named_with_their_line(
     )
 
 
+def test_a_key_of_a_section_without_kind_is_said_to_be_one(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values["metrics"]["real_clips"]["kind"] = "tools.pocket.rows:ComposedClips"
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    message = "of kind tools.pocket.rows:ComposedClips: it belongs to one without kind; leave it out, or leave kind out"
+    assert message in capsys.readouterr().err
+
+
 def test_models_share_what_is_the_same(tiny_wan_folder: Path, student_folder: Path) -> None:
     from swd_video.evaluation.model_pool import ModelPool
 
