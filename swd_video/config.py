@@ -96,6 +96,20 @@ def load_config_as(
         raise ConfigError(_explain(error, source, Path(path), schema)) from None
 
 
+def load_saved(schema: type[_SchemaT], path: Path) -> _SchemaT:
+    """Read the config that a command left in its folder.
+
+    Raises:
+        ConfigError: if it is another command's.
+    """
+    try:
+        return load_config_as(schema, path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path.parent}: holds the {path.name} of another command or version; choose another --out ({error})"
+        ) from None
+
+
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """Command-line words such as `--train.lr 1e-4` or `--train.lr=1e-4` to dotted keys and YAML text.
 

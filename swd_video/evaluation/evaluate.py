@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from swd_video.config import dump_config
+from swd_video.config import dump_config, load_saved
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import machine_name
 from swd_video.data.prompts import choose_prompts
@@ -39,8 +39,10 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
 
     Raises:
         ValueError: Something that the config names is missing or cannot work, a student would be judged by what
-            trained it, or a prompt asks for what the judge does not know.
+            trained it, a prompt asks for what the judge does not know, or the folder is another command's.
     """
+    if (out / CONFIG_NAME).is_file():
+        load_saved(EvaluateConfig, out / CONFIG_NAME)  # a run's says by what its student must not be judged
     prompts = choose_prompts(config.prompts, config.prompts_file, config.num_prompts)
     unrecorded = _check_students(config)
     sources = _find_sources(config)

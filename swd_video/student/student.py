@@ -216,8 +216,8 @@ class Student:
         write_json(path, read_json(path) | {"draft_stages": count})
         return replace(self, draft_stages=count)
 
-    def carry_decoder(self, file: str | Path) -> "Student":
-        """Put a decoder into its folder, which its clips are shown through from now on.
+    def carry_decoder(self, file: str | Path | None) -> "Student":
+        """Put a decoder into its folder, which its clips are shown through from now on; None takes out what is there.
 
         Returns:
             The student as it is now.
@@ -229,6 +229,9 @@ class Student:
             raise ValueError(
                 f"student {self.base_model!r}: has no folder here that a decoder could be put into."
             )
+        if file is None:
+            (self.folder / DECODER_FILE_NAME).unlink(missing_ok=True)
+            return replace(self, decoder=None)
         stock = LoadOptions(adapter=self.adapter)
         model = adapt(load_pipeline(self.base_path, options=stock), self.base_path, self.folder, stock)
         student = replace(self, decoder=load_decoder(Path(file), model, self.base_path))

@@ -1,6 +1,7 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -323,7 +324,7 @@ def finished_summary(
     Raises:
         ConfigError: if the folder holds a run of another config.
     """
-    check_same_run(config, folder, config_file)
+    changed = check_same_run(config, folder, config_file)
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
@@ -334,8 +335,26 @@ def finished_summary(
         return None  # damaged: the last checkpoint says the same, and all is written again
     if not is_there or summary.steps != config.train.steps:
         return None
-    check_record(folder, known_now(config))
+    check_record(folder, known_now(lambda: digests_of_model(config), config.data.cache))
+    if changed and join_processes().is_main_process:
+        _take_late(config, folder, config_file, changed)
     return summary
+
+
+def _take_late(config: DistillConfig, folder: Path, config_file: str, changed: list[str]) -> None:
+    """What changed once a run was finished: its student takes another decoder; all else is about steps."""
+    if "load.decoder" in changed and config_file == CONFIG_FILE:
+        changed = [key for key in changed if key != "load.decoder"]
+        decoder = config.load.decoder
+        Student.load(folder / STUDENT_FOLDER).carry_decoder(decoder if isinstance(decoder, Path) else None)
+        saved = load_config(folder / config_file, {"load.decoder": decoder})
+        write_text(folder / config_file, dump_config(saved), durable=True)
+    if changed:
+        print(
+            f"note: {folder} is finished, so {', '.join(changed)} changed nothing; raise train.steps, or choose "
+            "another --out.",
+            file=sys.stderr,
+        )
 
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:

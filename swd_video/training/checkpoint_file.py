@@ -16,6 +16,12 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: M
         torch.save({"step": step, "recipe": dict(recipe), "state": parts}, draft)
 
 
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The plain values that the weights of a folder's checkpoint depend on; empty where there is none."""
+    path = folder / "checkpoint.pt"
+    return dict(torch.load(path, weights_only=True, mmap=True)["recipe"]) if path.exists() else {}
+
+
 def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
     """Load what `save_checkpoint` wrote, if it is there; returns the number of steps done.
 
@@ -27,11 +33,13 @@ def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str,
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
-    if saved["recipe"] != dict(recipe):
-        raise ValueError(
-            f"{path}: made with {saved['recipe']}, but asked for {dict(recipe)}; use the same options, another "
-            "--out, or delete the checkpoint."
-        )
+    there = saved["recipe"]
+    for key in dict.fromkeys((*recipe, *there)):
+        if there.get(key) != recipe.get(key):
+            raise ValueError(
+                f"{path}: made with another {key} ({there.get(key)} there, {recipe.get(key)} now); use the same "
+                "options, another --out, or delete the checkpoint."
+            )
     for name, part in state.items():
         part.load_state_dict(saved["state"][name])
     return int(saved["step"])

@@ -27,7 +27,7 @@ from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.objectives.objective import known_blocks
-from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
+from swd_video.training.checkpoint_file import load_checkpoint, read_recipe, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig
 from swd_video.training.decoder_discriminator import FrameDiscriminator
@@ -38,10 +38,23 @@ from swd_video.training.idle_parts import drop_text_encoders, keep_vae
 from swd_video.training.muon import Muon
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import learning_rate_share
-from swd_video.training.provenance import CONFIG_FILE, digests_of_clips
+from swd_video.training.provenance import (
+    CONFIG_FILE,
+    check_made_of,
+    check_same_run,
+    digests_of_clips,
+    known_now,
+)
 
 DECODER_FILE = "decoder.safetensors"
 REPORT_FILE = "report.json"
+_FREE_KEYS = {
+    "data.encode_batch_size",
+    "train.checkpoint_every",
+    "train.sample_every",
+    "train.clips_in_memory",
+}
+"""What may change between a start and a restart: no weight follows from it."""
 _MUON_WEIGHT_DECAY = 0.1
 """Without, steps of constant size make kernels grow for as long as it runs: to blocks with gains in the thousands."""
 
@@ -67,15 +80,17 @@ def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
 
 
 def _finished(config: DecoderConfig, out: Path) -> dict[str, Any] | None:
-    """The report of a run that came to its end."""
+    """The report of a run that came to its end.
+
+    Raises:
+        ConfigError: if the folder holds a run of another config, or of other clips or another VAE.
+    """
+    check_same_run(config, out, CONFIG_FILE, _FREE_KEYS)
     path = out / REPORT_FILE
     if not path.is_file() or not (out / DECODER_FILE).is_file():
         return None
-    settings = (StreamingDecoder.load(out / DECODER_FILE).made_of or {}).get("settings")
-    if settings != _settings(config):
-        raise ConfigError(
-            f"{out}: holds a decoder that was trained otherwise; choose another --out, or delete the folder."
-        )
+    made_of = StreamingDecoder.load(out / DECODER_FILE).made_of or {}
+    check_made_of(out, made_of, known_now(lambda: {"vae": fingerprint_vae(config.model)}, config.data.cache))
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
 
@@ -115,6 +130,7 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     decoder = _new_decoder(config, layout, vae, made_of).to(device)
     trainer = _Trainer(config, decoder, pairs, device)
     recipe = {"made_of": json.dumps(decoder.made_of, sort_keys=True)}
+    check_made_of(out, json.loads(read_recipe(out).get("made_of", "{}")), decoder.made_of or {})
     done = load_checkpoint(out, trainer.state, recipe)
     write_text(out / CONFIG_FILE, dump_config(config), durable=True)
     _run(trainer, done, shown, lambda step: save_checkpoint(out, step, trainer.state, recipe))

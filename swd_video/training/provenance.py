@@ -1,16 +1,18 @@
 """What makes a student: written down when its run begins, compared when it goes on, kept with the student."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swd_video.config import ConfigError, flatten
+from pydantic import BaseModel
+
+from swd_video.config import ConfigError, flatten, load_saved
 from swd_video.data.latent_cache import read_index
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 from swd_video.models.loading import model_folder, resolve_model_path
-from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.config import DistillConfig
 
 CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_of.json"
 
@@ -43,6 +45,8 @@ _NAMES = {
     "clips": "clips (data.manifest)",
     "latents": "latents (data.cache)",
     "upsampler": "upsampler (upsampler.file)",
+    "started_from": "decoder to go on from (train.start)",
+    "imitated": "clips to imitate (train.imitate)",
     "files": "file that a loss reads",
 }
 
@@ -75,18 +79,23 @@ def settings_of(config: DistillConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in _PLACES}
 
 
-def known_now(config: DistillConfig) -> dict[str, Any]:
+def known_now(digest_model: Callable[[], dict[str, Any]], cache: str) -> dict[str, Any]:
     """What a run would be made of, as far as that is known without loading anything."""
     known: dict[str, Any] = {}
     with suppress(ValueError):  # of a finished run, the teacher may be gone
-        known |= digests_of_model(config)
+        known |= digest_model()
     with suppress(ValueError):
-        known |= digests_of_clips(read_index(config.data.cache))
+        known |= digests_of_clips(read_index(cache))
     return known
 
 
-def check_same_run(config: DistillConfig, folder: Path, config_file: str) -> None:
-    """Refuse a folder that holds the run of another config.
+def check_same_run(
+    config: BaseModel, folder: Path, config_file: str, free_keys: Collection[str] = _FREE_KEYS
+) -> list[str]:
+    """Refuse a folder that holds the run of another config; its free keys, and those below them, may change.
+
+    Returns:
+        The free keys that did change.
 
     Raises:
         ConfigError: naming the key that differs.
@@ -96,24 +105,23 @@ def check_same_run(config: DistillConfig, folder: Path, config_file: str) -> Non
             raise ConfigError(f"{folder}: holds the run of another command ({other}); choose another --out.")
     path = folder / config_file
     if not path.is_file():
-        return
-    before, now = flatten(load_config(path)), flatten(config)
-    for key in dict.fromkeys((*now, *before)):  # the same one first, whenever it is asked
-        if not _is_free(key) and before.get(key) != now.get(key):
+        return []
+    before, now = flatten(load_saved(type(config), path)), flatten(config)
+    # The same one first, whenever it is asked.
+    changed = [key for key in dict.fromkeys((*now, *before)) if before.get(key) != now.get(key)]
+    for key in changed:
+        if not any(key == free or key.startswith(f"{free}.") for free in free_keys):
             raise ConfigError(
                 f"{folder}: holds a run with another {key} ({_as_written(before.get(key))} there, "
                 f"{_as_written(now.get(key))} now). "
                 "Choose another --out, or delete the folder to start anew."
             )
+    return changed
 
 
 def _as_written(value: Any) -> str:
     """A value as its file says it: null, not None."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)
 
 
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -136,12 +144,17 @@ def check_record(folder: Path, now: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        key = difference(there, {key: value for key, value in now.items() if key in _NAMES})
-    except (ValueError, AttributeError):
+        there = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         raise ConfigError(
             f"{path}: is damaged; delete it to go on without comparing what the run is made of."
         ) from None
+    check_made_of(folder, there, now)
+
+
+def check_made_of(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """`check_record`, with what the folder's run was made of."""
+    key = difference(there, {key: value for key, value in now.items() if key in _NAMES})
     if key is not None:
         raise ConfigError(
             f"{folder}: holds a run with another {_NAMES[key]}: {there[key]} there, {now[key]} now. Choose another "

@@ -280,12 +280,49 @@ def test_held_out_clips_that_cannot_be_read_are_said_and_counted(
         distill_decoder(config, tmp_path / "other")
 
 
-def test_another_config_in_the_same_folder_is_refused(
+def test_another_config_or_other_clips_in_the_same_folder_are_refused(
     make_decoder_config: MakeDecoderConfig, tmp_path: Path
 ) -> None:
-    distill_decoder(make_decoder_config(), tmp_path / "run")
-    with pytest.raises(ConfigError, match="was trained otherwise"):
-        distill_decoder(make_decoder_config(batch_size=1), tmp_path / "run")
+    config, out = make_decoder_config(steps=1), tmp_path / "run"
+    distill_decoder(config, out)
+    report = (out / "report.json").read_bytes()
+    for state in ("finished", "begun"):
+        with pytest.raises(
+            ConfigError, match=r"holds a run with another train\.batch_size \(2 there, 1 now\)"
+        ):
+            distill_decoder(make_decoder_config(steps=1, batch_size=1), out)
+        with pytest.raises(ConfigError, match=r"another model \(.* there, \"gone\" now\)"):
+            distill_decoder(config.model_copy(update={"model": "gone"}), out)
+        # Where they lie is the same, what lies there is not.
+        index = Path(config.data.cache) / "index.json"
+        known = index.read_text()
+        index.write_text(json.dumps(json.loads(known) | {"digest": "others"}))
+        with pytest.raises(ConfigError, match=r"another latents \(data\.cache\): .* there, others now"):
+            distill_decoder(config, out)
+        index.write_text(known)
+        if state == "finished":
+            (out / "report.json").unlink()
+    distill_decoder(make_decoder_config(steps=1, sample_every=1, clips_in_memory=1), out)
+    assert (out / "report.json").read_bytes() == report
+
+
+def test_the_folder_of_another_command_is_left_alone(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = {
+        "distill": "{data: {cache: c}, schedule: [{sigma: 1, frames: 1, height: 2, width: 2}], train: {kind: full}}",
+        "decoder": json.dumps(make_decoder_config().model_dump(mode="json")),
+        "evaluate": "{prompts: [a], rows: [{kind: teacher, key: t, model: pocket-wan}], reference: t}",
+    }
+    for command, text in configs.items():
+        for other in configs.keys() - {command}:
+            (tmp_path / "asked.yaml").write_text(text)
+            (tmp_path / "run").mkdir(exist_ok=True)
+            (tmp_path / "run" / "config.yaml").write_text(configs[other])
+            words = [command, str(tmp_path / "asked.yaml"), "--out", str(tmp_path / "run")]
+            assert main(words) == EXIT_WRONG_INPUT
+            assert "run: holds the config.yaml of another command or version; " in capsys.readouterr().err
+            assert (tmp_path / "run" / "config.yaml").read_text() == configs[other]
 
 
 def test_the_command_trains_and_says_what_came_out(

@@ -18,12 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from swd_video.cli.distill import run as run_command
 from swd_video.cli.main import main
 from swd_video.config import ConfigError, dump_config
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import PixelSize
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.video import probe_video
 from swd_video.files import alone_in
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
@@ -283,6 +285,35 @@ def test_command_writes_resumes_and_reports(
     ):
         with pytest.raises(ConfigError, match=f"another {named}"):
             run_command([str(path), "--out", str(out), *change])
+
+
+def test_a_finished_run_takes_another_decoder_and_says_what_came_too_late(
+    make_config: MakeConfig,
+    tiny_decoder: Callable[..., StreamingDecoder],
+    tiny_wan_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, out, decoder = tmp_path / "config.yaml", tmp_path / "run", tmp_path / "decoder.safetensors"
+    path.write_text(dump_config(make_config("lora", steps=1)))
+    tiny_decoder(vae=fingerprint_vae(tiny_wan_folder)).save(decoder)
+    words = ["distill", str(path), "--out", str(out)]
+    assert main(words) == 0
+    weights = _digests(out / "student")
+    assert main([*words, "--load.decoder", str(tmp_path / "gone.safetensors")]) == 2
+    capsys.readouterr()
+    samples = ["--train.sample_every", "1", "--train.sample_prompts", "[a fox]"]
+    assert main([*words, "--load.decoder", str(decoder), *samples]) == 0
+    assert (
+        f"note: {out} is finished, so train.sample_every, train.sample_prompts changed nothing; raise train.steps"
+        in capsys.readouterr().err
+    )
+    assert _digests(out / "student").items() > weights.items()
+    assert load_student(out / "student").model.decoder is not None
+    assert load_config(out / "config.yaml") == load_config(path, {"load.decoder": str(decoder)})
+    # As the file says again: no decoder, and nothing to say.
+    assert main([*words, "--load.decoder", "null"]) == 0
+    assert "note: " not in capsys.readouterr().err and _digests(out / "student") == weights
 
 
 def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_runs(
