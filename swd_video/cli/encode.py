@@ -50,7 +50,7 @@ class Arguments:
     retry_skipped: bool = False
     """Read the clips again that an earlier run skipped; the files of the cache that they belong to are made anew."""
     verify: bool = False
-    """Read all files of a finished cache and encode those again of which a byte has changed."""
+    """Read all files of a finished cache, say how much that was, and encode those again of which a byte has changed."""
     shard: str | None = None
     """Encode one part only, such as 1/4 for the first of four; the parts may run at once on one folder."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)

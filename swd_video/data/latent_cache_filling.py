@@ -102,7 +102,7 @@ class CacheFiller:
         say: Say,
     ) -> None:
         self._folder, self._share, self._texts = Path(folder), share, texts
-        self._progress, self._say = progress, say
+        self._progress, self._say, self._thorough = progress, say, thorough
         self._index, self._damaged = _complete_index(self._folder, header), list[str]()
         if self._index is not None:
             self._damaged = damaged_shards(folder, self._index, thorough=thorough)
@@ -122,7 +122,7 @@ class CacheFiller:
         if self._index is None or self._damaged or (retry_skipped and self._index["skipped"]):
             check_writable(self._folder, "cache")  # now, as a model is about to be loaded
             return None
-        self._say(f"{self._folder} is finished already")
+        self._say(f"{self._folder} is finished already{self._how_read(self._index)}")
         if "cut_captions" in self._index:
             self._say_cut(self._index["cut_captions"])
         return self._report(self._index, self._index["num_clips"], 0)
@@ -169,6 +169,15 @@ class CacheFiller:
             summary = {"cut_captions": cut}
             index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
             return self._report(index, reused, made)
+
+    def _how_read(self, index: Mapping[str, Any]) -> str:
+        if not self._thorough:
+            return ""
+        if index.get("digest") is None:
+            return ", by an older version that kept no hashes to verify its files by"
+        files = [self._folder / shard["file"] for shard in (*index["latents"], *index["prompts"])]
+        mib = sum(file.stat().st_size for file in files) / 2**20
+        return f", and all of its {len(files)} files, {mib:,.1f} MiB, were read and are as they were written"
 
     def _say_cut(self, cut: CutTexts) -> None:
         if line := describe_cut(cut, self._texts):

@@ -188,3 +188,11 @@ def test_captions_that_are_cut_are_said_and_counted(
     captured = capsys.readouterr()
     assert "missing or damaged, so made again: latents-00001.safetensors\n" in captured.err
     assert json.loads(captured.out)["reused"] == 2 and lost.read_bytes() == content
+    assert main([*encode, "--verify"]) == 0
+    read = list(out.glob("*.safetensors"))
+    mib = sum(path.stat().st_size for path in read) / 2**20
+    said = f"and all of its {len(read)} files, {mib:.1f} MiB, were read and are as they were written\n"
+    assert f"{out} is finished already, {said}" in capsys.readouterr().err
+    (out / "index.json").write_text(json.dumps({**index, "digest": None}))
+    assert main([*encode, "--verify"]) == 0
+    assert "finished already, by an older version that kept no hashes" in capsys.readouterr().err
