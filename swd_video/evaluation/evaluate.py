@@ -26,7 +26,7 @@ from swd_video.evaluation.report import write_figures
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row, prompt_requests, real_row
 from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
-from swd_video.evaluation.targets import check_targets
+from swd_video.evaluation.targets import check_measured, check_targets
 from swd_video.files import write_text
 from swd_video.models.loading import resolve_model_path
 
@@ -39,7 +39,8 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
 
     Raises:
         ValueError: Something that the config names is missing or cannot work, a student would be judged by what
-            trained it, a prompt asks for what the judge does not know, or the folder is another command's.
+            trained it, a prompt asks for what the judge does not know, a target for what is not measured, or the
+            folder is another command's.
     """
     if (out / CONFIG_NAME).is_file():
         load_saved(EvaluateConfig, out / CONFIG_NAME)  # a run's says by what its student must not be judged
@@ -50,6 +51,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
     metrics = all_metrics(judges.classes, config.metrics.others)
     for metric in metrics:
         metric.check(prompts)
+    check_measured(config, metrics, judges)
     pool = ModelPool(getattr(torch, config.dtype), device)
     size, fps = pool.size_and_fps(config)
     rows = _rows(config, pool, prompts, sources, size, fps)

@@ -4,11 +4,34 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.config import TargetConfig
+from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, TargetConfig
+from swd_video.evaluation.judges import Judges
+from swd_video.evaluation.metrics.cost import COSTS
 from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.results import Results
 
 _TINY = 1e-9
+
+
+def check_measured(config: EvaluateConfig, metrics: Sequence[Metric], judges: Judges) -> None:
+    """Refuse targets on what this evaluation cannot measure, before anything is made; `cost: null` times none at all.
+
+    Raises:
+        ValueError: Naming the target.
+    """
+    judge = config.metrics.judge
+    real = [row.key for row in config.rows if isinstance(row, RealRowConfig)]
+    for number, target in enumerate(config.targets):
+        asked = [metric for metric in metrics if target.metric in (metric.key, metric.margin_key)]
+        name = f"targets[{number}].metric: {target.metric!r}"
+        if not any(metric.is_told_by(judges) for metric in asked):
+            got = "there is none" if judge is None else f"{judge} does not"
+            raise ValueError(
+                f"{name} needs a judge that reads it, and {got}; name one as metrics.judge, or leave the target out."
+            )
+        unmade = [key for _, key in target.rows if key in real and isinstance(asked[0], COSTS)]
+        if unmade:
+            raise ValueError(f"{name} of row {unmade[0]!r}, which no model makes; name another row.")
 
 
 def check_targets(targets: Sequence[TargetConfig], results: Results) -> list[dict[str, Any]]:

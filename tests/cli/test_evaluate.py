@@ -256,6 +256,44 @@ def test_wrong_input_is_one_line(
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.parametrize(
+    ("metric", "row", "judged", "message"),
+    [
+        (
+            "adherence",
+            "student",
+            False,
+            "'adherence' needs a judge that reads it, and there is none; name one as",
+        ),
+        ("travel", "student", False, "'travel' needs a judge that reads it, and there is none"),
+        ("variety", "student", True, "judge does not; name one as metrics.judge, or leave the target out."),
+        ("adherence_shape", "student", True, "'adherence_shape' needs a judge that reads it, and /"),
+        (
+            "total_seconds",
+            "codec",
+            True,
+            "'total_seconds' of row 'codec', which no model makes; name another row.",
+        ),
+    ],
+)
+def test_targets_on_what_is_not_measured_are_refused_before_anything_is_made(
+    metric: str,
+    row: str,
+    judged: bool,
+    message: str,
+    values: dict[str, Any],
+    small_encoders: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values["targets"] = [{"row": row, "metric": metric, "at_least": 1}]
+    values["metrics"] |= small_encoders | ({} if judged else {"judge": None})
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: targets[0].metric: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_real_rows_share_no_clip_with_what_they_are_measured_to(
     values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from swd_video.evaluation.metrics.adherence import Adherence
 from swd_video.evaluation.metrics.consistency import Consistency
-from swd_video.evaluation.metrics.cost import TotalSeconds, TransformerSeconds, TransformerTflops
+from swd_video.evaluation.metrics.cost import COSTS
 from swd_video.evaluation.metrics.diversity import Diversity, Spread
 from swd_video.evaluation.metrics.fidelity import FrechetDistance, KernelDistance, NearestDistance
 from swd_video.evaluation.metrics.metric import Metric
@@ -26,9 +26,7 @@ METRICS: tuple[type[Metric], ...] = (
     Sharpness,
     Steadiness,
     Consistency,
-    TransformerSeconds,
-    TotalSeconds,
-    TransformerTflops,
+    *COSTS,
 )
 
 

@@ -37,3 +37,6 @@ class TransformerTflops(Metric):
         "Operations of the transformer and of the way from grid to grid in 10^12, counted while they ran; a "
         "multiplication and an addition count as two."
     )
+
+
+COSTS = (TransformerSeconds, TotalSeconds, TransformerTflops)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from swd_video.core.interval import Estimate, bootstrap_mean, bootstrap_ratio, bootstrap_ratio_unpaired
 from swd_video.evaluation.difference import Direction
-from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.judges import Batch, Judges
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ class Metric(ABC):
         Raises:
             ValueError: Naming the caption.
         """
+
+    def is_told_by(self, judges: Judges) -> bool:
+        """Whether these judges can tell it at all; where they cannot it gives no figure."""
+        return True
 
     def measure(self, batch: Batch) -> dict[str, np.ndarray]:
         """Measure a few clips: arrays by name, each with a first axis of clips; they are stored and given back."""

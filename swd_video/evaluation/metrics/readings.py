@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.judges import Batch
+from swd_video.evaluation.judges import Batch, Judges
 from swd_video.evaluation.metrics.diversity import Diversity
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
 
@@ -21,6 +21,10 @@ class Variety(Diversity):
         "each in its deviation among real clips, as a share of {spread_of}. Below 1, the model makes more of the same."
     )
     measured = "readings"
+
+    def is_told_by(self, judges: Judges) -> bool:
+        """By one that reads numbers."""
+        return bool(judges.readings)
 
     def measure(self, batch: Batch) -> dict[str, np.ndarray]:
         """What the judge reads, if it reads numbers; so that more of them make no figure larger, by their root."""
@@ -43,6 +47,10 @@ class Travel(Metric):
         "How far place and size change from the first frame to the last, as the judge reads them, as a share of "
         "{reference}'s. Unlike optical flow it does not count what trembles."
     )
+
+    def is_told_by(self, judges: Judges) -> bool:
+        """By one that reads where things begin and end."""
+        return travelled({name: np.zeros(1) for name in judges.readings}) is not None
 
     def measure(self, batch: Batch) -> dict[str, np.ndarray]:
         """Of each clip, if the judge reads where things begin and end."""

@@ -65,7 +65,8 @@ def test_variety_is_a_share_of_the_real_clips_and_does_not_grow_with_the_number_
 
 @pytest.mark.parametrize("metric", [Travel(), Variety()])
 def test_a_judge_that_reads_no_numbers_gives_no_figure(metric: Metric) -> None:
-    measured = metric.measure(seen({}))
-    assert measured == {}
+    measured = metric.measure(batch := seen({}))
+    assert measured == {} and not metric.is_told_by(batch.judges)
+    assert metric.is_told_by(seen(READINGS).judges)
     scores = Scores(("a", "a"), measured)
     assert metric.summarise(scores, Beside(scores)) == {}
