@@ -25,6 +25,7 @@ STAND_INS = {
     "Lightricks/LTX-Video": "../base",
     "path/to/this/folder": ".",
     "out/ltx/student": "../full",
+    "out/adapted/teacher": "../lora",
     "configs/scripts/demo.yaml": "../script.yaml",
     "configs/pocket/swd.yaml": "../swd.yaml",
     '"train.steps": 20': '"train.steps": 1',
@@ -119,6 +120,7 @@ def test_there_is_code_to_run() -> None:
     assert {parameter.id for parameter in SNIPPETS} >= {
         "adapters-0",
         "adapters-1",
+        "distill-0",
         "extending-0",
         "render-0",
         "spectrum-0",

@@ -111,6 +111,11 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+def holds_lora(path: Path) -> bool:
+    """Whether a file of weights holds low-rank additions, which are no weights by themselves."""
+    return any(".lora_" in name or ".lora." in name for name in read_shapes(path))
+
+
 def check_finite(where: str | Path, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that a training which diverged has left."""
     for name, weight in weights.items():

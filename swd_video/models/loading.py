@@ -36,6 +36,7 @@ from swd_video.models.checkpoints import (
     check_kinds,
     empty_network,
     errors_in_one_line,
+    holds_lora,
     load_networks,
     read_index,
     read_json,
@@ -102,6 +103,11 @@ def resolve_model_path(name_or_path: str | Path) -> str:
         return str(path)
     if not path.exists() and HUB_NAME.fullmatch(name):
         return name
+    if (lora := _lora_in(path)) is not None:
+        raise ValueError(
+            f"model {name!r}: {lora} is a LoRA, expected a whole model; name the model that it belongs to, and give "
+            "the transformer that it is fused into as transformer_file (docs/distill.md says how)."
+        )
     if path.is_file() and path.suffix == WEIGHTS_SUFFIX:
         raise ValueError(
             f"model {name!r}: is a single file of weights; name the pipeline folder or hub model it belongs to, "
@@ -373,6 +379,13 @@ def _place(pipe: Any, device: torch.device, cpu_offload: str | None) -> None:
 def empty_transformer(name_or_path: str | Path) -> Any:
     """The transformer of a pipeline as its configuration says, with names and shapes but no weights."""
     return empty_network(_file_of(name_or_path, f"transformer/{CONFIG_NAME}").parent)
+
+
+def _lora_in(path: Path) -> Path | None:
+    """The file of low-rank additions that this is, or that lies in this folder or run, if there is one."""
+    files = [path, *sorted(path.glob(f"*{WEIGHTS_SUFFIX}")), *sorted(path.glob(f"teacher/*{WEIGHTS_SUFFIX}"))]
+    weights = (file for file in files if file.suffix == WEIGHTS_SUFFIX and file.is_file())
+    return next((file for file in weights if holds_lora(file)), None)
 
 
 def _is_model_folder(path: Path) -> bool:

@@ -11,9 +11,9 @@ from torch import Tensor
 from swd_video.models.checkpoints import (
     INDEX_NAME,
     check_fit,
-    check_weights_file,
     empty_network,
     errors_in_one_line,
+    holds_lora,
     read_index,
     read_shapes,
 )
@@ -21,7 +21,10 @@ from swd_video.models.checkpoints import (
 
 def load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> ModelMixin:
     """A single-file checkpoint as the transformer of a pipeline folder, which gives its configuration."""
-    check_weights_file(path)
+    if holds_lora(path):
+        raise ValueError(
+            f"{path}: is a LoRA, expected a whole transformer; fuse it into the model's (docs/distill.md says how)."
+        )
     index = read_index(folder / INDEX_NAME)
     if index.get("transformer_2", [None, None])[1] is not None:
         raise ValueError(

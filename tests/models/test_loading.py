@@ -127,6 +127,19 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_pipeline(tmp_path)
 
 
+def test_a_lora_is_no_model_and_says_what_to_do(tiny_wan_folder: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "run" / "teacher" / "pytorch_lora_weights.safetensors"
+    lora.parent.mkdir(parents=True)
+    save_file({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 4)}, lora)
+    for name in (lora, lora.parent, lora.parent.parent):
+        with pytest.raises(
+            ValueError, match=r"teacher/pytorch_lora\S* is a LoRA, expected .* as transformer_file"
+        ):
+            resolve_model_path(name)
+    with pytest.raises(ValueError, match="is a LoRA, expected a whole transformer; fuse it"):
+        load_pipeline(tiny_wan_folder, options=LoadOptions(transformer_file=lora))
+
+
 def test_a_broken_model_is_refused_in_one_line(own_folder: Path) -> None:
     shutil.rmtree(own_folder / "vae")
     with pytest.raises(ValueError, match=r"vae: is missing, model_index\.json expects a AutoencoderKLWan"):
