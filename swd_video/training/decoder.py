@@ -31,7 +31,7 @@ from swd_video.training.checkpoint_file import load_checkpoint, read_recipe, sav
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig
 from swd_video.training.decoder_discriminator import FrameDiscriminator
-from swd_video.training.decoder_imitation import imitated_clips
+from swd_video.training.decoder_imitation import IMITATED_FILE, imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.finite import check_losses
 from swd_video.training.idle_parts import drop_text_encoders, keep_vae
@@ -117,6 +117,8 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     keep_vae(model, device)
     kept_back, held_out = _hold_out(config, clips, manifest)
     imitate = config.train.imitate
+    if not (out / CONFIG_FILE).is_file():  # left by a start that failed, perhaps at another config
+        (out / IMITATED_FILE).unlink(missing_ok=True)
     imitated = None if imitate is None else imitated_clips(imitate, model, grid, config.seed, out)
     upscale, in_memory = config.decoder.upscale, config.train.clips_in_memory
     pairs = DecoderClips(clips, manifest, kept_back, grid, model.spec, upscale, in_memory, imitated)

@@ -143,6 +143,12 @@ def test_a_student_s_latents_are_shown_as_the_vae_shows_them(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a tiger\na fish\n")
     imitate = {"student": str(student), "prompts_file": str(prompts), "count": 3, "batch_size": 2}
+    # What a start that failed has left is another config's, and none of this run's.
+    nowhere = {"encoder": {"kind": "transformers", "name": str(tmp_path / "nowhere")}, "block": [0]}
+    with pytest.raises(ConfigError, match=r"train\.features\.encoder: "):
+        mistaken = make_decoder_config(steps=3, imitate={**imitate, "count": 1}, features=nowhere)
+        distill_decoder(mistaken, tmp_path / "run")
+    assert Imitated(tmp_path / "run" / "imitated.safetensors").count == 1
     config = make_decoder_config(steps=3, discriminator={"steps": 2, "width": 8}, imitate=imitate)
     distill_decoder(config, tmp_path / "run")
     imitated = Imitated(tmp_path / "run" / "imitated.safetensors")
