@@ -1,6 +1,7 @@
 """Clips that a student's samples are held against: the teacher's, or real ones."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def teacher_latents(
         made.append(latents.cpu())
     if stepper.accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it lie the clips of those that were there, to look at.
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         with whole_file(path) as draft:
             tensors = {f"{index:04d}": some.contiguous() for index, some in enumerate(made)}
             save_file(tensors, draft, {"recipe": recipe})

@@ -194,6 +194,16 @@ def test_samples_stand_beside_the_teachers(
     assert all(np.array_equal(a, b) for some, others in clips for a, b in zip(some, others, strict=True))
     assert (folder / "teacher.safetensors").stat().st_mtime_ns == stored
 
+    # Those of other prompts take their place, also where they are looked at.
+    others = {"steps": 2, "sample_every": 2, "sample_prompts": ("a green cat",)}
+    train(
+        build_run(
+            config.model_copy(update={"train": config.train.model_copy(update=others)}), tmp_path / "run"
+        )
+    )
+    assert len(list((folder / "teacher").glob("*.mp4"))) == 2
+    assert json.loads((folder / "teacher" / "measures.json").read_text()) != reference
+
 
 def test_without_a_teacher_samples_are_measured_against_training_clips(
     make_config: MakeConfig, tmp_path: Path
