@@ -164,7 +164,10 @@ def bootstrap_statistic(
     value = statistic(np.ones(samples))
     weights = bootstrap_weights(groups, samples, resamples=resamples)
     draws = np.array([statistic(w) for w in weights])
-    # Not defined where all draws fall on one prompt, as they may with two.
+    # Not defined where all draws fall on one prompt, as they may with two: what is left are draws of both, all alike.
+    known = draws[np.isfinite(draws)]
+    if len(known) < len(draws) and len(np.unique(known)) < 2:
+        draws[:] = np.nan
     reach = NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
     return Estimate(
         value, value - reach, value + reach, samples, draws=draws, groups=_count_groups(groups, samples)

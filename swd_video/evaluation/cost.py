@@ -1,7 +1,9 @@
 """What a clip of every row costs: seconds, the rows taking turns in one process, and counted operations."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from swd_video.core.interval import Estimate
 from swd_video.cost.speed import Timing, by_stage, count_tflops, median_seconds, time_interleaved
@@ -42,10 +44,13 @@ def cost_figures(
 
 
 def figures_from_json(stored: Mapping[str, Mapping[str, object]]) -> dict[str, Figures]:
-    """What `write_figures` made of figures, as figures again."""
+    """What `write_figures` made of figures, as figures again; an end that it wrote as null is open."""
+    ends: dict[str, Any] = {"low": -math.inf, "high": math.inf}
     return {
         key: {
-            name: Estimate(**value) if isinstance(value, dict) else float(str(value))
+            name: Estimate(**{part: ends[part] if it is None else it for part, it in value.items()})
+            if isinstance(value, dict)
+            else float(str(value))
             for name, value in figures.items()
         }
         for key, figures in stored.items()

@@ -70,12 +70,13 @@ def plot_metric(metric: Metric, results: Results) -> dict[str, Any]:
     """
     figures = [row.figures.get(metric.key) for row in results.rows]
     known = [_as_estimate(figure) for figure in figures if figure is not None]
-    low, high = min(f.low for f in known), max(f.high for f in known)
+    ends = [end for f in known for end in (f.low, f.value, f.high) if math.isfinite(end)]
+    low, high = min(ends), max(ends)
     span = (high - low) or abs(high) or 1.0
     low, high = low - _MARGIN * span, high + _MARGIN * span
 
     def place(value: float) -> float:
-        return (value - low) / (high - low)
+        return (min(max(value, low), high) - low) / (high - low)
 
     marks = []
     for row, figure in zip(results.rows, figures, strict=True):

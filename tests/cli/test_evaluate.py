@@ -122,7 +122,9 @@ def test_rows_are_made_judged_timed_and_shown_once(
     for distance in ("frechet", "nearest"):
         assert rows["real"][distance]["value"] < rows["student"][distance]["value"]
     for name, figure in rows["student"].items():
-        if isinstance(figure, dict):
+        if name == "kernel":  # which two prompts leave open
+            assert figure["low"] is figure["high"] is None
+        elif isinstance(figure, dict):
             assert figure["low"] <= figure["value"] <= figure["high"], name
     assert (rows["teacher"]["transformer_calls"], rows["student"]["transformer_calls"]) == (4, 3)
     assert rows["student"]["transformer_tflops"] < rows["teacher"]["transformer_tflops"]

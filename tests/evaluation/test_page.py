@@ -1,4 +1,5 @@
 import base64
+import math
 import re
 import tempfile
 from dataclasses import replace
@@ -59,6 +60,9 @@ def test_a_plot_places_figures_in_proportion(results: Results) -> None:
     ticks = {text: at for at, text in plot["ticks"]}
     assert ticks["10"] == pytest.approx(a["at"]) and ticks["20"] == pytest.approx(b["at"])
     assert a["is_reference"] and not b["is_reference"]
+    results.rows[0].figures["frechet"] = Estimate(10.0, -math.inf, math.inf, 2)  # type: ignore[index]
+    a, b, _ = plot_metric(frechet, results)["marks"]
+    assert (a["low"], a["high"]) == (0.0, 1.0) and 0 < a["at"] < b["at"] < 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-6720.4, 57526.2), (0.98, 0.995), (1.0, 1.2e-3 + 1)])

@@ -110,6 +110,7 @@ def render(study: StudyConfig, known: Mapping[str, Mapping[str, Any]], below: st
 def _said(entry: Mapping[str, Any]) -> dict[str, str]:
     found, said = entry["differences"], {}
     for column in (column for column in COLUMNS if column.key in found):
-        value, low, high = (f"{found[column.key][end]:.{column.digits}f}" for end in ("value", "low", "high"))
+        ends = (found[column.key][end] for end in ("value", "low", "high"))
+        value, low, high = ("–" if end is None else f"{end:.{column.digits}f}" for end in ends)
         said[column.key] = f"{value} [{low}, {high}] {found[column.key]['verdict']}"
     return said

@@ -3,6 +3,7 @@ import pytest
 
 from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_features import ImageNetVideoFeatures
+from swd_video.evaluation.difference import difference
 from swd_video.evaluation.metrics.fidelity import (
     NearestDistance,
     frechet_estimate,
@@ -133,6 +134,15 @@ def test_resampling_does_not_count_a_clip_against_itself() -> None:
     x, y = np.random.default_rng(6).normal(size=(2, 150, 8))
     estimate = kernel_estimate(x, y, resamples=400)
     assert estimate.low < 0 < estimate.high
+
+
+def test_two_prompts_leave_the_kernel_distance_open() -> None:
+    """Whatever is drawn, it is known of both prompts together or not at all."""
+    ours, theirs, real = np.random.default_rng(8).normal(size=(3, 6, 4))
+    prompts = np.repeat([0, 1], 3)
+    first, second = (kernel_estimate(x, real, prompts, prompts) for x in (ours, theirs))
+    assert (first.low, first.high) == (-np.inf, np.inf)
+    assert difference(first, second, 1e-9, "lower").verdict == "not told apart"
 
 
 def test_kernel_distance_is_unbiased_whatever_prompts_two_sets_share() -> None:
