@@ -1,7 +1,5 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,8 +32,9 @@ from swd_video.training.batch import divide_batch
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
 from swd_video.training.config import DistillConfig, LoraTrainConfig, load_config
+from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts, keep_vae
-from swd_video.training.loop import SUMMARY_FILE, Product, Run, TrainSummary
+from swd_video.training.loop import Product, Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
@@ -48,7 +47,6 @@ from swd_video.training.provenance import (
     check_same_run,
     digests_of_clips,
     digests_of_model,
-    known_now,
     settings_of,
 )
 from swd_video.training.samples import SampleWriter
@@ -314,47 +312,6 @@ def _claim_folder(
         write_text(folder / config_file, dump_config(config), durable=True)
     accelerator.wait_for_everyone()
     return made_of if known else None
-
-
-def finished_summary(
-    config: DistillConfig, folder: Path, config_file: str = CONFIG_FILE
-) -> TrainSummary | None:
-    """What an earlier run of the same config left in `folder`, if it came to its end and what it made is still there.
-
-    Raises:
-        ConfigError: if the folder holds a run of another config.
-    """
-    changed = check_same_run(config, folder, config_file)
-    path = folder / SUMMARY_FILE
-    if not path.is_file():
-        return None
-    try:
-        summary = TrainSummary(**json.loads(path.read_text(encoding="utf-8")))
-        is_there = (folder / Path(summary.student).name).is_dir()
-    except (ValueError, TypeError):
-        return None  # damaged: the last checkpoint says the same, and all is written again
-    if not is_there or summary.steps != config.train.steps:
-        return None
-    check_record(folder, known_now(lambda: digests_of_model(config), config.data.cache))
-    if changed and join_processes().is_main_process:
-        _take_late(config, folder, config_file, changed)
-    return summary
-
-
-def _take_late(config: DistillConfig, folder: Path, config_file: str, changed: list[str]) -> None:
-    """What changed once a run was finished: its student takes another decoder; all else is about steps."""
-    if "load.decoder" in changed and config_file == CONFIG_FILE:
-        changed = [key for key in changed if key != "load.decoder"]
-        decoder = config.load.decoder
-        Student.load(folder / STUDENT_FOLDER).carry_decoder(decoder if isinstance(decoder, Path) else None)
-        saved = load_config(folder / config_file, {"load.decoder": decoder})
-        write_text(folder / config_file, dump_config(saved), durable=True)
-    if changed:
-        print(
-            f"note: {folder} is finished, so {', '.join(changed)} changed nothing; raise train.steps, or choose "
-            "another --out.",
-            file=sys.stderr,
-        )
 
 
 def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:

@@ -12,8 +12,9 @@ from swd_video.cli.adapt import run as run_command
 from swd_video.config import ConfigError, dump_config
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_teacher
-from swd_video.training.build import build_adaptation, finished_summary
+from swd_video.training.build import build_adaptation
 from swd_video.training.config import DistillConfig
+from swd_video.training.finished import finished_summary
 from swd_video.training.loop import train
 
 from .conftest import train_until

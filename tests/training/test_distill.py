@@ -30,8 +30,9 @@ from swd_video.models.loading import load_teacher
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student import load_student
-from swd_video.training.build import build_run, finished_summary
+from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.finished import finished_summary
 from swd_video.training.loop import train
 
 from ..forked import run_forked
