@@ -188,7 +188,7 @@ def _read_trained(path: Path, layout: DecoderLayout, vae: str) -> StreamingDecod
             raise ConfigError(
                 f"train.start: {path} has {name} {shape[name]}, expected {wanted[name]}; name another, or null."
             )
-    if trained.vae != vae:
+    if trained.vae not in (vae, ""):  # "" where it was not taken
         raise ConfigError(
             f"train.start: {path} belongs to another VAE than the model's; name another, or null."
         )
