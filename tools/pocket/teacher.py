@@ -252,11 +252,11 @@ def build_optimizers(
 
 
 class Corpus:
-    """The whole latent cache in memory, and prompt embeddings in many wordings."""
+    """Whole latent caches of the same grids in memory, and prompt embeddings in many wordings."""
 
-    def __init__(self, cache: LatentCache, model: WanModel) -> None:
+    def __init__(self, caches: Sequence[LatentCache], model: WanModel) -> None:
         """Read them to where the model is."""
-        samples = [cache.get(index) for index in range(len(cache))]
+        samples = [cache.get(index) for cache in caches for index in range(len(cache))]
         self.specs = [parse_caption(sample["caption"]) for sample in samples]
         self.latents = {
             grid: torch.stack([sample["latents"][grid] for sample in samples]).to(model.device, torch.float32)
@@ -325,7 +325,7 @@ def train(arguments: argparse.Namespace) -> None:
     model = load_teacher(arguments.pipeline, device=device)
     assert isinstance(model, WanModel)
     transformer = model.pipe.transformer.train()
-    corpus = Corpus(LatentCache(arguments.cache), model)
+    corpus = Corpus([LatentCache(cache) for cache in arguments.cache], model)
     optimizers = build_optimizers(transformer, arguments.muon_lr, arguments.adamw_lr)
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay, foreach=device != "cpu")
     clock = Clock(arguments.steps, arguments.minutes)
@@ -409,9 +409,10 @@ def main() -> None:
     for field in fields(Shape):
         name = f"--{field.name.replace('_', '-')}"
         assemble.add_argument(name, type=int, default=field.default, help="of the transformer")
-    trainer = commands.add_parser("train", help="train the transformer on a latent cache")
-    for name in ("--pipeline", "--cache", "--out"):
+    trainer = commands.add_parser("train", help="train the transformer on latent caches")
+    for name in ("--pipeline", "--out"):
         trainer.add_argument(name, type=Path, required=True)
+    trainer.add_argument("--cache", type=Path, nargs="+", required=True, help="one or more, of the same grids")
     trainer.add_argument("--steps", type=int, default=3100)
     trainer.add_argument("--minutes", type=float, help="end after so long, if the steps take longer")
     trainer.add_argument(
