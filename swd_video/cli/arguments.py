@@ -49,7 +49,7 @@ def read_arguments_and_keys(
 def _refuse_empty(argv: Sequence[str], kind: Any) -> None:
     """As of a variable of the shell that is not set: `--out "$OUT"` would be the folder one is in."""
     may_be = {f"--{field.name.replace('_', '-')}" for field in fields(kind) if field.default == ""}
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv, None][1:], strict=True):
         flag, equals, value = word.partition("=")
         is_empty = word.startswith("--") and (value if equals else following) == ""
         if is_empty and flag.replace("_", "-") not in may_be:

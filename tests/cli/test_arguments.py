@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from swd_video.cli.arguments import read_arguments
+from swd_video.cli.doctor import Arguments as DoctorArguments
 from swd_video.cli.render import Arguments
+from swd_video.cli.studio import Arguments as StudioArguments
 from swd_video.cli.vbench import Arguments as VbenchArguments
 
 
@@ -21,6 +23,11 @@ def test_values_of_a_flag_that_is_given_again_are_added(words: str) -> None:
     arguments = read_arguments(Arguments, "render", words.split())
     assert (arguments.only, arguments.skip) == (("a", "b"), ("c",))
     assert (arguments.script, arguments.out) == (Path("film.yaml"), Path("out"))
+
+
+@pytest.mark.parametrize(("command", "kind"), [("doctor", DoctorArguments), ("studio", StudioArguments)])
+def test_commands_that_need_no_words_take_none(command: str, kind: type) -> None:
+    assert read_arguments(kind, command, []) == kind()
 
 
 def test_help_is_no_value(capsys: pytest.CaptureFixture[str]) -> None:
