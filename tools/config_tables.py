@@ -51,15 +51,19 @@ def keys_tables(root: type[Section]) -> str:
     """Tables of all keys of a config: one of its own keys, and one for each section of its own.
 
     A section that stands in a list has `[]` behind its name. Of several sections by `kind`, a key that only some of
-    them have says of which.
+    them have says of which. A section that stands in a second place refers to its table at the first.
     """
     tables: dict[str, list[tuple[str, str, str, str]]] = {}
     titles: dict[str, str] = {}
+    first: dict[tuple[type[BaseModel], ...], str] = {}
 
     def open_table(name: str, sections: Sequence[type[BaseModel]]) -> None:
-        titles[name] = _shared_doc(sections)
         tables[name] = []
-        visit(name, name, sections)
+        if (known := first.setdefault(tuple(sections), name)) != name:
+            titles[name] = f"The same keys as `{known}`."
+        else:
+            titles[name] = _shared_doc(sections)
+            visit(name, name, sections)
 
     def visit(
         table: str,
@@ -90,8 +94,11 @@ def keys_tables(root: type[Section]) -> str:
 
     open_table("", [root])
     parts = []
-    for name, rows in ((name, rows) for name, rows in tables.items() if rows):
+    for name, rows in tables.items():
         title = f"**`{name}`**: {titles[name]}".removesuffix(": ") + "\n\n" if name else ""
+        if not rows:
+            parts += [title.strip()] if name not in first.values() else []
+            continue
         lines = [
             "| " + " | ".join((f"`{key}`", *(_cell(cell) for cell in cells))) + " |" for key, *cells in rows
         ]

@@ -81,3 +81,18 @@ def test_a_table_has_types_limits_kinds_and_lists() -> None:
         "| `things.others[].kind` | `square` | `square` | `square`: A thing with corners. |\n"
         "| `things.others[].corners` | list of numbers above 0 below 1 | required | How sharp each is. |"
     )
+
+
+class Pair(Section):
+    """Two things."""
+
+    left: Square | None = None
+    """One."""
+    right: Square | None = None
+    """The other."""
+
+
+def test_a_section_in_a_second_place_refers_to_the_first() -> None:
+    text = keys_tables(Pair)
+    assert "`left.corners`" in text and "`right.corners`" not in text
+    assert text.endswith("\n\n**`right`**: The same keys as `left`.")
