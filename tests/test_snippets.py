@@ -122,7 +122,6 @@ def test_there_is_code_to_run() -> None:
         "adapters-1",
         "distill-0",
         "extending-0",
-        "render-0",
         "spectrum-0",
     }
     assert len(python_of((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))) == 2
