@@ -4,25 +4,36 @@ A draft keeps its clean latents and its noise, so that finishing it is what it w
 there already and still of the script is kept, so an interrupted run goes on where it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swd_video.files import alone_in
+from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.batches import check_batch, computed_together
-from swd_video.studio.draft_files import draft_folder
-from swd_video.studio.draft_report import DraftReport
-from swd_video.studio.draft_run import DraftRun
-from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object, sidecar_file
+from swd_video.student.pipeline import ScaleWisePipeline
+from swd_video.studio.batches import check_batch, computed_together, in_batches, kind_of
+from swd_video.studio.clip_files import NOT_FINITE
+from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
+from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
+from swd_video.studio.draft_files import draft_folder, find_draft, show_drafts, write_draft
+from swd_video.studio.draft_page import write_pages
+from swd_video.studio.draft_report import DraftReport, DraftResult, cost_of
+from swd_video.studio.draft_sheet import write_sheets
+from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object, sidecar_file, state_file, why_it_failed
 from swd_video.studio.model import LoadedModel, ModelFacts, open_model
-from swd_video.studio.progress import Progress, Watch, as_lines
+from swd_video.studio.picks import with_picks
+from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
 from swd_video.studio.selection import named_takes, select_takes
+from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
 
 DEFAULT_SEEDS = 8
 """Takes of a shot that nobody said the number of."""
+
+_SHOWN_TOGETHER = 2
 
 
 def draft(
@@ -85,7 +96,7 @@ def draft(
     with alone_in(out):
         earlier = read_object(out / DRAFTS_REPORT_NAME)
         takes, work = planned(earlier)
-        run = DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
+        run = _DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
         run.plan(work)
         with alone_in(draft_folder(out)):
             report = run.make(earlier)
@@ -177,3 +188,183 @@ def known_takes(script: Script, earlier: Mapping[str, Any], out: Path) -> dict[s
             there = {number for number, name in names.items() if sidecar_file(name, folder).is_file()}
             known[shot.id] = count, there
     return known
+
+
+@dataclass
+class _DraftRun:
+    """What a run has and does.
+
+    Attributes:
+        takes: How many of each shot there are.
+        stop: Asked before the next takes are begun.
+        started: When it began, as `time.perf_counter` counts.
+        results: All drafts of the script.
+        work: Those that are looked after.
+        cost: See `cost_of`; until that is known, what an earlier run counted.
+    """
+
+    script: Script
+    pipe: ScaleWisePipeline
+    model: ModelFacts
+    out: Path
+    progress: Progress
+    stages: int
+    takes: Mapping[str, int]
+    stop: Callable[[], bool]
+    started: float = field(default_factory=time.perf_counter)
+    results: list[DraftResult] = field(default_factory=list)
+    work: list[DraftResult] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(self, names: Collection[str]) -> None:
+        """Find out what there is to do, of the takes of these names."""
+        picked = with_picks(self.script, self.out)
+        # A shot without drafts is looked at all the same, so that its mistakes show.
+        counts = [(shot, max(1, self.takes[shot.id])) for shot in picked.shots]
+        takes = (picked.take(shot, number) for shot, count in counts for number in range(1, count + 1))
+        clips = plan_clips(picked, self.model, takes=takes)
+        self.warnings = [*self.script.warnings, *prompt_warnings(picked, clips)]
+        videos = self._finished_videos(picked)
+        for planned in clips:
+            if planned.take.take > self.takes[planned.take.shot.id]:
+                continue
+            clip = joined(planned, videos, self.out)
+            if clip is None:
+                self.progress.note(
+                    f"{planned.name}: drafted once {planned.continues} is finished, which it continues"
+                )
+                continue
+            result = DraftResult(clip, find_draft(clip, self.out))
+            self.results.append(result)
+            if result.kept.is_shown and (result.kept.stages >= self.stages or clip.name not in names):
+                result.take_over("kept")
+            elif result.kept.is_whole and (clip.name not in names or clip.take.shot.keeps(clip.take.take)):
+                result.take_over("older")
+            if clip.name in names:
+                self.work.append(result)
+
+    def _finished_videos(self, script: Script) -> dict[str, str]:
+        """Hashes of the clips that others may continue."""
+        if all(shot.continues is None for shot in script.shots):
+            return {}
+        finished = said_to_be_finished(plan_clips(script, self.model), self.out)
+        return {name: video_hash(name, self.out) for name in finished}
+
+    def make(self, earlier: Mapping[str, Any]) -> DraftReport:
+        """Compute what is missing, and write the pages; `earlier` is what `drafts.json` held before."""
+        missing = [result for result in self.work if result.status == "pending"]
+        self._tell_plan(missing)
+        cost = earlier.get("cost")
+        counted = cost.get("counted") if isinstance(cost, Mapping) else None
+        counted = dict(counted) if isinstance(counted, Mapping) else {}
+        self.cost = {"counted": counted}
+        # First, as it says how many takes there are: a run after a kill draws no further seeds.
+        self._report()
+        with reporting(self._report) as report_if_due:
+            together = max(self.model.batch, _SHOWN_TOGETHER)
+            for unit in in_batches(missing, lambda result: kind_of(result.clip), together):
+                if self.stop():
+                    raise KeyboardInterrupt
+                self.progress.begin()
+                began = time.perf_counter()
+                for part in self._computed(unit):
+                    self._show(part, began)
+                    began = time.perf_counter()
+                report_if_due()
+            self.cost = cost_of(self.results, self.model, counted)
+            report = self._report()
+            write_sheets(self.out, self.script, self.model, report)
+            write_pages(self.out, self.script, self.model, report)
+        return report
+
+    def _tell_plan(self, missing: Sequence[DraftResult]) -> None:
+        for line in self.warnings:
+            self.progress.warning(line)
+        steps = {}
+        for result in missing:
+            sizes = [size for _, size in result.clip.stages[: self.stages]]
+            pixels = [size.frames * size.height * size.width for size in (*sizes, sizes[-1])]
+            steps[result.clip.name] = pixels
+        count = len(self.work)
+        text = (
+            f"{count} draft{'' if count == 1 else 's'} of {self.stages} in {len(self.model.schedule)} stages"
+        )
+        text += f", {len(steps)} to make"
+        self.progress.plan(count, steps, text)
+        for result in self.work:
+            if result.status == "pending" and result.kept.differs:
+                self.progress.note(f"{result.clip.name}: drafted anew, for another {result.kept.differs}")
+            elif result.status == "pending" and result.kept.stages >= self.stages:
+                self.progress.note(f"{result.clip.name}: shown anew from its latents")
+            if result.status != "pending":
+                self.progress.clip(result.clip.take, result.status, f"{result.clip.name}: drafted before")
+
+    def _computed(self, unit: Sequence[DraftResult]) -> Iterator[list[DraftResult]]:
+        """Takes whose stages are done, those together that are shown on one grid."""
+        for result in unit:
+            clip = result.clip
+            file, rendering = (state_file(clip.name, folder) for folder in (draft_folder(self.out), self.out))
+            result.state, further = read_state(clip, file), read_state(clip, rendering)
+            if further.stages > result.state.stages:
+                result.state = further
+                write_state(clip, further, file)
+        fresh = [result for result in unit if result.state.stages < self.stages]
+        for part in in_batches(fresh, lambda result: result.state.stages, self.model.batch):
+            self._run(part)
+        there = [result for result in unit if result.status == "pending"]
+        yield from in_batches(there, lambda result: result.state.stages, len(unit))
+
+    def _run(self, part: Sequence[DraftResult]) -> None:
+        def keep(clip: PlannedClip, state: TakeState) -> None:
+            write_state(clip, state, state_file(clip.name, draft_folder(self.out)))
+            self.progress.stage(clip.take, state.stages - 1, len(clip.stages))
+
+        try:
+            clips, states = [result.clip for result in part], [result.state for result in part]
+            states = run_stages(clips, states, self.pipe, keep, until=self.stages, rows=self.model.batch)
+        except Exception as error:  # whatever goes wrong with some, the others are still wanted
+            self._fail(part, error)
+            return
+        for result, state in zip(part, states, strict=True):
+            result.state = state
+            if not state.is_finite:
+                self._fail([result], FloatingPointError(NOT_FINITE))
+
+    def _show(self, part: Sequence[DraftResult], began: float) -> None:
+        try:
+            shown = show_drafts([one.clip for one in part], [one.state for one in part], self.pipe)
+            for result, frames in zip(part, shown, strict=True):
+                result.seconds = (time.perf_counter() - began) / len(part)
+                write_draft(result.clip, result.state, frames, result.seconds, self.model, self.out)
+                result.status, result.stage = "drafted", result.state.stages
+                result.state = TakeState()  # its latents are on the disk
+                self._tell(result)
+        except Exception as error:
+            self._fail([result for result in part if result.status == "pending"], error)
+
+    def _fail(self, part: Sequence[DraftResult], error: Exception) -> None:
+        for result in part:
+            result.error = why_it_failed(error)
+            result.status = "failed"
+            self._tell(result)
+
+    def _tell(self, result: DraftResult) -> None:
+        clip = result.clip
+        text = f"drafted in {result.seconds or 0:.2f} s" if result.is_there else f"failed: {result.error}"
+        self.progress.clip(clip.take, result.status, f"{clip.name}: {text}", result.error)
+
+    def _report(self) -> DraftReport:
+        picked = with_picks(self.script, self.out)
+        report = DraftReport(
+            self.results,
+            self.stages,
+            {shot.id: shot.pick for shot in picked.shots},
+            self.takes,
+            time.perf_counter() - self.started,
+            self.cost,
+            self.warnings,
+            self.model.batch,
+        )
+        write_json(self.out / DRAFTS_REPORT_NAME, report.describe(self.script, self.model), durable=True)
+        return report

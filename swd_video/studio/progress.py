@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,9 @@ Kind = Literal["note", "warning", "plan", "stage", "clip", "done"]
 
 _WINDOW = 30
 """How many of the last times of a step its price is taken from."""
+
+_REPORT_SECONDS = 10.0
+"""Between two times that a run writes its report, whose length grows with the shots: for many it is rarer."""
 
 
 @dataclass(frozen=True)
@@ -177,3 +181,22 @@ class Progress:
         event = replace(event, done=self._done, total=self._total, fraction=self._fraction, seconds_left=left)
         for watch in self._watchers:
             watch(event)
+
+
+@contextmanager
+def reporting(write: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Gives a call that writes a run's report where it is due; a run that stops with an error writes it as well."""
+    due = 0.0
+
+    def write_if_due() -> None:
+        nonlocal due
+        if (now := time.perf_counter()) >= due:
+            write()
+            due = now + max(_REPORT_SECONDS, 20 * (time.perf_counter() - now))
+
+    try:
+        yield write_if_due
+    except BaseException:
+        with suppress(OSError):  # what stopped the run says more
+            write()
+        raise

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from swd_video.data.video import probe_video, read_video, read_video_metadata
 from swd_video.files import FolderInUseError, alone_in
 from swd_video.models.loading import resolve_model_path
-from swd_video.studio import render_run
+from swd_video.studio import progress
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import LoadedModel, ModelFacts
 from swd_video.studio.progress import Event
@@ -411,7 +411,7 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, loaded: Any) -> None:
 def test_a_full_disk_ends_the_run_at_once_and_names_the_file(
     tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render_run, "_REPORT_SECONDS", 1e6)
+    monkeypatch.setattr(progress, "_REPORT_SECONDS", 1e6)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     lines: list[str] = []
 
@@ -434,7 +434,7 @@ def test_a_full_disk_ends_the_run_at_once_and_names_the_file(
 def test_the_report_is_written_rarely_and_whenever_the_run_ends(
     tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render_run, "_REPORT_SECONDS", 1e6)
+    monkeypatch.setattr(progress, "_REPORT_SECONDS", 1e6)
     path, seen = tmp_path / "render.json", []
 
     def finished() -> int:
