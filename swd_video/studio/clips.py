@@ -181,7 +181,7 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
     """What the model does not read as it is written, a line for each prompt."""
     first = {clip.take.shot.id: clip for clip in reversed(clips)}
     lines = []
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         clip, told = first.get(shot.id), []
         if clip is None:  # refused for something else
             continue
@@ -191,7 +191,7 @@ def prompt_warnings(script: Script, clips: Sequence[PlannedClip]) -> list[str]:
         if clip.prompt != shot.prompt:
             told.append(f"read as {clip.prompt!r}.")
         if told:
-            lines.append(str(script.error(shot.line_of("prompt"), f"shots[{index}].prompt", " ".join(told))))
+            lines.append(str(script.shot_error(shot, "prompt", " ".join(told))))
     return lines
 
 
@@ -215,30 +215,29 @@ def _read_prompts(
 ) -> dict[str, tuple[str, dict[str, list[str]]]]:
     """Every prompt as the model is given it, with the words that it does not know."""
     readings: dict[str, tuple[str, dict[str, list[str]]]] = {}
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         if shot.prompt not in readings:
             with problems.of(shot):
-                readings[shot.prompt] = _read_prompt(script, index, model)
+                readings[shot.prompt] = _read_prompt(script, shot, model)
     return readings
 
 
-def _read_prompt(script: Script, index: int, model: ModelFacts) -> tuple[str, dict[str, list[str]]]:
+def _read_prompt(script: Script, shot: Shot, model: ModelFacts) -> tuple[str, dict[str, list[str]]]:
     """A prompt whose end the text encoder would never see is refused, and one of which it would see nothing."""
-    shot, key = script.shots[index], f"shots[{index}].prompt"
     prompt = with_known_words(model.tokenizer, shot.prompt)
     count = model.count_tokens(prompt)
     if count > model.text_length:
-        raise script.error(
-            shot.line_of("prompt"),
-            key,
+        raise script.shot_error(
+            shot,
+            "prompt",
             f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
         )
     unknown = unknown_words(model.tokenizer, prompt)
     if knows_nothing(model.tokenizer, prompt):
         words = f": {describe_unknown(unknown)}" if unknown else ""
-        raise script.error(
-            shot.line_of("prompt"),
-            key,
+        raise script.shot_error(
+            shot,
+            "prompt",
             f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
         )
     return prompt, unknown
@@ -250,20 +249,19 @@ def _hash_pictures(
     """Hashes of the bytes of all pictures, after a look at each."""
     hashes: dict[Path, str] = {}
     fitting: set[tuple[Path, int, int]] = set()
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         if shot.picture is None or shot.id in problems.shots:
             continue
-        key = f"shots[{index}].picture"
         with problems.of(shot):
             if not model.takes_pictures:
-                raise script.error(shot.line_of("picture"), key, _TEXT_ALONE.format(model.name))
+                raise script.shot_error(shot, "picture", _TEXT_ALONE.format(model.name))
             size = sizes.of(shot)
             if (place := (shot.picture, size.height, size.width)) in fitting:
                 continue
             try:
                 open_picture(shot.picture, size)
             except ValueError as error:
-                raise script.error(shot.line_of("picture"), key, str(error)) from None
+                raise script.shot_error(shot, "picture", str(error)) from None
             fitting.add(place)
             if shot.picture not in hashes:
                 hashes[shot.picture] = hash_file(shot.picture)
@@ -276,22 +274,22 @@ def _continued_takes(
     """By the id of a shot, the name of the clip that it continues: the first picked take of that shot, else take 1."""
     shots = {shot.id: shot for shot in script.shots}
     names = {}
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         if shot.continues is None:
             continue
         if shot.continues in problems.shots:
             problems.shots.add(shot.id)
         if shot.id in problems.shots:
             continue
-        line, key, before = shot.line_of("continues"), f"shots[{index}].continues", shots[shot.continues]
+        before = shots[shot.continues]
         with problems.of(shot):
             if not model.takes_pictures:
-                raise script.error(line, key, _TEXT_ALONE.format(model.name))
+                raise script.shot_error(shot, "continues", _TEXT_ALONE.format(model.name))
             size, own = sizes.of(before), sizes.of(shot)
             if (size.height, size.width) != (own.height, own.width):
-                raise script.error(
-                    line,
-                    key,
+                raise script.shot_error(
+                    shot,
+                    "continues",
                     f"{before.id} is {size.width}x{size.height} pixels (width x height) and this shot "
                     f"{own.width}x{own.height}. Give both the same `size`.",
                 )

@@ -138,12 +138,8 @@ def lay_out(
     for index, (shot, length) in enumerate(zip(shots, lengths, strict=True)):
         start, end = (round(seconds * fps) for seconds in shot.trim or (0.0, 0.0))
         if start + end >= length:
-            raise _error(
-                script,
-                shot,
-                "trim",
-                f"cuts off {start} and {end} frames of {length}. Leave some of the clip.",
-            )
+            problem = f"cuts off {start} and {end} frames of {length}. Leave some of the clip."
+            raise script.shot_error(shot, "trim", problem)
         ranges.append((start, length - end))
         seconds = settings.crossfade if shot.transition is None else shot.transition.seconds
         fades.append(max(1, round(seconds * fps)) if seconds > 0 and index else 0)
@@ -180,11 +176,7 @@ def _too_short(
     blamed = shots[index + (fades[1] > fades[0])]
     if blamed.transition is None:
         return settings.error(script, "crossfade", problem)
-    return _error(script, blamed, "transition", problem)
-
-
-def _error(script: Script, shot: Shot, key: str, problem: str) -> ValueError:
-    return script.error(shot.line_of(key), f"shots[{script.shots.index(shot)}].{key}", problem)
+    return script.shot_error(blamed, "transition", problem)
 
 
 def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:

@@ -203,6 +203,11 @@ class Script:
         """Return an error that points at a line of this script."""
         return SourceError(f"{self.path}:{line}: {key}: {problem}")
 
+    def shot_error(self, shot: Shot, key: str, problem: str) -> SourceError:
+        """Return an error about a key of one of the shots."""
+        index = [one.id for one in self.shots].index(shot.id)
+        return self.error(shot.line_of(key), f"shots[{index}].{key}", problem)
+
 
 def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
     """Return the seed of one take: a hash of the three arguments and of nothing else.
@@ -304,28 +309,23 @@ def check_script(script: Script) -> Script:
 def _check_links(script: Script) -> None:
     """Refuse names of shots that there are not, and shots that continue each other in a circle."""
     shots = {shot.id: shot for shot in script.shots}
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         if shot.continues is None:
             continue
-        line, key = shot.line_of("continues"), f"shots[{index}].continues"
         if shot.continues not in shots:
-            raise script.error(line, key, _no_such_shot(shot.continues, shots))
+            raise script.shot_error(shot, "continues", _no_such_shot(shot.continues, shots))
         if shot.picture is not None:
-            raise script.error(
-                line, key, "stands beside `picture`: a clip has one beginning. Keep one of them."
-            )
+            problem = "stands beside `picture`: a clip has one beginning. Keep one of them."
+            raise script.shot_error(shot, "continues", problem)
     ends: set[str] = set()  # shots whose chain is known to have a beginning
-    for index, shot in enumerate(script.shots):
+    for shot in script.shots:
         chain: dict[str, None] = {}
         at: str | None = shot.id
         while at is not None and at not in ends:
             if at in chain:
                 circle = " -> ".join([*chain, at])
-                raise script.error(
-                    shot.line_of("continues"),
-                    f"shots[{index}].continues",
-                    f"goes in a circle, {circle}. Let one of them begin anew.",
-                )
+                problem = f"goes in a circle, {circle}. Let one of them begin anew."
+                raise script.shot_error(shot, "continues", problem)
             chain[at] = None
             at = shots[at].continues
         ends.update(chain)

@@ -6,7 +6,6 @@ from itertools import product
 from swd_video.core.grid import PixelSize
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script, Shot
-from swd_video.yaml_source import SourceError
 
 ASPECT_TOLERANCE = 0.05
 """How far the shape of a clip may be from the aspect asked for, relatively: Wan's 832x480 is taken for 16:9."""
@@ -22,7 +21,6 @@ class ShotSizes:
         self.script, self.model = script, model
         self.native = model.compression.pixel_size(model.schedule.target)
         self._known: dict[object, PixelSize] = {}
-        self._indices = {shot.id: index for index, shot in enumerate(script.shots)}
 
     def of(self, shot: Shot) -> PixelSize:
         """The size of a shot's clips.
@@ -58,7 +56,7 @@ class ShotSizes:
         around = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
         lengths = [frames for frames in around if self._nearest(frames) == frames]
         offers = " or ".join(f"{self._length(frames, key)}" for frames in lengths)
-        raise self._error(
+        raise self.script.shot_error(
             shot,
             key,
             f"{said} {self.model.name} cannot make. Nearest lengths: {offers}. Its native one is "
@@ -94,7 +92,7 @@ class ShotSizes:
         ]
         legal.sort(key=lambda size: math.dist(size, (height, width)))
         offers = " or ".join(_written(*size) for size in legal[:2])
-        raise self._error(
+        raise self.script.shot_error(
             shot,
             "size",
             f"{_written(height, width)} (width x height) is a size that {self.model.name} cannot make: widths are "
@@ -129,7 +127,7 @@ class ShotSizes:
             if sizes
             else ("Give a `size` that you want.")
         )
-        raise self._error(
+        raise self.script.shot_error(
             shot,
             "aspect",
             f"{self.model.name} makes no clips of the shape {aspect} with between half and twice the pixels of its "
@@ -138,7 +136,7 @@ class ShotSizes:
 
     def _check_trim(self, shot: Shot, seconds: float) -> None:
         if shot.trim is not None and seconds - sum(shot.trim) < 1 / self.model.fps - 1e-6:
-            raise self._error(
+            raise self.script.shot_error(
                 shot,
                 "trim",
                 f"cuts {shot.trim[0]:g} and {shot.trim[1]:g} seconds off a clip of {seconds:.4g}, which leaves no "
@@ -155,9 +153,6 @@ class ShotSizes:
     def _nearest_picture(self, height: int, width: int) -> tuple[int, int]:
         nearest = self.model.compression.nearest_legal(PixelSize(self.native.frames, height, width))
         return nearest.height, nearest.width
-
-    def _error(self, shot: Shot, key: str, problem: str) -> SourceError:
-        return self.script.error(shot.line_of(key), f"shots[{self._indices[shot.id]}].{key}", problem)
 
 
 def _written(height: int, width: int) -> str:
