@@ -77,12 +77,8 @@ def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: Mapping[str
     return Shot(
         id=shot_id,
         prompt=str(entry["prompt"]),
-        seconds=None,
         seed=None if derived else int(entry["seed"]) - take + 1,
         takes=max(takes),
-        line=1,
-        prompt_line=1,
-        seconds_line=1,
         pick=(take,),
         title=entry.get("title"),
         trim=None if trim is None else (float(trim[0]), float(trim[1])),

@@ -73,10 +73,7 @@ class Shot:
         seed: The shot's own seed; None when it is derived from the script's.
         takes: How many versions to render, at least 1.
         line: Line of the script on which the shot starts, from 1.
-        prompt_line: Line on which its prompt starts.
-        seconds_line: Line on which its length was given, maybe as a default; `line` when it was not.
         picture: File of the picture that the clip starts with; None for a clip from text alone.
-        picture_line: Line on which that was given.
         frames: Exact number of frames asked for, instead of `seconds`.
         size: Height and width in pixels; None for the aspect's or the model's native size.
         aspect: Shape of the picture, "16:9", instead of `size`.
@@ -92,14 +89,11 @@ class Shot:
 
     id: str
     prompt: str
-    seconds: float | None
-    seed: int | None
-    takes: int
-    line: int = field(compare=False)
-    prompt_line: int = field(compare=False)
-    seconds_line: int = field(compare=False)
+    seconds: float | None = None
+    seed: int | None = None
+    takes: int = 1
+    line: int = field(default=1, compare=False)
     picture: Path | None = None
-    picture_line: int = field(default=0, compare=False)
     frames: int | None = None
     size: tuple[int, int] | None = None
     aspect: str | None = None
@@ -114,8 +108,7 @@ class Shot:
 
     def line_of(self, key: str) -> int:
         """Line on which a key was given; that of the shot when it was not."""
-        own = {"prompt": self.prompt_line, "seconds": self.seconds_line, "picture": self.picture_line}
-        return self.lines.get(key) or own.get(key) or self.line
+        return self.lines.get(key, self.line)
 
     def keeps(self, take: int) -> bool:
         """Whether a take is kept as it is."""

@@ -111,26 +111,10 @@ def make_shot(
     Its own are a prompt at least, and an id unless `shot_id` is given; the path of a picture starts at the folder.
     """
     values = overridden(defaults, own)
-    lines = {key: value.line for key, value in values.items()}
-
-    def get(key: str, otherwise: Any = None) -> Any:
-        return values[key].value if key in values else otherwise
-
-    picture = get("picture")
-    return Shot(
-        id=get("id", shot_id),
-        prompt=get("prompt"),
-        seconds=get("seconds"),
-        seed=get("seed"),
-        takes=get("takes", 1),
-        line=line,
-        prompt_line=lines.get("prompt", line),
-        seconds_line=lines.get("seconds", line),
-        picture=None if picture is None else folder / Path(picture).expanduser(),
-        picture_line=lines.get("picture", line),
-        lines=lines,
-        **{key: values[key].value for key in _FURTHER if key in values},
-    )
+    given = {"id": shot_id} | {key: value.value for key, value in values.items()}
+    if "picture" in given:
+        given["picture"] = folder / Path(given["picture"]).expanduser()
+    return Shot(**given, line=line, lines={key: value.line for key, value in values.items()})
 
 
 def overridden(values: Mapping[str, Value], by: Mapping[str, Value]) -> dict[str, Value]:
@@ -152,28 +136,24 @@ def wanted(key: str) -> str:
     return _WANTED.get(key, "text")
 
 
-def read_text(text: str) -> str:
-    """A text with its white space folded.
+# Readers, each of the text at some keys. They raise a `ValueError` where it cannot stand there.
 
-    Raises:
-        ValueError: if it is empty, or holds characters that no tokenizer takes.
-    """
+
+def _read_text(text: str) -> str:
     cleaned = " ".join(clean_text(text).split())
     if not cleaned:
         raise ValueError("expected text, got an empty one. Write something, or drop the key.")
     return cleaned
 
 
-def read_id(text: str) -> str:
-    """A shot's name. Raises `ValueError` if it cannot name a file."""
-    shot_id = read_text(text)
+def _read_id(text: str) -> str:
+    shot_id = _read_text(text)
     if problem := id_problem(shot_id):
         raise ValueError(problem)
     return shot_id
 
 
-def read_seconds(text: str) -> float:
-    """A length. Raises `ValueError` if it is none."""
+def _read_seconds(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise ValueError(
@@ -183,8 +163,7 @@ def read_seconds(text: str) -> float:
     return value
 
 
-def read_whole(text: str, minimum: int, limit: int) -> int:
-    """A whole number from `minimum` to below `limit`. Raises `ValueError` if it is none."""
+def _read_whole(text: str, minimum: int, limit: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(text) or not minimum <= int(text) < limit:
         raise ValueError(
             f"expected a whole number from {minimum} to {limit - 1} in plain digits, got {_shown(text)}. Correct or "
@@ -193,12 +172,8 @@ def read_whole(text: str, minimum: int, limit: int) -> int:
     return int(text)
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """Height and width in pixels of "832x480", which has the width first, as people say it.
-
-    Raises:
-        ValueError: if it is no size.
-    """
+def _read_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels of "832x480", which has the width first, as people say it."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise ValueError(
@@ -207,41 +182,34 @@ def read_size(text: str) -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
-def read_aspect(text: str) -> str:
-    """The shape of a picture, "16:9", width first. Raises `ValueError` if it is none."""
+def _read_aspect(text: str) -> str:
     found = ASPECT.fullmatch(text.strip())
     if not found:
         raise ValueError(f"expected WIDTH:HEIGHT, such as 16:9, got {_shown(text)}. Correct or drop it.")
     return f"{found[1]}:{found[2]}"
 
 
-def read_takes(text: str) -> tuple[int, ...]:
-    """Numbers of takes, in the order given. Raises `ValueError` if they are none."""
-    numbers = tuple(read_whole(part, 1, MAX_TAKES + 1) for part in split(text))
+def _read_takes(text: str) -> tuple[int, ...]:
+    numbers = tuple(_read_whole(part, 1, MAX_TAKES + 1) for part in _split(text))
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"expected numbers of takes, each once, such as 3 or 1, 3, got {_shown(text)}.")
     return numbers
 
 
-def read_keep(text: str) -> bool | tuple[int, ...]:
-    """Which takes are kept as they are: all, none, or those numbers. Raises `ValueError` if it is none of these."""
-    word = text.strip().lower()
-    if word in (*_YES, *_NO):
-        return word in _YES
-    return read_takes(text)
+def _read_keep(text: str) -> bool | tuple[int, ...]:
+    """All, none, or these numbers."""
+    return _read_yes(text) if text.strip().lower() in (*_YES, *_NO) else _read_takes(text)
 
 
-def read_yes(text: str) -> bool:
-    """Yes or no. Raises `ValueError` if it is neither."""
+def _read_yes(text: str) -> bool:
     word = text.strip().lower()
     if word not in (*_YES, *_NO):
         raise ValueError(f"expected true or false, got {_shown(text)}. Correct or drop it.")
     return word in _YES
 
 
-def read_trim(text: str) -> tuple[float, float]:
-    """Seconds cut off at the start and at the end. Raises `ValueError` if they are none."""
-    numbers = tuple(_number(part) for part in split(text))
+def _read_trim(text: str) -> tuple[float, float]:
+    numbers = tuple(_number(part) for part in _split(text))
     if len(numbers) != 2 or not all(0 <= number < math.inf for number in numbers):
         raise ValueError(
             f"expected the seconds to cut off at the start and at the end, such as 0.2, 0.5, got {_shown(text)}."
@@ -249,16 +217,14 @@ def read_trim(text: str) -> tuple[float, float]:
     return numbers[0], numbers[1]
 
 
-def read_crossfade(text: str) -> float:
-    """Seconds of a crossfade, from 0. Raises `ValueError` if they are none."""
+def _read_crossfade(text: str) -> float:
     value = _number(text)
     if not 0 <= value < math.inf:
         raise ValueError(f"expected seconds from 0, such as 0.5, got {_shown(text)}. Correct or drop it.")
     return value
 
 
-def read_transition(text: str) -> Transition:
-    """How a film comes into a shot. Raises `ValueError` if it is no such way."""
+def _read_transition(text: str) -> Transition:
     kind, *rest = text.split() or [""]
     seconds = _number(rest[0]) if len(rest) == 1 else math.nan if rest else DEFAULT_CROSSFADE_SECONDS
     if kind == "cut" and not rest:
@@ -270,13 +236,11 @@ def read_transition(text: str) -> Transition:
     )
 
 
-def read_order(text: str) -> tuple[str, ...]:
-    """Ids of shots. Raises `ValueError` if one cannot be an id."""
-    return tuple(read_id(part) for part in split(text))
+def _read_order(text: str) -> tuple[str, ...]:
+    return tuple(_read_id(part) for part in _split(text))
 
 
-def split(text: str) -> list[str]:
-    """The parts of a text between its commas."""
+def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -292,29 +256,26 @@ def _shown(text: str) -> str:
 
 # Two keys for one thing: a shot's own one takes the place of the script's other.
 _INSTEAD = (("size", "aspect"), ("seconds", "frames"))
-_FURTHER = (
-    "frames", "size", "aspect", "pick", "keep", "continues", "title", "trim", "transition", "marker",
-)  # fmt: skip
 _WANTED = {
     "seconds": "seconds",
     "crossfade": "seconds",
     **dict.fromkeys(("seed", "takes", "frames"), "a whole number"),
 }
 _READERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("prompt", "title", "model", "marker", "sound", "picture"), read_text),
-    "id": read_id,
-    "continues": read_id,
-    "seconds": read_seconds,
-    "frames": lambda text: read_whole(text, 1, MAX_FRAMES + 1),
-    "size": read_size,
-    "aspect": read_aspect,
-    "seed": lambda text: read_whole(text, 0, SEED_LIMIT),
-    "takes": lambda text: read_whole(text, 1, MAX_TAKES + 1),
-    "pick": read_takes,
-    "keep": read_keep,
-    "trim": read_trim,
-    "transition": read_transition,
-    "order": read_order,
-    "crossfade": read_crossfade,
-    "titles": read_yes,
+    **dict.fromkeys(("prompt", "title", "model", "marker", "sound", "picture"), _read_text),
+    "id": _read_id,
+    "continues": _read_id,
+    "seconds": _read_seconds,
+    "frames": lambda text: _read_whole(text, 1, MAX_FRAMES + 1),
+    "size": _read_size,
+    "aspect": _read_aspect,
+    "seed": lambda text: _read_whole(text, 0, SEED_LIMIT),
+    "takes": lambda text: _read_whole(text, 1, MAX_TAKES + 1),
+    "pick": _read_takes,
+    "keep": _read_keep,
+    "trim": _read_trim,
+    "transition": _read_transition,
+    "order": _read_order,
+    "crossfade": _read_crossfade,
+    "titles": _read_yes,
 }

@@ -131,7 +131,7 @@ def test_the_log_of_a_thousand_shots_is_short(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(cli_following.time, "monotonic", lambda: clock[0])
-    takes = [Take(Shot(f"shot{number}", "a", None, None, 1, 1, 1, 1), 1, 0) for number in range(1000)]
+    takes = [Take(Shot(f"shot{number}", "a"), 1, 0) for number in range(1000)]
     with following() as (watch, _):
         progress = Progress(watch, now=lambda: clock[0])
         progress.warning("look here")

@@ -18,7 +18,7 @@ class Clock:
 
 
 def take(name: str) -> Take:
-    return Take(Shot(name, "a tiger", None, None, 1, 1, 1, 1), 1, 0)
+    return Take(Shot(name, "a tiger"), 1, 0)
 
 
 def test_time_left_counts_every_step_at_its_own_price() -> None:

@@ -28,7 +28,7 @@ class LinesReader(ScriptReader):
             prompt, _, seconds = line.partition("|")
             name = prompt.split()[0] if prompt.strip() else ""
             length = float(seconds) if seconds else None
-            shots.append(Shot(name, prompt.strip(), length, None, 1, number, number, number))
+            shots.append(Shot(name, prompt.strip(), length, line=number))
         return Script(path, path.stem, DEFAULT_MODEL, 0, tuple(shots))
 
 
@@ -79,7 +79,7 @@ def test_what_a_reader_from_outside_gives_is_checked(text: str, message: str, tm
     ],
 )
 def test_all_that_a_reader_may_give_is_checked(more: dict[str, Any], problem: str) -> None:
-    sound = Shot("a", "a tiger", None, None, 1, line=3, prompt_line=3, seconds_line=3)
+    sound = Shot("a", "a tiger", line=3)
     script = Script(Path("film.x"), "film", DEFAULT_MODEL, 0, (sound,))
     assert check_script(script) is script and sound.line_of("picture") == 3
     with pytest.raises(SourceError) as caught:

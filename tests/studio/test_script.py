@@ -52,8 +52,14 @@ def test_a_full_script_is_read_as_written() -> None:
     assert (script.title, script.model, script.seed) == ("A short film", "some/student", 7)
     tiger, fish = script.shots
     assert tiger.prompt == "a tiger walking left on a sky blue background"
-    assert (tiger.seconds, tiger.seed, tiger.takes, tiger.line, tiger.seconds_line) == (2.75, None, 2, 8, 5)
-    assert (fish.seconds, fish.seed, fish.takes, fish.line, fish.seconds_line) == (1.0, 123, 3, 12, 14)
+    assert (tiger.seconds, tiger.seed, tiger.takes, tiger.line, tiger.line_of("seconds")) == (
+        2.75,
+        None,
+        2,
+        8,
+        5,
+    )
+    assert (fish.seconds, fish.seed, fish.takes, fish.line, fish.line_of("seconds")) == (1.0, 123, 3, 12, 14)
 
 
 def test_everything_but_id_and_prompt_has_a_default() -> None:
@@ -353,7 +359,7 @@ def test_a_list_of_prompts_is_a_script() -> None:
     script = parse_script("- a tiger\n- a fish\n- {id: last, prompt: a bee, takes: 2}\n", "film.yaml")
     assert (script.title, script.model) == ("film", DEFAULT_MODEL)
     assert [take.name for take in script.takes()] == ["shot-1", "shot-2", "last", "last-take2"]
-    assert [(shot.line, shot.prompt_line) for shot in script.shots] == [(1, 1), (2, 2), (3, 3)]
+    assert [(shot.line, shot.line_of("prompt")) for shot in script.shots] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_merge_keys_bring_what_a_shot_does_not_say() -> None:
