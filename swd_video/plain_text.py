@@ -1,8 +1,10 @@
 """Texts that people write, as every tokenizer, file and terminal takes them."""
 
 import codecs
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
@@ -87,6 +89,12 @@ def on_one_line(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error of another library says first; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, form: str = "`{}`") -> str:
+    """What to do about a name that nothing has: take the nearest of the known ones, as `form` writes it, or else."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {form.format(close[0])}?" if close else otherwise
 
 
 def sentence(text: str) -> str:

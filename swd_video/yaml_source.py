@@ -4,7 +4,6 @@ Plain text becomes a number, `true`, `false` or `null` where it is one to YAML 1
 1.1 `1:30` is 90, `010` is 8, `no` is false and `1e-4` is text, which nobody means here.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from collections.abc import Mapping as StringMapping
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from swd_video.plain_text import on_one_line, read_text
+from swd_video.plain_text import did_you_mean, on_one_line, read_text
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys, and numbers of list items from 0."""
@@ -374,9 +373,6 @@ def describe(node: yaml.Node) -> str:
 
 
 def _unknown_key(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"unknown key. Did you mean `{close[0]}`?"
-    if " " in name:
-        return f"unknown key. A text with a colon or, in braces, a comma is cut there by YAML. {_QUOTES}"
-    return f"unknown key. The keys here are {', '.join(known)}."
+    keys = f"The keys here are {', '.join(known)}."
+    cut = f"A text with a colon or, in braces, a comma is cut there by YAML. {_QUOTES}"
+    return f"unknown key. {did_you_mean(name, known, cut if ' ' in name else keys)}"

@@ -1,8 +1,9 @@
 """`swd-video bench NAME`: what a part of the machinery costs, measured on this machine."""
 
-import difflib
 import importlib
 import sys
+
+from swd_video.plain_text import did_you_mean
 
 BENCHES = {
     "clip": "a clip from text to pixels: a student by part, its teacher, full steps",
@@ -29,7 +30,6 @@ def run(argv: list[str]) -> int:
         raise SystemExit(0 if argv else 2)
     name, rest = argv[0], argv[1:]
     if name not in BENCHES:
-        close = difflib.get_close_matches(name, BENCHES, n=1)
-        cure = f"Did you mean `{close[0]}`?" if close else f"There are {', '.join(BENCHES)}."
+        cure = did_you_mean(name, BENCHES, f"There are {', '.join(BENCHES)}.")
         raise ValueError(f"bench: nothing is called {name!r}. {cure}")
     return int(importlib.import_module(f"swd_video.cli.bench_{name}").run(rest))

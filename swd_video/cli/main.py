@@ -1,6 +1,5 @@
 """Entry point of `swd-video`: picks the command, and turns errors into one line and an exit code."""
 
-import difflib
 import importlib
 import io
 import logging
@@ -15,7 +14,7 @@ from types import FrameType
 import swd_video
 from swd_video.cli.commands import COMMANDS, EXTRAS
 from swd_video.environment import prepare_process, with_room_for_calls
-from swd_video.plain_text import sentence
+from swd_video.plain_text import did_you_mean, sentence
 
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_SIGNAL = 128
@@ -54,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        cure = f"Did you mean `{close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
+        cure = did_you_mean(name, COMMANDS, f"The commands are {', '.join(COMMANDS)}.")
         return _report(f"no command {name!r}. {cure}", EXIT_WRONG_INPUT)
     return with_room_for_calls(lambda: _run(name, rest))
 

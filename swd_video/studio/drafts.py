@@ -24,10 +24,9 @@ from swd_video.studio.draft_report import DraftReport, DraftResult, cost_of
 from swd_video.studio.draft_sheet import write_sheets
 from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object, sidecar_file, state_file, why_it_failed
 from swd_video.studio.model import LoadedModel, ModelFacts, open_model
-from swd_video.studio.picks import with_picks
+from swd_video.studio.picks import named_takes, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
-from swd_video.studio.selection import named_takes, select_takes
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
 
 DEFAULT_SEEDS = 8

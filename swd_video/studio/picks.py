@@ -1,16 +1,51 @@
-"""Which takes of a shot are to be finished: as its script says, else as was picked by hand, in `picks.json`."""
+"""Which takes of a script are meant: those that a text names, and those that were picked by hand, in `picks.json`."""
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from swd_video.files import write_beside_runs
+from swd_video.plain_text import did_you_mean
 from swd_video.studio.folder import PICKS_NAME, read_object
-from swd_video.studio.script import MAX_TAKES, Script
+from swd_video.studio.script import MAX_TAKES, Script, Take
 
 _NONE = "none"
+
+
+def select_takes(takes: Sequence[Take], only: Iterable[str], skip: Iterable[str]) -> set[str]:
+    """The names of the takes that are asked for.
+
+    Of `only` these shots, or single takes of them, or of all where nothing is given; less `skip`.
+
+    Raises:
+        ValueError: One of the texts names no take, or none is left.
+    """
+    everything = {take.name for take in takes}
+    wanted = set().union(*(named_takes(takes, text, "--only") for text in only)) or everything
+    left = wanted.difference(*(named_takes(takes, text, "--skip") for text in skip))
+    if not left:
+        raise ValueError("--only and --skip: no take is left. Drop one of them.")
+    return left
+
+
+def named_takes(takes: Sequence[Take], text: str, flag: str) -> set[str]:
+    """The names of the takes that a text means: `tiger` all takes of the shot, `tiger:3` its third.
+
+    Raises:
+        ValueError: There is no such take; the message begins with the flag.
+    """
+    shot_id, colon, number = text.partition(":")
+    of_shot = {str(take.take): take.name for take in takes if take.shot.id == shot_id}
+    if not of_shot:
+        raise _no_such_shot(f"{flag} {text}", shot_id, {take.shot.id for take in takes})
+    if not colon:
+        return set(of_shot.values())
+    if number not in of_shot:
+        numbers = list(of_shot)
+        known = ", ".join(numbers if len(numbers) < 10 else [*numbers[:8], "...", numbers[-1]])
+        raise ValueError(f"{flag} {text}: {shot_id} has no take {number!r}, only {known}. Take one of them.")
+    return {of_shot[number]}
 
 
 def read_picks(out: Path) -> dict[str, tuple[int, ...]]:
@@ -48,18 +83,18 @@ def pick_takes(script: Script, out: Path, texts: Iterable[str]) -> dict[str, tup
     for text in texts:
         shot_id, number = _read(script, text)
         picked.setdefault(shot_id, []).extend([] if number is None else [number])
-    picks = {**read_picks(out), **{shot_id: tuple(sorted({*numbers})) for shot_id, numbers in picked.items()}}
-    _write(out, picks)
-    return read_picks(out)
+    picks = read_picks(out) | {shot_id: tuple(sorted({*numbers})) for shot_id, numbers in picked.items()}
+    picks = {shot_id: numbers for shot_id, numbers in picks.items() if numbers}
+    out.mkdir(parents=True, exist_ok=True)
+    write_beside_runs(out / PICKS_NAME, json.dumps(picks, indent=2) + "\n")
+    return picks
 
 
 def _read(script: Script, text: str) -> tuple[str, int | None]:
     shot_id, _, number = text.partition(":")
     shots = {shot.id: shot for shot in script.shots}
     if shot_id not in shots:
-        close = difflib.get_close_matches(shot_id, shots, n=1)
-        cure = f"Did you mean `{close[0]}`?" if close else "Look up its `id` in the script."
-        raise ValueError(f"--pick {text}: there is no shot {shot_id!r}. {cure}")
+        raise _no_such_shot(f"--pick {text}", shot_id, shots)
     if number != _NONE and not (number.isascii() and number.isdigit() and 1 <= int(number) <= MAX_TAKES):
         raise ValueError(
             f"--pick {text}: expected the number of a take, from 1 to {MAX_TAKES}, as in {shot_id}:3, or "
@@ -72,12 +107,11 @@ def _read(script: Script, text: str) -> tuple[str, int | None]:
     return shot_id, None if number == _NONE else int(number)
 
 
-def _write(out: Path, picks: Mapping[str, Sequence[int]]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    known = {shot_id: list(numbers) for shot_id, numbers in picks.items() if numbers}
-    write_beside_runs(out / PICKS_NAME, json.dumps(known, indent=2) + "\n")
-
-
 def _numbers(value: object) -> tuple[int, ...]:
     listed = value if isinstance(value, list) else []
     return tuple(sorted({number for number in listed if type(number) is int and 1 <= number <= MAX_TAKES}))
+
+
+def _no_such_shot(where: str, shot_id: str, known: Iterable[str]) -> ValueError:
+    cure = did_you_mean(shot_id, known, "Look up its `id` in the script.")
+    return ValueError(f"{where}: there is no shot {shot_id!r}. {cure}")

@@ -40,12 +40,11 @@ from swd_video.studio.folder import (
     why_it_failed,
 )
 from swd_video.studio.model import LoadedModel, ModelFacts, open_model
-from swd_video.studio.picks import with_picks
+from swd_video.studio.picks import select_takes, with_picks
 from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.report import ClipResult, RenderReport, read_entries
 from swd_video.studio.script import Script, load_script
-from swd_video.studio.selection import select_takes
 from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
 from swd_video.studio.unused import see_to_unused
 

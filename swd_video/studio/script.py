@@ -1,6 +1,5 @@
 """Scripts: a title, a model and shots, whatever the form of the file that lists them."""
 
-import difflib
 import hashlib
 import math
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from swd_video.extensions import find
-from swd_video.plain_text import clean_text
+from swd_video.plain_text import clean_text, did_you_mean
 from swd_video.yaml_source import SourceError, read_file
 
 DEFAULT_MODEL = "pocket-wan-swd"
@@ -329,10 +328,8 @@ def _check_links(script: Script) -> None:
 
 
 def _no_such_shot(shot_id: str, shots: Mapping[str, Shot]) -> str:
-    close = difflib.get_close_matches(shot_id, shots, n=1)
-    return f"{shot_id!r} is the id of no shot. " + (
-        f"Did you mean {close[0]!r}?" if close else "Name one of this script's."
-    )
+    cure = did_you_mean(shot_id, shots, "Name one of this script's.", "{!r}")
+    return f"{shot_id!r} is the id of no shot. {cure}"
 
 
 def id_problem(shot_id: str) -> str | None:

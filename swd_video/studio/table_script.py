@@ -1,13 +1,12 @@
 """Scripts as tables that spreadsheets write: CSV and TSV, a shot in each row."""
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from swd_video.plain_text import on_one_line
+from swd_video.plain_text import did_you_mean, on_one_line
 from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import REFUSED_KEYS, SHOT_KEYS, Value, Written, make_shot, read_values
@@ -88,11 +87,8 @@ def _keys(path: Path, line: int, header: list[str]) -> list[str]:
         if key in REFUSED_KEYS:
             raise SourceError(f"{where}: {key}: {REFUSED_KEYS[key]}.")
         if key not in SHOT_KEYS:
-            close = difflib.get_close_matches(key, SHOT_KEYS, n=1)
-            cure = f"Did you mean {close[0]!r}? " if close else ""
-            raise SourceError(
-                f"{where}: {header[number]!r} is no key of a shot. {cure}Columns are {', '.join(SHOT_KEYS)}."
-            )
+            cure = f"{did_you_mean(key, SHOT_KEYS, '', '{!r}')} Columns are {', '.join(SHOT_KEYS)}.".lstrip()
+            raise SourceError(f"{where}: {header[number]!r} is no key of a shot. {cure}")
     if "prompt" not in keys:
         raise SourceError(f"{where}: has no column `prompt`. Write the keys of a shot into the first row.")
     return keys

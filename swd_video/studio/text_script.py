@@ -1,10 +1,9 @@
 """Scripts as plain text: a prompt on each line, with flags behind it."""
 
-import difflib
 import re
 from pathlib import Path
 
-from swd_video.plain_text import on_one_line
+from swd_video.plain_text import did_you_mean, on_one_line
 from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import REFUSED_KEYS, Written, make_shot, read_values
@@ -55,13 +54,9 @@ def _read_line(line: str, number: int, path: Path) -> Shot:
         if flag.replace("-", "_") in _REFUSED:
             raise fail(number, f"--{flag}", f"{_REFUSED[flag.replace('-', '_')]}.")
         if flag not in FLAGS:
-            close = difflib.get_close_matches(flag, FLAGS, n=1)
-            known = (
-                f"Did you mean --{close[0]}?"
-                if close
-                else f"The flags are {', '.join(f'--{one}' for one in FLAGS)}."
-            )
-            raise fail(number, f"--{on_one_line(flag)}", f"unknown flag. {known}")
+            flags = ", ".join(f"--{one}" for one in FLAGS)
+            cure = did_you_mean(flag, FLAGS, f"The flags are {flags}.", "--{}")
+            raise fail(number, f"--{on_one_line(flag)}", f"unknown flag. {cure}")
         if FLAGS[flag] in written:
             raise fail(number, f"--{flag}", "given twice. Keep one.")
         if not value.strip():

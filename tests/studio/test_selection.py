@@ -2,7 +2,7 @@
 
 import pytest
 
-from swd_video.studio.selection import select_takes
+from swd_video.studio.picks import select_takes
 from swd_video.studio.yaml_script import parse_script
 
 TAKES = list(
