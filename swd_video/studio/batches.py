@@ -1,13 +1,11 @@
 """Which takes can be computed together, and how many are."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object
-from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import MAX_TAKES
 
 _Item = TypeVar("_Item")
@@ -32,24 +30,10 @@ def kind_of(clip: PlannedClip) -> Hashable:
     return clip.size, clip.take.shot.picture is not None or clip.continues is not None
 
 
-def check_batch(batch: int) -> None:
-    """Refuse what is no number of takes.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if not 1 <= batch <= MAX_TAKES:
+def check_batch(batch: int | None) -> None:
+    """Refuse, with a ValueError, what is no number of takes."""
+    if batch is not None and not 1 <= batch <= MAX_TAKES:
         raise ValueError(f"--batch {batch}: expected a number of takes, from 1 to {MAX_TAKES}.")
-
-
-def computed_together(model: ModelFacts, batch: int) -> ModelFacts:
-    """Facts about a model that computes so many takes together.
-
-    Raises:
-        ValueError: That is no number of takes.
-    """
-    check_batch(batch)
-    return replace(model, batch=batch)
 
 
 def drafted_together(out: Path) -> int:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from swd_video.cost.architecture import Architecture
 from swd_video.cost.working_memory import working_bytes
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.batches import computed_together, drafted_together
+from swd_video.studio.batches import check_batch, drafted_together
 from swd_video.studio.clip_files import is_finished, kept_sidecar
 from swd_video.studio.clip_times import estimate_seconds
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
@@ -155,6 +155,7 @@ def check(
     Raises:
         ValueError: the model is not usable, or `out` is no folder.
     """
+    check_batch(batch)
     if out is not None and not out.is_dir():
         if out.exists():
             raise ValueError(f"--out {out}: is no folder. Choose another one.")
@@ -168,7 +169,7 @@ def check(
     )
     if batch is None:
         batch = 1 if out is None else drafted_together(out)
-    facts = computed_together(facts, batch)
+    facts = replace(facts, batch=batch)
     errors: list[SourceError] = []
     asked = list(script.takes())
     further = set() if out is None else _takes_in(out, script) - set(asked)

@@ -27,8 +27,6 @@ _BACKGROUND, _INK, _FAINT, _ALARM = (250, 250, 248), (20, 20, 20), (110, 110, 11
 
 _MADE_OF = "made of"
 
-_Block = tuple[str, int, Colour]
-
 
 @dataclass(frozen=True)
 class SheetRow:
@@ -113,13 +111,26 @@ def _is_drawn(sheet: Path, made_of: str, rows: Sequence[SheetRow]) -> bool:
 def _draw(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Image.Image:
     strips = [row.picture() if row.picture else _strip(row.video) if row.video else None for row in rows]
     inner = max([_MIN_WIDTH_PX, *(strip.width for strip in strips if strip)])
-    parts: list[list[_Block] | Image.Image | int] = [[(title, 30, _INK), (subtitle, 16, _FAINT)]]
+
+    def words(text: str, size: int, colour: Colour) -> Image.Image:
+        return draw_text(text, size, colour, _BACKGROUND, inner)
+
+    groups = [[words(title, 30, _INK), words(subtitle, 16, _FAINT)]]
     for row, strip in zip(rows, strips, strict=True):
-        text: list[_Block] = [(f"{row.heading}   {row.details}", 16, _FAINT), (row.prompt, 21, _INK)]
+        group = [words(f"{row.heading}   {row.details}", 16, _FAINT), words(row.prompt, 21, _INK)]
         if row.problem:
-            text.append((row.problem, 16, _ALARM))
-        parts += [3 * _GAP_PX, text, *([strip] if strip else [])]
-    return _stack(parts, inner)
+            group.append(words(row.problem, 16, _ALARM))
+        groups.append(group if strip is None else [*group, strip])
+    height = sum(picture.height + _GAP_PX for group in groups for picture in group)
+    height += 3 * _GAP_PX * len(rows)
+    sheet = Image.new("RGB", (inner + 2 * _MARGIN_PX, height + 2 * _MARGIN_PX), _BACKGROUND)
+    top = _MARGIN_PX
+    for group in groups:
+        for picture in group:
+            sheet.paste(picture, (_MARGIN_PX, top))
+            top += picture.height + _GAP_PX
+        top += 3 * _GAP_PX
+    return sheet
 
 
 def _strip(video: Path) -> Image.Image:
@@ -135,23 +146,3 @@ def _strip(video: Path) -> Image.Image:
         picture = Image.fromarray(frames[index]).resize(cell, Image.Resampling.LANCZOS)
         strip.paste(picture, (column * (cell[0] + _GAP_PX), 0))
     return strip
-
-
-def _stack(parts: Sequence[list[_Block] | Image.Image | int], inner: int) -> Image.Image:
-    """Lay text, pictures and empty pixels out from top to bottom."""
-    drawn: list[Image.Image | int] = []
-    for part in parts:
-        if isinstance(part, list):
-            drawn += [draw_text(text, size, colour, _BACKGROUND, inner) for text, size, colour in part]
-        else:
-            drawn.append(part)
-    height = sum(part if isinstance(part, int) else part.height + _GAP_PX for part in drawn)
-    sheet = Image.new("RGB", (inner + 2 * _MARGIN_PX, height + 2 * _MARGIN_PX), _BACKGROUND)
-    top = _MARGIN_PX
-    for part in drawn:
-        if isinstance(part, int):
-            top += part
-            continue
-        sheet.paste(part, (_MARGIN_PX, top))
-        top += part.height + _GAP_PX
-    return sheet

@@ -6,7 +6,7 @@ there already and still of the script is kept, so an interrupted run goes on whe
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import check_batch, computed_together, in_batches, kind_of
+from swd_video.studio.batches import check_batch, in_batches, kind_of
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
@@ -91,7 +91,7 @@ def draft(
     pipe, facts = open_model(
         model or script.model, out, progress, device=device, dtype=dtype, options=options
     )
-    facts, stages = computed_together(facts, batch), draft_stages(facts, stages, progress)
+    facts, stages = replace(facts, batch=batch), draft_stages(facts, stages, progress)
     with alone_in(out):
         earlier = read_object(out / DRAFTS_REPORT_NAME)
         takes, work = planned(earlier)

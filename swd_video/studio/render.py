@@ -17,7 +17,7 @@ from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import check_batch, computed_together, drafted_together, in_batches, kind_of
+from swd_video.studio.batches import check_batch, drafted_together, in_batches, kind_of
 from swd_video.studio.clip_files import (
     NOT_FINITE,
     decode,
@@ -95,14 +95,13 @@ def render(
     """
     out = Path(out)
     script = script if isinstance(script, Script) else load_script(script, reader)
-    if batch is not None:
-        check_batch(batch)
+    check_batch(batch)
     select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     pipe, facts = open_model(
         model or script.model, out, progress, device=device, dtype=dtype, options=options
     )
-    facts = computed_together(facts, drafted_together(out) if batch is None else batch)
+    facts = replace(facts, batch=drafted_together(out) if batch is None else batch)
     run = _RenderRun(with_picks(script, out), pipe, facts, out, progress, previews, stop)
     run.plan(only, skip)
     with alone_in(out):
