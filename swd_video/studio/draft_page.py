@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
         OSError: A preview cannot be read, or a page not be written.
     """
     template = page_template(_TEMPLATE)
-    grouped = groupby(report.results, lambda result: result.clip.take.shot)
-    shots = [(shot, [one for one in group if one.is_there or one.error]) for shot, group in grouped]
-    shots = [(shot, results) for shot, results in shots if results]
+    shots = report.by_shot()
     starts = range(0, max(1, len(shots)), SHOTS_ON_A_PAGE)
     pages = numbered(out / DRAFTS_PAGE_NAME, len(starts))
     for page, start in zip(pages, starts, strict=True):

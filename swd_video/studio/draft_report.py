@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from swd_video.studio.clips import PlannedClip
 from swd_video.studio.draft_files import KeptDraft
 from swd_video.studio.folder import DRAFTS_FOLDER
 from swd_video.studio.model import ModelFacts
-from swd_video.studio.script import Script
+from swd_video.studio.script import Script, Shot
 from swd_video.studio.take_state import TakeState
 
 DraftStatus = Literal["pending", "drafted", "kept", "older", "failed"]
@@ -96,6 +97,12 @@ class DraftReport:
     def count(self, status: DraftStatus) -> int:
         """How many drafts have this status."""
         return sum(result.status == status for result in self.results)
+
+    def by_shot(self) -> list[tuple[Shot, list[DraftResult]]]:
+        """The drafts that are there or have failed, of every shot that has one."""
+        grouped = groupby(self.results, lambda result: result.clip.take.shot)
+        shots = [(shot, [one for one in group if one.is_there or one.error]) for shot, group in grouped]
+        return [(shot, results) for shot, results in shots if results]
 
     def is_picked(self, result: DraftResult) -> bool:
         """Whether its take is to be finished."""

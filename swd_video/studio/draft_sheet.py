@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from PIL import Image, ImageSequence
@@ -30,23 +29,19 @@ def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftRepo
         OSError: A preview cannot be read, or a sheet not be written.
     """
     rows = []
-    for shot, group in groupby(report.results, lambda result: result.clip.take.shot):
-        results = [result for result in group if result.is_there or result.error]
-        if results:
-            there = [(one, _label(one, report.is_picked(one))) for one in results if one.is_there]
-            rows.append(
-                SheetRow(
-                    heading=shot.id,
-                    details=f"{len(results)} takes   {results[0].clip.seconds:.3g} s",
-                    prompt=shot.prompt,
-                    video=None,
-                    problem="; ".join(
-                        f"take {one.clip.take.take}: {one.error}" for one in results if one.error
-                    ),
-                    picture=partial(_draw_takes, out, there),
-                    drawn_of=[(_preview(out, one), label) for one, label in there],
-                )
+    for shot, results in report.by_shot():
+        there = [(one, _label(one, report.is_picked(one))) for one in results if one.is_there]
+        rows.append(
+            SheetRow(
+                heading=shot.id,
+                details=f"{len(results)} takes   {results[0].clip.seconds:.3g} s",
+                prompt=shot.prompt,
+                video=None,
+                problem="; ".join(f"take {one.clip.take.take}: {one.error}" for one in results if one.error),
+                picture=partial(_draw_takes, out, there),
+                drawn_of=[(_preview(out, one), label) for one, label in there],
             )
+        )
     about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
     draw_contact_sheets(out / DRAFTS_SHEET_NAME, script.title, about, rows)
 

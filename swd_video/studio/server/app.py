@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -17,11 +17,10 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from swd_video.plain_text import on_one_line
 from swd_video.studio.server.download import zip_of
 from swd_video.studio.server.folder import SERVED
 from swd_video.studio.server.guard import FILE_POLICY, Guard
-from swd_video.studio.server.queue import Kind
+from swd_video.studio.server.queue import Kind, first_problem
 from swd_video.studio.server.script_file import (
     FORMS,
     MAX_BYTES,
@@ -75,7 +74,6 @@ class App:
     """Answers for one studio."""
 
     def __init__(self, studio: Studio) -> None:
-        """Answer for this studio."""
         self._studio = studio
 
     def routes(self) -> list[Route | Mount]:
@@ -129,7 +127,7 @@ class App:
 
     async def _look(self, request: Request) -> Response:
         asked = await _read(request, _Text)
-        look = await run_in_threadpool(self._studio.look_at, asked.text, asked.name)
+        look = await run_in_threadpool(self._studio.script.look_at, asked.text, asked.name)
         shots = len(look.script.shots) if look.script else 0
         return JSONResponse({"problems": look.problems, "warnings": look.warnings, "shots": shots})
 
@@ -185,22 +183,17 @@ def make_app(studio: Studio, host: str) -> Starlette:
             await studio.worker.end()
 
     def wrong(request: Request, error: Exception) -> Response:
-        codes: list[tuple[type[Exception], int]] = [(ChangedMeanwhileError, 409), (UnknownError, 404)]
-        code = next((code for kind, code in codes if isinstance(error, kind)), 400)
-        version = {"version": error.version} if isinstance(error, ChangedMeanwhileError) else {}
-        return JSONResponse({"error": str(error)} | version, code)
+        if isinstance(error, ChangedMeanwhileError):
+            return JSONResponse({"error": str(error), "version": error.version}, 409)
+        return _problem(str(error), 404 if isinstance(error, UnknownError) else 400)
 
     def failed(request: Request, error: Exception) -> Response:
         return _problem(str(error), 500)
 
-    handlers: dict[Any, Callable[[Request, Exception], Response | Awaitable[Response]]] = {
-        ValueError: wrong,
-        OSError: failed,
-    }
     return Starlette(
         routes=App(studio).routes(),
         middleware=[Middleware(Guard, host=host)],
-        exception_handlers=handlers,
+        exception_handlers={ValueError: wrong, OSError: failed},
         lifespan=lifespan,
     )
 
@@ -222,9 +215,7 @@ async def _read(request: Request, kind: type[_Kind]) -> _Kind:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(on_one_line(f"{where}: {first['msg']}" if where else first["msg"])) from None
+        raise ValueError(first_problem(error)) from None
 
 
 def _problem(text: str, code: int) -> Response:

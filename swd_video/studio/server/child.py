@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -54,14 +54,7 @@ class Child:
         with log.open("r+b") as file:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "swd_video.cli.main", *arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
+            process = await _start(arguments, file)
         return cls(log, process.pid, process)
 
     @property
@@ -98,13 +91,7 @@ async def ask(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if it prints none; the message is what it says of the reason.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "swd_video.cli.main", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = await _start(arguments, asyncio.subprocess.PIPE)
     try:
         printed, said = await process.communicate()
     finally:
@@ -115,6 +102,16 @@ async def ask(arguments: Sequence[str]) -> dict[str, Any]:
     except ValueError:
         lines = said.decode("utf-8", "replace").splitlines() or ["ended without a word."]
         raise ValueError(lines[-1].removeprefix("error: ")) from None
+
+
+async def _start(arguments: Sequence[str], said: int | IO[bytes]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "swd_video.cli.main", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        start_new_session=True,
+    )
 
 
 def _understood(line: bytes) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class Folder:
     """A folder of takes, read again only where its files have changed."""
 
     def __init__(self, path: Path) -> None:
-        """Look at a folder, which is there."""
         self.path = path
         self._read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 

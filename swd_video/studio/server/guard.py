@@ -38,7 +38,6 @@ class Guard:
     """Refuses requests that other sites caused, and gives every answer the headers that keep a page to itself."""
 
     def __init__(self, app: ASGIApp, host: str) -> None:
-        """Guard an app that listens on `host`."""
         self._app = app
         self._host = host
 

@@ -82,6 +82,13 @@ class _Stored(BaseModel):
         return jobs
 
 
+def first_problem(error: ValidationError) -> str:
+    """What is wrong first, in one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return on_one_line(f"{where}: {first['msg']}" if where else first["msg"])
+
+
 class Queue:
     """The jobs of a folder, in the order in which they are run, and the script that they are about."""
 
@@ -153,9 +160,6 @@ def _read(file: Path) -> _Stored:
     except FileNotFoundError:
         return _Stored()
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        problem = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ValueError(f"{file}: {on_one_line(problem)}. Correct it, or move it away.") from None
+        raise ValueError(f"{file}: {first_problem(error)}. Correct it, or move it away.") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

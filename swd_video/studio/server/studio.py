@@ -12,7 +12,7 @@ from swd_video.studio.server.child import ask
 from swd_video.studio.server.folder import Folder, describe_others, describe_shots
 from swd_video.studio.server.history import History
 from swd_video.studio.server.queue import Job, Kind, Queue
-from swd_video.studio.server.script_file import Look, ScriptFile, at_line, version_of
+from swd_video.studio.server.script_file import ScriptFile, at_line, version_of
 from swd_video.studio.server.worker import Worker
 
 PRIVATE = ".studio"
@@ -185,10 +185,6 @@ class Studio:
 
     # What is asked for.
 
-    def look_at(self, text: str, name: str) -> Look:
-        """Read a text as the script of this name, without saving it."""
-        return self.script.look_at(text, name)
-
     async def check(self) -> dict[str, Any]:
         """What the saved script would become, as `swd-video check` says: problems and warnings with their lines."""
         self._checked()
@@ -198,15 +194,9 @@ class Studio:
         return {**told, **about, "clips": len(found["clips"])}
 
     async def _ask_to_check(self) -> dict[str, Any]:
-        command = [
-            "check",
-            str(self.script.path.resolve()),
-            "--out",
-            str(self.folder.path.resolve()),
-            "--json",
-        ]
+        script, out = str(self.script.path.resolve()), str(self.folder.path.resolve())
         async with self._checking:
-            return await ask([*command, *self._flags, *self._read_by()])
+            return await ask(["check", script, "--out", out, "--json", *self._flags, *self._read_by()])
 
     def save(self, text: str, name: str, based_on: str) -> None:
         """Save the script, and go on with it."""
@@ -228,11 +218,7 @@ class Studio:
 
     def ask(self, kind: Kind, shots: Sequence[str] = (), seeds: int | None = None) -> Job:
         """Put a job into the queue."""
-        script = self._checked()
-        known = {shot.id for shot in script.shots}
-        for shot in shots:
-            if shot not in known:
-                raise UnknownError(f"{shot}: the script has no such shot.")
+        self._check_shots(shots)
         if kind == "again" and not shots:
             raise ValueError("more seeds: name the shots that they are for.")
         if seeds is not None and kind not in ("draft", "again"):
@@ -256,7 +242,7 @@ class Studio:
     def leave_out(self, number: int, shot: str) -> None:
         """Cancel one shot of a job."""
         job = self._job(number)
-        self._shot(shot)
+        self._check_shots([shot])
         now = self.worker.progress.get("now", {})
         # A stage or a clip that was told last belongs to the shot in hand, or to the one before it.
         at_once = now.get("event") == "stage" and now.get("shot") == shot
@@ -274,11 +260,11 @@ class Studio:
             raise UnknownError(f"there is no job {number}.")
         return job
 
-    def _shot(self, shot_id: str) -> Any:
-        for shot in self._checked().shots:
-            if shot.id == shot_id:
-                return shot
-        raise UnknownError(f"{shot_id}: the script has no such shot.")
+    def _check_shots(self, asked: Sequence[str]) -> None:
+        known = {shot.id for shot in self._checked().shots}
+        for shot_id in asked:
+            if shot_id not in known:
+                raise UnknownError(f"{shot_id}: the script has no such shot.")
 
     def _checked(self) -> Script:
         look = self.script.look_at(self.script.text())

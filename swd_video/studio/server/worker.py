@@ -188,11 +188,10 @@ class Worker:
             self._finish(job, "done", str(done.get("text") or ""))
         elif job.state == "stopping":
             self._finish(job, "cancelled", "")
-        elif job.was_told:  # for a shot that is left out
+        elif job.was_told or exit_code is None:
+            # For a shot that is left out; or nobody saw how it ended: the same command again says what is left.
             self._wait_again(job)
-        elif exit_code is None:
-            self._wait_again(job)  # nobody saw how it ended: the same command again says what is left
-        elif exit_code is not None and exit_code < 0:
+        elif exit_code < 0:
             self._finish(
                 job, "failed", f"ended by {_signal_name(-exit_code)}. What is finished is kept: try again."
             )
