@@ -48,16 +48,9 @@ class CheckedClip:
         clip = self.clip
         shot = clip.take.shot
         return {
-            "id": shot.id,
-            "take": clip.take.take,
+            **clip.take.as_dict(),
             "line": shot.line,
-            "prompt": shot.prompt,
-            "seed": clip.take.seed,
-            "frames": clip.shown_size.frames,
-            "width": clip.shown_size.width,
-            "height": clip.shown_size.height,
-            "fps": clip.fps,
-            "seconds": round(clip.seconds, 6),
+            **clip.shown(),
             "asked_seconds": shot.seconds,
             "status": self.status,
             "stages_done": len(clip.stages) if self.finished else self.stages,

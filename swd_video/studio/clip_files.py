@@ -60,19 +60,12 @@ def write_clip(
     write_preview(preview, small, clip.fps)
     shot = clip.take.shot
     sidecar = {
-        "id": clip.take.shot.id,
-        "take": clip.take.take,
-        "prompt": clip.take.shot.prompt,
-        "seed": clip.take.seed,
+        **clip.take.as_dict(),
         "model": model.name,
         "model_fingerprint": model.fingerprint,
         "device": model.device,
         "dtype": model.dtype,
-        "frames": clip.shown_size.frames,
-        "width": clip.shown_size.width,
-        "height": clip.shown_size.height,
-        "fps": clip.fps,
-        "seconds": round(clip.seconds, 6),
+        **clip.shown(),
         "stages": stages_of(clip),
         "content_hash": clip.content_hash,
         **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),

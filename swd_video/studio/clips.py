@@ -70,6 +70,16 @@ class PlannedClip:
         """Exact length of the clip."""
         return self.size.frames / self.fps
 
+    def shown(self) -> dict[str, Any]:
+        """What its files show, as plain values: sizes are in pixels."""
+        return {
+            "frames": self.shown_size.frames,
+            "width": self.shown_size.width,
+            "height": self.shown_size.height,
+            "fps": self.fps,
+            "seconds": round(self.seconds, 6),
+        }
+
 
 class _Problems:
     """Where errors of shots go: into a list, or to whoever called."""
@@ -271,7 +281,7 @@ def _hash_pictures(
 def _continued_takes(
     script: Script, model: ModelFacts, sizes: ShotSizes, problems: _Problems
 ) -> dict[str, str]:
-    """By the id of a shot, the name of the clip that it continues: the first picked take of that shot, else take 1."""
+    """By the id of a shot, the name of the clip that it continues."""
     shots = {shot.id: shot for shot in script.shots}
     names = {}
     for shot in script.shots:
@@ -293,7 +303,7 @@ def _continued_takes(
                     f"{before.id} is {size.width}x{size.height} pixels (width x height) and this shot "
                     f"{own.width}x{own.height}. Give both the same `size`.",
                 )
-            names[shot.id] = script.take(before, before.pick[0] if before.pick else 1).name
+            names[shot.id] = script.shown_take(before).name
     return names
 
 

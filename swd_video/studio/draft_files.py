@@ -57,14 +57,9 @@ class KeptDraft:
     differs: str = ""
 
 
-def draft_folder(out: Path) -> Path:
-    """Where the drafts of a folder of clips lie."""
-    return out / DRAFTS_FOLDER
-
-
 def find_draft(clip: PlannedClip, out: Path) -> KeptDraft:
     """What an earlier run left of a take."""
-    folder = draft_folder(out)
+    folder = out / DRAFTS_FOLDER
     about = read_object(sidecar_file(clip.name, folder))
     preview, stages = folder / f"{clip.name}.webp", about.get("stage")
     if type(stages) is not int:
@@ -115,14 +110,11 @@ def write_draft(
 
     `seconds` is the wall time that the draft took.
     """
-    folder, shot = draft_folder(out), clip.take.shot
+    folder = out / DRAFTS_FOLDER
     preview = folder / f"{clip.name}.webp"
     write_preview(preview, frames, len(frames) / clip.seconds)
     about = {
-        "id": shot.id,
-        "take": clip.take.take,
-        "prompt": shot.prompt,
-        "seed": clip.take.seed,
+        **clip.take.as_dict(),
         "model": model.name,
         "seconds": round(clip.seconds, 6),
         "stage": state.stages,

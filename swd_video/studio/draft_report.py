@@ -56,10 +56,8 @@ class DraftResult:
         take = self.clip.take
         shown = self.kept.about if self.status == "older" else {}
         return {
-            "id": take.shot.id,
-            "take": take.take,
-            "prompt": shown.get("prompt", take.shot.prompt),
-            "seed": shown.get("seed", take.seed),
+            **take.as_dict(),
+            **{key: shown[key] for key in ("prompt", "seed") if key in shown},
             "file": f"{DRAFTS_FOLDER}/{self.clip.name}.webp" if self.is_there else None,
             "stage": self.stage or None,
             "stages": len(self.clip.stages),

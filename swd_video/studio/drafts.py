@@ -18,11 +18,18 @@ from swd_video.studio.batches import check_batch, in_batches, kind_of
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
-from swd_video.studio.draft_files import draft_folder, find_draft, show_drafts, write_draft
+from swd_video.studio.draft_files import find_draft, show_drafts, write_draft
 from swd_video.studio.draft_page import write_pages
 from swd_video.studio.draft_report import DraftReport, DraftResult, cost_of
 from swd_video.studio.draft_sheet import write_sheets
-from swd_video.studio.folder import DRAFTS_REPORT_NAME, read_object, sidecar_file, state_file, why_it_failed
+from swd_video.studio.folder import (
+    DRAFTS_FOLDER,
+    DRAFTS_REPORT_NAME,
+    read_object,
+    sidecar_file,
+    state_file,
+    why_it_failed,
+)
 from swd_video.studio.model import LoadedModel, ModelFacts, open_model
 from swd_video.studio.picks import named_takes, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
@@ -97,7 +104,7 @@ def draft(
         takes, work = planned(earlier)
         run = _DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
         run.plan(work)
-        with alone_in(draft_folder(out)):
+        with alone_in(out / DRAFTS_FOLDER):
             report = run.make(earlier)
     progress.done("failed" if report.count("failed") else "done", report.summary())
     return report
@@ -183,7 +190,7 @@ def known_takes(script: Script, earlier: Mapping[str, Any], out: Path) -> dict[s
         count = counts.get(shot.id) if isinstance(counts, Mapping) else None
         if type(count) is int and 1 <= count <= MAX_TAKES:
             names = {number: script.take(shot, number).name for number in range(1, count + 1)}
-            folder = draft_folder(out)
+            folder = out / DRAFTS_FOLDER
             there = {number for number, name in names.items() if sidecar_file(name, folder).is_file()}
             known[shot.id] = count, there
     return known
@@ -303,7 +310,9 @@ class _DraftRun:
         """Takes whose stages are done, those together that are shown on one grid."""
         for result in unit:
             clip = result.clip
-            file, rendering = (state_file(clip.name, folder) for folder in (draft_folder(self.out), self.out))
+            file, rendering = (
+                state_file(clip.name, folder) for folder in (self.out / DRAFTS_FOLDER, self.out)
+            )
             result.state, further = read_state(clip, file), read_state(clip, rendering)
             if further.stages > result.state.stages:
                 result.state = further
@@ -316,7 +325,7 @@ class _DraftRun:
 
     def _run(self, part: Sequence[DraftResult]) -> None:
         def keep(clip: PlannedClip, state: TakeState) -> None:
-            write_state(clip, state, state_file(clip.name, draft_folder(self.out)))
+            write_state(clip, state, state_file(clip.name, self.out / DRAFTS_FOLDER))
             self.progress.stage(clip.take, state.stages - 1, len(clip.stages))
 
         try:

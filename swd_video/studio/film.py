@@ -5,19 +5,18 @@ A film that is as asked already is left alone. All files appear whole, and `film
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from swd_video.data.video_joining import Copied, Drawn, Sound, join_video, parameter_sets
+from swd_video.data.video_joining import Copied, Sound, join_video, parameter_sets
 from swd_video.files import hash_file, write_json
 from swd_video.studio.film_pictures import cut_titles, film_pieces
 from swd_video.studio.film_plan import (
     FilmClip,
     FilmPlan,
-    film_take,
     lay_out,
     plan_film,
     shots_of_film,
@@ -92,32 +91,25 @@ def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """
     assert script.film is not None
     shots = shots_of_film(script, script.film)
-    lengths = [frames[film_take(script, shot).name] for shot in shots]
+    lengths = [frames[script.shown_take(shot).name] for shot in shots]
     lay_out(script, script.film, shots, lengths, Fraction(fps).limit_denominator(1001))
     sound_length(script, script.film)
 
 
 def _write_video(plan: FilmPlan, path: Path) -> int:
     """Write the film, and return how many frames of it had to be encoded."""
-    copied = 0
-
-    def pieces() -> Iterator[Copied | Drawn]:
-        nonlocal copied
-        for piece in film_pieces(plan, parameter_sets(plan.size, plan.fps)):
-            copied += piece.stop - piece.start if isinstance(piece, Copied) else 0
-            yield piece
-
+    pieces = list(film_pieces(plan, parameter_sets(plan.size, plan.fps)))
     sound, fades = plan.settings.sound, plan.sound_seconds > plan.seconds
     frames = join_video(
         path,
-        pieces(),
+        pieces,
         plan.size,
         plan.fps,
         sound=None if sound is None else Sound(sound, plan.seconds, fades),
         metadata={"title": plan.script.title},
     )
     assert frames == plan.frames
-    return frames - copied
+    return frames - sum(piece.stop - piece.start for piece in pieces if isinstance(piece, Copied))
 
 
 def _describe(plan: FilmPlan, folder: Path) -> dict[str, Any]:

@@ -110,11 +110,6 @@ def shots_of_film(script: Script, settings: FilmSettings) -> list[Shot]:
     return [shots[shot_id] for shot_id in settings.order] or list(script.shots)
 
 
-def film_take(script: Script, shot: Shot) -> Take:
-    """The take of a shot that a film shows: the first one that is picked, else the first."""
-    return script.take(shot, shot.pick[0] if shot.pick else 1)
-
-
 def lay_out(
     script: Script,
     settings: FilmSettings,
@@ -190,7 +185,7 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
     """
     script = with_picks(script, folder)
     shots = shots_of_film(script, settings)
-    takes = [film_take(script, shot) for shot in shots]
+    takes = [script.shown_take(shot) for shot in shots]
     sidecars = {take.name: _sidecar(take, folder) for take in takes}
     packets = {name: index_packets(folder / f"{name}.mp4") for name in sidecars}
     played = [packets[take.name] for take in takes]

@@ -1,6 +1,7 @@
 """Text as pictures, in whatever script it is: with fonts of this machine, or written out where it has none."""
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -57,7 +58,7 @@ def _wrap(runs: Iterable[tuple[_Font, str]], width: int) -> list[list[tuple[_Fon
     lines: list[list[tuple[_Font, str]]] = [[]]
     used = 0.0
     for font, run in runs:
-        for word in _words(run):
+        for word in re.findall("[^ ]* |[^ ]+", run):  # each with the space behind it
             length = font.getlength(word)
             if used + font.getlength(word.rstrip()) > width and used:
                 lines.append([])
@@ -69,13 +70,6 @@ def _wrap(runs: Iterable[tuple[_Font, str]], width: int) -> list[list[tuple[_Fon
                 lines[-1].append((font, piece))
             used = used + length if len(pieces) == 1 else font.getlength(pieces[-1])
     return lines
-
-
-def _words(run: str) -> Iterator[str]:
-    """Words with the space behind them."""
-    while run:
-        head, space, run = run.partition(" ")
-        yield head + space
 
 
 def _cut(font: _Font, word: str, width: int) -> Iterator[str]:

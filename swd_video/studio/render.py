@@ -29,9 +29,10 @@ from swd_video.studio.clip_files import (
 from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
-from swd_video.studio.draft_files import draft_folder, find_draft
+from swd_video.studio.draft_files import find_draft
 from swd_video.studio.film import check_film, make_film
 from swd_video.studio.folder import (
+    DRAFTS_FOLDER,
     FILM_NAME,
     REPORT_NAME,
     SHEET_NAME,
@@ -249,7 +250,10 @@ class _RenderRun:
                 try:
                     result.stage_seconds = state.stage_seconds
                     begun_to_finish = time.perf_counter()
-                    self._finish(result.clip, state)
+                    if not state.is_finite:
+                        raise FloatingPointError(NOT_FINITE)
+                    assert state.after is not None
+                    write_clip(result.clip, decode(state.after.latents, self.pipe), self.model, self.out)
                     result.finish_seconds = round(time.perf_counter() - begun_to_finish, 6)
                     result.status = "rendered"
                 except Exception as error:
@@ -263,7 +267,7 @@ class _RenderRun:
         draft = find_draft(clip, self.out)
         if draft.differs:
             self.progress.note(f"{clip.name}: its draft is of another {draft.differs}, and is of no use")
-        folders = self.out, draft_folder(self.out)
+        folders = self.out, self.out / DRAFTS_FOLDER
         return read_state(clip, *(state_file(clip.name, folder) for folder in folders))
 
     def _keep(self, clip: PlannedClip, state: TakeState) -> None:
@@ -272,12 +276,6 @@ class _RenderRun:
         if self.previews and state.after is not None and state.stages < len(clip.stages):
             shown = write_stage_preview(clip, state.after.latents, self.pipe, self.out)
         self.progress.stage(clip.take, state.stages - 1, len(clip.stages), shown)
-
-    def _finish(self, clip: PlannedClip, state: TakeState) -> None:
-        if not state.is_finite:
-            raise FloatingPointError(NOT_FINITE)
-        assert state.after is not None
-        write_clip(clip, decode(state.after.latents, self.pipe), self.model, self.out)
 
     def _fail(self, result: ClipResult, error: Exception) -> None:
         result.error = why_it_failed(error)

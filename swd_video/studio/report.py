@@ -55,16 +55,9 @@ class ClipResult:
         clip = self.clip
         times = self.stage_seconds or [None] * len(clip.stages)
         entry: dict[str, Any] = {
-            "id": clip.take.shot.id,
-            "take": clip.take.take,
-            "prompt": clip.take.shot.prompt,
-            "seed": clip.take.seed,
+            **clip.take.as_dict(),
             "file": f"{clip.name}.mp4" if self.status in ("rendered", "skipped") else None,
-            "frames": clip.shown_size.frames,
-            "width": clip.shown_size.width,
-            "height": clip.shown_size.height,
-            "fps": clip.fps,
-            "seconds": round(clip.seconds, 6),
+            **clip.shown(),
             "status": self.status,
             "stages": [
                 stage | {"seconds": seconds} for stage, seconds in zip(stages_of(clip), times, strict=True)

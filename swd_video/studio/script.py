@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from swd_video.extensions import find
 from swd_video.plain_text import clean_text, did_you_mean
@@ -156,6 +156,10 @@ class Take:
         """File name without suffix; the first take has the bare id, so adding takes renames nothing."""
         return self.shot.id if self.take == 1 else f"{self.shot.id}-take{self.take}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as every file about a take begins with them."""
+        return {"id": self.shot.id, "take": self.take, "prompt": self.shot.prompt, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Script:
@@ -190,6 +194,10 @@ class Script:
         if shot.seed is None:
             return Take(shot, number, derive_seed(self.seed, shot.id, number))
         return Take(shot, number, shot.seed + number - 1)
+
+    def shown_take(self, shot: Shot) -> Take:
+        """The take of a shot that a film shows, and that other shots continue: the first picked one, else the first."""
+        return self.take(shot, shot.pick[0] if shot.pick else 1)
 
     def error(self, line: int, key: str, problem: str) -> SourceError:
         """Return an error that points at a line of this script."""

@@ -20,7 +20,7 @@ from swd_video.studio.folder import (
     read_object,
 )
 from swd_video.studio.picks import read_picks
-from swd_video.studio.script import Script, Shot, Take
+from swd_video.studio.script import Script, Take
 
 SERVED = {
     ".mp4": "video/mp4",
@@ -148,51 +148,41 @@ def describe_shots(
     for shot_id, number in (*clips, *drafts):
         if shot_id in numbers:
             numbers[shot_id].add(number)
-    return [
-        _describe_shot(script, shot, numbers[shot.id], clips, drafts, picks.get(shot.id, ()), content_hashes)
-        for shot in script.shots
-    ]
+    shots = []
+    for shot in script.shots:
+        picked = shot.pick or picks.get(shot.id, ())
+        takes = []
+        for number in sorted({*numbers[shot.id], *picked, *range(1, shot.takes + 1)}):
+            take = script.take(shot, number)
+            now = content_hashes.get(take.name)
+            clip, draft = clips.get((shot.id, number)), drafts.get((shot.id, number))
+            takes.append(
+                {
+                    "take": number,
+                    "seed": take.seed,
+                    "picked": number in picked,
+                    "kept": shot.keeps(number),
+                    "clip": clip and clip | {"older": _is_older(clip, take, now)},
+                    "draft": draft and draft | {"older": _is_older(draft, take, now)},
+                }
+            )
+        shots.append(
+            {
+                "id": shot.id,
+                "prompt": shot.prompt,
+                "line": shot.line,
+                "seconds": shot.seconds,
+                "pick_in_script": bool(shot.pick),
+                "takes": takes,
+            }
+        )
+    return shots
 
 
 def describe_others(script: Script | None, clips: Takes, drafts: Takes) -> list[dict[str, Any]]:
     """Takes of shots that the script has no more."""
     known = {shot.id for shot in script.shots} if script else set()
     return [take for (shot_id, _), take in sorted({**drafts, **clips}.items()) if shot_id not in known]
-
-
-def _describe_shot(
-    script: Script,
-    shot: Shot,
-    found: set[int],
-    clips: Takes,
-    drafts: Takes,
-    picks: tuple[int, ...],
-    content_hashes: Mapping[str, str],
-) -> dict[str, Any]:
-    picked = shot.pick or picks
-    takes = []
-    for number in sorted({*found, *picked, *range(1, shot.takes + 1)}):
-        take = script.take(shot, number)
-        now = content_hashes.get(take.name)
-        clip, draft = clips.get((shot.id, number)), drafts.get((shot.id, number))
-        takes.append(
-            {
-                "take": number,
-                "seed": take.seed,
-                "picked": number in picked,
-                "kept": shot.keeps(number),
-                "clip": clip and clip | {"older": _is_older(clip, take, now)},
-                "draft": draft and draft | {"older": _is_older(draft, take, now)},
-            }
-        )
-    return {
-        "id": shot.id,
-        "prompt": shot.prompt,
-        "line": shot.line,
-        "seconds": shot.seconds,
-        "pick_in_script": bool(shot.pick),
-        "takes": takes,
-    }
 
 
 def _is_older(there: Mapping[str, Any], take: Take, content_hash: str | None) -> bool:

@@ -6,7 +6,6 @@ here (DNS rebinding). Such requests carry the other site's name, as `Host` or `O
 
 import ipaddress
 import socket
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -66,7 +65,8 @@ class Guard:
             return (
                 f"the host {named!r} is not this server's. Open the address that `swd-video studio` printed."
             )
-        if not _all_from(headers.getlist("origin"), hosts[0]):
+        own = (f"http://{hosts[0]}", f"https://{hosts[0]}")
+        if any(origin not in own for origin in headers.getlist("origin")):
             return "the request comes from another site's page."
         # Browsers tell in this header who made them ask; a link to the page itself may stand anywhere.
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"] != "/":
@@ -97,10 +97,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _all_from(origins: Sequence[str], host: str) -> bool:
-    return all(origin in (f"http://{host}", f"https://{host}") for origin in origins)
 
 
 def _name_of(address: str) -> str | None:
