@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.cli.training import run_training
 
 _DESCRIPTION = """Train a teacher by flow matching on every grid of a schedule (scale adaptation).
@@ -25,7 +25,7 @@ class _Arguments:
     """YAML file, for example configs/pocket/swd.yaml."""
     out: Path
     """Folder of the run: teacher/ (a diffusers folder, or a LoRA file), train.json, adapt.yaml, checkpoints/."""
-    json: bool = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: teacher, steps, seconds, seconds_per_step, loss, stage_losses."""
 
 
@@ -37,4 +37,4 @@ def run(argv: list[str]) -> int:
     config = load_config(arguments.config, keys)
     from swd_video.training.build import adapt
 
-    return run_training(lambda: adapt(config, arguments.out), "teacher", as_json=arguments.json)
+    return run_training(lambda: adapt(config, arguments.out), "teacher", as_json=arguments.json_output)

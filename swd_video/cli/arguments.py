@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, get_origin
 
 import tyro
 
 from swd_video.cli.commands import COMMANDS
+
+JsonFlag: TypeAlias = Annotated[bool, tyro.conf.arg(name="json")]
+"""Of a field `json_output`: the bare name is a module's."""
 
 _Arguments = TypeVar("_Arguments")
 
@@ -81,7 +84,7 @@ def _together(argv: Sequence[str], kind: Any) -> list[str]:
 
 
 def _split(words: list[str], kind: Any) -> tuple[list[str], list[str]]:
-    # A field `json_output` is `--json`: the bare name is a module's.
+    # A field `json_output` is `--json`.
     names = {field.name.removesuffix("_output").replace("_", "-") for field in fields(kind)}
     own_flags = {"--help", "-h", *(f"--{name}" for name in names)}
     own: list[str] = []

@@ -3,11 +3,11 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.cli.model_flags import ModelFlags, OfModel
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Arguments:
     teacher: str | None = None
     """Its teacher; default the base model that the student names."""
     run: OfModel = field(default_factory=ModelFlags)
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of a table."""
 
 

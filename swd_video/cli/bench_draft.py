@@ -4,11 +4,11 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.cli.model_flags import ModelFlags, OfModel
 
 _DESCRIPTION = """After how many stages a draft tells the clip.
@@ -32,7 +32,7 @@ class Arguments:
     look_only: bool = False
     """Write nothing into the student's folder."""
     run: OfModel = field(default_factory=ModelFlags)
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of a table."""
 
 

@@ -3,11 +3,9 @@
 import json
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
-
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 
 _DESCRIPTION = """Memory and time of the exact kernel MMD, forward and backward, on random tokens.
 
@@ -36,7 +34,7 @@ class Arguments:
     """Runs of each in the comparison, of which the median counts."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of a summary."""
 
 

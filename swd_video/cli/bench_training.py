@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 
 _DESCRIPTION = """Time and memory of training on this machine, with the data and the losses of a distillation's config.
 
@@ -28,7 +28,7 @@ class Arguments:
     """Steps to measure; each trains the stages that a run draws for it."""
     rounds: int = 5
     """Runs of each step and of its passes, of which the median counts."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of a summary."""
 
 

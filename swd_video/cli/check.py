@@ -4,11 +4,10 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 from swd_video.environment import collecting_no_garbage
 from swd_video.studio.script import load_script
@@ -32,7 +31,7 @@ class Arguments:
     batch: int | None = None
     """Takes to compute together; default as the drafts in the folder were made, else 1."""
     run: OfScriptModel = field(default_factory=ScriptModelFlags)
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout."""
 
 

@@ -2,13 +2,12 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.files import whole_file
 from swd_video.studio.script import load_script
 from swd_video.studio.yaml_writer import script_as_yaml
@@ -32,7 +31,7 @@ class Arguments:
     the file's suffix."""
     overwrite: bool = False
     """Replace a file that is there already."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout."""
 
 

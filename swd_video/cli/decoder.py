@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 
 _DESCRIPTION = """Distil the decoder of a model's VAE into a small one that decodes a clip as a stream.
 
@@ -36,7 +36,7 @@ class _Arguments:
     """Folder of the run: decoder.safetensors, report.json, config.yaml, samples/, checkpoint.pt."""
     student: Path | None = None
     """Folder of a student of the same VAE that carries the decoder from then on."""
-    json: bool = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: file, clips, skipped, parameters, and for vae, decoder and difference (decoder
     less VAE, paired): psnr_db, ssim, laplacian_energy, motion_error, each with value, low and high."""
 
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
     path = arguments.out / DECODER_FILE
     if student is not None:
         student.carry_decoder(path)
-    if arguments.json:
+    if arguments.json_output:
         print(json.dumps({"file": str(path), **report}))
     else:
         print(_table(report))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.cli.training import run_training
 
 _DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
@@ -28,7 +28,7 @@ class _Arguments:
     """YAML file, for example configs/pocket/swd.yaml."""
     out: Path
     """Folder of the run: student/, train.json, config.yaml, checkpoints/, samples/, tensorboard/."""
-    json: bool = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: student, steps, seconds, seconds_per_step, loss, stage_losses."""
 
 
@@ -40,4 +40,4 @@ def run(argv: list[str]) -> int:
     config = load_config(arguments.config, keys)
     from swd_video.training.build import distill
 
-    return run_training(lambda: distill(config, arguments.out), "student", as_json=arguments.json)
+    return run_training(lambda: distill(config, arguments.out), "student", as_json=arguments.json_output)

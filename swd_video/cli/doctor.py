@@ -1,13 +1,10 @@
 """`swd-video doctor`: what this machine has."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.machine import describe, examine
 
 
@@ -15,7 +12,7 @@ from swd_video.machine import describe, examine
 class Arguments:
     """Options of `swd-video doctor`."""
 
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of text."""
     disk: Path = Path()
     """Folder whose free disk space to report."""

@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.files import check_writable
 from swd_video.models.devices import Device
 
@@ -53,7 +53,7 @@ class Arguments:
     """Read all files of a finished cache, say how much that was, and encode those again of which a byte has changed."""
     shard: str | None = None
     """Encode one part only, such as 1/4 for the first of four; the parts may run at once on one folder."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: out, complete, clips, samples, captions, skipped (path and reason of each),
     cut_captions (count, max_tokens, first), reused, grids, seconds."""
 

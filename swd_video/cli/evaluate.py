@@ -2,13 +2,12 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.models.devices import Device
 
 _DESCRIPTION = """Make the same clips with several models, measure them, and write a page to look at.
@@ -34,7 +33,7 @@ class Arguments:
     document: Path | None = None
     """Markdown file to put the tables into as well, between its lines `<!-- evaluation NAME: begin -->` and `end`, NAME
     being the config's without .yaml."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: what evaluation.json holds, and the paths of page and table."""
 
 

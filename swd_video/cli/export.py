@@ -2,13 +2,13 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Arguments:
     """Licence for the card, for example apache-2.0. Default: the base model's, where its folder says so."""
     push: str | None = None
     """Upload the folder to this hub repository, OWNER/NAME, which is made where it is missing."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: folder, form, base_model, license, files, pushed."""
 
 

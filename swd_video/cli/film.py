@@ -2,14 +2,14 @@
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.studio.script import FilmSettings, check_script, load_script
 
 _DESCRIPTION = """Join the clips of a rendered script: film.mp4, film.otio, film.fcpxml, film.edl, film.json, and a page
@@ -40,7 +40,7 @@ class Arguments:
     """Move clips and drafts of shots that the script names no longer into the folder's unused/."""
     reader: str | None = None
     """Reader of the script, as for `swd-video render`."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: what film.json holds."""
 
 

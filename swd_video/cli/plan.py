@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.environment import collecting_no_garbage
 
 _DESCRIPTION = """Count what a schedule costs to sample and to train, from the model's config files alone.
@@ -22,7 +22,7 @@ docs/cost.md explains the output.
 class _Arguments:
     config: Annotated[Path, tyro.conf.Positional]
     """YAML file of a distillation, for example configs/wan2.1_1.3b/swd_4stage.yaml."""
-    json: bool = False
+    json_output: JsonFlag = False
     """Print one JSON object on stdout."""
     gpu: str | None = None
     """Plan for this kind of GPU alone: A100 (of 80 GB), H100, H200, 4090, 5090, or one of --gpus."""
@@ -58,4 +58,4 @@ def _plan(arguments: _Arguments, keys: dict[str, str]) -> str:
 
     assumptions = Assumptions(arguments.utilisation, arguments.reserve, arguments.num_clips)
     plan = make_plan(config, gpus, arguments.num_gpus, assumptions)
-    return json.dumps(plan) if arguments.json else describe(plan)
+    return json.dumps(plan) if arguments.json_output else describe(plan)

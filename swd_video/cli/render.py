@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.cli.following import following
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loading
 from swd_video.environment import collecting_no_garbage
@@ -33,7 +32,7 @@ class Arguments:
     batch: int | None = None
     """Takes to compute together: faster, but rounded a little differently than alone; default as the drafts, else 1."""
     run: OfScriptModel = field(default_factory=ScriptModelFlags)
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout instead of a summary."""
     json_progress: bool = False
     """Tell what happens as JSON on stderr, an object a line, instead of lines for people."""

@@ -4,13 +4,13 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 
 _DESCRIPTION = """Measure the space-time power spectra of latents, and say what they allow.
 
@@ -48,7 +48,7 @@ class Arguments:
     """Tensor of the safetensors file; by default all latents in it, if they have one size."""
     plot: Path | None = None
     """PNG to draw the spectra and the noise levels into."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: clips, size, shift, power, lowest_sigmas, grids, schedule, checked."""
 
 

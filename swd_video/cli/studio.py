@@ -4,11 +4,10 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 
 
@@ -27,7 +26,7 @@ class Arguments:
     open: bool = True
     """Whether to open a browser."""
     run: OfScriptModel = field(default_factory=ScriptModelFlags)
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object with the page's address on stdout instead of a line."""
 
 

@@ -2,13 +2,12 @@
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments_and_keys
+from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
 from swd_video.files import check_writable
 from swd_video.models.devices import Device
 
@@ -35,7 +34,7 @@ class Arguments:
     """I/N: make the I-th of N parts of the prompts; default all."""
     device: Device = "auto"
     """Where to run; auto takes cuda, then mps, then cpu."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: out, clips, captions, made, is_complete, cut_prompts (count, max_tokens, first),
     grids, seconds."""
 

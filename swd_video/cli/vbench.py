@@ -2,13 +2,13 @@
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from swd_video.cli.arguments import read_arguments
+from swd_video.cli.arguments import JsonFlag, read_arguments
 from swd_video.models.devices import Device
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Arguments:
     """Where to run; auto takes cuda, then mps, then cpu."""
     shard: str | None = None
     """I/N: make the I-th of N parts, so that processes share the work; default all."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = field(default=False)
+    json_output: JsonFlag = False
     """Print one JSON object on stdout: videos, clips, made, missing."""
 
 

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from swd_video import __version__
 from swd_video.data.video import read_video
 from swd_video.files import whole_file
-from swd_video.studio.folder import drop_numbered, numbered
+from swd_video.studio.folder import drop_other_pages, in_pages
 from swd_video.studio.lettering import Colour, draw_text
 
 ROWS_ON_A_SHEET = 100
@@ -67,11 +67,9 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
         VideoError: If a clip cannot be read back.
         OSError: If a sheet cannot be written.
     """
-    starts = range(0, max(1, len(rows)), ROWS_ON_A_SHEET)
-    sheets = numbered(path, len(starts))
-    for number, (sheet, start) in enumerate(zip(sheets, starts, strict=True), 1):
+    sheets = in_pages(path, rows, ROWS_ON_A_SHEET)
+    for number, (sheet, shown) in enumerate(sheets.items(), 1):
         page = f"   page {number} of {len(sheets)}" if len(sheets) > 1 else ""
-        shown = rows[start : start + ROWS_ON_A_SHEET]
         made_of = _made_of(title, subtitle + page, shown)
         if not _is_drawn(sheet, made_of, shown):
             picture = _draw(title, subtitle + page, shown)
@@ -79,8 +77,8 @@ def draw_contact_sheets(path: Path, title: str, subtitle: str, rows: Sequence[Sh
             about.add_text(_MADE_OF, made_of)
             with whole_file(sheet) as draft:
                 picture.save(draft, format="PNG", pnginfo=about)
-    drop_numbered(path, len(sheets))
-    return sheets
+    drop_other_pages(path, sheets)
+    return list(sheets)
 
 
 def _made_of(title: str, subtitle: str, rows: Sequence[SheetRow]) -> str:

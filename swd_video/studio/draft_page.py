@@ -8,7 +8,7 @@ from typing import Any
 from swd_video.files import whole_file
 from swd_video.pages import page_template
 from swd_video.studio.draft_report import DraftReport, DraftResult
-from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_numbered, numbered
+from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_other_pages, in_pages
 from swd_video.studio.model import ModelFacts
 from swd_video.studio.script import Script
 
@@ -26,14 +26,9 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
         OSError: A preview cannot be read, or a page not be written.
     """
     template = page_template(_TEMPLATE)
-    shots = report.by_shot()
-    starts = range(0, max(1, len(shots)), SHOTS_ON_A_PAGE)
-    pages = numbered(out / DRAFTS_PAGE_NAME, len(starts))
-    for page, start in zip(pages, starts, strict=True):
-        shown = (
-            {"shot": shot, "takes": _takes(results, report, out)}
-            for shot, results in shots[start : start + SHOTS_ON_A_PAGE]
-        )
+    pages = in_pages(out / DRAFTS_PAGE_NAME, report.by_shot(), SHOTS_ON_A_PAGE)
+    for page, shots in pages.items():
+        shown = ({"shot": shot, "takes": _takes(results, report, out)} for shot, results in shots)
         parts = template.generate(
             title=script.title,
             model=model.name,
@@ -46,8 +41,8 @@ def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftRepor
         # Bit by bit, as its pictures are inside.
         with whole_file(page) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(parts)
-    drop_numbered(out / DRAFTS_PAGE_NAME, len(pages))
-    return pages
+    drop_other_pages(out / DRAFTS_PAGE_NAME, pages)
+    return list(pages)
 
 
 def _takes(results: Sequence[DraftResult], report: DraftReport, out: Path) -> Iterator[dict[str, Any]]:

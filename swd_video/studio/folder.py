@@ -3,10 +3,13 @@
 import errno
 import json
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from swd_video.plain_text import sentence
+
+_Item = TypeVar("_Item")
 
 REPORT_NAME = "render.json"
 SHEET_NAME = "contact_sheet.png"
@@ -42,14 +45,15 @@ def sidecar_file(name: str, out: Path) -> Path:
     return out / f"{name}.json"
 
 
-def numbered(path: Path, count: int) -> list[Path]:
-    """Names for so many pages: `sheet.png`, `sheet_2.png`, `sheet_3.png` and so on."""
-    return [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, count + 1))]
+def in_pages(path: Path, items: Sequence[_Item], most: int) -> dict[Path, Sequence[_Item]]:
+    """What is on each of the pages `sheet.png`, `sheet_2.png` and so on, of which there is at least one."""
+    starts = range(0, max(1, len(items)), most)
+    names = [path, *(path.with_stem(f"{path.stem}_{number}") for number in range(2, len(starts) + 1))]
+    return {name: items[start : start + most] for name, start in zip(names, starts, strict=True)}
 
 
-def drop_numbered(path: Path, after: int) -> None:
-    """Delete the pages of an earlier, longer script: those behind so many."""
-    kept = numbered(path, after)
+def drop_other_pages(path: Path, kept: Collection[Path]) -> None:
+    """Delete the pages of an earlier, longer script."""
     name = re.compile(rf"{re.escape(path.stem)}_[0-9]+{re.escape(path.suffix)}")
     for other in path.parent.iterdir():
         if name.fullmatch(other.name) and other not in kept:
