@@ -13,18 +13,16 @@ from swd_video.cost.architecture import Architecture
 from swd_video.cost.working_memory import working_bytes
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.batches import check_batch, drafted_together
 from swd_video.studio.clip_files import is_finished, kept_sidecar
 from swd_video.studio.clip_times import estimate_seconds
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.film import check_film
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ModelFacts, load_model_for_planning
 from swd_video.studio.picks import with_picks
 from swd_video.studio.script import Script, Take, shot_and_take
-from swd_video.studio.take_state import read_state
-from swd_video.studio.without_weights import load_model_for_planning
+from swd_video.studio.take_state import check_batch, drafted_together, read_state
 from swd_video.yaml_source import SourceError
 
 _GIB = 2**30

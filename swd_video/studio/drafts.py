@@ -14,7 +14,6 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import check_batch, in_batches, kind_of
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
@@ -34,7 +33,15 @@ from swd_video.studio.model import LoadedModel, ModelFacts, open_model
 from swd_video.studio.picks import named_takes, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
-from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
+from swd_video.studio.take_state import (
+    TakeState,
+    check_batch,
+    in_batches,
+    kind_of,
+    read_state,
+    run_stages,
+    write_state,
+)
 
 DEFAULT_SEEDS = 8
 """Takes of a shot that nobody said the number of."""

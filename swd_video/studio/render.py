@@ -17,7 +17,6 @@ from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.batches import check_batch, drafted_together, in_batches, kind_of
 from swd_video.studio.clip_files import (
     NOT_FINITE,
     decode,
@@ -46,7 +45,16 @@ from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.report import ClipResult, RenderReport, read_entries
 from swd_video.studio.script import Script, load_script
-from swd_video.studio.take_state import TakeState, read_state, run_stages, write_state
+from swd_video.studio.take_state import (
+    TakeState,
+    check_batch,
+    drafted_together,
+    in_batches,
+    kind_of,
+    read_state,
+    run_stages,
+    write_state,
+)
 from swd_video.studio.unused import see_to_unused
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from swd_video.plain_text import sentence
-from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import DEFAULT_CROSSFADE_SECONDS, DEFAULT_MODEL, Script, Shot
 from swd_video.studio.shot_values import (
     REFUSED_KEYS,
@@ -22,6 +21,7 @@ from swd_video.studio.shot_values import (
     make_shot,
     overridden,
     read_values,
+    with_ids,
 )
 from swd_video.yaml_source import SourceError
 

@@ -244,7 +244,7 @@ class ScriptReader(ABC):
 # Addresses, so that a form's reader, and what it needs, is imported where a script has that form.
 _READERS = {
     **dict.fromkeys(("yaml", "yml", ""), "swd_video.studio.yaml_script:YamlReader"),
-    "json": "swd_video.studio.json_script:JsonReader",
+    "json": "swd_video.studio.yaml_script:JsonReader",
     **dict.fromkeys(("csv", "tsv"), "swd_video.studio.table_script:TableReader"),
     "txt": "swd_video.studio.text_script:TextReader",
     "fountain": "swd_video.studio.fountain_script:FountainReader",

@@ -1,8 +1,12 @@
-"""The keys of a script and what may stand at them, from the texts that files of any form hold."""
+"""The keys of a script and what may stand at them, from the texts that files of any form hold; ids that are made."""
 
+import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -55,6 +59,8 @@ REFUSED_KEYS = {
 }  # fmt: skip
 """Keys of other tools that a student cannot honour, and why."""
 
+_WORD = re.compile(r"[A-Za-z0-9]+")
+_LONGEST_ID = 40
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})\s*[x×X]\s*([1-9][0-9]{0,4})")
@@ -121,6 +127,45 @@ def overridden(values: Mapping[str, Value], by: Mapping[str, Value]) -> dict[str
     """Values, and others that take their place; a size takes that of an aspect too, and seconds that of frames."""
     replaced = {other for pair in _INSTEAD for other in pair if set(pair) & set(by)}
     return {key: value for key, value in values.items() if key not in replaced} | dict(by)
+
+
+def with_ids(shots: Sequence[Shot]) -> tuple[Shot, ...]:
+    """The shots, with ids for those whose id is empty.
+
+    An id is made of the prompt's first words, and where these are not all of it, of a hash of the prompt: it stays when
+    other shots are added or moved. Shots of the same prompt are told apart by numbers, in order.
+    """
+    used = {shot.id.lower() for shot in shots if shot.id}
+    counts: Counter[str] = Counter()
+    found = []
+    for shot in shots:
+        if not shot.id:
+            base = _id_of(shot.prompt)
+            name = base
+            while name in used:
+                counts[base] += 1
+                name = f"{base}-{counts[base] + 1}"
+            used.add(name)
+            shot = replace(shot, id=name)
+        found.append(shot)
+    return tuple(found)
+
+
+def _id_of(prompt: str) -> str:
+    plain = unicodedata.normalize("NFKD", prompt.lower())
+    words = _WORD.findall("".join(sign for sign in plain if not unicodedata.combining(sign)))
+    name = ""
+    for number, word in enumerate(words):
+        if len(name) + 1 + len(word) > _LONGEST_ID:
+            words = words[:number]
+            break
+        name += f"-{word}" if name else word
+    letters = sum(sign.isalnum() for sign in plain)
+    told = sum(map(len, words))
+    if told < letters or id_problem(name):
+        digest = hashlib.sha256(prompt.encode()).hexdigest()[:4]
+        name = f"{name or 'shot'}-{digest}"
+    return name
 
 
 def make_film(values: Mapping[str, Value], line: int, folder: Path) -> FilmSettings:

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swd_video.plain_text import did_you_mean, on_one_line
-from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
-from swd_video.studio.shot_values import REFUSED_KEYS, SHOT_KEYS, Value, Written, make_shot, read_values
+from swd_video.studio.shot_values import (
+    REFUSED_KEYS,
+    SHOT_KEYS,
+    Value,
+    Written,
+    make_shot,
+    read_values,
+    with_ids,
+)
 from swd_video.yaml_source import SourceError
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}

@@ -1,4 +1,4 @@
-"""Takes between two stages, in memory and on disk: what is computed is never computed again.
+"""Takes between two stages, in memory and on disk: what is computed is never computed again, and several together.
 
 After every stage a take leaves one small file with its clean latents and with where its noise was. Whoever comes later,
 be it the next run after a kill or `render` after `draft`, goes on from there and gets the bytes of a run that never
@@ -6,10 +6,10 @@ stopped.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,10 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.stage_state import StageState
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import start_picture
-from swd_video.studio.folder import STATE_KEY
+from swd_video.studio.folder import DRAFTS_REPORT_NAME, STATE_KEY, read_object
+from swd_video.studio.script import MAX_TAKES
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,37 @@ class TakeState:
     def is_finite(self) -> bool:
         """Whether the latents are numbers."""
         return self.after is None or bool(self.after.latents.isfinite().all())
+
+
+def in_batches(items: Iterable[_Item], key: Callable[[_Item], Hashable], size: int) -> Iterator[list[_Item]]:
+    """Items of the same key, so many at a time; the last of each key are fewer.
+
+    A batch comes as soon as it is full. At most one of each key waits.
+    """
+    waiting: dict[Hashable, list[_Item]] = {}
+    for item in items:
+        batch = waiting.setdefault(kind := key(item), [])
+        batch.append(item)
+        if len(batch) == size:
+            yield waiting.pop(kind)
+    yield from waiting.values()
+
+
+def kind_of(clip: PlannedClip) -> Hashable:
+    """Clips that are equal in this can be computed together: size, and whether they start from a picture."""
+    return clip.size, clip.take.shot.picture is not None or clip.continues is not None
+
+
+def check_batch(batch: int | None) -> None:
+    """Refuse, with a ValueError, what is no number of takes."""
+    if batch is not None and not 1 <= batch <= MAX_TAKES:
+        raise ValueError(f"--batch {batch}: expected a number of takes, from 1 to {MAX_TAKES}.")
+
+
+def drafted_together(out: Path) -> int:
+    """How many takes the last drafts in a folder of clips were computed with; 1 where there are none."""
+    batch = read_object(out / DRAFTS_REPORT_NAME).get("batch")
+    return batch if type(batch) is int and 1 <= batch <= MAX_TAKES else 1
 
 
 def run_stages(

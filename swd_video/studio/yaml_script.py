@@ -1,5 +1,6 @@
-"""Scripts in YAML: what is accepted, and what is refused with its line and key."""
+"""Scripts in YAML or JSON, of the same keys: what is accepted, and what is refused with its line and key."""
 
+import json
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ from swd_video.studio.shot_values import (
 )
 from swd_video.yaml_source import Mapping, Source, SourceError, describe
 
+_NULL = "tag:yaml.org,2002:null"
 _PROSE = ("prompt", "title", "marker")
 
 
@@ -29,10 +31,9 @@ class YamlReader(ScriptReader):
 
     def read(self, text: str, path: Path) -> Script:
         """See `ScriptReader.read`."""
-        return self.read_source(Source(text, path))
+        return self._read(Source(text, path))
 
-    def read_source(self, source: Source) -> Script:
-        """The script that a tree holds. Raises as `read` does."""
+    def _read(self, source: Source) -> Script:
         root, path = source.root, source.path
         if root is None:
             raise SourceError(f"{path}:1: the script is empty. Give it at least `shots:` with one shot.")
@@ -57,6 +58,31 @@ class YamlReader(ScriptReader):
             warnings=tuple(source.warnings),
             film=film,
         )
+
+
+class JsonReader(YamlReader):
+    """An object with `shots`, and optionally the other keys of a script; or nothing but a list of prompts or shots.
+
+    JSON is YAML too, whose reader knows the line of every value; what `null` stands at is not given.
+    """
+
+    def read(self, text: str, path: Path) -> Script:
+        """See `ScriptReader.read`."""
+        try:
+            json.loads(text, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as error:
+            problem = error.msg[0].lower() + error.msg[1:]
+            raise SourceError(
+                f"{path}:{error.lineno}: not valid JSON: {problem}, at column {error.colno}. Check commas, quotes and "
+                "brackets there."
+            ) from None
+        except (RecursionError, ValueError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise SourceError(f"{path}: not valid JSON: {reason}.") from None
+        # A tab between values is none of YAML's; inside of a text JSON has none.
+        source = Source(text.replace("\t", " "), path)
+        _drop_nulls(source.root)
+        return self._read(source)
 
 
 def parse_script(text: str, path: str | Path) -> Script:
@@ -97,3 +123,18 @@ def _read_shot(source: Source, index: int, node: yaml.Node, defaults: dict[str, 
         if not entry.has(name):
             raise entry.missing(name, "text")
     return make_shot(_values(entry, SHOT_KEYS), defaults, line, folder)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _drop_nulls(root: yaml.Node | None) -> None:
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            node.value = [(name, value) for name, value in node.value if value.tag != _NULL]
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.studio.made_ids import with_ids
 from swd_video.studio.script import Transition, load_script
+from swd_video.studio.shot_values import with_ids
 from swd_video.yaml_source import SourceError
 
 from .script_file import read
