@@ -76,8 +76,8 @@ def joined(clip: PlannedClip, videos: Mapping[str, str], out: Path) -> PlannedCl
     )
 
 
-def said_to_be_finished(clips: Iterable[PlannedClip], out: Path) -> set[str]:
-    """The names of the clips that are finished, as their sidecars have it; whether files are whole is not looked at."""
+def finished_videos(clips: Iterable[PlannedClip], out: Path) -> dict[str, str]:
+    """The hashes of the videos of finished clips, by name, as their sidecars have it; the files are not looked at."""
     videos: dict[str, str] = {}
     for planned in in_chain_order(clips):
         clip = joined(planned, videos, out)
@@ -85,7 +85,7 @@ def said_to_be_finished(clips: Iterable[PlannedClip], out: Path) -> set[str]:
         is_kept = bool(sidecar) and planned.take.shot.keeps(planned.take.take)
         if is_kept or (clip is not None and sidecar.get("content_hash") == clip.content_hash):
             videos[planned.name] = video_hash(planned.name, out)
-    return set(videos)
+    return videos
 
 
 def video_hash(name: str, out: Path) -> str:

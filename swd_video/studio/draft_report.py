@@ -163,11 +163,11 @@ def cost_of(results: Sequence[DraftResult], model: ModelFacts, known: Mapping[st
     for result in there:
         key = f"{model.fingerprint} {model.decoder} {result.clip.size} {result.stage}"
         if key not in counted:
-            grid = model.compression.latent_size(result.clip.size)
-            schedule = model.schedule.scaled_to(grid, model.compression)
             found = known.get(key)
             is_known = isinstance(found, list) and len(found) == 2 and all(type(n) is int for n in found)
-            counted[key] = found if is_known else model.count_draft(schedule, result.stage)
+            counted[key] = (
+                found if is_known else model.count_draft(model.schedule_of(result.clip.size), result.stage)
+            )
         if counted[key] is not None:
             sums = [sum(pair) for pair in zip(sums, counted[key], strict=True)]
     is_counted = bool(there) and None not in counted.values()

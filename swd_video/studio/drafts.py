@@ -16,7 +16,7 @@ from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
-from swd_video.studio.continuation import joined, said_to_be_finished, video_hash
+from swd_video.studio.continuation import finished_videos, joined
 from swd_video.studio.draft_files import find_draft, show_drafts, write_draft
 from swd_video.studio.draft_page import write_pages
 from swd_video.studio.draft_report import DraftReport, DraftResult, cost_of
@@ -96,33 +96,24 @@ def draft(
     """
     script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
     check_batch(batch)
-
-    def planned(earlier: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
-        return plan_takes(script, known_takes(script, earlier, out), seeds, again, only, skip)
-
-    planned(read_object(out / DRAFTS_REPORT_NAME))  # refused before the model is loaded
+    _plan_takes(script, out, seeds, again, only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     pipe, facts = open_model(
         model or script.model, out, progress, device=device, dtype=dtype, options=options
     )
-    facts, stages = replace(facts, batch=batch), draft_stages(facts, stages, progress)
+    facts, stages = replace(facts, batch=batch), _draft_stages(facts, stages, progress)
     with alone_in(out):
-        earlier = read_object(out / DRAFTS_REPORT_NAME)
-        takes, work = planned(earlier)
+        takes, work = _plan_takes(script, out, seeds, again, only, skip)
         run = _DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
         run.plan(work)
         with alone_in(out / DRAFTS_FOLDER):
-            report = run.make(earlier)
+            report = run.make()
     progress.done("failed" if report.count("failed") else "done", report.summary())
     return report
 
 
-def draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> int:
-    """How many stages a draft takes: as asked, as measured for the student, or else the first half of them.
-
-    Raises:
-        ValueError: It has not so many.
-    """
+def _draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> int:
+    """How many stages a draft takes: as asked, as measured for the student, or else the first half of them."""
     count = len(model.schedule)
     if asked is not None and not 1 <= asked <= count:
         raise ValueError(
@@ -138,9 +129,9 @@ def draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> in
     return asked or model.draft_stages or count
 
 
-def plan_takes(
+def _plan_takes(
     script: Script,
-    known: Mapping[str, tuple[int, set[int]]],
+    out: Path,
     seeds: int,
     again: Sequence[str],
     only: Sequence[str],
@@ -148,16 +139,12 @@ def plan_takes(
 ) -> tuple[dict[str, int], set[str]]:
     """How many takes every shot has, and the names of those that this run looks after.
 
-    New seeds are drawn when all that were asked for before have a draft; so the same command goes on after a kill.
-
-    `known` are, by shot, how many takes were asked for before and the numbers of those that have a draft; `seeds` are
-    takes of a shot, or new ones of a shot in `again`.
-
-    Raises:
-        ValueError: There is no such shot or take, or there would be too many.
+    `seeds` are takes of a shot, or new ones of a shot in `again`; these are drawn when all that were asked for before
+    have a draft, so the same command goes on after a kill.
     """
     if not 1 <= seeds <= MAX_TAKES:
         raise ValueError(f"--seeds {seeds}: expected a number of takes, from 1 to {MAX_TAKES}.")
+    known = _known_takes(script, out)
     takes: dict[str, int] = {}
     fresh: set[str] = set()
     chosen = {shot.id for shot in script.shots}
@@ -186,12 +173,9 @@ def plan_takes(
     }, work
 
 
-def known_takes(script: Script, earlier: Mapping[str, Any], out: Path) -> dict[str, tuple[int, set[int]]]:
-    """How many takes of each shot earlier runs were asked for, and the numbers of those that have a draft.
-
-    `earlier` is what `drafts.json` holds.
-    """
-    counts = earlier.get("takes")
+def _known_takes(script: Script, out: Path) -> dict[str, tuple[int, set[int]]]:
+    """How many takes of each shot earlier runs were asked for, and the numbers of those that have a draft."""
+    counts = read_object(out / DRAFTS_REPORT_NAME).get("takes")
     known: dict[str, tuple[int, set[int]]] = {}
     for shot in script.shots:
         count = counts.get(shot.id) if isinstance(counts, Mapping) else None
@@ -238,7 +222,8 @@ class _DraftRun:
         takes = (picked.take(shot, number) for shot, count in counts for number in range(1, count + 1))
         clips = plan_clips(picked, self.model, takes=takes)
         self.warnings = [*self.script.warnings, *prompt_warnings(picked, clips)]
-        videos = self._finished_videos(picked)
+        continued = any(shot.continues is not None for shot in picked.shots)
+        videos = finished_videos(plan_clips(picked, self.model), self.out) if continued else {}
         for planned in clips:
             if planned.take.take > self.takes[planned.take.shot.id]:
                 continue
@@ -257,18 +242,11 @@ class _DraftRun:
             if clip.name in names:
                 self.work.append(result)
 
-    def _finished_videos(self, script: Script) -> dict[str, str]:
-        """Hashes of the clips that others may continue."""
-        if all(shot.continues is None for shot in script.shots):
-            return {}
-        finished = said_to_be_finished(plan_clips(script, self.model), self.out)
-        return {name: video_hash(name, self.out) for name in finished}
-
-    def make(self, earlier: Mapping[str, Any]) -> DraftReport:
-        """Compute what is missing, and write the pages; `earlier` is what `drafts.json` held before."""
+    def make(self) -> DraftReport:
+        """Compute what is missing, and write the pages."""
         missing = [result for result in self.work if result.status == "pending"]
         self._tell_plan(missing)
-        cost = earlier.get("cost")
+        cost = read_object(self.out / DRAFTS_REPORT_NAME).get("cost")
         counted = cost.get("counted") if isinstance(cost, Mapping) else None
         counted = dict(counted) if isinstance(counted, Mapping) else {}
         self.cost = {"counted": counted}

@@ -27,7 +27,7 @@ from swd_video.studio.clip_files import (
 )
 from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
-from swd_video.studio.continuation import in_chain_order, joined, said_to_be_finished, video_hash
+from swd_video.studio.continuation import finished_videos, in_chain_order, joined, video_hash
 from swd_video.studio.draft_files import find_draft
 from swd_video.studio.film import check_film, make_film
 from swd_video.studio.folder import (
@@ -208,7 +208,7 @@ class _RenderRun:
 
     def _tell_plan(self, clips: Sequence[PlannedClip]) -> None:
         """Tell how many clips there are, and how much work each is that its sidecar does not call finished."""
-        steps, finished = {}, said_to_be_finished(clips, self.out)
+        steps, finished = {}, finished_videos(clips, self.out)
         for clip in clips:
             if clip.name in self.chosen and clip.name not in finished:
                 sizes = [*(size for _, size in clip.stages), clip.shown_size]

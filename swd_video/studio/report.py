@@ -63,26 +63,24 @@ class ClipResult:
                 stage | {"seconds": seconds} for stage, seconds in zip(stages_of(clip), times, strict=True)
             ],
         }
-        joins = self.kept.get("joins")
-        before = joins.get("clip") if isinstance(joins, Mapping) else None
-        if continues := before if self.kept else clip.continues:
-            entry["continues"] = continues
-        if clip.prompt != clip.take.shot.prompt and not self.kept:
-            entry["read_as"] = clip.prompt
-        if clip.unknown_words and not self.kept:
-            entry["unknown_words"] = clip.unknown_words
+        entry |= self._as_kept() if self.kept else self._as_planned()
         entry |= shot_entry(clip.take.shot)
-        entry |= self._as_kept()
         return entry | ({"error": self.error} if self.error else {})
+
+    def _as_planned(self) -> dict[str, Any]:
+        clip = self.clip
+        read_as = None if clip.prompt == clip.take.shot.prompt else clip.prompt
+        more = {"continues": clip.continues, "read_as": read_as, "unknown_words": clip.unknown_words}
+        return {key: value for key, value in more.items() if value}
 
     def _as_kept(self) -> dict[str, Any]:
         """What is another than the script says."""
-        if not self.kept:
-            return {}
         keys = ("prompt", "read_as", "seed", "frames", "width", "height", "fps", "seconds")
-        stages = self.kept.get("stages")
+        joins, stages = self.kept.get("joins"), self.kept.get("stages")
+        before = joins.get("clip") if isinstance(joins, Mapping) else None
         listed = [{**stage, "seconds": None} for stage in stages] if isinstance(stages, list) else []
-        return {"kept": True, **{key: self.kept[key] for key in keys if key in self.kept}, "stages": listed}
+        kept = {key: self.kept[key] for key in keys if key in self.kept}
+        return {"kept": True, **kept, "stages": listed, **({"continues": before} if before else {})}
 
     def line(self) -> str:
         """What became of it, to be read after its name."""
