@@ -148,30 +148,19 @@ def lay_out(
     spans: list[Span] = []
     for (start, stop), fade, following in zip(ranges, fades, [*fades[1:], 0], strict=True):
         if fade + following > stop - start:
-            raise _too_short(script, settings, shots, len(spans), stop - start, (fade, following))
+            shot = shots[len(spans)]
+            problem = (
+                f"{shot.id} has {stop - start} frames for the film, and its crossfades need {fade} and {following}. "
+                "Make them shorter, or let one be a cut."
+            )
+            blamed = shots[len(spans) + 1] if following > fade else shot  # for the longer one
+            if blamed.transition is None:
+                raise settings.error(script, "crossfade", problem)
+            raise script.shot_error(blamed, "transition", problem)
         at -= fade
         spans.append(Span(start, stop, fade, at))
         at += stop - start
     return spans, notes
-
-
-def _too_short(
-    script: Script,
-    settings: FilmSettings,
-    shots: Sequence[Shot],
-    index: int,
-    frames: int,
-    fades: tuple[int, int],
-) -> ValueError:
-    """An error about the longer one of the crossfades at both ends of a clip."""
-    problem = (
-        f"{shots[index].id} has {frames} frames for the film, and its crossfades need {fades[0]} and {fades[1]}. Make "
-        "them shorter, or let one be a cut."
-    )
-    blamed = shots[index + (fades[1] > fades[0])]
-    if blamed.transition is None:
-        return settings.error(script, "crossfade", problem)
-    return script.shot_error(blamed, "transition", problem)
 
 
 def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
@@ -191,7 +180,7 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
     played = [packets[take.name] for take in takes]
     fps = _most((clip.fps, clip.frames) for clip in played)
     size = _most(((clip.height, clip.width), clip.frames) for clip in played)
-    lengths = [length_at(clip, fps) for clip in played]
+    lengths = [_length_at(clip, fps) for clip in played]
     repeated = [
         _repeated(sidecars[take.name], before.name) if packets[take.name].fps == fps else 0
         for take, before in zip(takes, [takes[-1], *takes], strict=False)
@@ -226,7 +215,7 @@ def sound_length(script: Script, settings: FilmSettings) -> Fraction:
         raise settings.error(script, "sound", str(error)) from None
 
 
-def length_at(clip: PacketIndex, fps: Fraction) -> int:
+def _length_at(clip: PacketIndex, fps: Fraction) -> int:
     """How many frames a clip has at a rate, counted as `read_video` does."""
     return clip.frames if clip.fps == fps else max(1, int(clip.frames / clip.fps * fps + Fraction(1, 20)))
 

@@ -14,25 +14,13 @@ Colour = tuple[int, int, int]
 
 # Of the systems that people render on; Pillow looks for them by these names. The first that has a letter draws it.
 _FONTS = (
-    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "Arial Unicode.ttf", "arial.ttf"),
-    *(
-        "NotoSansCJK-Regular.ttc",
-        "NotoSansCJKjp-Regular.otf",
-        "YuGothM.ttc",
-        "Hiragino Sans GB.ttc",
-        "PingFang.ttc",
-    ),
-    *("msyh.ttc", "malgun.ttf", "AppleSDGothicNeo.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf"),
-    *("NotoNaskhArabic-Regular.ttf", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf"),
-    *(
-        "NotoSansDevanagari-Regular.ttf",
-        "NotoSansThai-Regular.ttf",
-        "Nirmala.ttf",
-        "seguisym.ttf",
-        "seguiemj.ttf",
-    ),
-    *("NotoSansSymbols2-Regular.ttf", "unifont.otf", "unifont.ttf"),
-)
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "Arial Unicode.ttf", "arial.ttf",
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKjp-Regular.otf", "YuGothM.ttc", "Hiragino Sans GB.ttc", "PingFang.ttc",
+    "msyh.ttc", "malgun.ttf", "AppleSDGothicNeo.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
+    "NotoNaskhArabic-Regular.ttf", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "Nirmala.ttf", "seguisym.ttf", "seguiemj.ttf",
+    "NotoSansSymbols2-Regular.ttf", "unifont.otf", "unifont.ttf",
+)  # fmt: skip
 _NOT_A_CHARACTER = "\uffff"
 
 
