@@ -19,7 +19,7 @@ from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.film import check_film
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
-from swd_video.studio.model import ModelFacts, load_model_for_planning
+from swd_video.studio.model import ScriptModel, load_model_for_planning
 from swd_video.studio.picks import with_picks
 from swd_video.studio.script import Script, Take, shot_and_take
 from swd_video.studio.take_state import check_batch, drafted_together, read_state
@@ -168,7 +168,7 @@ def check(
     clips = [clip for clip in planned if clip.take not in further]
     if script.film is not None and not errors:  # else the lengths of some are not known
         try:
-            check_film(script, {clip.name: clip.shown_size.frames for clip in clips}, facts.fps)
+            check_film(script, {clip.name: clip.shown_size.frames for clip in clips}, facts.pipe.fps)
         except SourceError as error:
             errors.append(error)
     checked, hashes = [CheckedClip(clip) for clip in clips], dict[str, str]()
@@ -221,7 +221,7 @@ def _look_for(
 
 def _memory(
     architecture: Architecture,
-    model: ModelFacts,
+    model: ScriptModel,
     clip: PlannedClip,
     precision: torch.dtype,
     options: LoadOptions,

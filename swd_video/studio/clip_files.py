@@ -19,7 +19,7 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
 from swd_video.studio.folder import read_object, sidecar_file, stage_preview
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 
 PREVIEW_LONG_SIDE_PX = 320
 """Previews of larger clips are scaled down to this."""
@@ -42,7 +42,7 @@ def decode(
 
 
 def write_clip(
-    clip: PlannedClip, frames: Iterator[UInt8[np.ndarray, "height width 3"]], model: ModelFacts, out: Path
+    clip: PlannedClip, frames: Iterator[UInt8[np.ndarray, "height width 3"]], model: ScriptModel, out: Path
 ) -> None:
     """Write the video, its preview and, last, its sidecar."""
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"

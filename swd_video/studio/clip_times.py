@@ -12,7 +12,7 @@ from swd_video.core.grid import PixelSize
 from swd_video.cost.gpus import load_gpus
 from swd_video.models.devices import device_name
 from swd_video.studio.clips import PlannedClip
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 
 UTILISATION = {"cpu": 0.25, "cuda": 0.5, "mps": 0.25}
 """Share of a device's speed at products of matrices that a clip is assumed to be made at, where none was timed."""
@@ -21,7 +21,7 @@ _PROBE_SIZES, _PROBE_SECONDS = (128, 1024), 0.1
 
 
 def estimate_seconds(
-    clips: Sequence[PlannedClip], model: ModelFacts, report: Mapping[str, Any], precision: torch.dtype
+    clips: Sequence[PlannedClip], model: ScriptModel, report: Mapping[str, Any], precision: torch.dtype
 ) -> dict[str, Any] | None:
     """Seconds for some clips, at least one, with the model loaded.
 
@@ -54,7 +54,7 @@ def estimate_seconds(
     }
 
 
-def _timed(report: Mapping[str, Any], model: ModelFacts, machine: str) -> dict[PixelSize, float]:
+def _timed(report: Mapping[str, Any], model: ScriptModel, machine: str) -> dict[PixelSize, float]:
     """Median seconds of clips by their size, where this model made them on this machine in the same way."""
     made = {
         "model_fingerprint": model.fingerprint,
@@ -77,7 +77,7 @@ def _timed(report: Mapping[str, Any], model: ModelFacts, machine: str) -> dict[P
     return {size: median(some) for size, some in times.items()}
 
 
-def _operations(sizes: Iterable[PixelSize], model: ModelFacts) -> dict[PixelSize, int] | None:
+def _operations(sizes: Iterable[PixelSize], model: ScriptModel) -> dict[PixelSize, int] | None:
     found = {}
     for size in sizes:
         schedule = model.schedule_of(size)

@@ -11,7 +11,7 @@ from typing import Any
 from swd_video.core.grid import PixelSize
 from swd_video.files import hash_file
 from swd_video.models.words import describe_unknown, knows_nothing, unknown_words, with_known_words
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.pictures import open_picture
 from swd_video.studio.script import Script, Shot, Take
 from swd_video.studio.sizes import ShotSizes
@@ -101,7 +101,7 @@ class _Problems:
 
 def plan_clips(
     script: Script,
-    model: ModelFacts,
+    model: ScriptModel,
     problems: list[SourceError] | None = None,
     takes: Iterable[Take] | None = None,
 ) -> list[PlannedClip]:
@@ -138,7 +138,7 @@ def plan_clips(
 
 def _plan_clip(
     take: Take,
-    model: ModelFacts,
+    model: ScriptModel,
     size: PixelSize,
     prompt: str,
     unknown: Mapping[str, list[str]],
@@ -148,7 +148,7 @@ def _plan_clip(
 ) -> PlannedClip:
     together = [f"batch {model.batch}"] if model.batch > 1 else []
     stages = tuple(
-        (stage.sigma, model.compression.pixel_size(stage.grid)) for stage in model.schedule_of(size)
+        (stage.sigma, model.pipe.compression.pixel_size(stage.grid)) for stage in model.schedule_of(size)
     )
     metadata = {
         "title": take.name,
@@ -161,7 +161,7 @@ def _plan_clip(
         "render_version": RENDER_VERSION,
         "model": [model.fingerprint, model.device, model.dtype, *model.options, *together],
         "size": size.as_tuple(),
-        "fps": model.fps,
+        "fps": model.pipe.fps,
         "stages": [[sigma, *stage_size.as_tuple()] for sigma, stage_size in stages],
         "metadata": metadata,
     }
@@ -174,8 +174,8 @@ def _plan_clip(
     return PlannedClip(
         take=take,
         size=size,
-        shown_size=model.shown_size(model.compression.latent_size(size)),
-        fps=model.fps,
+        shown_size=model.pipe.model.shown_size(model.pipe.compression.latent_size(size)),
+        fps=model.pipe.fps,
         stages=stages,
         metadata=metadata,
         content_hash=hash_content(fields | {"model": [*fields["model"], *model.decoding]}),
@@ -221,7 +221,7 @@ def length_notes(clips: Sequence[PlannedClip]) -> list[str]:
 
 
 def _read_prompts(
-    script: Script, model: ModelFacts, problems: _Problems
+    script: Script, model: ScriptModel, problems: _Problems
 ) -> dict[str, tuple[str, dict[str, list[str]]]]:
     """Every prompt as the model is given it, with the words that it does not know."""
     readings: dict[str, tuple[str, dict[str, list[str]]]] = {}
@@ -232,15 +232,15 @@ def _read_prompts(
     return readings
 
 
-def _read_prompt(script: Script, shot: Shot, model: ModelFacts) -> tuple[str, dict[str, list[str]]]:
+def _read_prompt(script: Script, shot: Shot, model: ScriptModel) -> tuple[str, dict[str, list[str]]]:
     """A prompt whose end the text encoder would never see is refused, and one of which it would see nothing."""
     prompt = with_known_words(model.tokenizer, shot.prompt)
-    count = model.count_tokens(prompt)
-    if count > model.text_length:
+    count = model.pipe.model.count_tokens(prompt)
+    if count > (limit := model.pipe.model.max_tokens):
         raise script.shot_error(
             shot,
             "prompt",
-            f"has {count} tokens, and {model.name} reads {model.text_length}: its end would be lost. Shorten it.",
+            f"has {count} tokens, and {model.name} reads {limit}: its end would be lost. Shorten it.",
         )
     unknown = unknown_words(model.tokenizer, prompt)
     if knows_nothing(model.tokenizer, prompt):
@@ -254,7 +254,7 @@ def _read_prompt(script: Script, shot: Shot, model: ModelFacts) -> tuple[str, di
 
 
 def _hash_pictures(
-    script: Script, model: ModelFacts, sizes: ShotSizes, problems: _Problems
+    script: Script, model: ScriptModel, sizes: ShotSizes, problems: _Problems
 ) -> dict[Path, str]:
     """Hashes of the bytes of all pictures, after a look at each."""
     hashes: dict[Path, str] = {}
@@ -279,7 +279,7 @@ def _hash_pictures(
 
 
 def _continued_takes(
-    script: Script, model: ModelFacts, sizes: ShotSizes, problems: _Problems
+    script: Script, model: ScriptModel, sizes: ShotSizes, problems: _Problems
 ) -> dict[str, str]:
     """By the id of a shot, the name of the clip that it continues."""
     shots = {shot.id: shot for shot in script.shots}

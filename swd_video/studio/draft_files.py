@@ -20,7 +20,7 @@ from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import NOT_FINITE, shrink, stages_of
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.folder import DRAFTS_FOLDER, read_object, sidecar_file, state_file
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.take_state import TakeState
 
 # What a clip is made of, as people call it.
@@ -103,7 +103,7 @@ def write_draft(
     state: TakeState,
     frames: UInt8[np.ndarray, "frames height width 3"],
     seconds: float,
-    model: ModelFacts,
+    model: ScriptModel,
     out: Path,
 ) -> None:
     """Write the preview, which lasts as long as the clip will, and then the JSON file.

@@ -9,14 +9,14 @@ from swd_video.files import whole_file
 from swd_video.pages import page_template
 from swd_video.studio.draft_report import DraftReport, DraftResult
 from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_other_pages, in_pages
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
 
 SHOTS_ON_A_PAGE = 50
 _TEMPLATE = Path(__file__).with_name("drafts.html.jinja")
 
 
-def write_pages(out: Path, script: Script, model: ModelFacts, report: DraftReport) -> list[Path]:
+def write_pages(out: Path, script: Script, model: ScriptModel, report: DraftReport) -> list[Path]:
     """Write `drafts.html`, and for many shots `drafts_2.html` and so on; those of an earlier, longer script go.
 
     Returns:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.draft_files import KeptDraft
 from swd_video.studio.folder import DRAFTS_FOLDER
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script, Shot
 from swd_video.studio.take_state import TakeState
 
@@ -135,7 +135,7 @@ class DraftReport:
             "warnings": list(self.warnings),
         }
 
-    def describe(self, script: Script, model: ModelFacts) -> dict[str, Any]:
+    def describe(self, script: Script, model: ScriptModel) -> dict[str, Any]:
         """The content of `drafts.json`."""
         return {
             "title": script.title,
@@ -147,7 +147,7 @@ class DraftReport:
         }
 
 
-def cost_of(results: Sequence[DraftResult], model: ModelFacts, known: Mapping[str, Any]) -> dict[str, Any]:
+def cost_of(results: Sequence[DraftResult], model: ScriptModel, known: Mapping[str, Any]) -> dict[str, Any]:
     """What the drafts that are there took, and would take as whole clips.
 
     `known` is what an earlier run counted, as `counted` below; counting takes seconds.

@@ -10,7 +10,7 @@ from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
 from swd_video.studio.draft_report import DraftReport, DraftResult
 from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_SHEET_NAME
 from swd_video.studio.lettering import draw_text
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
 
 _LONG_SIDE_PX = 120
@@ -22,7 +22,7 @@ _PICKED_MARK = "  picked"
 _BACKGROUND, _FAINT, _PICKED = (250, 250, 248), (110, 110, 110), (23, 105, 58)
 
 
-def write_sheets(out: Path, script: Script, model: ModelFacts, report: DraftReport) -> None:
+def write_sheets(out: Path, script: Script, model: ScriptModel, report: DraftReport) -> None:
     """Write `drafts.png`, and more of them for many shots.
 
     Raises:

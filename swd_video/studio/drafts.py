@@ -13,7 +13,6 @@ from typing import Any
 from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import NOT_FINITE
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import finished_videos, joined
@@ -29,7 +28,7 @@ from swd_video.studio.folder import (
     state_file,
     why_it_failed,
 )
-from swd_video.studio.model import LoadedModel, ModelFacts, open_model
+from swd_video.studio.model import ScriptModel, open_model
 from swd_video.studio.picks import named_takes, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
@@ -57,7 +56,7 @@ def draft(
     stages: int | None = None,
     again: Sequence[str] = (),
     batch: int = 1,
-    model: str | LoadedModel | None = None,
+    model: str | ScriptModel | None = None,
     device: Device = "auto",
     dtype: Precision = "auto",
     reader: str | None = None,
@@ -98,13 +97,11 @@ def draft(
     check_batch(batch)
     _plan_takes(script, out, seeds, again, only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
-    pipe, facts = open_model(
-        model or script.model, out, progress, device=device, dtype=dtype, options=options
-    )
+    facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
     facts, stages = replace(facts, batch=batch), _draft_stages(facts, stages, progress)
     with alone_in(out):
         takes, work = _plan_takes(script, out, seeds, again, only, skip)
-        run = _DraftRun(script, pipe, facts, out, progress, stages, takes, stop)
+        run = _DraftRun(script, facts, out, progress, stages, takes, stop)
         run.plan(work)
         with alone_in(out / DRAFTS_FOLDER):
             report = run.make()
@@ -112,7 +109,7 @@ def draft(
     return report
 
 
-def _draft_stages(model: ModelFacts, asked: int | None, progress: Progress) -> int:
+def _draft_stages(model: ScriptModel, asked: int | None, progress: Progress) -> int:
     """How many stages a draft takes: as asked, as measured for the student, or else the first half of them."""
     count = len(model.schedule)
     if asked is not None and not 1 <= asked <= count:
@@ -201,8 +198,7 @@ class _DraftRun:
     """
 
     script: Script
-    pipe: ScaleWisePipeline
-    model: ModelFacts
+    model: ScriptModel
     out: Path
     progress: Progress
     stages: int
@@ -315,7 +311,9 @@ class _DraftRun:
 
         try:
             clips, states = [result.clip for result in part], [result.state for result in part]
-            states = run_stages(clips, states, self.pipe, keep, until=self.stages, rows=self.model.batch)
+            states = run_stages(
+                clips, states, self.model.pipe, keep, until=self.stages, rows=self.model.batch
+            )
         except Exception as error:  # whatever goes wrong with some, the others are still wanted
             self._fail(part, error)
             return
@@ -326,7 +324,7 @@ class _DraftRun:
 
     def _show(self, part: Sequence[DraftResult], began: float) -> None:
         try:
-            shown = show_drafts([one.clip for one in part], [one.state for one in part], self.pipe)
+            shown = show_drafts([one.clip for one in part], [one.state for one in part], self.model.pipe)
             for result, frames in zip(part, shown, strict=True):
                 result.seconds = (time.perf_counter() - began) / len(part)
                 write_draft(result.clip, result.state, frames, result.seconds, self.model, self.out)

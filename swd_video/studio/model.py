@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from swd_video.core.grid import Compression, LatentSize, PixelSize
+from swd_video.core.grid import PixelSize
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.environment import collecting_no_garbage
 from swd_video.files import alone_in
@@ -31,18 +31,13 @@ _OF_DECODING = {"vae_tiling", "vae_slicing", "decode_timestep", "decode_noise"}
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What planning needs to know about a loaded model.
+class ScriptModel:
+    """A student that can make clips, or only plan them, and what planning needs to know about it.
 
     Attributes:
         name: As the script names it; written into every clip.
+        pipe: What makes clips; without weights where they are only planned.
         fingerprint: Hash of its files.
-        fps: Frames per second of the clips it makes.
-        compression: Which sizes are legal for it.
-        shown_size: Tells the size in pixels that clips on a grid are shown in.
-        schedule: Its stages at its native size.
-        text_length: Tokens of a prompt that it reads.
-        count_tokens: Tells how many tokens a prompt has.
         tokenizer: Tells which words it knows.
         device: Kind of device that it runs on, for example "cpu".
         dtype: Precision, for example "float32".
@@ -57,13 +52,8 @@ class ModelFacts:
     """
 
     name: str
+    pipe: ScaleWisePipeline
     fingerprint: str
-    fps: float
-    compression: Compression
-    shown_size: Callable[[LatentSize], PixelSize]
-    schedule: ScaleSchedule
-    text_length: int
-    count_tokens: Callable[[str], int]
     tokenizer: Any
     device: str
     dtype: str
@@ -75,27 +65,26 @@ class ModelFacts:
     draft_stages: int | None = None
     count_draft: Callable[[ScaleSchedule, int], tuple[int, int] | None] = lambda schedule, stages: None
 
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """Its stages at its native size."""
+        return self.pipe.scheduler.schedule
+
     def schedule_of(self, size: PixelSize) -> ScaleSchedule:
         """The stages of clips of a size."""
-        return self.schedule.scaled_to(self.compression.latent_size(size), self.compression)
-
-
-class LoadedModel(NamedTuple):
-    """A student that can make clips, and what planning them needs."""
-
-    pipe: ScaleWisePipeline
-    facts: ModelFacts
+        compression = self.pipe.compression
+        return self.schedule.scaled_to(compression.latent_size(size), compression)
 
 
 def open_model(
-    model: str | LoadedModel,
+    model: str | ScriptModel,
     out: Path,
     progress: Progress,
     *,
     device: Device,
     dtype: Precision,
     options: LoadOptions,
-) -> LoadedModel:
+) -> ScriptModel:
     """The model of a run that writes into a folder; one that is loaded stays as it is.
 
     Loading takes long: that nothing can be written there shows before. The progress shows the stages in the place of
@@ -124,7 +113,7 @@ def load_model_for_rendering(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     options: LoadOptions = DEFAULT_OPTIONS,
-) -> LoadedModel:
+) -> ScriptModel:
     """Load a student, whose name is as `Student.load` takes it, and gather what planning needs.
 
     Raises:
@@ -133,10 +122,9 @@ def load_model_for_rendering(
     student = Student.load(name)
     pipe = student.pipeline(device=device, dtype=dtype, options=options)
     fingerprint = student.fingerprint(options.transformer_file)
-    facts = _describe(
+    return _describe(
         name, student, pipe, fingerprint=fingerprint, device=device, dtype=dtype, options=options
     )
-    return LoadedModel(pipe, facts)
 
 
 def load_model_for_planning(
@@ -146,7 +134,7 @@ def load_model_for_planning(
     dtype: torch.dtype,
     options: LoadOptions,
     hashed: bool,
-) -> "tuple[Architecture, ModelFacts]":
+) -> "tuple[Architecture, ScriptModel]":
     """The same facts that `load_model_for_rendering` gives, of config files and tokenizers alone, however large it is.
 
     Where its files are not `hashed`, its fingerprint, by which finished clips are told, is empty.
@@ -203,21 +191,16 @@ def _describe(
     dtype: torch.dtype,
     options: LoadOptions,
     architecture: "Architecture | None" = None,
-) -> ModelFacts:
+) -> ScriptModel:
     """What planning needs of a student's pipeline, whose networks need no weights for that but the decoder."""
     decoder = "" if pipe.model.decoder is None else weights_digest(pipe.model.decoder)
     # The files' bytes are in the hashes; where they lie does not matter.
     settings = options.model_dump(exclude_defaults=True, exclude={"transformer_file", "decoder"})
     texts = {key: f"{key} {value}" for key, value in settings.items()}
-    return ModelFacts(
+    return ScriptModel(
         name=name,
+        pipe=pipe,
         fingerprint=fingerprint,
-        fps=pipe.fps,
-        compression=pipe.compression,
-        shown_size=pipe.model.shown_size,
-        schedule=pipe.scheduler.schedule,
-        text_length=pipe.model.max_tokens,
-        count_tokens=pipe.model.count_tokens,
         tokenizer=pipe.model.pipe.tokenizer,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),

@@ -16,7 +16,6 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
-from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clip_files import (
     NOT_FINITE,
     decode,
@@ -39,7 +38,7 @@ from swd_video.studio.folder import (
     state_file,
     why_it_failed,
 )
-from swd_video.studio.model import LoadedModel, ModelFacts, open_model
+from swd_video.studio.model import ScriptModel, open_model
 from swd_video.studio.picks import select_takes, with_picks
 from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
@@ -62,7 +61,7 @@ def render(
     script: Script | str | Path,
     out: str | Path,
     *,
-    model: str | LoadedModel | None = None,
+    model: str | ScriptModel | None = None,
     device: Device = "auto",
     dtype: Precision = "auto",
     reader: str | None = None,
@@ -107,11 +106,9 @@ def render(
     check_batch(batch)
     select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
-    pipe, facts = open_model(
-        model or script.model, out, progress, device=device, dtype=dtype, options=options
-    )
+    facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
     facts = replace(facts, batch=drafted_together(out) if batch is None else batch)
-    run = _RenderRun(with_picks(script, out), pipe, facts, out, progress, previews, stop)
+    run = _RenderRun(with_picks(script, out), facts, out, progress, previews, stop)
     run.plan(only, skip)
     with alone_in(out):
         run.make()
@@ -152,8 +149,7 @@ class _RenderRun:
     """
 
     script: Script
-    pipe: ScaleWisePipeline
-    model: ModelFacts
+    model: ScriptModel
     out: Path
     progress: Progress
     previews: bool
@@ -180,7 +176,9 @@ class _RenderRun:
         for line in length_notes(clips):
             self.progress.note(line)
         if self.script.film is not None:
-            check_film(self.script, {clip.name: clip.shown_size.frames for clip in clips}, self.model.fps)
+            check_film(
+                self.script, {clip.name: clip.shown_size.frames for clip in clips}, self.model.pipe.fps
+            )
 
     def make(self) -> None:
         """Render what is not finished."""
@@ -246,7 +244,7 @@ class _RenderRun:
         for some in in_batches(waiting, lambda at: states[at].stages, self.model.batch):
             try:
                 clips, begun = [part[at].clip for at in some], [states[at] for at in some]
-                done = run_stages(clips, begun, self.pipe, self._keep, rows=self.model.batch)
+                done = run_stages(clips, begun, self.model.pipe, self._keep, rows=self.model.batch)
             except Exception as error:  # whatever goes wrong with some, the others are still wanted
                 for at in some:
                     self._fail(part[at], error)
@@ -261,7 +259,9 @@ class _RenderRun:
                     if not state.is_finite:
                         raise FloatingPointError(NOT_FINITE)
                     assert state.after is not None
-                    write_clip(result.clip, decode(state.after.latents, self.pipe), self.model, self.out)
+                    write_clip(
+                        result.clip, decode(state.after.latents, self.model.pipe), self.model, self.out
+                    )
                     result.finish_seconds = round(time.perf_counter() - begun_to_finish, 6)
                     result.status = "rendered"
                 except Exception as error:
@@ -282,7 +282,7 @@ class _RenderRun:
         write_state(clip, state, state_file(clip.name, self.out))
         shown = None
         if self.previews and state.after is not None and state.stages < len(clip.stages):
-            shown = write_stage_preview(clip, state.after.latents, self.pipe, self.out)
+            shown = write_stage_preview(clip, state.after.latents, self.model.pipe, self.out)
         self.progress.stage(clip.take, state.stages - 1, len(clip.stages), shown)
 
     def _fail(self, result: ClipResult, error: Exception) -> None:

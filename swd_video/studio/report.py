@@ -11,7 +11,7 @@ from swd_video.studio.clips import PlannedClip
 from swd_video.studio.contact_sheet import SheetRow
 from swd_video.studio.film_record import film_entry, shot_entry
 from swd_video.studio.folder import read_object
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
 
 Status = Literal["pending", "rendered", "skipped", "failed"]
@@ -146,7 +146,7 @@ class RenderReport:
             described["film"] = self.film if folder is None else str(folder.resolve() / self.film)
         return described
 
-    def describe(self, script: Script, model: ModelFacts, out: Path) -> dict[str, Any]:
+    def describe(self, script: Script, model: ScriptModel, out: Path) -> dict[str, Any]:
         """The content of `render.json` in a folder."""
         described = self.as_dict()
         for entry, result in zip(described["shots"], self.results, strict=True):

@@ -4,7 +4,7 @@ import math
 from itertools import product
 
 from swd_video.core.grid import PixelSize
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script, Shot
 
 ASPECT_TOLERANCE = 0.05
@@ -17,9 +17,9 @@ _LARGEST_PX = 4096
 class ShotSizes:
     """The sizes of a script's shots for a model."""
 
-    def __init__(self, script: Script, model: ModelFacts) -> None:
+    def __init__(self, script: Script, model: ScriptModel) -> None:
         self.script, self.model = script, model
-        self.native = model.compression.pixel_size(model.schedule.target)
+        self.native = model.pipe.compression.pixel_size(model.schedule.target)
         self._known: dict[object, PixelSize] = {}
 
     def of(self, shot: Shot) -> PixelSize:
@@ -32,7 +32,7 @@ class ShotSizes:
         if asked not in self._known:
             height, width = self._picture(shot)
             frames = self._frames(shot)
-            self._check_trim(shot, frames / self.model.fps)
+            self._check_trim(shot, frames / self.model.pipe.fps)
             self._known[asked] = PixelSize(frames, height, width)
         return self._known[asked]
 
@@ -40,7 +40,7 @@ class ShotSizes:
         """A legal number that is the one asked for, or at most one frame away from the seconds asked for."""
         if shot.frames is None and shot.seconds is None:
             return self.native.frames
-        fps, native = self.model.fps, self.native.frames
+        fps, native = self.model.pipe.fps, self.native.frames
         wanted: float
         if shot.frames is not None:
             key, wanted, tolerance = "frames", float(shot.frames), 0.0
@@ -52,7 +52,7 @@ class ShotSizes:
         nearest = self._nearest(wanted)
         if abs(nearest - wanted) <= tolerance + 1e-6:
             return nearest
-        step = self.model.compression.temporal * self.model.compression.patch[0]
+        step = self.model.pipe.compression.temporal * self.model.pipe.compression.patch[0]
         around = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
         lengths = [frames for frames in around if self._nearest(frames) == frames]
         offers = " or ".join(f"{self._length(frames, key)}" for frames in lengths)
@@ -64,12 +64,12 @@ class ShotSizes:
         )
 
     def _length(self, frames: int, key: str) -> str:
-        seconds = f"{frames / self.model.fps:.4g}"
+        seconds = f"{frames / self.model.pipe.fps:.4g}"
         return f"{seconds} ({frames} frames)" if key == "seconds" else f"{frames} ({seconds} seconds)"
 
     def _nearest(self, frames: float | int) -> int:
         size = PixelSize(max(1, round(frames)), self.native.height, self.native.width)
-        return self.model.compression.nearest_legal(size).frames
+        return self.model.pipe.compression.nearest_legal(size).frames
 
     def _picture(self, shot: Shot) -> tuple[int, int]:
         if shot.size is not None:
@@ -135,7 +135,7 @@ class ShotSizes:
         )
 
     def _check_trim(self, shot: Shot, seconds: float) -> None:
-        if shot.trim is not None and seconds - sum(shot.trim) < 1 / self.model.fps - 1e-6:
+        if shot.trim is not None and seconds - sum(shot.trim) < 1 / self.model.pipe.fps - 1e-6:
             raise self.script.shot_error(
                 shot,
                 "trim",
@@ -144,14 +144,14 @@ class ShotSizes:
             )
 
     def _steps(self) -> tuple[int, int]:
-        compression = self.model.compression
+        compression = self.model.pipe.compression
         return compression.spatial * compression.patch[1], compression.spatial * compression.patch[2]
 
     def _is_legal(self, height: int, width: int) -> bool:
         return self._nearest_picture(height, width) == (height, width)
 
     def _nearest_picture(self, height: int, width: int) -> tuple[int, int]:
-        nearest = self.model.compression.nearest_legal(PixelSize(self.native.frames, height, width))
+        nearest = self.model.pipe.compression.nearest_legal(PixelSize(self.native.frames, height, width))
         return nearest.height, nearest.width
 
 

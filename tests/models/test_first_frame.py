@@ -137,7 +137,7 @@ def test_a_script_s_shot_starts_with_its_picture(
     made = Student(str(save_tiny("ltx")), ScaleWiseFlowMatchScheduler.from_schedule(schedule))
     made.save(tmp_path / "s", transformer)
     loaded = load_model_for_rendering(str(tmp_path / "s"))
-    pipe, model = loaded
+    pipe, model = loaded.pipe, loaded
     Image.effect_mandelbrot((80, 50), (-2, -1, 1, 1), 50).save(tmp_path / "start.png")
     script, out = _film(tmp_path), tmp_path / "out"
     assert render(script, out, model=loaded).count("rendered") == 1

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.studio.model import LoadedModel, load_model_for_rendering
+from swd_video.studio.model import ScriptModel, load_model_for_rendering
 from tools.studio_page import BROWSER_VARIABLE, find_browser, open_browser
 
 _BROWSER_WAIT_MS = 120_000
@@ -36,7 +36,7 @@ def tiny_student(
 
 
 @pytest.fixture(scope="session")
-def loaded(tiny_student: Path) -> LoadedModel:
+def loaded(tiny_student: Path) -> ScriptModel:
     """The student, loaded once: rendering must not change it."""
     return load_model_for_rendering(str(tiny_student))
 

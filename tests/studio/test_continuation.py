@@ -56,7 +56,7 @@ def of_pictures(
 @pytest.fixture(scope="module")
 def of_text(loaded: Any) -> Any:
     """A model that would take pictures, for what needs no clips."""
-    return replace(loaded[1], takes_pictures=True)
+    return replace(loaded, takes_pictures=True)
 
 
 def plan(model: Any, text: str = CHAIN) -> list[PlannedClip]:
@@ -95,7 +95,7 @@ def test_what_cannot_be_continued_is_refused_at_its_line(loaded: Any, of_text: A
         SourceError,
         match=r"^film.yaml:2: shots\[0\]\.continues: .* makes clips from text alone\. Drop the key, or use",
     ):
-        plan(loaded[1])
+        plan(loaded)
     with pytest.raises(
         SourceError,
         match=r"^film.yaml:3: shots\[1\]\.continues: a is 64x48 pixels .* this shot 48x48\. Give both",
@@ -130,9 +130,9 @@ def test_a_chain_is_rendered_and_follows_its_beginning(of_pictures: Any, tmp_pat
     before = last_frame(tmp_path / "port-take3.mp4")
     picture = torch.from_numpy(before.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     seed = report.results[1].clip.take.seed
-    clip = of_pictures[0]("b", pictures=picture, generator=torch.Generator().manual_seed(seed)).frames[0]
+    clip = of_pictures.pipe("b", pictures=picture, generator=torch.Generator().manual_seed(seed)).frames[0]
     made = list(
-        Join("port-take3", before, of_pictures[1].fps).correct(iter((clip * 255).round().astype(np.uint8)))
+        Join("port-take3", before, of_pictures.pipe.fps).correct(iter((clip * 255).round().astype(np.uint8)))
     )
     frames, _ = read_video(tmp_path / "harbour.mp4")
     assert len(frames) == len(clip) == sidecar["frames"]
@@ -239,7 +239,7 @@ def test_another_picture_keeps_its_colours(tmp_path: Path) -> None:
 
 def test_less_drift_adds_up_along_a_chain(tmp_path: Path) -> None:
     """Four clips, each the last picture of the one before through the pocket VAE, and through H.264."""
-    model = load_model_for_rendering("pocket-wan-swd")[0].model
+    model = load_model_for_rendering("pocket-wan-swd").pipe.model
     rows, columns = np.mgrid[0:96, 0:96]
     first = np.stack([120 + columns // 2, 190 - rows // 3, 90 + rows // 2], axis=-1).astype(np.uint8)
     first[(rows - 48) ** 2 + (columns - 40) ** 2 < 400] = (230, 140, 40)

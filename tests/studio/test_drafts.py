@@ -12,7 +12,6 @@ from PIL import Image
 from swd_video.data.video import probe_video, read_video_metadata
 from swd_video.studio import draft_sheet, drafts
 from swd_video.studio.draft_report import DraftReport
-from swd_video.studio.model import LoadedModel
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.render import render
 from swd_video.studio.script import Script
@@ -54,7 +53,7 @@ def clip_files(out: Path) -> dict[str, bytes]:
 def ran(loaded: Any) -> Iterator[list[int]]:
     """How many clips each call of the transformer was given."""
     calls: list[int] = []
-    hook = loaded[0].model.transformer.register_forward_pre_hook(
+    hook = loaded.pipe.model.transformer.register_forward_pre_hook(
         lambda _module, _inputs, named: calls.append(len(named["hidden_states"])), with_kwargs=True
     )
     yield calls
@@ -235,7 +234,7 @@ def test_a_sheet_marks_what_is_picked_beside_one_that_failed(tmp_path: Path, loa
     picked = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    pick: 3\n")
     report = draft(tmp_path, loaded, picked, only=["tiger"])
     report.results[0].status, report.results[0].error = "failed", "no memory"
-    draft_sheet.write_sheets(tmp_path, script(), loaded.facts, report)
+    draft_sheet.write_sheets(tmp_path, script(), loaded, report)
     pixels = np.asarray(Image.open(tmp_path / "drafts.png"))
     assert (pixels == draft_sheet._PICKED).all(axis=-1).any()
 
@@ -263,7 +262,7 @@ def test_drafts_are_kept_and_more_seeds_are_added(tmp_path: Path, loaded: Any, r
 
 
 def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
-    pipe, model = loaded
+    model = loaded
     draft(tmp_path, loaded, seeds=1)
     lines: list[str] = []
     changed = TEXT.replace("walking left", "walking right")
@@ -272,13 +271,13 @@ def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran:
     assert "tiger: drafted anew, for another prompt" in lines
     lines.clear()
     other = type(model)(**vars(model) | {"fingerprint": "another"})
-    draft(tmp_path, LoadedModel(pipe, other), changed, seeds=1, say=lines.append)
+    draft(tmp_path, other, changed, seeds=1, say=lines.append)
     assert "fish: drafted anew, for another student" in lines
     # What clips are shown through has no part in the stages.
     ran.clear()
     lines.clear()
     other = type(model)(**vars(other) | {"decoding": ("decoder another",)})
-    report = draft(tmp_path, LoadedModel(pipe, other), changed, seeds=1, say=lines.append)
+    report = draft(tmp_path, other, changed, seeds=1, say=lines.append)
     assert set(statuses(report).values()) == {"drafted"} and not ran
     assert "fish: shown anew from its latents" in lines
 
@@ -318,13 +317,11 @@ def test_a_batch_of_none_is_not_taken_for_the_default(tmp_path: Path, loaded: An
 
 
 def test_how_many_stages_is_the_student_s_or_said(tmp_path: Path, loaded: Any) -> None:
-    pipe, model = loaded
+    model = loaded
     lines: list[str] = []
     report = draft(tmp_path / "a", loaded, seeds=1, stages=None, only=["fish"], say=lines.append)
     assert report.stages == 2 and any("was not measured; taking 2 of 3" in line for line in lines)
     known = type(model)(**vars(model) | {"draft_stages": 1})
     lines.clear()
-    report = draft(
-        tmp_path / "b", LoadedModel(pipe, known), seeds=1, stages=None, only=["fish"], say=lines.append
-    )
+    report = draft(tmp_path / "b", known, seeds=1, stages=None, only=["fish"], say=lines.append)
     assert report.stages == report.results[-1].stage == 1 and not any("measured" in line for line in lines)

@@ -17,7 +17,7 @@ from swd_video.files import FolderInUseError, alone_in
 from swd_video.models.loading import resolve_model_path
 from swd_video.studio import progress
 from swd_video.studio.clips import plan_clips
-from swd_video.studio.model import LoadedModel, ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.progress import Event
 from swd_video.studio.render import render as render_script
 from swd_video.studio.report import RenderReport
@@ -76,7 +76,7 @@ def test_a_clip_shows_what_the_pipeline_makes_of_its_seed(
 ) -> None:
     out, _ = finished
     generator = torch.Generator().manual_seed(derive_seed(5, "tiger", 1))
-    expected = loaded[0]("a tiger walking left", generator=generator).frames[0]
+    expected = loaded.pipe("a tiger walking left", generator=generator).frames[0]
     frames, _ = read_video(out / "tiger.mp4")
     # Noise is hard to compress: compare means over 8 x 8 blocks.
     blocks = (frames / 255 - expected).reshape(9, 6, 8, 8, 8, 3).mean(axis=(2, 4))
@@ -188,7 +188,7 @@ def test_another_seed_or_model_is_another_clip(
     hashes = {result.clip.content_hash for result in finished[1].results}
     assert len(hashes) == 3
     script = parse_script(SCRIPT, "film.yaml")
-    _, model = loaded
+    model = loaded
     assert {clip.content_hash for clip in plan_clips(script, model)} == hashes
     reseeded = parse_script(SCRIPT.replace("seed: 5", "seed: 6"), "film.yaml")
     assert hashes.isdisjoint(clip.content_hash for clip in plan_clips(reseeded, model))
@@ -218,7 +218,7 @@ def test_a_failing_shot_does_not_stop_the_others(tmp_path: Path, loaded: Any) ->
 )
 def test_lengths_within_a_frame_of_a_legal_one_are_taken(seconds: str, frames: int, loaded: Any) -> None:
     script = parse_script(f"shots: [{{id: a, prompt: b, seconds: {seconds}}}]", "film.yaml")
-    (clip,) = plan_clips(script, loaded[1])
+    (clip,) = plan_clips(script, loaded)
     assert clip.size.as_tuple() == (frames, 48, 64)
 
 
@@ -249,7 +249,7 @@ def test_other_lengths_are_refused_with_the_nearest_ones(tmp_path: Path, loaded:
 def test_prompts_that_would_be_cut_are_refused(loaded: Any) -> None:
     text = f"shots:\n  - id: a\n    prompt: {'word ' * 20}"
     with pytest.raises(SourceError, match=r"film.yaml:3: shots\[0\].prompt: has 100 tokens, and .* reads 48"):
-        plan_clips(parse_script(text, "film.yaml"), loaded[1])
+        plan_clips(parse_script(text, "film.yaml"), loaded)
 
 
 @pytest.mark.parametrize("after", ["tiger.json", "tiger.latents.safetensors"])
@@ -288,7 +288,7 @@ def test_no_stage_is_computed_twice(
         if len(ran) == stages + 1:
             raise KilledError
 
-    pipe = loaded[0]
+    pipe = loaded.pipe
     hook = pipe.model.transformer.register_forward_pre_hook(count)
     try:
         with pytest.raises(KilledError):
@@ -309,7 +309,7 @@ def test_the_reason_of_a_clip_that_failed_is_a_sentence_of_its_own(tmp_path: Pat
         if len(ran) == 2:
             raise RuntimeError("no room")
 
-    hook = loaded[0].model.transformer.register_forward_pre_hook(fail)
+    hook = loaded.pipe.model.transformer.register_forward_pre_hook(fail)
     try:
         report = render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, only=["tiger"])
     finally:
@@ -365,9 +365,9 @@ def test_latents_of_another_take_are_not_decoded(
 
 
 def test_unknown_words_are_told_and_known_forms_are_read(tmp_path: Path, loaded: Any) -> None:
-    pipe, model = loaded
+    model = loaded
     tokenizer = AutoTokenizer.from_pretrained(Path(resolve_model_path("pocket-wan")) / "tokenizer")
-    model = ModelFacts(**{**vars(model), "tokenizer": tokenizer})
+    model = ScriptModel(**{**vars(model), "tokenizer": tokenizer})
     text = """\
 shots:
   - {id: fox, prompt: a fox running through a forest}
@@ -375,9 +375,7 @@ shots:
   - {id: known, prompt: a tiger moving left}
 """
     lines: list[str] = []
-    report = render_script(
-        parse_script(text, "film.yaml"), tmp_path, model=LoadedModel(pipe, model), say=lines.append
-    )
+    report = render_script(parse_script(text, "film.yaml"), tmp_path, model=model, say=lines.append)
     warnings = [
         f"film.yaml:2: shots[0].prompt: unknown to {model.name}, which shows nothing of them: 'fox', 'through'.",
         "film.yaml:3: shots[1].prompt: read as 'a tiger moving left'.",
@@ -393,7 +391,7 @@ shots:
 
     # What is known throughout is what it was before words were looked at.
     plain = parse_script("shots: [{id: known, prompt: a tiger moving left}]", "film.yaml")
-    assert plan_clips(plain, model) == plan_clips(plain, loaded[1])
+    assert plan_clips(plain, model) == plan_clips(plain, loaded)
     with pytest.raises(
         SourceError, match=r"film.yaml:1: shots\[0\].prompt: .* knows not one word of it: 'tigers' \(near"
     ):

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.render import render
 from swd_video.studio.script import load_script
 
@@ -50,7 +49,7 @@ a bee [[id: bee]]
 }
 
 
-def test_six_forms_give_the_same_clips(loaded: tuple[ScaleWisePipeline, ModelFacts], tmp_path: Path) -> None:
+def test_six_forms_give_the_same_clips(loaded: ScriptModel, tmp_path: Path) -> None:
     made = {}
     for suffix, text in FORMS.items():
         script = tmp_path / f"film.{suffix}"

@@ -2,14 +2,12 @@
 
 import pytest
 
-from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import plan_clips
-from swd_video.studio.model import ModelFacts
+from swd_video.studio.model import ScriptModel
 from swd_video.studio.yaml_script import parse_script
 from swd_video.yaml_source import SourceError
 
 SHOT = "shots:\n- id: a\n  prompt: a tiger\n"
-Loaded = tuple[ScaleWisePipeline, ModelFacts]
 
 
 @pytest.mark.parametrize(
@@ -26,8 +24,10 @@ Loaded = tuple[ScaleWisePipeline, ModelFacts]
         ("  aspect: 3:5", (9, 80, 48)),
     ],
 )
-def test_a_shot_gets_the_size_that_it_asks_for(keys: str, size: tuple[int, int, int], loaded: Loaded) -> None:
-    clip = plan_clips(parse_script(SHOT + keys, "film.yaml"), loaded[1])[0]
+def test_a_shot_gets_the_size_that_it_asks_for(
+    keys: str, size: tuple[int, int, int], loaded: ScriptModel
+) -> None:
+    clip = plan_clips(parse_script(SHOT + keys, "film.yaml"), loaded)[0]
     assert clip.size.as_tuple() == size
     assert clip.stages[-1][1] == clip.size, "the schedule grows to it"
     assert clip.stages[0][1].height < clip.size.height
@@ -68,9 +68,9 @@ def test_a_shot_gets_the_size_that_it_asks_for(keys: str, size: tuple[int, int, 
     ],
 )
 def test_what_a_model_cannot_make_is_refused_with_what_it_can(
-    keys: str, message: str, loaded: Loaded
+    keys: str, message: str, loaded: ScriptModel
 ) -> None:
-    model = loaded[1]
+    model = loaded
     with pytest.raises(SourceError) as caught:
         plan_clips(parse_script(SHOT + keys, "film.yaml"), model)
     assert str(caught.value) == f"film.yaml:4: shots[0]{message}".replace("MODEL", model.name)

@@ -107,14 +107,14 @@ def test_a_single_file_is_the_teacher_and_its_students_know_it(
     assert torch.equal(run.stepper.networks.student.proj_out.weight, weights["proj_out.weight"])
     train(run)
     student = tmp_path / "run" / "student"
-    pipe, facts = load_model_for_rendering(str(student))
+    loaded = load_model_for_rendering(str(student))
     # Not among the layers that additions change.
-    assert torch.equal(pipe.model.transformer.proj_out.weight, weights["proj_out.weight"])
+    assert torch.equal(loaded.pipe.model.transformer.proj_out.weight, weights["proj_out.weight"])
 
     # Not into the file that may be mapped into memory.
     save_file({name: weight + 1 for name, weight in weights.items()}, tmp_path / "new")
     (tmp_path / "new").replace(file)
-    assert load_model_for_rendering(str(student))[1].fingerprint != facts.fingerprint
+    assert load_model_for_rendering(str(student)).fingerprint != loaded.fingerprint
     with pytest.raises(ValueError, match="was trained on the single file"):
         export_student(Student.load(student), tmp_path / "export")
     file.unlink()
