@@ -39,7 +39,7 @@ def following(*, as_json: bool = False) -> Iterator[tuple[Watch, Callable[[], bo
     Yields:
         Who looks on, and a call that tells whether the run is to end before the next clip.
     """
-    show: _Json | _Bar | _Log = _Json() if as_json else _Bar() if sys.stderr.isatty() else _Log()
+    show: Watch = _print_json if as_json else _Bar() if sys.stderr.isatty() else _Log()
     latest = Event("note", "")
 
     def watch(event: Event) -> None:
@@ -59,8 +59,6 @@ def following(*, as_json: bool = False) -> Iterator[tuple[Watch, Callable[[], bo
             status, why = ("interrupted", None) if stopped else ("failed", text)
             show(replace(_about(latest), event="done", text=text, status=status, error=why))
         raise
-    finally:
-        show.close()
 
 
 def _about(event: Event) -> Event:
@@ -101,14 +99,8 @@ class _Interrupts:
             self._tell()
 
 
-class _Json:
-    """An object a line."""
-
-    def __call__(self, event: Event) -> None:
-        _write(json.dumps(event.as_dict()))
-
-    def close(self) -> None:
-        pass
+def _print_json(event: Event) -> None:
+    _write(json.dumps(event.as_dict()))
 
 
 class _Log:
@@ -130,9 +122,6 @@ class _Log:
             self._due = now + min(_LOG_MOST_SECONDS, pause)
         _write(_line(event))
 
-    def close(self) -> None:
-        pass
-
 
 class _Bar:
     """One bar for all clips, below the lines of those that are made."""
@@ -151,9 +140,7 @@ class _Bar:
             where = f", {event.text}" if event.event == "stage" else ""
             self._bar.n = event.fraction
             self._bar.set_description_str(f"{event.done} of {event.total} clips{where}{_time_left(event)}")
-
-    def close(self) -> None:
-        if self._bar is not None:
+        if event.event == "done" and self._bar is not None:
             self._bar.close()
 
 

@@ -18,7 +18,7 @@ from swd_video.files import hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
-from swd_video.studio.folder import read_object, sidecar_file, stage_preview
+from swd_video.studio.folder import are_whole, read_object, sidecar_file, stage_preview
 from swd_video.studio.model import ScriptModel
 
 PREVIEW_LONG_SIDE_PX = 320
@@ -28,31 +28,37 @@ NOT_FINITE = "the model made values that are not numbers. Try --dtype float32."
 
 
 def decode(
-    latents: Float[Tensor, "1 channels latent_frames latent_height latent_width"], pipe: ScaleWisePipeline
-) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The frames of a clip, one by one.
+    latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"], pipe: ScaleWisePipeline
+) -> Iterator[UInt8[np.ndarray, "batch frames height width 3"]]:
+    """The frames of clips, a few at a time.
 
     Raises:
         FloatingPointError: The decoder made values that are not numbers.
     """
     for part in pipe.stream(latents):
-        if not np.isfinite(part[0]).all():
+        if not np.isfinite(part).all():
             raise FloatingPointError(NOT_FINITE)
-        yield from (part[0] * 255).round().astype(np.uint8)
+        yield (part * 255).round().astype(np.uint8)
 
 
 def write_clip(
-    clip: PlannedClip, frames: Iterator[UInt8[np.ndarray, "height width 3"]], model: ScriptModel, out: Path
+    clip: PlannedClip,
+    latents: Float[Tensor, "1 channels latent_frames latent_height latent_width"],
+    model: ScriptModel,
+    out: Path,
 ) -> None:
-    """Write the video, its preview and, last, its sidecar."""
+    """Write the video of its latents, its preview and, last, its sidecar.
+
+    Raises:
+        FloatingPointError: The decoder made values that are not numbers.
+    """
+    frames = (frame for part in decode(latents, model.pipe) for frame in part[0])
     video, preview = out / f"{clip.name}.mp4", out / f"{clip.name}.webp"
     join = join_of(clip)
-    if join is not None:
-        frames = join.correct(frames)
     small = FrameSpool(out)
 
     def remembered() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        for frame in frames:
+        for frame in frames if join is None else join.correct(frames):
             small.append(shrink(frame))
             yield frame
 
@@ -85,7 +91,7 @@ def write_stage_preview(
     out: Path,
 ) -> str:
     """Write what a clip is like after a stage, as long as the clip will be; gives the file's name."""
-    frames = np.stack([shrink(frame) for frame in decode(latents, pipe)])
+    frames = np.stack([shrink(frame) for part in decode(latents, pipe) for frame in part[0]])
     write_preview(out / stage_preview(clip.name), frames, len(frames) / clip.seconds)
     return stage_preview(clip.name)
 
@@ -93,19 +99,17 @@ def write_stage_preview(
 def is_finished(clip: PlannedClip, out: Path) -> bool:
     """Whether all files of this very clip are there and whole."""
     sidecar = read_object(sidecar_file(clip.name, out))
-    return sidecar.get("content_hash") == clip.content_hash and _is_whole(clip, sidecar.get("files"), out)
+    return sidecar.get("content_hash") == clip.content_hash and _is_whole(clip, sidecar, out)
 
 
-def _is_whole(clip: PlannedClip, files: object, out: Path) -> bool:
-    if not isinstance(files, Mapping) or set(files) != {f"{clip.name}.mp4", f"{clip.name}.webp"}:
-        return False
-    return all((out / name).is_file() and hash_file(out / name) == digest for name, digest in files.items())
+def _is_whole(clip: PlannedClip, sidecar: Mapping[str, Any], out: Path) -> bool:
+    return are_whole(sidecar.get("files"), {f"{clip.name}.mp4", f"{clip.name}.webp"}, out)
 
 
 def kept_sidecar(clip: PlannedClip, out: Path) -> dict[str, Any]:
     """The sidecar of a take that the script keeps, whatever it shows; empty where there is none, or not all of it."""
     sidecar = read_object(sidecar_file(clip.name, out)) if clip.take.shot.keeps(clip.take.take) else {}
-    return sidecar if _is_whole(clip, sidecar.get("files"), out) else {}
+    return sidecar if _is_whole(clip, sidecar, out) else {}
 
 
 def stages_of(clip: PlannedClip) -> list[dict[str, float | int]]:

@@ -13,16 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from swd_video.core.pixels import pixels_from_frames
 from swd_video.data.video import probe_video, read_video, write_video
 from swd_video.studio.clips import PlannedClip, hash_content
 from swd_video.studio.folder import read_object, sidecar_file
-from swd_video.studio.pictures import fit_picture, read_picture
+from swd_video.studio.pictures import fit_picture, open_picture, picture_as_pixels
 
 REPEATED_FRAMES = 1
 """At the start of a clip that continues another: a film drops them where the two follow each other."""
@@ -97,12 +95,11 @@ def video_hash(name: str, out: Path) -> str:
 def start_picture(clip: PlannedClip) -> Float[Tensor, "1 3 height width"] | None:
     """The picture in [-1, 1] that a clip of `joined` starts with: the shot's, or the last of the one continued."""
     if clip.take.shot.picture is not None:
-        return read_picture(clip.take.shot.picture, clip.size)
+        return picture_as_pixels(open_picture(clip.take.shot.picture, clip.size))
     if clip.after is None:
         assert clip.continues is None
         return None
-    picture = fit_picture(Image.fromarray(last_frame(clip.after)), clip.size)
-    return pixels_from_frames(torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0))
+    return picture_as_pixels(fit_picture(Image.fromarray(last_frame(clip.after)), clip.size))
 
 
 def join_of(clip: PlannedClip) -> "Join | None":

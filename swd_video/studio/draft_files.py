@@ -17,9 +17,9 @@ from jaxtyping import UInt8
 from swd_video.data.video import write_preview
 from swd_video.files import hash_file, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
-from swd_video.studio.clip_files import NOT_FINITE, shrink, stages_of
+from swd_video.studio.clip_files import decode, shrink, stages_of
 from swd_video.studio.clips import PlannedClip
-from swd_video.studio.folder import DRAFTS_FOLDER, read_object, sidecar_file, state_file
+from swd_video.studio.folder import DRAFTS_FOLDER, are_whole, read_object, sidecar_file, state_file
 from swd_video.studio.model import ScriptModel
 from swd_video.studio.take_state import TakeState
 
@@ -64,7 +64,7 @@ def find_draft(clip: PlannedClip, out: Path) -> KeptDraft:
     preview, stages = folder / f"{clip.name}.webp", about.get("stage")
     if type(stages) is not int:
         return KeptDraft({})
-    is_whole = preview.is_file() and about.get("files") == {preview.name: hash_file(preview)}
+    is_whole = are_whole(about.get("files"), {preview.name}, folder)
     if about.get("stages_hash") != clip.stages_hash:
         return KeptDraft(about, is_whole, differs=_differences(about.get("made_of"), clip.made_of))
     if not state_file(clip.name, folder).is_file():
@@ -89,10 +89,8 @@ def show_drafts(
         pair = [states[row] for row in (first, min(first + 1, len(clips) - 1))]
         latents = torch.cat([state.after.latents for state in pair if state.after is not None])
         frames: list[list[UInt8[np.ndarray, "height width 3"]]] = [[], []]
-        for part in pipe.stream(latents):
-            if not np.isfinite(part).all():
-                raise FloatingPointError(NOT_FINITE)
-            for row, pictures in enumerate((part * 255).round().astype(np.uint8)):
+        for part in decode(latents, pipe):
+            for row, pictures in enumerate(part):
                 frames[row] += [shrink(picture) for picture in pictures]
         shown += [np.stack(pictures) for pictures in frames]
     return shown[: len(clips)]

@@ -14,16 +14,17 @@ from typing import Any
 from swd_video.data.video_joining import Copied, Sound, join_video, parameter_sets
 from swd_video.files import hash_file, write_json
 from swd_video.studio.film_pictures import cut_titles, film_pieces
-from swd_video.studio.film_plan import (
-    FilmClip,
-    FilmPlan,
-    lay_out,
-    plan_film,
-    shots_of_film,
-    sound_length,
-)
+from swd_video.studio.film_plan import FilmClip, FilmPlan, lay_out, plan_film, shots_of_film, sound_length
 from swd_video.studio.film_record import path_from
-from swd_video.studio.folder import EDL_NAME, FCPXML_NAME, FILM_NAME, FILM_RECORD_NAME, OTIO_NAME, read_object
+from swd_video.studio.folder import (
+    EDL_NAME,
+    FCPXML_NAME,
+    FILM_NAME,
+    FILM_RECORD_NAME,
+    OTIO_NAME,
+    are_whole,
+    read_object,
+)
 from swd_video.studio.script import FilmSettings, Script
 
 FILM_VERSION = 2
@@ -65,7 +66,7 @@ def make_film(
         content["sound_hash"] = hash_file(settings.sound)
     content_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     before = read_object(folder / FILM_RECORD_NAME)
-    if before.get("content_hash") == content_hash and _are_whole(before.get("files"), folder):
+    if before.get("content_hash") == content_hash and are_whole(before.get("files"), {FILM_NAME}, folder):
         return {**before, "made": False}
     encoded = _write_video(plan, folder / FILM_NAME)
     names = [FILM_NAME]
@@ -144,11 +145,3 @@ def _describe_clip(number: int, clip: FilmClip, plan: FilmPlan) -> dict[str, Any
         "crossfade_frames": span.fade,
     }
     return entry | {key: text for key, text in (("title", shot.title), ("marker", shot.marker)) if text}
-
-
-def _are_whole(files: Any, folder: Path) -> bool:
-    if not isinstance(files, Mapping) or FILM_NAME not in files:
-        return False
-    return all(
-        (folder / name).is_file() and hash_file(folder / name) == digest for name, digest in files.items()
-    )

@@ -3,10 +3,11 @@
 import errno
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from swd_video.files import hash_file
 from swd_video.plain_text import sentence
 
 _Item = TypeVar("_Item")
@@ -67,6 +68,15 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def are_whole(files: object, names: Collection[str], folder: Path) -> bool:
+    """Whether all files are as a record of their hashes says, and these are among them."""
+    if not isinstance(files, Mapping) or not set(names) <= files.keys():
+        return False
+    return all(
+        (folder / name).is_file() and hash_file(folder / name) == digest for name, digest in files.items()
+    )
 
 
 def why_it_failed(error: Exception) -> str:

@@ -54,7 +54,6 @@ def fit_picture(picture: Image.Image, size: PixelSize) -> Image.Image:
     return ImageOps.fit(picture, (size.width, size.height), Image.Resampling.LANCZOS)
 
 
-def read_picture(path: Path, size: PixelSize) -> Float[Tensor, "1 3 height width"]:
-    """The same as a tensor in [-1, 1]."""
-    picture = torch.from_numpy(np.array(open_picture(path, size)))
-    return pixels_from_frames(picture.permute(2, 0, 1).unsqueeze(0))
+def picture_as_pixels(picture: Image.Image) -> Float[Tensor, "1 3 height width"]:
+    """A picture as a tensor in [-1, 1]."""
+    return pixels_from_frames(torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0))

@@ -16,14 +16,7 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
-from swd_video.studio.clip_files import (
-    NOT_FINITE,
-    decode,
-    is_finished,
-    kept_sidecar,
-    write_clip,
-    write_stage_preview,
-)
+from swd_video.studio.clip_files import NOT_FINITE, is_finished, kept_sidecar, write_clip, write_stage_preview
 from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import finished_videos, in_chain_order, joined, video_hash
@@ -259,9 +252,7 @@ class _RenderRun:
                     if not state.is_finite:
                         raise FloatingPointError(NOT_FINITE)
                     assert state.after is not None
-                    write_clip(
-                        result.clip, decode(state.after.latents, self.model.pipe), self.model, self.out
-                    )
+                    write_clip(result.clip, state.after.latents, self.model, self.out)
                     result.finish_seconds = round(time.perf_counter() - begun_to_finish, 6)
                     result.status = "rendered"
                 except Exception as error:

@@ -21,7 +21,7 @@ from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering
-from swd_video.studio.pictures import read_picture
+from swd_video.studio.pictures import open_picture, picture_as_pixels
 from swd_video.studio.render import render
 from swd_video.studio.script import Script
 from swd_video.studio.yaml_script import parse_script
@@ -143,7 +143,7 @@ def test_a_script_s_shot_starts_with_its_picture(
     assert render(script, out, model=loaded).count("rendered") == 1
     assert render(script, out, model=loaded).count("skipped") == 1
     (clip,) = plan_clips(script, model)
-    picture = read_picture(tmp_path / "start.png", clip.size)
+    picture = picture_as_pixels(open_picture(tmp_path / "start.png", clip.size))
     assert picture.shape == (1, 3, 32, 64)
 
     def generator() -> torch.Generator:

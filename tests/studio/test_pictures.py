@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from swd_video.core.grid import PixelSize
-from swd_video.studio.pictures import open_picture, read_picture
+from swd_video.studio.pictures import open_picture, picture_as_pixels
 
 CASES = Path(__file__).parents[1] / "cases"
 SIZE = PixelSize(9, 32, 48)
@@ -115,4 +115,4 @@ def test_what_is_not_one_plain_picture_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.png", tmp_path / "a\0b.png"):
         with pytest.raises(ValueError, match="no such file"):
             pixels(path)
-    assert read_picture(CASES / "alpha.png", SIZE).shape == (1, 3, 32, 48)
+    assert picture_as_pixels(open_picture(CASES / "alpha.png", SIZE)).shape == (1, 3, 32, 48)
