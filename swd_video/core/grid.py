@@ -113,7 +113,7 @@ class Compression:
             raise ValueError(
                 f"{size} (frames x height x width) is not a legal size: got {size.frames} frames, expected "
                 f"{self._frames_rule()}; got height {size.height} and width {size.width}, expected multiples "
-                f"of {self._step(1)} and {self._step(2)}{self._limits_rule(size)}. Nearest legal size: {nearest}."
+                f"of {self.steps[1]} and {self.steps[2]}{self._limits_rule(size)}. Nearest legal size: {nearest}."
             )
         latent_frames = (size.frames - 1) // self.temporal + 1 + self.repeated_frames
         return LatentSize(latent_frames, size.height // self.spatial, size.width // self.spatial)
@@ -132,8 +132,8 @@ class Compression:
         """The legal size closest to `size` on every axis; the smaller one where two are equally near."""
         grid = LatentSize(
             _nearest_multiple((size.frames - 1) / self.temporal + 1 + self.repeated_frames, self.patch[0]),
-            _nearest_multiple(size.height, self._step(1)) // self.spatial,
-            _nearest_multiple(size.width, self._step(2)) // self.spatial,
+            _nearest_multiple(size.height, self.steps[1]) // self.spatial,
+            _nearest_multiple(size.width, self.steps[2]) // self.spatial,
         )
         return self.pixel_size(self._within_limits(grid))
 
@@ -143,11 +143,13 @@ class Compression:
             *(have if most is None else min(have, most // step * step) for have, most, step in limits)
         )
 
-    def _step(self, axis: int) -> int:
-        return self.spatial * self.patch[axis]
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        """How far apart legal sizes are: frames, height and width, in pixels."""
+        return self.temporal * self.patch[0], self.spatial * self.patch[1], self.spatial * self.patch[2]
 
     def _frames_rule(self) -> str:
-        return f"{self.temporal * self.patch[0]}k + 1"
+        return f"{self.steps[0]}k + 1"
 
     def _limits_rule(self, size: PixelSize) -> str:
         """What a size is told that goes beyond the model's positions."""

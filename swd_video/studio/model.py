@@ -72,8 +72,7 @@ class ScriptModel:
 
     def schedule_of(self, size: PixelSize) -> ScaleSchedule:
         """The stages of clips of a size."""
-        compression = self.pipe.compression
-        return self.schedule.scaled_to(compression.latent_size(size), compression)
+        return self.pipe.schedule_for(*size.as_tuple())
 
 
 def open_model(

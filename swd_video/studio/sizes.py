@@ -52,7 +52,7 @@ class ShotSizes:
         nearest = self._nearest(wanted)
         if abs(nearest - wanted) <= tolerance + 1e-6:
             return nearest
-        step = self.model.pipe.compression.temporal * self.model.pipe.compression.patch[0]
+        step = self.model.pipe.compression.steps[0]
         around = [nearest, nearest + step] if nearest < wanted else [nearest - step, nearest]
         lengths = [frames for frames in around if self._nearest(frames) == frames]
         offers = " or ".join(f"{self._length(frames, key)}" for frames in lengths)
@@ -82,7 +82,7 @@ class ShotSizes:
     def _check_size(self, shot: Shot, height: int, width: int) -> None:
         if self._is_legal(height, width):
             return
-        steps = self._steps()
+        steps = self.model.pipe.compression.steps[1:]
         around = [
             sorted({max(step, value // step * step), -(-value // step) * step})
             for value, step in zip((height, width), steps, strict=True)
@@ -114,7 +114,7 @@ class ShotSizes:
         about = math.log1p(ASPECT_TOLERANCE)
         if off(native) <= about:
             return native
-        step, step_across = self._steps()
+        _, step, step_across = self.model.pipe.compression.steps
         heights = range(step, _LARGEST_PX + 1, step)
         sizes = [
             (height, max(1, round(height * across / up / step_across)) * step_across) for height in heights
@@ -142,10 +142,6 @@ class ShotSizes:
                 f"cuts {shot.trim[0]:g} and {shot.trim[1]:g} seconds off a clip of {seconds:.4g}, which leaves no "
                 "frame. Cut off less.",
             )
-
-    def _steps(self) -> tuple[int, int]:
-        compression = self.model.pipe.compression
-        return compression.spatial * compression.patch[1], compression.spatial * compression.patch[2]
 
     def _is_legal(self, height: int, width: int) -> bool:
         return self._nearest_picture(height, width) == (height, width)
