@@ -59,11 +59,10 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"{folder}: no such folder. Name one that `swd-video render` has filled.")
     given = arguments.script
     script = script_of_folder(folder) if given is None else load_script(given, arguments.reader)
-    settings = _settings(arguments, script.film or FilmSettings())
-    check_script(replace(script, film=settings))
+    script = check_script(replace(script, film=_settings(arguments, script.film_settings)))
     say = partial(print, file=sys.stderr, flush=True)
     with alone_in(folder, "DIR"):
-        record = make_film(script, folder, settings, say=say)
+        record = make_film(script, folder, say=say)
         write_player(folder)
         # What is begun or drafted may be of a later script than the one that was rendered last.
         ids, begun = [shot.id for shot in script.shots], given is not None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from swd_video.data.video import probe_video, read_video, write_video
 from swd_video.studio.clips import PlannedClip, hash_content
-from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.folder import object_at, read_object, sidecar_file
 from swd_video.studio.pictures import fit_picture, open_picture, picture_as_pixels
 
 REPEATED_FRAMES = 1
@@ -88,8 +88,7 @@ def finished_videos(clips: Iterable[PlannedClip], out: Path) -> dict[str, str]:
 
 def video_hash(name: str, out: Path) -> str:
     """The hash of a clip's video that its sidecar holds; empty where it does not."""
-    files = read_object(sidecar_file(name, out)).get("files")
-    return str(files.get(f"{name}.mp4", "")) if isinstance(files, Mapping) else ""
+    return str(object_at(read_object(sidecar_file(name, out)), "files").get(f"{name}.mp4", ""))
 
 
 def start_picture(clip: PlannedClip) -> Float[Tensor, "1 3 height width"] | None:

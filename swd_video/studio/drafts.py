@@ -23,6 +23,7 @@ from swd_video.studio.draft_sheet import write_sheets
 from swd_video.studio.folder import (
     DRAFTS_FOLDER,
     DRAFTS_REPORT_NAME,
+    object_at,
     read_object,
     sidecar_file,
     state_file,
@@ -172,10 +173,10 @@ def _plan_takes(
 
 def _known_takes(script: Script, out: Path) -> dict[str, tuple[int, set[int]]]:
     """How many takes of each shot earlier runs were asked for, and the numbers of those that have a draft."""
-    counts = read_object(out / DRAFTS_REPORT_NAME).get("takes")
+    counts = object_at(read_object(out / DRAFTS_REPORT_NAME), "takes")
     known: dict[str, tuple[int, set[int]]] = {}
     for shot in script.shots:
-        count = counts.get(shot.id) if isinstance(counts, Mapping) else None
+        count = counts.get(shot.id)
         if type(count) is int and 1 <= count <= MAX_TAKES:
             names = {number: script.take(shot, number).name for number in range(1, count + 1)}
             folder = out / DRAFTS_FOLDER
@@ -242,9 +243,7 @@ class _DraftRun:
         """Compute what is missing, and write the pages."""
         missing = [result for result in self.work if result.status == "pending"]
         self._tell_plan(missing)
-        cost = read_object(self.out / DRAFTS_REPORT_NAME).get("cost")
-        counted = cost.get("counted") if isinstance(cost, Mapping) else None
-        counted = dict(counted) if isinstance(counted, Mapping) else {}
+        counted = object_at(object_at(read_object(self.out / DRAFTS_REPORT_NAME), "cost"), "counted")
         self.cost = {"counted": counted}
         # First, as it says how many takes there are: a run after a kill draws no further seeds.
         self._report()

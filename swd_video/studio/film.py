@@ -25,7 +25,7 @@ from swd_video.studio.folder import (
     are_whole,
     read_object,
 )
-from swd_video.studio.script import FilmSettings, Script
+from swd_video.studio.script import Script
 
 FILM_VERSION = 2
 """Raised whenever the same clips and settings would give another film."""
@@ -36,13 +36,10 @@ _TIMELINE_PACKAGES = ("opentimelineio", "otio_cmx3600_adapter", "otio_fcpx_xml_a
 def make_film(
     script: Script,
     folder: Path,
-    settings: FilmSettings | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Make the film of a script from the clips in a folder; call it where nobody else writes there.
-
-    The settings are by default the script's, and all shots with cuts where it has none.
 
     Returns:
         The content of `film.json`; `made` tells whether the film is new.
@@ -51,8 +48,7 @@ def make_film(
         ValueError: A clip is missing or too short for what is asked, or the sound cannot be read.
         OSError: The folder cannot be written to.
     """
-    settings = settings or script.film or FilmSettings()
-    plan = plan_film(script, settings, folder)
+    plan = plan_film(script, folder)
     for line in (*plan.notes, *cut_titles(plan)):
         say(line)
     has_timelines = all(map(find_spec, _TIMELINE_PACKAGES))
@@ -62,8 +58,8 @@ def make_film(
         )
     described = _describe(plan, folder)
     content = {"version": FILM_VERSION, "timelines": has_timelines, **described}
-    if settings.sound is not None:
-        content["sound_hash"] = hash_file(settings.sound)
+    if (sound := script.film_settings.sound) is not None:
+        content["sound_hash"] = hash_file(sound)
     content_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     before = read_object(folder / FILM_RECORD_NAME)
     if before.get("content_hash") == content_hash and are_whole(before.get("files"), {FILM_NAME}, folder):
@@ -85,22 +81,21 @@ def make_film(
 def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """Find out before clips are rendered whether the script's film can be made of them.
 
-    The script has a film, and what was picked; `frames` are those of every clip that is to be there, by its name.
+    The script has what was picked; `frames` are those of every clip that is to be there, by its name.
 
     Raises:
         SourceError: A clip will be too short for what is asked, or the sound cannot be read.
     """
-    assert script.film is not None
-    shots = shots_of_film(script, script.film)
+    shots = shots_of_film(script)
     lengths = [frames[script.shown_take(shot).name] for shot in shots]
-    lay_out(script, script.film, shots, lengths, Fraction(fps).limit_denominator(1001))
-    sound_length(script, script.film)
+    lay_out(script, shots, lengths, Fraction(fps).limit_denominator(1001))
+    sound_length(script)
 
 
 def _write_video(plan: FilmPlan, path: Path) -> int:
     """Write the film, and return how many frames of it had to be encoded."""
     pieces = list(film_pieces(plan, parameter_sets(plan.size, plan.fps)))
-    sound, fades = plan.settings.sound, plan.sound_seconds > plan.seconds
+    sound, fades = plan.script.film_settings.sound, plan.sound_seconds > plan.seconds
     frames = join_video(
         path,
         pieces,
@@ -114,7 +109,7 @@ def _write_video(plan: FilmPlan, path: Path) -> int:
 
 
 def _describe(plan: FilmPlan, folder: Path) -> dict[str, Any]:
-    sound = plan.settings.sound
+    sound = plan.script.film_settings.sound
     return {
         "title": plan.script.title,
         "seconds": round(float(plan.seconds), 6),

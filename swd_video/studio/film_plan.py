@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from swd_video.data.sound import sound_seconds
 from swd_video.data.video_joining import PacketIndex, index_packets
-from swd_video.studio.folder import read_object, sidecar_file
+from swd_video.studio.folder import object_at, read_object, sidecar_file
 from swd_video.studio.picks import with_picks
-from swd_video.studio.script import FilmSettings, Script, Shot, Take
+from swd_video.studio.script import Script, Shot, Take
 
 CARD_SECONDS = 2.0
 """How long the film's title is shown, before the first clip."""
@@ -80,7 +80,6 @@ class FilmPlan:
     """
 
     script: Script
-    settings: FilmSettings
     clips: tuple[FilmClip, ...]
     size: tuple[int, int]
     fps: Fraction
@@ -104,15 +103,14 @@ class FilmPlan:
         return self.frames / self.fps
 
 
-def shots_of_film(script: Script, settings: FilmSettings) -> list[Shot]:
+def shots_of_film(script: Script) -> list[Shot]:
     """The shots of a film in the order in which they play; one that is named twice plays twice."""
     shots = {shot.id: shot for shot in script.shots}
-    return [shots[shot_id] for shot_id in settings.order] or list(script.shots)
+    return [shots[shot_id] for shot_id in script.film_settings.order] or list(script.shots)
 
 
 def lay_out(
     script: Script,
-    settings: FilmSettings,
     shots: Sequence[Shot],
     lengths: Sequence[int],
     fps: Fraction,
@@ -129,6 +127,7 @@ def lay_out(
     Raises:
         SourceError: A trim leaves nothing of a clip, or crossfades need more frames than one has.
     """
+    settings = script.film_settings
     notes, fades, ranges = [], [], []
     for index, (shot, length) in enumerate(zip(shots, lengths, strict=True)):
         start, end = (round(seconds * fps) for seconds in shot.trim or (0.0, 0.0))
@@ -155,7 +154,7 @@ def lay_out(
             )
             blamed = shots[len(spans) + 1] if following > fade else shot  # for the longer one
             if blamed.transition is None:
-                raise settings.error(script, "crossfade", problem)
+                raise script.film_error("crossfade", problem)
             raise script.shot_error(blamed, "transition", problem)
         at -= fade
         spans.append(Span(start, stop, fade, at))
@@ -163,7 +162,7 @@ def lay_out(
     return spans, notes
 
 
-def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
+def plan_film(script: Script, folder: Path) -> FilmPlan:
     """Plan a film of the clips in a folder.
 
     Its size and its rate are those of most of the pictures; clips of another size are fitted in whole, with black bars,
@@ -173,7 +172,7 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
         ValueError: A clip is not finished, or is too short for what is asked.
     """
     script = with_picks(script, folder)
-    shots = shots_of_film(script, settings)
+    settings, shots = script.film_settings, shots_of_film(script)
     takes = [script.shown_take(shot) for shot in shots]
     sidecars = {take.name: _sidecar(take, folder) for take in takes}
     packets = {name: index_packets(folder / f"{name}.mp4") for name in sidecars}
@@ -185,7 +184,7 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
         _repeated(sidecars[take.name], before.name) if packets[take.name].fps == fps else 0
         for take, before in zip(takes, [takes[-1], *takes], strict=False)
     ]
-    spans, notes = lay_out(script, settings, shots, lengths, fps, repeated)
+    spans, notes = lay_out(script, shots, lengths, fps, repeated)
     notes += _describe_others(packets, size, fps)
     notes += [line for take in dict.fromkeys(takes) if (line := _stale(take, sidecars[take.name]))]
     untold = [shot.id for shot in shots if shot.title]
@@ -202,17 +201,17 @@ def plan_film(script: Script, settings: FilmSettings, folder: Path) -> FilmPlan:
         )
         for take, span, length in zip(takes, spans, lengths, strict=True)
     )
-    return FilmPlan(script, settings, clips, size, fps, sound_length(script, settings), tuple(notes))
+    return FilmPlan(script, clips, size, fps, sound_length(script), tuple(notes))
 
 
-def sound_length(script: Script, settings: FilmSettings) -> Fraction:
+def sound_length(script: Script) -> Fraction:
     """Seconds of a film's sound file, 0 without one. Raises `SourceError` where it holds no sound."""
-    if settings.sound is None:
+    if (sound := script.film_settings.sound) is None:
         return Fraction(0)
     try:
-        return sound_seconds(settings.sound)
+        return sound_seconds(sound)
     except ValueError as error:
-        raise settings.error(script, "sound", str(error)) from None
+        raise script.film_error("sound", str(error)) from None
 
 
 def _length_at(clip: PacketIndex, fps: Fraction) -> int:
@@ -232,10 +231,8 @@ def _sidecar(take: Take, folder: Path) -> dict[str, Any]:
 
 def _repeated(sidecar: Mapping[str, Any], before: str) -> int:
     """How many frames of a clip are those of the clip before, which it continues."""
-    joins = sidecar.get("joins")
-    return (
-        int(joins.get("drop_frames", 0)) if isinstance(joins, Mapping) and joins.get("clip") == before else 0
-    )
+    joins = object_at(sidecar, "joins")
+    return int(joins.get("drop_frames", 0)) if joins.get("clip") == before else 0
 
 
 def _most(counted: Iterable[tuple[_Value, int]]) -> _Value:

@@ -70,6 +70,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def object_at(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The JSON object at a key; an empty one where there is none."""
+    value = values.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def are_whole(files: object, names: Collection[str], folder: Path) -> bool:
     """Whether all files are as a record of their hashes says, and these are among them."""
     if not isinstance(files, Mapping) or not set(names) <= files.keys():

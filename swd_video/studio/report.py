@@ -10,7 +10,7 @@ from swd_video.studio.clip_files import stages_of
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.contact_sheet import SheetRow
 from swd_video.studio.film_record import film_entry, shot_entry
-from swd_video.studio.folder import read_object
+from swd_video.studio.folder import object_at, read_object
 from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
 
@@ -76,8 +76,7 @@ class ClipResult:
     def _as_kept(self) -> dict[str, Any]:
         """What is another than the script says."""
         keys = ("prompt", "read_as", "seed", "frames", "width", "height", "fps", "seconds")
-        joins, stages = self.kept.get("joins"), self.kept.get("stages")
-        before = joins.get("clip") if isinstance(joins, Mapping) else None
+        before, stages = object_at(self.kept, "joins").get("clip"), self.kept.get("stages")
         listed = [{**stage, "seconds": None} for stage in stages] if isinstance(stages, list) else []
         kept = {key: self.kept[key] for key in keys if key in self.kept}
         return {"kept": True, **kept, "stages": listed, **({"continues": before} if before else {})}

@@ -136,12 +136,6 @@ class FilmSettings:
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     flags: Collection[str] = field(default=(), compare=False)
 
-    def error(self, script: "Script", key: str, problem: str) -> SourceError:
-        """Return an error that points at where a key was given; at the film of the script when it was not."""
-        if key in self.flags:
-            return SourceError(f"--{key}: {problem}")
-        return script.error(self.lines.get(key, self.line), f"film.{key}", problem)
-
 
 @dataclass(frozen=True)
 class Take:
@@ -183,6 +177,11 @@ class Script:
     warnings: tuple[str, ...] = ()
     film: FilmSettings | None = None
 
+    @property
+    def film_settings(self) -> FilmSettings:
+        """How a film of the shots is made: all of them with cuts where the script does not say."""
+        return self.film or FilmSettings()
+
     def takes(self) -> Iterator[Take]:
         """Yield every clip to render, in the order of the file: the picked takes of a shot, else all."""
         for shot in self.shots:
@@ -207,6 +206,13 @@ class Script:
         """Return an error about a key of one of the shots."""
         index = [one.id for one in self.shots].index(shot.id)
         return self.error(shot.line_of(key), f"shots[{index}].{key}", problem)
+
+    def film_error(self, key: str, problem: str) -> SourceError:
+        """Return an error that points at where a key of the film was given; at the film when it was not."""
+        settings = self.film_settings
+        if key in settings.flags:
+            return SourceError(f"--{key}: {problem}")
+        return self.error(settings.lines.get(key, settings.line), f"film.{key}", problem)
 
 
 def derive_seed(script_seed: int, shot_id: str, take: int) -> int:
@@ -329,10 +335,9 @@ def _check_links(script: Script) -> None:
             chain[at] = None
             at = shots[at].continues
         ends.update(chain)
-    if script.film is not None:
-        for shot_id in script.film.order:
-            if shot_id not in shots:
-                raise script.film.error(script, "order", _no_such_shot(shot_id, shots))
+    for shot_id in script.film_settings.order:
+        if shot_id not in shots:
+            raise script.film_error("order", _no_such_shot(shot_id, shots))
 
 
 def _no_such_shot(shot_id: str, shots: Mapping[str, Shot]) -> str:

@@ -77,10 +77,10 @@ def build_timeline(plan: FilmPlan, rate: Fraction, folder: Path) -> "otio.schema
         pictures.append(
             _clip(clip, span(start, clip.span.stop - late - start), span(0, clip.length), span(start, 1))
         )
-    if plan.settings.sound is not None:
+    if (sound := plan.script.film_settings.sound) is not None:
         track = otio.schema.Track("Sound", kind=otio.schema.TrackKind.Audio)
         length = int(plan.sound_seconds * plan.fps)
-        media = otio.schema.ExternalReference(quote(path_from(folder, plan.settings.sound)), span(0, length))
+        media = otio.schema.ExternalReference(quote(path_from(folder, sound)), span(0, length))
         track.append(otio.schema.Clip("Sound", media, span(0, min(length, plan.frames))))
         timeline.tracks.append(track)
     return timeline

@@ -82,7 +82,7 @@ def test_a_picture_that_a_clip_repeats_is_shown_once(tmp_path: Path) -> None:
     assert [(clip["first_frame"], clip["frames"]) for clip in film["clips"]] == [(0, 17), (1, 16), (0, 17)]
     assert all(near(*pair) for pair in zip(frames_of(tmp_path)[17:33], pictures("green")[1:], strict=True))
     for settings in (FilmSettings(order=("blue", "green")), FilmSettings(crossfade=0.25)):
-        assert make_film(script, tmp_path, settings)["clips"][1]["first_frame"] == 0
+        assert make_film(replace(script, film=settings), tmp_path)["clips"][1]["first_frame"] == 0
 
 
 def test_a_picked_take_is_shown_the_scripts_before_the_folders(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_titles_are_read_on_the_film(tmp_path: Path) -> None:
     make_film(script, tmp_path, say=lines.append)
     assert lines == ["titles are not shown, as the film does not ask for them: blue."]
     plain = frames_of(tmp_path)
-    film = make_film(script, tmp_path, FilmSettings(titles=True))
+    film = make_film(replace(script, film=FilmSettings(titles=True)), tmp_path)
     frames = frames_of(tmp_path)
     assert film["title_frames"] == 32
     assert len(frames) == 32 + 51
@@ -218,7 +218,8 @@ def test_what_cannot_be_filmed_is_refused_in_one_line(
 def test_long_titles_have_smaller_letters_and_are_told_where_they_are_cut(tmp_path: Path) -> None:
     long = "a sentence that somebody wrote where a title should be "
     text = SCRIPT.replace("Three colours", long * 9)
-    plan = plan_film(write_folder(tmp_path, text), FilmSettings(titles=True), tmp_path)
+    script = replace(write_folder(tmp_path, text), film=FilmSettings(titles=True))
+    plan = plan_film(script, tmp_path)
     assert cut_titles(plan) == [
         f"the title {long[:30]!r}... does not fit into 64x48 pixels: its end is cut off."
     ]
@@ -233,7 +234,8 @@ def test_a_clip_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "blue.json").unlink()
     with pytest.raises(ValueError, match=r"blue is not rendered there yet\. Render the script first"):
         make_film(script, tmp_path)
-    assert make_film(script, tmp_path, FilmSettings(order=("red", "green", "red")))["frames"] == 51
+    script = replace(script, film=FilmSettings(order=("red", "green", "red")))
+    assert make_film(script, tmp_path)["frames"] == 51
 
 
 def test_a_clip_of_an_older_prompt_is_told(tmp_path: Path) -> None:

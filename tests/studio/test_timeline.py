@@ -9,7 +9,6 @@ import pytest
 
 from swd_video.studio.film import make_film
 from swd_video.studio.film_plan import plan_film
-from swd_video.studio.script import FilmSettings
 from swd_video.studio.timeline import editing_rate
 from swd_video.studio.yaml_script import parse_script
 
@@ -115,5 +114,5 @@ def test_a_rate_that_no_editor_counts_in_has_one_timeline(tmp_path: Path) -> Non
     film = make_film(script, tmp_path)
     assert set(film["files"]) == {"film.mp4", "film.otio"}
     assert not (tmp_path / "film.edl").exists(), "that of another film is gone"
-    assert plan_film(script, FilmSettings(), tmp_path).fps == 7
+    assert plan_film(script, tmp_path).fps == 7
     assert editing_rate(Fraction(7)) is None
