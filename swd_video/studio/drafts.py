@@ -70,23 +70,9 @@ def draft(
 ) -> DraftReport:
     """Draft a script, as `swd-video draft` does; call it again to go on.
 
-    Args:
-        script: what to draft, or its file.
-        out: folder of the clips; drafts lie in `drafts` below it.
-        seeds: takes of every shot.
-        stages: of each; default what was measured for the student.
-        again: shots to draw as many new seeds of; the others are left alone.
-        batch: takes to compute together; their bytes depend on it.
-        model: student to use instead of the script's: a shipped name, a folder, or one that is loaded.
-        device: "auto" takes cuda, then mps, then cpu.
-        dtype: "auto" takes bfloat16 on cuda and float32 elsewhere.
-        reader: of the file, as for `load_script`.
-        options: how the model is fitted into memory and run.
-        only: shots to draft; default all.
-        skip: shots not to draft.
-        say: takes lines about progress, for example `print`.
-        watch: takes the same as events, and every stage as well.
-        stop: asked before the next takes are begun; if it says yes, the run ends like one that is interrupted.
+    `seeds` are takes of every shot, `stages` those of a draft, by default as measured for the student. `again` names
+    shots to draw as many new seeds of, while the others are left alone. All else is as for `render`; drafts lie in
+    `drafts` below `out`, and `stop` is asked before the next takes are begun.
 
     Raises:
         ValueError: the script, the model or a number is not usable; nothing has been written then.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.studio.film_record import path_from
-from swd_video.studio.script import FilmSettings, Script, Shot, Transition
+from swd_video.studio.script import FilmSettings, Script, Shot
 from swd_video.yaml_source import dump_values
 
 
@@ -21,6 +21,9 @@ def script_as_yaml(script: Script, folder: Path) -> str:
 
 def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
     size = None if shot.size is None else f"{shot.size[1]}x{shot.size[0]}"
+    transition = None
+    if shot.transition is not None:
+        transition = "cut" if shot.transition.kind == "cut" else f"crossfade {shot.transition.seconds!r}"
     keep: bool | list[int] = shot.keep if isinstance(shot.keep, bool) else list(shot.keep)
     return _given(
         {
@@ -38,7 +41,7 @@ def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
             "continues": shot.continues,
             "title": shot.title,
             "trim": None if shot.trim is None else list(shot.trim),
-            "transition": _transition(shot.transition),
+            "transition": transition,
             "marker": shot.marker,
         }
     )
@@ -57,12 +60,6 @@ def _film(film: FilmSettings, folder: Path) -> dict[str, Any]:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _transition(transition: Transition | None) -> str | None:
-    if transition is None or transition.kind == "cut":
-        return None if transition is None else "cut"
-    return f"{transition.kind} {transition.seconds!r}"
 
 
 def _indented(text: str) -> str:

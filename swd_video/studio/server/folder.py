@@ -19,7 +19,6 @@ from swd_video.studio.folder import (
     SHEET_NAME,
     read_object,
 )
-from swd_video.studio.picks import read_picks
 from swd_video.studio.script import Script, Take
 
 SERVED = {
@@ -85,10 +84,6 @@ class Folder:
             except OSError:
                 marks.append(0)
         return hash(tuple(marks))
-
-    def picks(self) -> dict[str, tuple[int, ...]]:
-        """Numbers of the takes that were picked on the page or by `--pick`, by shot."""
-        return read_picks(self.path)
 
     def films(self) -> list[dict[str, Any]]:
         """What was made of all clips together, with a number that changes with the file."""

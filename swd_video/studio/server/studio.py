@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swd_video.studio.picks import pick_takes
+from swd_video.studio.picks import pick_takes, read_picks
 from swd_video.studio.script import Script
 from swd_video.studio.server.child import ask
 from swd_video.studio.server.folder import Folder, describe_others, describe_shots
@@ -94,7 +94,9 @@ class Studio:
                 "problems": look.problems,
                 "warnings": look.warnings,
             },
-            "shots": describe_shots(script, clips, drafts, self.folder.picks(), hashes) if script else [],
+            "shots": describe_shots(script, clips, drafts, read_picks(self.folder.path), hashes)
+            if script
+            else [],
             "others": describe_others(script, clips, drafts),
             "history": self._history.latest(),
             "films": self.folder.films(),
@@ -174,7 +176,7 @@ class Studio:
         # What continues another depends on that one's file.
         continued = {shot.continues for shot in script.shots}
         files = {key: clip.get("mark") for key, clip in clips.items() if key[0] in continued}
-        picks = {key: numbers for key, numbers in self.folder.picks().items() if key in continued}
+        picks = {key: numbers for key, numbers in read_picks(self.folder.path).items() if key in continued}
         wanted = version_of(text), takes, files, picks
         if wanted == self._compared:
             return
@@ -210,7 +212,7 @@ class Studio:
 
     def pick(self, shot: str, take: int, picked: bool) -> None:
         """Pick a take, or no longer."""
-        numbers = set(self.folder.picks().get(shot, ()))
+        numbers = set(read_picks(self.folder.path).get(shot, ()))
         numbers = numbers | {take} if picked else numbers - {take}
         texts = [f"{shot}:{number}" for number in sorted(numbers)] or [f"{shot}:none"]
         pick_takes(self._checked(), self.folder.path, texts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from swd_video.studio.picks import read_picks
 from swd_video.studio.script import Script
 from swd_video.studio.server.folder import Folder, describe_others, describe_shots
 from swd_video.studio.yaml_script import parse_script
@@ -28,7 +29,7 @@ def script() -> Script:
 
 
 def described(folder: Folder) -> list[dict[str, Any]]:
-    return describe_shots(script(), folder.clips(), folder.drafts(), folder.picks())
+    return describe_shots(script(), folder.clips(), folder.drafts(), read_picks(folder.path))
 
 
 def test_shots_have_the_takes_of_the_script_and_those_on_the_disk(tmp_path: Path) -> None:
