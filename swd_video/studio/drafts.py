@@ -128,22 +128,23 @@ def _plan_takes(
     """
     if not 1 <= seeds <= MAX_TAKES:
         raise ValueError(f"--seeds {seeds}: expected a number of takes, from 1 to {MAX_TAKES}.")
-    known = _known_takes(script, out)
+    counts = object_at(read_object(out / DRAFTS_REPORT_NAME), "takes")
+    numbers = {shot.id: counts.get(shot.id) for shot in script.shots}
+    before = {name: n if type(n) is int and 1 <= n <= MAX_TAKES else 0 for name, n in numbers.items()}
+    one_each = [script.take(shot, 1) for shot in script.shots]
+    chosen: set[str] = set().union(*(named_takes(one_each, text, "--again") for text in again))
     takes: dict[str, int] = {}
     fresh: set[str] = set()
-    chosen = {shot.id for shot in script.shots}
-    if again:
-        one_each = [script.take(shot, 1) for shot in script.shots]
-        names = {take.name: take.shot.id for take in one_each}
-        chosen = {names[name] for text in again for name in named_takes(one_each, text, "--again")}
-    for shot in script.shots:
-        asked, there = known.get(shot.id, (0, set()))
-        missing = {*range(1, asked + 1)} - there
+    for first in one_each:
+        shot, asked = first.shot, before[first.shot.id]
         takes[shot.id] = asked if again else max(asked, seeds)
-        if again and shot.id in chosen:
+        if first.name in chosen:
+            names = [script.take(shot, number).name for number in range(1, asked + seeds + 1)]
+            missing = [
+                name for name in names[:asked] if not sidecar_file(name, out / DRAFTS_FOLDER).is_file()
+            ]
             takes[shot.id] = asked if missing else asked + seeds
-            missing = missing or {*range(asked + 1, asked + seeds + 1)}
-            fresh |= {script.take(shot, number).name for number in missing}
+            fresh.update(missing or names[asked:])
         if takes[shot.id] > MAX_TAKES:
             raise ValueError(
                 f"--seeds {seeds}: {shot.id} would have {takes[shot.id]} takes, at most {MAX_TAKES}."
@@ -152,23 +153,7 @@ def _plan_takes(
     work = select_takes(everything, only, skip)
     work = work & fresh if again else work
     at_work = {take.shot.id for take in everything if take.name in work}
-    return {
-        shot_id: n if shot_id in at_work else known.get(shot_id, (0,))[0] for shot_id, n in takes.items()
-    }, work
-
-
-def _known_takes(script: Script, out: Path) -> dict[str, tuple[int, set[int]]]:
-    """How many takes of each shot earlier runs were asked for, and the numbers of those that have a draft."""
-    counts = object_at(read_object(out / DRAFTS_REPORT_NAME), "takes")
-    known: dict[str, tuple[int, set[int]]] = {}
-    for shot in script.shots:
-        count = counts.get(shot.id)
-        if type(count) is int and 1 <= count <= MAX_TAKES:
-            names = {number: script.take(shot, number).name for number in range(1, count + 1)}
-            folder = out / DRAFTS_FOLDER
-            there = {number for number, name in names.items() if sidecar_file(name, folder).is_file()}
-            known[shot.id] = count, there
-    return known
+    return {name: n if name in at_work else before[name] for name, n in takes.items()}, work
 
 
 @dataclass
