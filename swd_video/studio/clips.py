@@ -237,19 +237,15 @@ def _read_prompt(script: Script, shot: Shot, model: ScriptModel) -> tuple[str, d
     prompt = with_known_words(model.tokenizer, shot.prompt)
     count = model.pipe.model.count_tokens(prompt)
     if count > (limit := model.pipe.model.max_tokens):
-        raise script.shot_error(
-            shot,
-            "prompt",
-            f"has {count} tokens, and {model.name} reads {limit}: its end would be lost. Shorten it.",
-        )
+        problem = f"has {count} tokens, and {model.name} reads {limit}: its end would be lost. Shorten it."
+        raise script.shot_error(shot, "prompt", problem)
     unknown = unknown_words(model.tokenizer, prompt)
     if knows_nothing(model.tokenizer, prompt):
         words = f": {describe_unknown(unknown)}" if unknown else ""
-        raise script.shot_error(
-            shot,
-            "prompt",
-            f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on.",
+        problem = (
+            f"{model.name} knows not one word of it{words}. Write it in words that the model was trained on."
         )
+        raise script.shot_error(shot, "prompt", problem)
     return prompt, unknown
 
 

@@ -125,17 +125,8 @@ class Progress:
         for earlier in [step for step in self._steps.get(take.name, {}) if step < index]:
             self._left[earlier] -= self._steps[take.name].pop(earlier)  # an earlier run has made it
         self._pay(take.name, index)
-        self._tell(
-            Event(
-                "stage",
-                f"{take.name}: stage {index + 1} of {stages}",
-                take.shot.id,
-                take.take,
-                index + 1,
-                stages,
-                preview=preview,
-            )
-        )
+        text = f"{take.name}: stage {index + 1} of {stages}"
+        self._tell(Event("stage", text, take.shot.id, take.take, index + 1, stages, preview=preview))
 
     def clip(self, take: Take, status: str, text: str, error: str = "") -> None:
         """Say what became of a clip; how many there are by now stands before the text."""

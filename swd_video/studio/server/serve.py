@@ -82,19 +82,16 @@ def _alone(folder: Path) -> Iterator[Path]:
     private = folder / PRIVATE
     private.mkdir(exist_ok=True)
     told = private / "address.json"
-    lock = FileLock(private / "lock", timeout=0)
     try:
-        lock.acquire()
+        held = FileLock(private / "lock", timeout=0).acquire()
     except Timeout:
         where = read_object(told).get("address")
         place = f" at {where}" if where else ""
         raise OSError(
             f"{folder}: another studio is open there{place}. Use that one, or choose another folder."
         ) from None
-    try:
+    with held:
         yield told
-    finally:
-        lock.release()
 
 
 def _listen(host: str, port: int | None, told: Path) -> socket.socket:
