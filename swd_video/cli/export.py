@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -56,13 +56,6 @@ def run(argv: list[str]) -> int:
     if pushed is not None:
         print(f"pushed to {pushed}", file=sys.stderr)
     if arguments.json_output:
-        report = {
-            "folder": str(done.folder.resolve()),
-            "form": done.form,
-            "base_model": done.base_model,
-            "license": done.license,
-            "files": done.files,
-            "pushed": pushed,
-        }
+        report = {**asdict(done), "folder": str(done.folder.resolve()), "pushed": pushed}
         print(json.dumps(report))
     return 0
