@@ -100,11 +100,8 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         *_table(_training_rows(counted["gpus"])),
         _parts(counted["gpus"]),
     ]
-    lines += [
-        f"training the {key.removesuffix('_tflops')} first takes {_number(tflops)} TFLOPs"
-        for key, tflops in training.items()
-        if key.endswith("_tflops") and tflops
-    ]
+    if tflops := training["upsampler_tflops"]:
+        lines.append(f"training the upsampler first takes {_number(tflops)} TFLOPs")
     if left_out := training["num_gpus_left_out"]:
         numbers = ", ".join(map(str, left_out))
         lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")

@@ -21,7 +21,7 @@ from swd_video.models.base import VideoModel
 from swd_video.models.published_decoders import load_decoder_file, published_layout
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
-from swd_video.training.passes import carried_passes, earlier_passes
+from swd_video.training.passes import upsampler_passes, upsampler_training
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 
@@ -148,7 +148,9 @@ class _Plan:
 
     def _sampling(self, text_tflops: float) -> dict[str, Any]:
         model, compression = self.architecture.model, self.architecture.spec.compression
-        carried = [self._tflops(carried_passes(self.config, index)) for index in range(len(self.schedule))]
+        upsampling = [
+            self._tflops(upsampler_passes(self.config, index)) for index in range(len(self.schedule))
+        ]
         stages: list[dict[str, Any]] = []
         for index, (stage, tokens) in enumerate(
             zip(self.schedule, self.schedule.tokens(compression), strict=True)
@@ -167,7 +169,7 @@ class _Plan:
                     "tokens": tokens,
                     "tflops": cost.forward / TERA,
                     "attention_tflops": cost.attention / TERA,
-                    **{f"{name}_tflops": tflops for name, tflops in carried[index].items()},
+                    "upsampler_tflops": upsampling[index],
                     "pixels": str(compression.pixel_size(stage.grid)),
                 }
             )
@@ -176,7 +178,7 @@ class _Plan:
             """Of the first stages, and of showing what the last of them gave."""
             return {
                 "transformer_tflops": sum(stage["tflops"] for stage in stages[:count]),
-                **{f"{name}_tflops": sum(stage[name] for stage in carried[:count]) for name in carried[0]},
+                "upsampler_tflops": sum(upsampling[:count]),
                 f"{self.decoding}_tflops": self._decode_tflops(self.schedule.grids[count - 1]),
                 "text_encoder_tflops": text_tflops,
             }
@@ -197,13 +199,9 @@ class _Plan:
             return self.decoder.flops(Pass("decoder", replace(grid, frames=frames))).forward / TERA
         return self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", grid)).forward / TERA
 
-    def _tflops(self, passes: dict[str, list[Pass]]) -> dict[str, float]:
-        """Operations of passes of networks that the student carries, by network."""
-        return {name: sum(map(self._tflops_of, some), start=0.0) for name, some in passes.items()}
-
-    def _tflops_of(self, one: Pass) -> float:
-        cost = self.step.network(one.network, "full").flops(one)
-        return one.clips * (cost.forward + cost.backward) / TERA
+    def _tflops(self, passes: Sequence[Pass]) -> float:
+        costs = [(one.clips, self.step.network(one.network, "full").flops(one)) for one in passes]
+        return sum((clips * (cost.forward + cost.backward) / TERA for clips, cost in costs), start=0.0)
 
     def _clip_seconds(self, sampling: dict[str, Any], gpu: Gpu) -> dict[str, Any]:
         parameters, decoding = self.parameters, self.decoding
@@ -218,10 +216,7 @@ class _Plan:
             "transformer_seconds": sum(
                 seconds(stage["tflops"], parameters["transformer"]) for stage in sampling["stages"]
             ),
-            **{
-                f"{name}_seconds": self._seconds(sampling[f"{name}_tflops"], gpu, bf16=False)
-                for name in carried_passes(self.config, 0)
-            },
+            "upsampler_seconds": self._seconds(sampling["upsampler_tflops"], gpu, bf16=False),
             "text_encoder_seconds": seconds(sampling["text_encoder_tflops"], text_parameters),
             f"{decoding}_seconds": seconds(
                 sampling[f"{decoding}_tflops"], parameters[decoding.removesuffix("_decode")]
@@ -242,9 +237,7 @@ class _Plan:
             "bf16": setup.bf16,
             "gradient_checkpointing": train.gradient_checkpointing,
             "supported": len(self.architecture.transformers) == 1,
-            **{
-                f"{name}_tflops": tflops for name, tflops in self._tflops(earlier_passes(self.config)).items()
-            },
+            "upsampler_tflops": self._tflops(upsampler_training(self.config)),
             "num_gpus_left_out": [count for count in counts if count not in fitting],
             **{kind: self._training_of_kind(setup.of_kind(kind), fitting) for kind in ("full", "lora")},
         }

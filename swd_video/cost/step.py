@@ -23,7 +23,7 @@ from swd_video.cost.networks import (
 )
 from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.passes import Pass
-from swd_video.training.config import CarriedConfig, DistillConfig, LoraTrainConfig
+from swd_video.training.config import DistillConfig, LoraTrainConfig, UpsamplerConfig
 from swd_video.training.passes import step_passes
 
 Kind = Literal["full", "lora"]
@@ -114,7 +114,7 @@ class StepCost:
             return Heads(heads, architecture)
         if name == "vae_decoder":
             return Decoder(architecture)
-        if isinstance(name, CarriedConfig):
+        if isinstance(name, UpsamplerConfig):
             channels = architecture.spec.latent_channels
             return Carried(name.untrained(channels), channels)
         assert isinstance(name, PixelEncoderConfig), name

@@ -4,12 +4,10 @@ Sections that belong to one part lie beside it: those of `loss` and `adapt` in `
 """
 
 import os
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from swd_video.config import Section, load_config_as
 from swd_video.core.schedule import ScaleSchedule
@@ -60,24 +58,10 @@ class StageConfig(Section):
     """Local attention of the student's blocks; null: every token attends to all others. Text is always whole."""
 
 
-class CarriedConfig(Section):
-    """A network that a student carries beside its transformer.
-
-    Attributes:
-        kind: what costs call it.
-    """
-
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def untrained(self, channels: int) -> nn.Module:
-        """One of this shape, for latents of so many channels: what it costs is counted on it."""
-
-
-class UpsamplerConfig(CarriedConfig):
+class UpsamplerConfig(Section):
     """A network that takes clips from a stage's grid to the next, in place of bicubic resizing."""
 
-    kind = "upsampler"
+    kind: ClassVar[str] = "upsampler"
 
     file: str | None = None
     """Where it lies, ending in .safetensors, for several runs to share: trained first where there is none, and used
@@ -97,7 +81,7 @@ class UpsamplerConfig(CarriedConfig):
     """Of its first weights and of the clips in each step. Not the run's, so that runs with several seeds share it."""
 
     def untrained(self, channels: int) -> LatentUpsampler:
-        """See `CarriedConfig`."""
+        """One of this shape, for latents of so many channels: what it costs is counted on it."""
         return LatentUpsampler(channels, self.width, self.depth)
 
 

@@ -1,6 +1,5 @@
-"""Which networks a step runs: the student's own passes, those of what it carries, and those of its objectives."""
+"""Which networks a step runs: the student's own passes, those of its upsampler, and those of its objectives."""
 
-from collections import defaultdict
 from dataclasses import replace
 
 from swd_video.core.upsampler import growing_pairs
@@ -16,38 +15,36 @@ def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dic
     # Stages before run for the clips that the student makes its own.
     shares = [share] * stage_index + [1.0]
     simulated = [replace(one, clips=share) for one in student[:stage_index] if share]
-    carried: defaultdict[str, list[Pass]] = defaultdict(list)
-    for index, of in enumerate(shares):
-        for name, passes in carried_passes(config, index).items():
-            carried[name] += [replace(one, clips=of) for one in passes if of]
+    upsampled = [
+        replace(one, clips=of)
+        for index, of in enumerate(shares)
+        if of
+        for one in upsampler_passes(config, index)
+    ]
     # Whatever learns beside the student more often than the student does sees clips that it makes anew.
     num_new = config.loss.num_updates - 1
-    makes_new = [*simulated, *(one for passes in carried.values() for one in passes)]
-    new_clips = [replace(one, clips=num_new * one.clips) for one in (student[stage_index], *makes_new)]
+    makes_new = (student[stage_index], *simulated, *upsampled)
+    new_clips = [replace(one, clips=num_new * one.clips) for one in makes_new]
     return {
         "backward_simulation": simulated,
-        **carried,
+        "upsampler": upsampled,
         "student": [replace(student[stage_index], gradient="weights")],
         "new_clips": new_clips if num_new else [],
         **config.loss.passes(spec, schedule.grids[stage_index]),
     }
 
 
-def carried_passes(config: DistillConfig, stage_index: int) -> dict[str, list[Pass]]:
-    """What networks that the student carries run for a clip on its way into a stage, by network."""
+def upsampler_passes(config: DistillConfig, stage_index: int) -> list[Pass]:
+    """What the upsampler runs for a clip on its way into a stage."""
     grids, section = config.scale_schedule().grids, config.upsampler
     before, grid = grids[max(stage_index - 1, 0)], grids[stage_index]
-    if section is None or before == grid:
-        return {"upsampler": []}
-    return {"upsampler": [Pass(section, before, to=grid)]}
+    return [] if section is None or before == grid else [Pass(section, before, to=grid)]
 
 
-def earlier_passes(config: DistillConfig) -> dict[str, list[Pass]]:
-    """What trains networks that the student carries before the student itself, by network, with all their clips."""
+def upsampler_training(config: DistillConfig) -> list[Pass]:
+    """What trains the upsampler before the student itself, with all its clips."""
     section, pairs = config.upsampler, growing_pairs(config.scale_schedule())
     if section is None:
-        return {"upsampler": []}
+        return []
     clips = section.steps * section.batch_size
-    return {
-        "upsampler": [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]
-    }
+    return [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]
