@@ -1,6 +1,6 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ from swd_video.training.clip_order import order_clips
 from swd_video.training.config import DistillConfig, LoraTrainConfig, load_config
 from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts, keep_vae
-from swd_video.training.loop import Product, Run, TrainSummary
+from swd_video.training.loop import Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
@@ -69,22 +69,21 @@ def distill(
         FolderInUseError: if another run trains there.
         NonFiniteError: when a loss or a gradient is not finite; the last checkpoint stays.
     """
-    return _train(config, Path(out), overrides, finished_summary, build_run)
+    return _train(config, Path(out), overrides, adapts=False)
 
 
 def adapt(
     config: DistillConfig | str | Path, out: str | Path, *, overrides: Mapping[str, Any] | None = None
 ) -> TrainSummary:
     """The same for a teacher that learns a schedule's grids, as `swd-video adapt` does."""
-    return _train(config, Path(out), overrides, finished_adaptation, build_adaptation)
+    return _train(config, Path(out), overrides, adapts=True)
 
 
 def _train(
     config: DistillConfig | str | Path,
     out: Path,
     overrides: Mapping[str, Any] | None,
-    finished: Callable[[DistillConfig, Path], TrainSummary | None],
-    build: Callable[[DistillConfig, Path], Run],
+    adapts: bool,
 ) -> TrainSummary:
     if not isinstance(config, DistillConfig):
         config = load_config(config, overrides)
@@ -94,35 +93,26 @@ def _train(
         )
     # Started by `accelerate launch`, this is one of several processes, of which the first holds the folder.
     with alone_in(out) if join_processes().is_main_process else nullcontext():
-        config = settle_precision(config, out)
-        summary = finished(config, out)
-        return loop.train(build(config, out)) if summary is None else summary
+        config, config_file = _of_run(settle_precision(config, out), adapts)
+        summary = finished_summary(config, out, config_file)
+        return loop.train(build_run(config, out, adapts=adapts)) if summary is None else summary
 
 
-def build_run(config: DistillConfig, folder: Path) -> Run:
-    """Put a distillation together.
+def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> Run:
+    """Put a distillation together, or an adaptation, for which `loss` and noise levels of stages do not count.
 
     Args:
         config: all of it, after `settle_precision`; saved as `config.yaml` in the folder.
         folder: of the run; made where it is missing, once everything else is found to work. A run that was stopped
             there goes on.
+        adapts: whether a teacher is to learn the schedule's grids.
 
     Raises:
         ValueError: for input that cannot work, in one line.
     """
-    return _build(config, folder, CONFIG_FILE, config.loss.objectives)
-
-
-def build_adaptation(config: DistillConfig, folder: Path) -> Run:
-    """The same for a teacher that is to learn the schedule's grids; `loss` and noise levels of stages do not count."""
-    config = _for_adaptation(config)
-    return _build(config, folder, ADAPTATION_FILE, {"flow": config.adapt})
-
-
-def _build(
-    config: DistillConfig, folder: Path, config_file: str, sections: Mapping[str, ObjectiveConfig]
-) -> Run:
-    train, adapts = config.train, config_file == ADAPTATION_FILE
+    config, config_file = _of_run(config, adapts)
+    sections: Mapping[str, ObjectiveConfig] = {"flow": config.adapt} if adapts else config.loss.objectives
+    train = config.train
     sharded, num_processes = wants_sharding(), join_processes().num_processes
 
     # What can be found wrong before anything is loaded.
@@ -172,7 +162,7 @@ def _build(
     # All that could be wrong has been found, so the folder becomes this run's.
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
-    product: Product
+    product: Student | AdaptedTeacher
     if adapts:
         product, result = AdaptedTeacher(resolve_model_path(config.model)), folder / TEACHER_FOLDER
     else:
@@ -314,13 +304,12 @@ def _claim_folder(
     return made_of if known else None
 
 
-def finished_adaptation(config: DistillConfig, folder: Path) -> TrainSummary | None:
-    """`finished_summary` of an adaptation."""
-    return finished_summary(_for_adaptation(config), folder, ADAPTATION_FILE)
-
-
-def _for_adaptation(config: DistillConfig) -> DistillConfig:
-    """Without what belongs to a student: losses and groups of clips, samples, ways from stage to stage."""
+def _of_run(config: DistillConfig, adapts: bool) -> tuple[DistillConfig, str]:
+    """A run's config, an adaptation's without what belongs to a student, and the name of its file."""
+    if not adapts:
+        return config, CONFIG_FILE
     changes = {"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
     train = config.train.model_copy(update=changes)
-    return config.model_copy(update={"loss": LossConfig(), "train": train, "upsampler": None})
+    return config.model_copy(
+        update={"loss": LossConfig(), "train": train, "upsampler": None}
+    ), ADAPTATION_FILE

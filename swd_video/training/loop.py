@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from diffusers import ModelMixin
-from torch import Tensor
 from tqdm import tqdm
 
 from swd_video.files import write_json
+from swd_video.student.student import Student
+from swd_video.training.adapt import AdaptedTeacher
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
@@ -24,14 +24,6 @@ from swd_video.training.step import Stepper, StepReport
 SUMMARY_FILE = "train.json"
 
 
-@runtime_checkable
-class Product(Protocol):
-    """What a run makes of the weights that it trained: a student, or a teacher that learned the small grids."""
-
-    def save(self, folder: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
-        """Write it whole, with a network's weights or low-rank additions, and replace what is there."""
-
-
 @dataclass
 class Run:
     """A training ready to start or to go on; what comes out is written into `result`."""
@@ -40,7 +32,7 @@ class Run:
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
-    product: Product
+    product: Student | AdaptedTeacher
     result: Path
 
 

@@ -12,7 +12,7 @@ from swd_video.cli.adapt import run as run_command
 from swd_video.config import ConfigError, dump_config
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import load_teacher
-from swd_video.training.build import build_adaptation
+from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig
 from swd_video.training.finished import finished_summary
 from swd_video.training.loop import train
@@ -24,7 +24,7 @@ MakeConfig = Callable[..., DistillConfig]
 
 def test_the_loss_falls_on_every_grid(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(lr=1e-2, batch_size=6, stages_per_step=3)
-    stepper = build_adaptation(config, tmp_path / "run").stepper
+    stepper = build_run(config, tmp_path / "run", adapts=True).stepper
     assert stepper.networks.student is stepper.networks.model.transformer
 
     @torch.no_grad()
@@ -63,8 +63,8 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     with pytest.raises(ConfigError, match=r"holds the run of another command \(adapt\.yaml\)"):
         finished_summary(config, out)
 
-    train_until(build_adaptation(config, tmp_path / "stopped"), 2)
-    train(build_adaptation(config, tmp_path / "stopped"))
+    train_until(build_run(config, tmp_path / "stopped", adapts=True), 2)
+    train(build_run(config, tmp_path / "stopped", adapts=True))
     file = "teacher/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (out / file).read_bytes()
 
@@ -78,7 +78,7 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
 def test_a_lora_loads_in_stock_diffusers(
     make_config: MakeConfig, tiny_wan_folder: Path, stock_inputs: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    run = build_adaptation(make_config("lora", steps=2, ema_decay=0.0, lr=1e-2), tmp_path / "run")
+    run = build_run(make_config("lora", steps=2, ema_decay=0.0, lr=1e-2), tmp_path / "run", adapts=True)
     train(run)
     pipe = WanPipeline.from_pretrained(tiny_wan_folder)
     with torch.no_grad():
