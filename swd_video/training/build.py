@@ -33,7 +33,7 @@ from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
 from swd_video.training.config import DistillConfig, LoraTrainConfig, load_config
 from swd_video.training.finished import finished_summary
-from swd_video.training.idle_parts import drop_text_encoders, embed_texts, keep_vae
+from swd_video.training.idle_parts import drop_text_encoders, embed_texts
 from swd_video.training.loop import Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
@@ -140,7 +140,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     embeds = embed_texts(model, texts, speaks=accelerator.is_main_process)
     drop_text_encoders(model)
     if any(section.needs_vae for section in sections.values()):
-        keep_vae(model, accelerator.device)
+        model.vae.to(accelerator.device, torch.float32)
     networks = _place_networks(config, model, accelerator, adapts)
     objectives = _build_objectives(config, sections, networks, embeds, accelerator)
     parameters = networks.trainable_parameters()

@@ -34,7 +34,7 @@ from swd_video.training.decoder_discriminator import FrameDiscriminator
 from swd_video.training.decoder_imitation import IMITATED_FILE, imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.finite import check_losses
-from swd_video.training.idle_parts import drop_text_encoders, keep_vae
+from swd_video.training.idle_parts import drop_text_encoders
 from swd_video.training.muon import Muon
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import learning_rate_share
@@ -114,7 +114,7 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     schedule = ScaleSchedule((Stage(1.0, grid),))
     clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
     drop_text_encoders(model)
-    keep_vae(model, device)
+    model.vae.to(device, torch.float32)
     kept_back, held_out = _hold_out(config, clips, manifest)
     imitate = config.train.imitate
     if not (out / CONFIG_FILE).is_file():  # left by a start that failed, perhaps at another config

@@ -29,11 +29,6 @@ def moved_to(device: torch.device, *modules: nn.Module) -> Iterator[None]:
             module.to(home)
 
 
-def all_parts(model: VideoModel) -> list[nn.Module]:
-    """Everything that encoding clips and captions may look at: text encoders, VAE, and the network beside them."""
-    return [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
-
-
 def embed_texts(model: VideoModel, texts: Mapping[str, Sequence[str]], *, speaks: bool) -> dict[str, Tensor]:
     """Embed what a training needs besides its captions, and say on stderr what the model reads only in part.
 
@@ -54,8 +49,3 @@ def drop_text_encoders(model: VideoModel) -> None:
     """Give the memory of the text encoders back, for good: their weights are gone, their shapes stay."""
     for name in model.text_tokens:
         getattr(model.pipe, name).to("meta")
-
-
-def keep_vae(model: VideoModel, device: torch.device) -> None:
-    """Put the VAE on a device to stay, in float32, for losses that look at pixels."""
-    model.vae.to(device, torch.float32)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import nn
 
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
@@ -15,7 +16,7 @@ from swd_video.data.sections import DataConfig
 from swd_video.models.base import VideoModel
 from swd_video.models.fingerprint import fingerprint_encoders
 from swd_video.models.loading import resolve_model_path
-from swd_video.training.idle_parts import all_parts, moved_to
+from swd_video.training.idle_parts import moved_to
 
 _CURE = "Repair them and run `swd-video encode` on this config with --retry-skipped."
 
@@ -35,7 +36,9 @@ def open_clips(
     """
     encoders = fingerprint_encoders(resolve_model_path(model_name), adapter)
     if data.manifest is not None and accelerator.is_main_process and not is_finished(data.cache):
-        with moved_to(accelerator.device, *all_parts(model)):
+        # All that encoding clips and captions may look at.
+        parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
+        with moved_to(accelerator.device, *parts):
             _encode(data, model_name, schedule, model, encoders)
     accelerator.wait_for_everyone()
     try:
