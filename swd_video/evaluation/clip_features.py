@@ -4,8 +4,8 @@
 encoder of transformers.
 """
 
-import inspect
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.clip_store import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
-from swd_video.models.pixel_encoders import load_encoder_network, read_pixel_form
+from swd_video.models.pixel_encoders import load_encoder_network, pixels_to, read_pixel_form
 from swd_video.models.pixel_form import resize_pictures
 
 PACKAGED = "efficientnet"
@@ -39,7 +39,8 @@ class VideoFeatures(Protocol):
         """Describe a batch of clips, float64."""
 
 
-class FrameFeatures(ABC):
+@dataclass(frozen=True)
+class FrameFeatures:
     """An image network: describes frames one by one, and clips by their mean and their change.
 
     Distances over these features are *not* FVD, and mean something only beside the distance between two sets of real
@@ -47,17 +48,15 @@ class FrameFeatures(ABC):
 
     Attributes:
         name: what reports call the features of clips.
+        describe: uint8 frames (frames, height, width, 3) on the device to features (frames, features).
         device: where it runs.
         frames_per_forward: frames in one forward pass, which bounds memory.
     """
 
     name: str
+    describe: Callable[[Tensor], Tensor]
     device: torch.device
     frames_per_forward: int
-
-    @abstractmethod
-    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
-        """Describe frames, which already lie on the device."""
 
     @torch.inference_mode()
     def frame_features(
@@ -92,44 +91,23 @@ def pool_frames(
     return np.concatenate([per_frame.mean(axis=1), change], axis=1)
 
 
-class ImageNetVideoFeatures(FrameFeatures):
-    """EfficientNet-Lite0: 320 features of a frame, 640 of a clip."""
+def imagenet_features(
+    *, size_px: int = 160, frames_per_forward: int = 64, device: str | torch.device = "cpu"
+) -> FrameFeatures:
+    """EfficientNet-Lite0: 320 features of a frame, the spatial means of its last block, and 640 of a clip.
 
-    def __init__(
-        self, *, size_px: int = 160, frames_per_forward: int = 64, device: str | torch.device = "cpu"
-    ) -> None:
-        """Load the network.
+    The short side of frames is resized to `size_px`; the network was trained at 224.
+    """
+    network = load_efficientnet(device=device)
 
-        The short side of frames is resized to `size_px`; the network was trained at 224.
-        """
-        self.name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
-        self.net = load_efficientnet(device=device)
-        self.size_px = size_px
-        self.frames_per_forward = frames_per_forward
-        self.device = torch.device(device)
-
-    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
-        """Spatial means of the last block."""
+    def describe(frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
         pixels = pixels_from_frames(frames.permute(0, 3, 1, 2))
-        scale = self.size_px / min(pixels.shape[-2:])
+        scale = size_px / min(pixels.shape[-2:])
         height, width = (max(round(n * scale), 1) for n in pixels.shape[-2:])
-        return self.net.features(resize_pictures(pixels, (height, width)))
+        return network.features(resize_pictures(pixels, (height, width)))
 
-
-class TransformersImageFeatures(FrameFeatures):
-    """An image encoder of transformers, such as DINOv2 or the picture half of CLIP."""
-
-    frames_per_forward = 32
-
-    def __init__(self, network: "_Network", *, device: str | torch.device) -> None:
-        """Wrap a loaded network; see `load_features`."""
-        self.name = f"{network.name}, mean and {CHANGE_WEIGHT:g} x change"
-        self.network = network
-        self.device = torch.device(device)
-
-    def describe(self, frames: UInt8[Tensor, "frames height width 3"]) -> Float[Tensor, "frames features"]:
-        """Mean of the last layer's tokens."""
-        return self.network.tokens(self.network.pixels(frames)).mean(dim=1)
+    name = f"EfficientNet-Lite0 at {size_px} px, mean and {CHANGE_WEIGHT:g} x change"
+    return FrameFeatures(name, describe, torch.device(device), frames_per_forward)
 
 
 class TransformersVideoFeatures:
@@ -159,7 +137,7 @@ class TransformersVideoFeatures:
         described = []
         for clip in frames:
             shown = torch.from_numpy(np.ascontiguousarray(clip[picked])).to(self.device)
-            described.append(self.network.tokens(self.network.pixels(shown)[None]).mean(dim=1).double())
+            described.append(self.network.mean_token(self.network.pixels(shown)[None]).double())
         return torch.cat(described).cpu().numpy()
 
 
@@ -168,18 +146,11 @@ class _Network:
 
     def __init__(self, name: str, device: str | torch.device) -> None:
         config, model = load_encoder_network(name)
-        self.model = model.to(device)
+        self._run = pixels_to(name, model.to(device))
         form = read_pixel_form(name, config)
         self.name = name
         self.num_frames = form.frames or 1
         self.size_px = (form.height_px, form.width_px)
-        arguments = inspect.signature(self.model.forward).parameters
-        inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
-        if not inputs:
-            raise ValueError(f"encoder {name!r}: takes no pixels; give a video or image encoder.")
-        self._input = inputs[0]
-        # V-JEPA 2 would also predict what it has not been shown.
-        self._options = {"skip_predictor": True} if "skip_predictor" in arguments else {}
         self._statistics = [
             torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
         ]
@@ -192,10 +163,10 @@ class _Network:
         unit = frames.permute(0, 3, 1, 2).float() / 255.0
         return (resize_pictures(unit, self.size_px).clamp(0, 1) - mean) / std
 
-    def tokens(self, pixels: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch tokens features"]:
-        """Tokens, or places of a convolution, of the last layer."""
-        output = self.model(**{self._input: pixels}, **self._options).last_hidden_state
-        return output.flatten(2).transpose(1, 2) if output.ndim > 3 else output
+    def mean_token(self, pixels: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
+        """Mean of the tokens, or of the places of a convolution, of the last layer."""
+        output = self._run(pixels).last_hidden_state
+        return (output.flatten(2).transpose(1, 2) if output.ndim > 3 else output).mean(dim=1)
 
 
 def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
@@ -207,11 +178,16 @@ def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeat
         ValueError: If there is no such encoder, or it cannot be loaded.
     """
     if name == PACKAGED:
-        return ImageNetVideoFeatures(device=device)
+        return imagenet_features(device=device)
     network = _Network(name, device)
     if network.num_frames > 1:
         return TransformersVideoFeatures(network, device=device)
-    return TransformersImageFeatures(network, device=device)
+    return FrameFeatures(
+        f"{name}, mean and {CHANGE_WEIGHT:g} x change",
+        lambda frames: network.mean_token(network.pixels(frames)),
+        torch.device(device),
+        frames_per_forward=32,
+    )
 
 
 def load_frame_features(name: str, *, device: str | torch.device = "cpu") -> FrameFeatures:

@@ -1,5 +1,6 @@
 """Frozen networks that see clips as pixels, behind one interface: tokens of any block, where they lie in the clip."""
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -129,10 +130,7 @@ class TransformersEncoder(PixelEncoder):
                 raise ValueError(f"frames: got {frames} for {name!r}, a {kind}, expected {expected}")
             form = replace(form, frames=frames)
         self._form = form
-        # V-JEPA 2 would also predict what it has not been shown.
-        self._input, self._options = (
-            ("pixel_values_videos", {"skip_predictor": True}) if kind == "vjepa2" else ("pixel_values", {})
-        )
+        self._run = pixels_to(name, model)
 
     def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
         """Tokens along frames, height and width: always alike, since every clip is brought into one form."""
@@ -153,10 +151,7 @@ class TransformersEncoder(PixelEncoder):
         """See `PixelEncoder`."""
         shown = self._form.shape(pixels).transpose(1, 2)
         captured = capture_blocks(
-            self._blocks,
-            self._anatomy.after(self.network),
-            blocks,
-            lambda: self.network(**{self._input: shown}, **self._options),
+            self._blocks, self._anatomy.after(self.network), blocks, lambda: self._run(shown)
         )
         frames, height, width = self.grid(PixelSize(*pixels.shape[2:]), 0)
         first = 1 if self._anatomy.has_class_token else 0
@@ -233,6 +228,21 @@ def load_encoder_network(name: str, *, with_weights: bool = True) -> tuple[Any, 
     # Of networks that see and read, the half that sees.
     model = getattr(model, "vision_model", model).requires_grad_(False).eval()
     return getattr(config, "vision_config", config), model
+
+
+def pixels_to(name: str, model: nn.Module) -> Callable[[Tensor], Any]:
+    """Calls an encoder of transformers with pixels, by the name that it has for them.
+
+    Raises:
+        ValueError: if it takes none.
+    """
+    arguments = inspect.signature(model.forward).parameters
+    inputs = [key for key in ("pixel_values_videos", "pixel_values") if key in arguments]
+    if not inputs:
+        raise ValueError(f"encoder {name!r}: takes no pixels; give a video or image encoder.")
+    # V-JEPA 2 would also predict what it has not been shown.
+    options = {"skip_predictor": True} if "skip_predictor" in arguments else {}
+    return lambda pixels: model(**{inputs[0]: pixels}, **options)
 
 
 def read_pixel_form(name: str, config: Any) -> PixelForm:

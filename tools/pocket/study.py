@@ -31,7 +31,7 @@ from swd_video.config import flatten, load_config_as
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import by_stage, count_tflops
 from swd_video.evaluation.attribute_judge import CONFIG_NAME, AttributeJudge
-from swd_video.evaluation.clip_features import ImageNetVideoFeatures
+from swd_video.evaluation.clip_features import imagenet_features
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.config import RealRowConfig, StudentRowConfig, TeacherRowConfig
 from swd_video.evaluation.judges import Judges
@@ -144,7 +144,7 @@ class Bench:
         self.teacher = teacher
         corpus.fetch(corpus.EMOJI_FOLDER)
         self.options = options
-        features = ImageNetVideoFeatures(device=options.device)
+        features = imagenet_features(device=options.device)
         judge = AttributeJudge.load(options.judge, device=options.device)
         self.judges = Judges(features, features, judge)
         self.metrics = all_metrics(self.judges.classes)

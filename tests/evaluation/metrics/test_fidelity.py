@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.clip_features import ImageNetVideoFeatures
+from swd_video.evaluation.clip_features import imagenet_features
 from swd_video.evaluation.difference import difference
 from swd_video.evaluation.metrics.fidelity import (
     NearestDistance,
@@ -185,7 +185,7 @@ def moving_clips(count: int, *, seed: int, blur: bool = False, frozen: bool = Fa
 
 
 def test_image_net_features_tell_blurred_and_frozen_clips_from_real_ones() -> None:
-    describe = ImageNetVideoFeatures(size_px=48)
+    describe = imagenet_features(size_px=48)
     reference = describe(moving_clips(24, seed=0))
     assert reference.shape == (24, 640) and reference.dtype == np.float64
     floor = frechet_distance(describe(moving_clips(24, seed=1)), reference)
@@ -197,13 +197,13 @@ def test_image_net_features_tell_blurred_and_frozen_clips_from_real_ones() -> No
 
 def test_features_do_not_depend_on_the_batching() -> None:
     clips = moving_clips(4, seed=3)
-    together = ImageNetVideoFeatures(size_px=64, frames_per_forward=64)(clips)
+    together = imagenet_features(size_px=64, frames_per_forward=64)(clips)
     apart = np.concatenate(
-        [ImageNetVideoFeatures(size_px=64, frames_per_forward=3)(clips[i : i + 1]) for i in range(4)]
+        [imagenet_features(size_px=64, frames_per_forward=3)(clips[i : i + 1]) for i in range(4)]
     )
     np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="expected uint8"):
-        ImageNetVideoFeatures(size_px=64)(clips[:, :1])
+        imagenet_features(size_px=64)(clips[:, :1])
 
 
 def test_the_nearest_of_the_others_is_found_and_a_stranger_has_as_many_to_choose_from() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from swd_video.core.interval import Estimate
 from swd_video.evaluation.attribute_judge import AttributeJudge
-from swd_video.evaluation.clip_features import ImageNetVideoFeatures
+from swd_video.evaluation.clip_features import imagenet_features
 from swd_video.evaluation.judges import Batch, Judges
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
 from swd_video.evaluation.metrics.readings import Travel, Variety, travelled
@@ -18,7 +18,7 @@ def seen(readings: dict[str, float]) -> Batch:
         {"subject": ("cat", "dog")}, readings=readings, input_frames=5, input_size_px=16, width=4
     )
     frames = np.random.default_rng(0).integers(0, 255, (4, 5, 16, 16, 3), dtype=np.uint8)
-    encoder = ImageNetVideoFeatures()
+    encoder = imagenet_features()
     return Batch(frames, Judges(encoder, encoder, judge.eval()))
 
 
