@@ -31,7 +31,9 @@ class Diversity(Metric):
         return {self.measured: batch.features}
 
     def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
-        """As it is, and as a share of other clips'."""
+        """As it is, and as a share of other clips', where something was measured."""
+        if self.measured not in scores.arrays:
+            return {}
         numbers = caption_numbers(scores, beside.spread_of)
         spread, theirs = (
             prompt_diversity(row[self.measured], np.array([numbers[c] for c in row.captions]))

@@ -138,6 +138,17 @@ class MeanOfClips(Metric):
         return {self.key: bootstrap_mean(scores[self.key], scores.prompts)}
 
 
+class ShareOfBaseline(Metric):
+    """A metric whose figure is what it measures under its own name, in the mean, as a share of the baseline's."""
+
+    better = "reference"
+    margin = 0.05
+
+    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
+        """The share, where something was measured."""
+        return {self.key: beside.share(self.key, scores)} if self.key in scores.arrays else {}
+
+
 def caption_numbers(*rows: Scores) -> dict[str, int]:
     """A number for each caption of these rows, in the captions' order whatever the rows."""
     return {caption: n for n, caption in enumerate(sorted({c for row in rows for c in row.captions}))}

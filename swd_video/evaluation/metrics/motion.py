@@ -11,18 +11,16 @@ from swd_video.core.interval import Estimate, bootstrap_mean
 from swd_video.evaluation.clip_store import check_clips
 from swd_video.evaluation.config import FlowMethod
 from swd_video.evaluation.judges import Batch
-from swd_video.evaluation.metrics.metric import Beside, MeanOfClips, Metric, Scores
+from swd_video.evaluation.metrics.metric import Beside, MeanOfClips, Scores, ShareOfBaseline
 
 _Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Motion(Metric):
+class Motion(ShareOfBaseline):
     """How much moves; see `flow_magnitude`."""
 
     key = "flow"
     title = "motion, share"
-    better = "reference"
-    margin = 0.05
     meaning = (
         "Mean length of the optical flow, as a share of {reference}'s. Below 1, things move more slowly."
     )
@@ -34,7 +32,7 @@ class Motion(Metric):
     def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
         """As a share of the baseline's, and in pixels."""
         mean = bootstrap_mean(scores[self.key], scores.prompts)
-        return {self.key: beside.share(self.key, scores), "flow_px": mean}
+        return super().summarise(scores, beside) | {"flow_px": mean}
 
 
 class Steadiness(MeanOfClips):

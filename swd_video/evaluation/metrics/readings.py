@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from swd_video.core.interval import Estimate
 from swd_video.evaluation.judges import Batch, Judges
 from swd_video.evaluation.metrics.diversity import Diversity
-from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
+from swd_video.evaluation.metrics.metric import ShareOfBaseline
 
 
 class Variety(Diversity):
@@ -31,18 +30,12 @@ class Variety(Diversity):
         readings = batch.readings
         return {self.measured: readings / np.sqrt(readings.shape[1])} if readings.shape[1] else {}
 
-    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
-        """As it is, and as a share of other clips'."""
-        return super().summarise(scores, beside) if self.measured in scores.arrays else {}
 
-
-class Travel(Metric):
+class Travel(ShareOfBaseline):
     """How far things get from the first frame to the last; see `travelled`."""
 
     key = "travel"
     title = "way travelled, share"
-    better = "reference"
-    margin = 0.05
     meaning = (
         "How far place and size change from the first frame to the last, as the judge reads them, as a share of "
         "{reference}'s. Unlike optical flow it does not count what trembles."
@@ -58,10 +51,6 @@ class Travel(Metric):
         numbers = batch.readings * list(scales.values())
         found = travelled(dict(zip(scales, numbers.T, strict=True)))
         return {} if found is None else {self.key: found}
-
-    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
-        """As a share of the baseline's."""
-        return {self.key: beside.share(self.key, scores)} if self.key in scores.arrays else {}
 
 
 def travelled(readings: Mapping[str, Float[np.ndarray, " clips"]]) -> Float[np.ndarray, " clips"] | None:

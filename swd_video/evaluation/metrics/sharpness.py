@@ -4,19 +4,16 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from swd_video.core.interval import Estimate
 from swd_video.evaluation.clip_store import check_clips
 from swd_video.evaluation.judges import Batch
-from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
+from swd_video.evaluation.metrics.metric import ShareOfBaseline
 
 
-class Sharpness(Metric):
+class Sharpness(ShareOfBaseline):
     """See `sharpness`."""
 
     key = "sharpness"
     title = "sharpness, share"
-    better = "reference"
-    margin = 0.05
     meaning = (
         "Deviation of the Laplacian of the frames, as a share of {reference}'s. Below 1, pictures are softer."
     )
@@ -24,10 +21,6 @@ class Sharpness(Metric):
     def measure(self, batch: Batch) -> dict[str, np.ndarray]:
         """Of each clip."""
         return {self.key: np.array([sharpness(clip) for clip in batch.frames])}
-
-    def summarise(self, scores: Scores, beside: Beside) -> dict[str, Estimate]:
-        """As a share of the baseline's."""
-        return {self.key: beside.share(self.key, scores)}
 
 
 def sharpness(frames: UInt8[np.ndarray, "frames height width 3"]) -> float:
