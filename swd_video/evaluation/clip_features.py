@@ -117,7 +117,7 @@ class TransformersVideoFeatures:
     repeat where it has fewer.
     """
 
-    def __init__(self, network: "_Network", *, device: str | torch.device) -> None:
+    def __init__(self, network: "TransformersNetwork", *, device: str | torch.device) -> None:
         """Wrap a loaded network; see `load_features`."""
         self.name = f"{network.name}, mean token of {network.num_frames} frames"
         self.network = network
@@ -141,7 +141,7 @@ class TransformersVideoFeatures:
         return torch.cat(described).cpu().numpy()
 
 
-class _Network:
+class TransformersNetwork:
     """A network of transformers, frozen, with the form in which it wants pixels."""
 
     def __init__(self, name: str, device: str | torch.device) -> None:
@@ -179,7 +179,7 @@ def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeat
     """
     if name == PACKAGED:
         return imagenet_features(device=device)
-    network = _Network(name, device)
+    network = TransformersNetwork(name, device)
     if network.num_frames > 1:
         return TransformersVideoFeatures(network, device=device)
     return FrameFeatures(
