@@ -44,9 +44,10 @@ class _Arguments:
 def run(argv: list[str]) -> int:
     """Run the command; returns 1 when training stopped at a loss that is not finite, else 0."""
     arguments, keys = read_arguments_and_keys(_Arguments, "decoder", argv, _DESCRIPTION)
-    from swd_video.training.decoder_config import load_decoder_config
+    from swd_video.config import load_config_as
+    from swd_video.training.decoder_config import DecoderConfig
 
-    config = load_decoder_config(arguments.config, keys)
+    config = load_config_as(DecoderConfig, arguments.config, keys)
     from swd_video.student.student import Student
     from swd_video.training.decoder import DECODER_FILE, distill_decoder
     from swd_video.training.finite import NonFiniteError

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.decoder import DecoderLayout, StreamingDecoder
+from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator, keyed_global
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
@@ -37,7 +38,7 @@ from swd_video.training.finite import check_losses
 from swd_video.training.idle_parts import drop_text_encoders
 from swd_video.training.muon import Muon
 from swd_video.training.open_clips import open_clips
-from swd_video.training.optimizers import learning_rate_share
+from swd_video.training.optimizers import learning_rate_share, set_learning_rates
 from swd_video.training.provenance import (
     CONFIG_FILE,
     check_made_of,
@@ -110,7 +111,7 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     device = accelerator.device
     model = load_teacher(config.model, dtype=getattr(torch, config.load.dtype), options=config.load)
     layout = _layout(config, model)
-    grid = config.latent_grid
+    grid = LatentSize.parse(config.grid)
     schedule = ScaleSchedule((Stage(1.0, grid),))
     clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
     drop_text_encoders(model)
@@ -360,10 +361,9 @@ def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[to
 
 
 def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
+    set_learning_rates(optimizers, rate)
     for optimizer in optimizers:
         optimizer.zero_grad()
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()

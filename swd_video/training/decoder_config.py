@@ -1,12 +1,10 @@
 """Every key of the config of `swd-video decoder`, with its default, its limits and what it means."""
 
-import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from swd_video.config import Section, load_config_as
+from swd_video.config import Section
 from swd_video.core.grid import LatentSize
 from swd_video.data.sections import DataConfig
 from swd_video.objectives.encoders import AnyPixelEncoder
@@ -150,13 +148,3 @@ class DecoderConfig(Section):
                 "train.imitate: shows what the VAE shows, which is smaller with decoder.upscale; leave one out"
             )
         return self
-
-    @property
-    def latent_grid(self) -> LatentSize:
-        """The grid, parsed."""
-        return LatentSize.parse(self.grid)
-
-
-def load_decoder_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None) -> DecoderConfig:
-    """Read the config of a decoder; see `load_config_as`."""
-    return load_config_as(DecoderConfig, path, overrides)

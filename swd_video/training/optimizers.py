@@ -1,6 +1,6 @@
 """Which parameter is moved by which optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -43,7 +43,7 @@ def build_optimizers(
     """One AdamW; or Muon for the matrices of transformer blocks and AdamW for the rest.
 
     Returns:
-        Optimizers that between them hold every parameter. "initial_lr" in their groups is the rate without warmup.
+        Optimizers that between them hold every parameter.
 
     Source: Muon is Scalable for LLM Training (arXiv 2502.16982), for `match_rms_adamw`.
     """
@@ -52,7 +52,7 @@ def build_optimizers(
         adamw = torch.optim.AdamW(
             parameters.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
-        return _with_initial_lr([adamw])
+        return [adamw]
     matrices = [weight for name, weight in parameters.items() if _is_block_matrix(name, weight)]
     rest = [weight for name, weight in parameters.items() if not _is_block_matrix(name, weight)]
     optimizers: list[torch.optim.Optimizer] = []
@@ -69,7 +69,14 @@ def build_optimizers(
     if rest:
         rate = config.adamw_lr or lr
         optimizers.append(torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=True))
-    return _with_initial_lr(optimizers)
+    return optimizers
+
+
+def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], share: float | int) -> None:
+    """Let optimizers go on at a share of the rates that they were made with, "initial_lr" in their groups."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
 
 
 def learning_rate_share(step: int | float, steps: int, warmup_steps: int = 100) -> float:
@@ -79,10 +86,3 @@ def learning_rate_share(step: int | float, steps: int, warmup_steps: int = 100) 
 
 def _is_block_matrix(name: str, weight: nn.Parameter) -> bool:
     return weight.ndim == 2 and "blocks." in name
-
-
-def _with_initial_lr(optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers

@@ -28,6 +28,7 @@ from swd_video.training.batch import BatchDivision, MicroBatch
 from swd_video.training.clip_order import ClipOrder
 from swd_video.training.config import TrainConfig
 from swd_video.training.finite import check_gradient, check_losses
+from swd_video.training.optimizers import set_learning_rates
 
 Seen = list[tuple[MicroBatch, ClipPair]]
 """What the student made of micro-batches."""
@@ -109,7 +110,7 @@ class Stepper:
         schedule: the stages.
         clips: the training clips on every grid of the schedule.
         order: which of them come when; a micro-batch holds whole groups of it.
-        optimizers: between them they hold every trainable parameter; each group's "initial_lr" is its rate.
+        optimizers: between them they hold every trainable parameter.
         ema: running average of the trainable parameters.
         accelerator: device, processes and gradient averaging.
         upsample: takes clean latents from a stage's grid to the next.
@@ -148,7 +149,7 @@ class Stepper:
         for part in range(self.division.num_stages):
             seen += self._run_part(step, part, report)
         report.grad_norm = self._clip_gradient(step)
-        self._set_learning_rate(step)
+        set_learning_rates(self.optimizers, min(1.0, (step + 1) / max(1, self.train.lr_warmup_steps)))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -336,9 +337,3 @@ class Stepper:
         norm = float(full_tensor(clip_grad_norm_(weights, math.inf if limit is None else limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
-
-    def _set_learning_rate(self, step: int) -> None:
-        share = min(1.0, (step + 1) / max(1, self.train.lr_warmup_steps))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * share

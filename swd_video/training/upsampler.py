@@ -18,6 +18,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import GridPair, LatentUpsampler, growing_pairs
 from swd_video.data.latent_cache import LatentCache, digest_tensors
 from swd_video.training.config import UpsamplerConfig
+from swd_video.training.optimizers import set_learning_rates
 from swd_video.training.provenance import difference, digests_of_clips
 
 UPSAMPLER_FILE = "upsampler.safetensors"
@@ -87,8 +88,7 @@ def train_upsampler(
             latents = clips.batch(chosen, [before, after]).latents
             small, large = (latents[grid].to(device, torch.float32) for grid in (before, after))
             loss = relative_error(upsampler(small, after), large)
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * _rate(step, config.steps)
+            set_learning_rates([optimizer], _rate(step, config.steps))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
