@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from swd_video.core.schedule import ScaleSchedule, Stage
     from swd_video.environment import prepare_process
     from swd_video.models.base import VideoModel
-    from swd_video.models.load_options import LoadOptions
     from swd_video.models.loading import load_teacher
+    from swd_video.models.sections import LoadOptions
     from swd_video.schedulers import ScaleWiseFlowMatchScheduler
     from swd_video.student.pipeline import ScaleWisePipeline
     from swd_video.student.student import Student, load_student
@@ -55,7 +55,7 @@ _HOMES = {
     "core.sampling": ("sample_scalewise",),
     "core.schedule": ("ScaleSchedule", "Stage"),
     "models.base": ("VideoModel",),
-    "models.load_options": ("LoadOptions",),
+    "models.sections": ("LoadOptions",),
     "models.loading": ("load_teacher",),
     "schedulers": ("ScaleWiseFlowMatchScheduler",),
     "student.pipeline": ("ScaleWisePipeline",),

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from swd_video.models.devices import Device, Precision
-from swd_video.models.load_options import LoadOptions
+from swd_video.models.sections import LoadOptions
 
 
 @dataclass(frozen=True)

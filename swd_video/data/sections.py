@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
-from swd_video.models.guidance_options import TeacherSamplingConfig
+from swd_video.models.sections import TeacherSamplingConfig
 
 
 def _check_grids(grids: tuple[str, ...]) -> tuple[str, ...]:

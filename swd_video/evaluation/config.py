@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from swd_video.config import Section, or_from_outside
 from swd_video.core.grid import PixelSize
 from swd_video.data.manifest import Clip, read_manifest
-from swd_video.models.guidance_options import TeacherSamplingConfig
+from swd_video.models.sections import TeacherSamplingConfig
 
 _KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")

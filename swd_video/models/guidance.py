@@ -15,7 +15,7 @@ from swd_video.core.flow import Sigma
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import check_fit, check_weights_file
 from swd_video.models.fingerprint import fingerprint_folders
-from swd_video.models.guidance_options import WeakerSelfConfig
+from swd_video.models.sections import WeakerSelfConfig
 
 
 class WeakerSelf:

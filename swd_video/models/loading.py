@@ -43,8 +43,8 @@ from swd_video.models.checkpoints import (
     read_pipeline_name,
     require,
 )
-from swd_video.models.load_options import LoadOptions as LoadOptions
 from swd_video.models.registry import adapter_for, pipeline_class_for
+from swd_video.models.sections import LoadOptions as LoadOptions
 from swd_video.models.single_file import load_transformer_file
 from swd_video.plain_text import first_line
 

@@ -20,7 +20,7 @@ from swd_video.core.randomness import SampleDraws, keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.losses.dmd import distribution_matching_loss
 from swd_video.models.guidance import Guidance, WeakerSelf
-from swd_video.models.guidance_options import WeakerSelfConfig
+from swd_video.models.sections import WeakerSelfConfig
 from swd_video.models.spec import ModelSpec
 from swd_video.models.teacher_sampling import chosen_guidance
 from swd_video.objectives.networks import Networks

@@ -13,8 +13,7 @@ from swd_video.config import Section, load_config_as
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.core.upsampler import LatentUpsampler
 from swd_video.data.sections import DataConfig
-from swd_video.models.guidance_options import WeakerSelfConfig
-from swd_video.models.load_options import LoadOptions
+from swd_video.models.sections import LoadOptions, WeakerSelfConfig
 from swd_video.objectives.flow_matching import AdaptConfig
 from swd_video.objectives.loss import LossConfig
 from swd_video.training.optimizers import AdamWConfig, AnyOptimizer

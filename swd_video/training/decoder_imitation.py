@@ -16,7 +16,7 @@ from swd_video.core.randomness import keyed_generator
 from swd_video.data.prompts import choose_prompts
 from swd_video.files import hash_file, whole_file
 from swd_video.models.base import VideoModel
-from swd_video.models.load_options import LoadOptions
+from swd_video.models.sections import LoadOptions
 from swd_video.student.student import load_student
 from swd_video.training.decoder_config import ImitateConfig
 

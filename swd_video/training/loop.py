@@ -14,11 +14,10 @@ from swd_video.files import write_json
 from swd_video.student.student import Student
 from swd_video.training.adapt import AdaptedTeacher
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
-from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
 from swd_video.training.config import TrainConfig
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
-from swd_video.training.samples import SampleWriter
+from swd_video.training.samples import SampleWriter, add_clip
 from swd_video.training.step import Stepper, StepReport
 
 SUMMARY_FILE = "train.json"

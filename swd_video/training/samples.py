@@ -1,13 +1,16 @@
 """Sample clips of a student in training, so that one sees early whether it goes well."""
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from swd_video.core.pixels import frames_from_pixels
@@ -24,6 +27,7 @@ from swd_video.training.reference import real_latents, teacher_latents
 from swd_video.training.step import Stepper
 
 _CONTACT_COLUMNS = 6
+_MOST_LOGGED_PX = 192
 MEASURES_FILE, TEACHER_FOLDER = "measures.json", "teacher"
 
 
@@ -163,6 +167,22 @@ class SampleWriter:
                 frames = frames_from_pixels(decode_whole(model, one)[0])
                 clips.append(frames.permute(1, 2, 3, 0).cpu().numpy())
         return clips
+
+
+def add_clip(
+    writer: Any, tag: str, frames: UInt8[np.ndarray, "frames height width 3"], fps: float, step: int
+) -> None:
+    """Write a clip to TensorBoard, which plays an animated GIF; shrunk to 192 pixels of height at most."""
+    images = [Image.fromarray(frame) for frame in frames]
+    shrink = min(1.0, _MOST_LOGGED_PX / images[0].height)
+    size = (max(1, round(images[0].width * shrink)), max(1, round(images[0].height * shrink)))
+    images = [image.resize(size) for image in images]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
+    )
+    image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=buffer.getvalue())
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _contact_sheet(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.guidance import Guidance, WeakerSelf, identity_of
-from swd_video.models.guidance_options import WeakerSelfConfig
+from swd_video.models.sections import WeakerSelfConfig
 from swd_video.models.teacher_sampling import sample_teacher
 from swd_video.models.wan import WanModel
 

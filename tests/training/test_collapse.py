@@ -9,8 +9,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from swd_video.training.clip_log import add_clip
 from swd_video.training.collapse import collapse_warning, measure_clips, shares_of
+from swd_video.training.samples import add_clip
 
 RED, GREY = (255, 0, 0), (128, 128, 128)
 

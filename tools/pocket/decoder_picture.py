@@ -16,7 +16,7 @@ from torch import Tensor
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.files import whole_file
 from swd_video.models.decoding import decode_whole
-from swd_video.models.load_options import LoadOptions
+from swd_video.models.sections import LoadOptions
 from swd_video.student.student import load_student
 
 PROMPTS = (
