@@ -31,11 +31,6 @@ class Timing:
     calls: dict[str, int]
     processor: float = 0.0
 
-    @property
-    def rest(self) -> float:
-        """Seconds outside every timed module."""
-        return self.total - sum(self.parts.values())
-
 
 @dataclass(frozen=True)
 class Sampler:

@@ -32,7 +32,7 @@ from swd_video.data.latent_cache import (
 from swd_video.data.latent_cache_writing import LatentCacheWriter
 from swd_video.data.share import Share
 from swd_video.data.texts import CutTexts, describe_cut
-from swd_video.files import alone_in, check_writable, together_in
+from swd_video.files import alone_in, check_writable, together_in, write_text
 from swd_video.models.base import VideoModel
 
 Progress = Callable[[int, int], object]
@@ -163,7 +163,7 @@ class CacheFiller:
                 self._say(f"missing or damaged, so made again: {self._damaged[0]}{more}")
             writer.take_back([*self._damaged, *(writer.shards_with_skipped() if retry_skipped else ())])
             for name, text in (notes or {}).items():
-                writer.write_note(name, text)
+                write_text(self._folder / name, text, durable=True)
             self._write_prompts(writer, model, captions, batch_size)
             reused, made = self._write_clips(writer, make)
             summary = {"cut_captions": cut}

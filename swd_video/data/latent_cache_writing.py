@@ -29,7 +29,7 @@ from swd_video.data.latent_cache import (
     read_index,
     read_shard_header,
 )
-from swd_video.files import whole_file, write_json, write_text
+from swd_video.files import whole_file, write_json
 from swd_video.plain_text import on_one_line
 
 # What hashes in an index are of.
@@ -124,10 +124,6 @@ class LatentCacheWriter:
         """Names of the shards in which a clip was skipped."""
         written = filter(self.has, self.latent_shards)
         return [shard for shard in written if read_shard_header(self.folder / shard)["skipped"]]
-
-    def write_note(self, name: str, text: str) -> None:
-        """Keep a text beside the index, for people."""
-        write_text(self.folder / name, text, durable=True)
 
     def finish(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the final index, once every shard is there, and return it."""

@@ -15,6 +15,7 @@ from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.clip_store import check_clips
 from swd_video.files import whole_file, write_json
 from swd_video.models.checkpoints import check_fit, errors_in_one_line, read_json, read_weights
+from swd_video.models.pixel_form import resize_pictures
 
 WEIGHTS_NAME = "judge.safetensors"
 CONFIG_NAME = "judge.json"
@@ -114,10 +115,8 @@ class AttributeJudge(nn.Module):
         check_clips(frames)
         picked = np.linspace(0, frames.shape[1] - 1, self.input_frames).round().astype(int)
         flat = torch.from_numpy(np.ascontiguousarray(frames[:, picked])).flatten(0, 1).permute(0, 3, 1, 2)
-        size = (self.input_size_px, self.input_size_px)
-        if flat.shape[-2:] != size:
-            small = functional.interpolate(flat.float(), size=size, mode="bilinear", antialias=True)
-            flat = small.round().clamp(0, 255).to(torch.uint8)
+        small = resize_pictures(flat.float(), (self.input_size_px, self.input_size_px))
+        flat = small.round().clamp(0, 255).to(torch.uint8)
         return flat.unflatten(0, (len(frames), -1)).transpose(1, 2).contiguous()
 
     def forward(

@@ -39,7 +39,7 @@ class VideoFeatures(Protocol):
         """Describe a batch of clips, float64."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FrameFeatures:
     """An image network: describes frames one by one, and clips by their mean and their change.
 

@@ -140,9 +140,8 @@ def load_efficientnet(
         released = torch.load(path, map_location="cpu", weights_only=True)
         state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in released.items()}
     except Exception as error:  # torch raises whatever a broken archive makes it raise
-        reason = first_line(error)
         raise ValueError(
-            f"{path}: cannot be read as weights ({reason}); install the package again."
+            f"{path}: cannot be read as weights ({first_line(error)}); install the package again."
         ) from error
     net = EfficientNetLite0()
     check_fit(path, state, net.state_dict(), "EfficientNet-Lite0")

@@ -10,19 +10,12 @@ import yaml
 from swd_video.evaluation.clip_features import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import DECODER_FILE_NAME, STUDENT_FILE_NAME
+from swd_video.plain_text import first_line
 from swd_video.student.student import Student
 from swd_video.student.student_file import PixelNetwork
 
 RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"
-
-
-def find_record(student: str | os.PathLike[str]) -> Path | None:
-    """The config a student was trained with: in its folder, or where `swd-video distill` leaves it, one above."""
-    folder = Path(student)
-    return next(
-        (path for path in (folder / RECORD_NAME, folder.parent / RECORD_NAME) if path.is_file()), None
-    )
 
 
 def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) -> bool:
@@ -64,13 +57,14 @@ def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None
             where = f"{student / DECODER_FILE_NAME}: trained_through"
             for network in (loaded.decoder.made_of or {}).get("trained_through", ()):
                 yield where, PixelNetwork(**network)
-    record = find_record(student)
+    # In its folder, or where `swd-video distill` leaves it, one above.
+    places = (student / RECORD_NAME, student.parent / RECORD_NAME)
+    record = next((path for path in places if path.is_file()), None)
     try:
         content = None if record is None else yaml.safe_load(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{record}: cannot be read ({reason}), and says what trained the student."
+            f"{record}: cannot be read ({first_line(error)}), and says what trained the student."
         ) from error
     if isinstance(content, Mapping) and _LOSS_KEY in content:
         yield str(record), None
@@ -80,7 +74,7 @@ def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None
 
 def _judges_what_it_trained(used: PixelNetwork, network: str) -> bool:
     folder = Path(network)
-    if used.fingerprint and folder.is_dir() and _contents(folder) == used.fingerprint:
+    if used.fingerprint and folder.is_dir() and fingerprint_folders([folder]) == used.fingerprint:
         return True
     return _same_network(used.name, network)
 
@@ -99,13 +93,9 @@ def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:
 def _same_network(one: str, other: str) -> bool:
     folders = [Path(name) for name in (one, other) if os.sep in name and Path(name).is_dir()]
     if len(folders) == 2:
-        return folders[0].samefile(folders[1]) or _contents(folders[0]) == _contents(folders[1])
+        return folders[0].samefile(folders[1]) or len({fingerprint_folders([one]) for one in folders}) == 1
     one, other = one.casefold(), other.casefold()
     if one == other or (PACKAGED in one and PACKAGED in other):
         return True
     # A hub name, and a copy of it in a folder or another organisation's copy.
     return "/" in one and "/" in other and Path(one).name == Path(other).name
-
-
-def _contents(folder: Path) -> str:
-    return fingerprint_folders([folder])

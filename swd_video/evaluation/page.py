@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch.nn import functional
 
 from swd_video.core.interval import Estimate
 from swd_video.data.video import write_preview, write_video
@@ -19,6 +18,7 @@ from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.report import format_figure
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.files import write_text
+from swd_video.models.pixel_form import resize_pictures
 from swd_video.pages import page_template
 
 PAGE_NAME = "index.html"
@@ -136,7 +136,7 @@ def _shrunk(
     # Even, for H.264.
     size = (max_height_px // 2 * 2, max(round(width * max_height_px / height / 2) * 2, 2))
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    small = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+    small = resize_pictures(pixels, size)
     return np.ascontiguousarray(small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 

@@ -59,26 +59,22 @@ def write_figures(path: Path, data: object) -> None:
     write_json(path, _plain(data))
 
 
-def check_markers(path: Path, name: str) -> None:
-    """Check that a document has one marked place of this name, before hours are spent on filling it.
-
-    Raises:
-        ValueError: If the file or a marker is missing, doubled or out of order.
-    """
-    _split(path, name)
-
-
 def replace_between_markers(path: Path, name: str, text: str) -> None:
     """Replace what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in a document.
 
     Raises:
         ValueError: If the file or a marker is missing, doubled or out of order.
     """
-    before, after = _split(path, name)
+    before, after = check_markers(path, name)
     write_text(path, f"{before}\n{text.strip()}\n{after}")
 
 
-def _split(path: Path, name: str) -> tuple[str, str]:
+def check_markers(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after a marked place of a document; may be asked before hours are spent on filling it.
+
+    Raises:
+        ValueError: If the file or a marker is missing, doubled or out of order.
+    """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if not path.is_file():
         raise ValueError(

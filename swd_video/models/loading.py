@@ -173,7 +173,9 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
     path = Path(folder) / VIDEO_SPEC_NAME
     if not path.is_file():
         published = _published_folder(folder)
-        return VideoSpec() if published is None else _read_size(published)
+        # Its size alone: what else it says is what the family's adapter knows.
+        size = None if published is None else read_video_spec(published).training_size
+        return VideoSpec(training_size=size)
     fields = read_json(path)
     unknown = sorted(set(fields) - {"fps", "training_size", "text_length"})
     require(not unknown, path, "keys", unknown, "only fps, training_size and text_length")
@@ -187,10 +189,6 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
     except ValueError as error:
         raise ValueError(f"{path}: training_size: {error}") from None
     return VideoSpec(None if fps is None else float(fps), training_size, text_length)
-
-
-def _read_size(published: Path) -> VideoSpec:
-    return VideoSpec(training_size=read_video_spec(published).training_size)
 
 
 def _published_folder(folder: str | Path) -> Path | None:
