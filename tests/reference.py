@@ -9,7 +9,7 @@ from swd_video.core.resize import Upsample
 from swd_video.core.sampling import Generators, sample_scalewise
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.base import VideoModel
-from swd_video.models.first_frame import encode_first_frame
+from swd_video.student.pipeline import encode_first_frame
 
 
 @torch.no_grad()

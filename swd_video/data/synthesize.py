@@ -25,10 +25,9 @@ from swd_video.data.latent_cache_filling import (
     Say,
     encode_on_grids,
 )
-from swd_video.data.prompts import choose_prompts
 from swd_video.data.sections import SynthesizeConfig
 from swd_video.data.share import WHOLE, Share
-from swd_video.data.texts import cut_texts, describe_cut
+from swd_video.data.texts import choose_prompts, cut_texts, describe_cut
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import read_pipeline_name
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders

@@ -13,7 +13,7 @@ import torch
 from swd_video.config import dump_config, load_saved
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import machine_name
-from swd_video.data.prompts import choose_prompts
+from swd_video.data.texts import choose_prompts
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, StudentRowConfig
 from swd_video.evaluation.cost import Figures, cost_figures, figures_from_json

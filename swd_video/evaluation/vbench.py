@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swd_video.core.randomness import keyed_seed
-from swd_video.data.prompts import read_prompts
 from swd_video.data.share import Share
+from swd_video.data.texts import read_prompts
 from swd_video.data.video import write_video
 from swd_video.evaluation.rows import PromptRequest, Row
 from swd_video.files import remove_leftovers, write_json

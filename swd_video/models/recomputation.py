@@ -7,9 +7,8 @@ the backward pass, so that the graph of one window is all that is ever there.
 Source: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -72,16 +71,18 @@ def recomputed_by_clip(
 
 
 def _run(block: nn.Module, *inputs: Any) -> Any:
+    additions, processors = lora_in_use(block), processors_in(block.modules())
+
+    @contextmanager
+    def as_now() -> Iterator[None]:
+        with active_lora(block, additions), attending(processors):
+            yield
+
     # Nothing in a block is random: both networks are in evaluation mode.
-    contexts = partial(_contexts, block)
-    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _as_now(lora_in_use(block), processors_in(block.modules()), block)
-
-
-@contextmanager
-def _as_now(additions: str | None, processors: Mapping[Any, Any], block: nn.Module) -> Iterator[None]:
-    with active_lora(block, additions), attending(processors):
-        yield
+    return checkpoint(
+        block,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), as_now()),
+    )

@@ -13,7 +13,7 @@ from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize
 from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_generator
-from swd_video.data.prompts import choose_prompts
+from swd_video.data.texts import choose_prompts
 from swd_video.files import hash_file, whole_file
 from swd_video.models.base import VideoModel
 from swd_video.models.sections import LoadOptions

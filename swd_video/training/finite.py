@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from swd_video.models.fsdp import full_tensor
 
@@ -40,15 +40,10 @@ def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, 
     """
     if math.isfinite(norm):
         return
-    bad = (
-        name for name, weight in parameters.items() if weight.grad is not None and not _is_finite(weight.grad)
-    )
+    gradients = ((name, weight.grad) for name, weight in parameters.items() if weight.grad is not None)
+    bad = (name for name, gradient in gradients if not full_tensor(gradient).isfinite().all())
     where = next((f", first in {name}" for name in bad), "")
     raise NonFiniteError(
         f"step {step}: the norm of the {whose}'s gradient is {norm}{where}; stopped before the optimizer. "
         f"{_CURE if step else _CURE_AT_FIRST}"
     )
-
-
-def _is_finite(gradient: Tensor) -> bool:
-    return bool(full_tensor(gradient).isfinite().all())

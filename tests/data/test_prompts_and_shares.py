@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from swd_video.data.prompts import choose_prompts, read_prompts
 from swd_video.data.share import Share
+from swd_video.data.texts import choose_prompts, read_prompts
 
 
 def test_prompts_are_lines(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_latents, resize_pixels
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.models.base import VideoModel
-from swd_video.models.first_frame import check_pictures
 from swd_video.models.registry import adapter_for
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+from swd_video.student.pipeline import check_pictures
 from swd_video.student.student import Student
 from swd_video.studio.clips import plan_clips
 from swd_video.studio.model import load_model_for_rendering

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from swd_video.core.grid import PixelSize
-from swd_video.data.prompts import read_prompts
+from swd_video.data.texts import read_prompts
 from tools.pocket import corpus
 from tools.pocket.corpus import (
     ClipSpec,
