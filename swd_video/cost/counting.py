@@ -9,8 +9,7 @@ the signature, which is torch's, at each.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, no_type_check
@@ -107,22 +106,15 @@ def count_kept(run: Callable[[], Tensor], network: nn.Module) -> int:
     Weights and buffers of the network do not count, casts of them do.
     """
     owned = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-    with saved_tensors() as saved:
-        run()
-    return sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
-
-
-@contextmanager
-def saved_tensors() -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Collect the storages that autograd keeps, each once, however many views of it are kept."""
-    saved: dict[int, torch.UntypedStorage] = {}
+    saved: dict[int, torch.UntypedStorage] = {}  # each once, however many views of it are kept
 
     def keep(tensor: Tensor) -> Tensor:
         saved[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield saved
+        run()
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in owned)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -76,14 +76,11 @@ class Setup:
             shared = {key: getattr(self.config.train, key) for key in TrainConfig.model_fields}
             train = LoraTrainConfig(**shared) if kind == "lora" else FullTrainConfig(**shared)
             setup = self._with(train=train)
-        return setup if kind == "lora" else setup._with(load=self._load("float32"))
+        return setup if kind == "lora" else setup.with_dtype("float32")
 
-    def with_half_teacher(self) -> "Setup":
-        """The same with 16 bits for the weights that do not train."""
-        return self._with(load=self._load("bfloat16"))
-
-    def _load(self, dtype: str) -> Any:
-        return self.config.load.model_copy(update={"dtype": dtype})
+    def with_dtype(self, dtype: str) -> "Setup":
+        """The same with another precision of the weights that do not train."""
+        return self._with(load=self.config.load.model_copy(update={"dtype": dtype}))
 
     def _with(self, **sections: Any) -> "Setup":
         return replace(self, config=self.config.model_copy(update=sections))
@@ -177,7 +174,7 @@ def _changes(setup: Setup) -> dict[str, _Change]:
             gradient_checkpointing=True
         )
     if setup.teacher_bytes == FLOAT32_BYTES:
-        changes["load.dtype: bfloat16"] = Setup.with_half_teacher
+        changes["load.dtype: bfloat16"] = lambda old: old.with_dtype("bfloat16")
     shards = setup.num_gpus if setup.num_gpus > 1 else 8
     changes[f"configs/accelerate/fsdp2.yaml on {shards} GPUs"] = lambda old: replace(
         old, sharded=True, num_gpus=shards

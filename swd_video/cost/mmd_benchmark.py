@@ -63,7 +63,7 @@ def compare_with_naive(case: Case, num_features: int, rounds: int) -> dict[str, 
     """Seconds side by side in this process, and the error of random features against the exact value."""
     kernel = case.make_kernel()
     pred, target = case.make_tokens()
-    losses: dict[str, Loss] = {"exact": _exact(kernel), "naive": _naive(kernel)}
+    losses: dict[str, Loss] = {name: partial(loss, kernel=kernel) for name, loss in _LOSSES.items()}
     if isinstance(kernel, Rbf):
         losses["random_features"] = _random_features(kernel, num_features, seed=0)
     samplers = {
@@ -120,9 +120,11 @@ def naive_mmd(
     return inside - 2 * mean_kernel(pred_tokens, target_tokens)
 
 
+_LOSSES: dict[str, Callable[..., Tensor]] = {"exact": kernel_mmd, "naive": naive_mmd}
+
+
 def _measure(case: Case, name: str) -> dict[str, float]:
-    kernel = case.make_kernel()
-    loss = {"exact": _exact, "naive": _naive}[name](kernel)
+    loss = partial(_LOSSES[name], kernel=case.make_kernel())
     _forward_backward(loss, *replace(case, tokens=64).make_tokens())  # libraries load their work buffers
     pred, target = case.make_tokens()
     values: list[float] = []
@@ -140,14 +142,6 @@ def _forward_backward(loss: Loss, pred: Tensor, target: Tensor) -> float:
     value = loss(pred, target)
     torch.autograd.grad(value, pred)
     return value.item()
-
-
-def _exact(kernel: RadialKernel) -> Loss:
-    return lambda pred, target: kernel_mmd(pred, target, kernel)
-
-
-def _naive(kernel: RadialKernel) -> Loss:
-    return lambda pred, target: naive_mmd(pred, target, kernel)
 
 
 def _random_features(kernel: Rbf, count: int, seed: int) -> Loss:

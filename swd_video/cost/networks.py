@@ -328,21 +328,6 @@ class Carried(Network):
         return count(self._network, lambda network, batch: network(torch.empty(batch, *shape), *to))
 
 
-class NotThere(Network):
-    """A network of which nothing is known."""
-
-    def flops(self, one: Pass) -> Flops:
-        """None."""
-        return Flops(0)
-
-    def _count_kept(self, one: Pass, checkpointing: bool) -> Kept:
-        return Kept()
-
-    def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
-        """Never asked for."""
-        raise AssertionError
-
-
 # Where no two of them cost alike, a clip is counted in full, as is one that is too short to show it.
 _FRAMES_TRIED = 4
 

@@ -127,7 +127,8 @@ class _Plan:
     def as_dict(self) -> dict[str, Any]:
         architecture, parameters = self.architecture, self.parameters
         text_tflops = count_text(architecture) / TERA
-        encode_tflops = {grid: count_encoding(architecture, grid) / TERA for grid in self._cached_grids()}
+        grids = (*self.config.data.extra_latent_grids, *self.schedule.distinct_grids)
+        encode_tflops = {grid: count_encoding(architecture, grid) / TERA for grid in grids}
         sampling = self._sampling(text_tflops)
         return {
             "model": architecture.name,
@@ -326,10 +327,6 @@ class _Plan:
             "part_seconds": seconds,
             "run_hours": train.steps * step_seconds / 3600,
         }
-
-    def _cached_grids(self) -> list[LatentSize]:
-        extra = (LatentSize.parse(text) for text in self.config.data.extra_grids)
-        return list(dict.fromkeys((*extra, *self.schedule.distinct_grids)))
 
     def _latents_cache(self, encode_tflops: dict[LatentSize, float], text_tflops: float) -> dict[str, Any]:
         spec, num_clips = self.architecture.spec, self.assumptions.num_clips

@@ -25,7 +25,7 @@ def peak_gib_above(run: Callable[[], object], device: torch.device) -> float:
         run()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    before = _resident_bytes()
+    before = _status_bytes("VmRSS") or highest_resident_bytes()
     run()
     return (highest_resident_bytes() - before) / 2**30
 
@@ -34,10 +34,6 @@ def in_fresh_process(call: Callable[..., _Result], *arguments: object) -> _Resul
     """Call a module's function in a new process and return what it gives; all of this must pickle."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
-
-
-def _resident_bytes() -> int:
-    return _status_bytes("VmRSS") or highest_resident_bytes()
 
 
 def highest_bytes(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import nn
 
 from swd_video.config import Section
 from swd_video.core.schedule import ScaleSchedule
@@ -18,7 +19,6 @@ from swd_video.cost.networks import (
     Heads,
     Kept,
     Network,
-    NotThere,
     Transformer,
 )
 from swd_video.objectives.encoders import PixelEncoderConfig
@@ -122,7 +122,7 @@ class StepCost:
             return EncoderOfPixels(name.load(torch.device("meta")), architecture)
         except ValueError as error:
             print(f"warning: loss.mmd: not counted: {error}", file=sys.stderr)
-            return NotThere()
+            return Carried(nn.Identity(), architecture.spec.latent_channels)  # which costs nothing
 
     def _sizes(self, kind: Kind, bf16: bool, checkpointing: bool) -> Sizes:
         """What memory follows from, in one precision, with gradient checkpointing or without."""

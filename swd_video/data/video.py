@@ -9,6 +9,7 @@ the table.
 
 import math
 import os
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -173,9 +174,7 @@ def _decode(
     if decoder == "decord":
         return decode_with_decord(video, indices)
     if decoder == "auto" and video.decord_objection is None and load_decord() is not None:
-        try:
+        # Else PyAV either reads the file, or has the better explanation of what is wrong with it.
+        with suppress(VideoError):
             return decode_with_decord(video, indices)
-        except VideoError:
-            # PyAV either reads the file, or has the better explanation of what is wrong with it.
-            return decode_with_pyav(video, indices)
     return decode_with_pyav(video, indices)

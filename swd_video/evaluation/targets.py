@@ -1,6 +1,6 @@
 """What rows must reach, and whether they do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swd_video.core.interval import Estimate
@@ -43,11 +43,12 @@ def check_targets(targets: Sequence[TargetConfig], results: Results) -> list[dic
     Returns:
         For each target its name, what was found, and whether it is met; None where that was not measured.
     """
-    return [_check(target, metric, results) for target in targets for metric in _metrics(target, results)]
-
-
-def _metrics(target: TargetConfig, results: Results) -> Iterator[Metric]:
-    return (m for m in results.metrics if target.metric in (m.key, m.margin_key))
+    return [
+        _check(target, metric, results)
+        for target in targets
+        for metric in results.metrics
+        if target.metric in (metric.key, metric.margin_key)
+    ]
 
 
 def _check(target: TargetConfig, metric: Metric, results: Results) -> dict[str, Any]:

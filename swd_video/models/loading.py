@@ -144,23 +144,17 @@ def model_folder(name_or_path: str | Path) -> Path:
 
 
 def _download(name: str, fetch: Callable[[], str | Path]) -> Path:
-    _find_on_hub(name)
+    try:
+        # For a model that was never loaded, once: downloads ask again and again, for half a minute.
+        if not isinstance(try_to_load_from_cache(name, INDEX_NAME), str):
+            model_info(name, timeout=_HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # the client's errors have no base class of their own
+        raise ValueError(
+            f"model {name!r}: is no folder here, and the hub does not give it ({first_line(error)}); check the name "
+            f"and the connection, or give a shipped model ({', '.join(shipped_models()) or 'none'}) or a folder."
+        ) from error
     with errors_in_one_line(f"model {name!r}"):
         return Path(fetch())
-
-
-def _find_on_hub(name: str) -> None:
-    """Ask the hub for a model that was never loaded, once: downloads ask again and again, for half a minute."""
-    if isinstance(try_to_load_from_cache(name, INDEX_NAME), str):
-        return
-    try:
-        model_info(name, timeout=_HUB_TIMEOUT_SECONDS)
-    except Exception as error:  # the client's errors have no base class of their own
-        reason = first_line(error)
-        raise ValueError(
-            f"model {name!r}: is no folder here, and the hub does not give it ({reason}); check the name and the "
-            f"connection, or give a shipped model ({', '.join(shipped_models()) or 'none'}) or a folder."
-        ) from error
 
 
 def read_video_spec(folder: str | Path) -> VideoSpec:

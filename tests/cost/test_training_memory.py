@@ -61,7 +61,7 @@ def test_parts_of_full_and_of_lora_training() -> None:
     lora = memory_parts(setup, sizes_of(setup))
     assert (lora["weights"], lora["gradients"], lora["optimizer"]) == (440, 40, 80)
     # The teacher's weights take half, the additions what they took.
-    assert memory_parts(setup.with_half_teacher(), sizes_of(setup))["weights"] == 240
+    assert memory_parts(setup.with_dtype("bfloat16"), sizes_of(setup))["weights"] == 240
 
 
 def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward_after_it() -> None:
@@ -112,7 +112,7 @@ def test_the_smallest_change_that_suffices_is_named() -> None:
 
 def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
     setup = setup_of("lora", gradient_checkpointing=True, batch_size=64)
-    best = setup.with_train(micro_batch_size=1).with_half_teacher()
+    best = setup.with_train(micro_batch_size=1).with_dtype("bfloat16")
     on_more = replace(setup.with_train(micro_batch_size=1), sharded=True, num_gpus=8)
     assert needed(on_more) < needed(best)
     cures = what_would_fit(setup, sizes_of, needed(best))
@@ -122,7 +122,7 @@ def test_a_cure_on_the_same_gpus_is_looked_for_beyond_one_on_more() -> None:
 
 
 def test_sharding_is_a_cure_where_nothing_else_is() -> None:
-    best = SETUP.of_kind("lora").with_half_teacher()
+    best = SETUP.of_kind("lora").with_dtype("bfloat16")
     best = best.with_train(micro_batch_size=1, gradient_checkpointing=True)
     best = replace(best, sharded=True, num_gpus=8)
     (cure,) = what_would_fit(SETUP, sizes_of, needed(best))
