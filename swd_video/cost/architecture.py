@@ -6,9 +6,10 @@ The config files of some published models come with the package, in the layout o
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -38,6 +39,9 @@ from swd_video.plain_text import first_line
 
 # Parts without weights: not needed to count.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "feature_extractor", "image_processor")
+
+# Where no two of them cost alike, a clip is counted in full, as is one that is too short to show it.
+_FRAMES_TRIED = 4
 
 Counts = TypeVar("Counts")
 """A dataclass of whole numbers."""
@@ -129,6 +133,27 @@ class Architecture:
             if left <= 0:
                 break
         return type(counted[0])(*total)
+
+
+def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
+    """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
+
+    So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
+    """
+    units = frames // unit
+    if units < _FRAMES_TRIED:
+        return count(frames)
+    counted: list[Counts] = []
+    for number in range(1, min(units, _FRAMES_TRIED) + 1):
+        counted.append(count(number * unit))
+        rows = [_numbers(counts) for counts in counted]
+        steps = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in pairwise(rows)]
+        if len(steps) >= 2 and steps[-1] == steps[-2]:
+            left = units - number
+            return type(counted[0])(
+                *(so_far + left * more for so_far, more in zip(rows[-1], steps[-1], strict=True))
+            )
+    return counted[-1] if units <= _FRAMES_TRIED else count(frames)
 
 
 def shipped_architectures() -> list[str]:

@@ -10,8 +10,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import Flops, KernelAttention, count_flops
-from swd_video.cost.encoding import count_text
-from swd_video.cost.networks import Carried, Decoder, Run, Transformer
+from swd_video.cost.networks import Carried, Decoder, Run, Transformer, count_text
 from swd_video.objectives.passes import Pass
 from swd_video.student.pipeline import ScaleWisePipeline
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from operator import mul
 from typing import Any, cast
 
@@ -22,10 +21,11 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
 from swd_video.core.local_attention import LocalAttention, Windows
-from swd_video.cost.architecture import Architecture, Counts
+from swd_video.cost.architecture import Architecture, Counts, by_frames
 from swd_video.cost.counting import (
     Flops,
     KernelAttention,
+    count_flops,
     count_graph,
     count_kept,
     shapes_only,
@@ -34,6 +34,7 @@ from swd_video.cost.counting import (
 from swd_video.models.lora import add_lora
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.objectives.passes import Pass
+from swd_video.training.optimizers import is_block_matrix
 
 _SIGMA = 0.5  # costs the same as any other
 Run = Callable[[Any, int], Tensor]
@@ -328,29 +329,30 @@ class Carried(Network):
         return count(self._network, lambda network, batch: network(torch.empty(batch, *shape), *to))
 
 
-# Where no two of them cost alike, a clip is counted in full, as is one that is too short to show it.
-_FRAMES_TRIED = 4
+def count_encoding(architecture: Architecture, grid: LatentSize) -> int:
+    """Operations of the VAE from pixels to latents on a grid, one clip."""
+    model, compression = architecture.model, architecture.spec.compression
+    counted: dict[LatentSize, Flops] = architecture.counted.setdefault("vae_encoder", {})
+
+    def encode(frames: int) -> Flops:
+        latents = LatentSize(frames, grid.height, grid.width)
+        if latents not in counted:
+            pixels = compression.pixel_size(latents).as_tuple()
+            counted[latents] = count_graph(lambda: model.encode_video(torch.empty(1, 3, *pixels)))
+        return counted[latents]
+
+    with shapes_only(), torch.no_grad():
+        return by_frames(encode, grid.frames, compression.patch[0]).forward
 
 
-def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
-    """Count for growing numbers of frames until two more cost alike; all later ones then cost the same.
-
-    So it is for causal VAEs that work frame by frame and remember the last ones. Others are counted in full.
-    """
-    units = frames // unit
-    if units < _FRAMES_TRIED:
-        return count(frames)
-    counted: list[Counts] = []
-    for number in range(1, min(units, _FRAMES_TRIED) + 1):
-        counted.append(count(number * unit))
-        rows = [astuple(counts) for counts in counted]  # type: ignore[call-overload]
-        steps = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in pairwise(rows)]
-        if len(steps) >= 2 and steps[-1] == steps[-2]:
-            left = units - number
-            return type(counted[0])(
-                *(so_far + left * more for so_far, more in zip(rows[-1], steps[-1], strict=True))
-            )
-    return counted[-1] if units <= _FRAMES_TRIED else count(frames)
+def count_text(architecture: Architecture) -> int:
+    """Operations of the text encoders for one prompt; the padding is computed too."""
+    counted: dict[tuple[str, int], int] = architecture.counted.setdefault("text", {})
+    for name, length in architecture.model.text_tokens.items():
+        if (name, length) not in counted:
+            tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
+            counted[name, length] = count_flops(partial(architecture.parts[name], input_ids=tokens))
+    return sum(counted[part] for part in architecture.model.text_tokens.items())
 
 
 def _run_of(one: Pass) -> Pass:
@@ -387,7 +389,7 @@ class _Trained:
 
 def _trained(network: nn.Module) -> _Trained:
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-    matrices = [weight for name, weight in trained.items() if weight.ndim == 2 and "blocks." in name]
+    matrices = [weight for name, weight in trained.items() if is_block_matrix(name, weight)]
     return _Trained(_num_weights(trained.values()), _num_weights(matrices))
 
 

@@ -12,10 +12,9 @@ import torch
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import Architecture, load_architecture
-from swd_video.cost.encoding import count_encoding, count_text
 from swd_video.cost.gpus import Gpu
 from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
-from swd_video.cost.networks import Carried, Transformer
+from swd_video.cost.networks import Carried, Transformer, count_encoding, count_text
 from swd_video.cost.step import Sizes, StepCost
 from swd_video.models.base import VideoModel
 from swd_video.models.published_decoders import load_decoder_file, published_layout

@@ -181,11 +181,11 @@ def load_network(
 
 
 @contextmanager
-def errors_in_one_line(subject: object) -> Iterator[None]:
+def errors_in_one_line(subject: object, kinds: tuple[type[Exception], ...] = _ERRORS) -> Iterator[None]:
     """Turn what diffusers, transformers and the hub's client raise into a `ValueError` of one line."""
     try:
         yield
-    except _ERRORS as error:
+    except kinds as error:
         reason = first_line(error)
         # Nobody sees a stacktrace, and weights of another form are not to be forced into a network.
         reason = re.sub(r"\s*[^.]*\bstacktrace above\b\.?| If you want to instead overwrite .*", "", reason)

@@ -14,8 +14,7 @@ Which family a student is of says its base model.
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ class Student:
         """
         path = resolve_model_path(name_or_path)
         folder = Path(path) if Path(path).is_dir() else None
-        with _no_os_errors(name_or_path):
+        with errors_in_one_line(f"model {str(name_or_path)!r}", (OSError,)):
             if folder is not None and (folder / STUDENT_FILE_NAME).is_file():
                 facts, scheduler = read_facts(folder), read_scheduler(folder / SCHEDULER_FOLDER)
                 check_draft_stages(folder / STUDENT_FILE_NAME, facts["draft_stages"], scheduler.schedule)
@@ -295,7 +294,7 @@ class Student:
             options = options.model_copy(update={"adapter": self.adapter})
         name = self.folder or self.base_model
         base, file = self.base_path, self.file_for_transformer(options.transformer_file)
-        with _no_os_errors(name):
+        with errors_in_one_line(f"model {str(name)!r}", (OSError,)):
             transformer = None
             if self.kind == "full":
                 path = self.weights_path
@@ -365,12 +364,3 @@ def is_student(name_or_path: str | Path) -> bool:
         return True
     index = read_model_index(path)
     return (index.get("scheduler") or [None])[-1] == ScaleWiseFlowMatchScheduler.__name__
-
-
-@contextmanager
-def _no_os_errors(name: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {str(name)!r} cannot be loaded: {reason}") from error

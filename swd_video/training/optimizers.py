@@ -53,8 +53,8 @@ def build_optimizers(
             parameters.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         return [adamw]
-    matrices = [weight for name, weight in parameters.items() if _is_block_matrix(name, weight)]
-    rest = [weight for name, weight in parameters.items() if not _is_block_matrix(name, weight)]
+    matrices = [weight for name, weight in parameters.items() if is_block_matrix(name, weight)]
+    rest = [weight for name, weight in parameters.items() if not is_block_matrix(name, weight)]
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         optimizers.append(
@@ -84,5 +84,6 @@ def learning_rate_share(step: int | float, steps: int, warmup_steps: int = 100) 
     return min(1.0, (step + 1) / max(1, warmup_steps), max(0.0, (steps - step) / (0.45 * steps)))
 
 
-def _is_block_matrix(name: str, weight: nn.Parameter) -> bool:
+def is_block_matrix(name: str, weight: nn.Parameter) -> bool:
+    """Whether Muon takes a weight: the matrices of transformer blocks."""
     return weight.ndim == 2 and "blocks." in name

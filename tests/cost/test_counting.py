@@ -16,9 +16,8 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.core.schedule import Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import Flops, count_flops, count_graph, count_kept
-from swd_video.cost.encoding import count_encoding, count_text
 from swd_video.cost.memory import Setup, memory_parts
-from swd_video.cost.networks import Decoder, Heads, Kept, Transformer
+from swd_video.cost.networks import Decoder, Heads, Kept, Transformer, count_encoding, count_text
 from swd_video.cost.step import Sizes
 from swd_video.models.recomputation import decode_clips, recompute_blocks
 from swd_video.models.wan import WanModel

@@ -12,8 +12,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import count_flops, count_graph, count_kept
-from swd_video.cost.encoding import count_encoding
-from swd_video.cost.networks import Decoder, Transformer
+from swd_video.cost.networks import Decoder, Transformer, count_encoding
 from swd_video.models.base import VideoModel
 from swd_video.models.loading import VideoSpec, write_video_spec
 from swd_video.objectives.networks import Networks
