@@ -112,9 +112,7 @@ def clip_address(frames: UInt8[np.ndarray, "frames height width 3"], fps: float)
         else:
             write_preview(path, frames, fps)
         content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return (
-        (f"data:video/mp4;base64,{content}", False) if even else (f"data:image/webp;base64,{content}", True)
-    )
+    return f"data:{'video/mp4' if even else 'image/webp'};base64,{content}", not even
 
 
 def _shown(row: RowResult, prompt: str, sample: int, max_height_px: int) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,25 +11,25 @@ import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 from swd_video.config import ConfigError, dump_config
 from swd_video.core.randomness import keyed_global
 from swd_video.core.upsampler import LatentUpsampler
-from swd_video.files import alone_in, write_json, write_text
+from swd_video.files import alone_in, whole_folder, write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.decoding import load_decoder
 from swd_video.models.fsdp import wants_sharding
-from swd_video.models.loading import load_teacher, resolve_model_path
+from swd_video.models.loading import load_teacher, model_folder, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import Objective, ObjectiveConfig
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import STUDENT_FOLDER, Student
+from swd_video.student.student import LORA_FILE_NAME, STUDENT_FOLDER, TRANSFORMER_FOLDER, Student
 from swd_video.training import loop
-from swd_video.training.adapt import TEACHER_FOLDER, AdaptedTeacher
 from swd_video.training.batch import divide_batch
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
@@ -162,13 +164,12 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     # All that could be wrong has been found, so the folder becomes this run's.
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
-    product: Student | AdaptedTeacher
-    if adapts:
-        product, result = AdaptedTeacher(resolve_model_path(config.model)), folder / TEACHER_FOLDER
-    else:
-        product, result = _student(config, sections, model, upsampler, known), folder / STUDENT_FOLDER
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
-    return Run(folder, stepper, checkpoints, samples, product, result)
+    if adapts:
+        save = partial(_save_teacher, resolve_model_path(config.model))
+        return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
+    student = _student(config, sections, model, upsampler, known)
+    return Run(folder, stepper, checkpoints, samples, student.save, folder / STUDENT_FOLDER)
 
 
 def _key(name: str) -> str:
@@ -279,6 +280,23 @@ def _student(
         decoder=load_decoder(decoder, model, config.model) if isinstance(decoder, Path) else None,
         made_of=made_of,
     )
+
+
+def _save_teacher(base: str, folder: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
+    """Write a teacher's diffusers folder with another transformer, or a LoRA file; whole or not at all.
+
+    Its other parts are copies, so that caches of clips and captions still fit.
+    """
+    with whole_folder(folder) as draft:
+        if isinstance(weights, Mapping):
+            save_file({name: weight.cpu() for name, weight in weights.items()}, draft / LORA_FILE_NAME)
+            return
+        for part in model_folder(base).iterdir():
+            if part.is_dir() and part.name != TRANSFORMER_FOLDER:
+                shutil.copytree(part, draft / part.name)
+            elif part.is_file():
+                shutil.copyfile(part, draft / part.name)
+        weights.save_pretrained(draft / TRANSFORMER_FOLDER)
 
 
 def _claim_folder(

@@ -100,8 +100,8 @@ def _settings(config: DecoderConfig) -> dict[str, Any]:
     """What of a config the weights follow from, beside model and clips."""
     kept = {"seed", "grid", "decoder", "train", "held_out"}
     settings = config.model_dump(mode="json", include=kept)
-    for key in ("checkpoint_every", "sample_every", "clips_in_memory"):
-        del settings["train"][key]
+    for section, key in (free.split(".") for free in _FREE_KEYS):
+        settings.get(section, {}).pop(key, None)
     return settings
 
 

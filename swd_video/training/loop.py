@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusers import ModelMixin
+from torch import Tensor
 from tqdm import tqdm
 
 from swd_video.files import write_json
-from swd_video.student.student import Student
-from swd_video.training.adapt import AdaptedTeacher
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.collapse import ClipsByPrompt, collapse_warning
 from swd_video.training.config import TrainConfig
@@ -25,13 +25,13 @@ SUMMARY_FILE = "train.json"
 
 @dataclass
 class Run:
-    """A training ready to start or to go on; what comes out is written into `result`."""
+    """A training ready to start or to go on; `save` writes what comes out of its weights into `result`, whole."""
 
     folder: Path
     stepper: Stepper
     checkpoints: CheckpointFolder
     samples: SampleWriter | None
-    product: Student | AdaptedTeacher
+    save: Callable[[Path, ModelMixin | Mapping[str, Tensor]], None]
     result: Path
 
 
@@ -104,7 +104,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         with _averaged_weights(run):
             weights = stepper.networks.trained_weights()
             if is_main:
-                run.product.save(run.result, weights)
+                run.save(run.result, weights)
         if is_main:
             write_json(run.folder / SUMMARY_FILE, asdict(summary), durable=True)
         stepper.accelerator.wait_for_everyone()
