@@ -6,7 +6,7 @@ encoder of transformers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,19 +27,7 @@ PACKAGED = "efficientnet"
 CHANGE_WEIGHT = 4.0
 
 
-@runtime_checkable
-class VideoFeatures(Protocol):
-    """A fixed network that describes clips; it must not be one that any training loss used."""
-
-    name: str
-
-    def __call__(
-        self, frames: UInt8[np.ndarray, "clips frames height width 3"]
-    ) -> Float[np.ndarray, "clips features"]:
-        """Describe a batch of clips, float64."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class FrameFeatures:
     """An image network: describes frames one by one, and clips by their mean and their change.
 
@@ -139,6 +127,10 @@ class TransformersVideoFeatures:
             shown = torch.from_numpy(np.ascontiguousarray(clip[picked])).to(self.device)
             described.append(self.network.mean_token(self.network.pixels(shown)[None]).double())
         return torch.cat(described).cpu().numpy()
+
+
+VideoFeatures: TypeAlias = FrameFeatures | TransformersVideoFeatures
+"""A fixed network that describes batches of clips in float64; it must not be one that any training loss used."""
 
 
 class TransformersNetwork:

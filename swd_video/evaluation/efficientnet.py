@@ -70,9 +70,6 @@ class EfficientNetLite0(nn.Module):
     Source: EfficientNet (arXiv 1905.11946), Table 1; Lite variants as in TensorFlow's TPU models.
     """
 
-    input_size_px = 224
-    feature_channels = 320
-
     def __init__(self) -> None:
         super().__init__()
         self.conv_stem = _SameConv2d(3, 32, 3, 2, bias=False)

@@ -25,7 +25,7 @@ def test_network_is_frozen_and_has_the_papers_size() -> None:
     net = load_efficientnet()
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(4.65e6, rel=0.01)
-    assert net.features(torch.zeros(2, 3, 64, 80)).shape == (2, net.feature_channels)
+    assert net.features(torch.zeros(2, 3, 64, 80)).shape == (2, 320)
 
 
 def test_wrong_or_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
