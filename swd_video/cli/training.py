@@ -18,8 +18,8 @@ def run_training(train: "Callable[[], TrainSummary]", result: str, *, as_json: b
     Returns:
         0, or 1 when training stopped at a loss or a gradient that is not finite.
     """
+    from swd_video.models.fsdp import join_processes
     from swd_video.training.finite import NonFiniteError
-    from swd_video.training.processes import join_processes
 
     speaks = join_processes().is_main_process
     try:

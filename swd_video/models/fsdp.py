@@ -1,4 +1,6 @@
-"""Weights divided among processes (FSDP2): each keeps a share of every block, and the whole block only while it runs.
+"""The processes that `accelerate launch` starts, and weights divided among them (FSDP2).
+
+Each keeps a share of every block, and the whole block only while it runs.
 
 Source: PyTorch FSDP (arXiv 2304.11277), in torch's `fully_shard`.
 """
@@ -14,6 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def join_processes() -> PartialState:
+    """Meet the other processes, if there are any: through gloo on the CPU where there is no accelerator.
+
+    To be called before anything else of accelerate, which takes a machine without accelerators for a single process.
+    """
+    no_accelerator = not torch.accelerator.is_available()
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or no_accelerator)
 
 
 def wants_sharding() -> bool:

@@ -21,7 +21,7 @@ from swd_video.files import alone_in, whole_folder, write_json, write_text
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.decoding import load_decoder
-from swd_video.models.fsdp import wants_sharding
+from swd_video.models.fsdp import join_processes, wants_sharding
 from swd_video.models.loading import load_teacher, model_folder, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
@@ -40,7 +40,6 @@ from swd_video.training.loop import Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
-from swd_video.training.processes import join_processes
 from swd_video.training.provenance import (
     ADAPTATION_FILE,
     CONFIG_FILE,

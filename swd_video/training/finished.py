@@ -6,10 +6,10 @@ from pathlib import Path
 
 from swd_video.config import dump_config
 from swd_video.files import write_text
+from swd_video.models.fsdp import join_processes
 from swd_video.student.student import STUDENT_FOLDER, Student
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import SUMMARY_FILE, TrainSummary
-from swd_video.training.processes import join_processes
 from swd_video.training.provenance import (
     CONFIG_FILE,
     check_record,

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from swd_video.models.fsdp import join_processes
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.optimizers import MuonConfig
-from swd_video.training.processes import join_processes
 from swd_video.training.provenance import ADAPTATION_FILE, CONFIG_FILE
 
 _SIZE = 256
