@@ -265,11 +265,7 @@ def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
 
 
 def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:
-    """Pass on the packets of a stream, if all are there.
-
-    Raises:
-        VideoError: at the first that is cut or comes after a gap, or in the end if there are fewer than promised.
-    """
+    """Pass on the packets of a stream up to the first that is cut; in the end there must be as many as promised."""
     count = 0
     for packet in packets:
         if packet.is_corrupt:

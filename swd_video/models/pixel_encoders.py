@@ -66,21 +66,13 @@ class PixelEncoder(ABC):
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """Where a video encoder of transformers keeps what, and how its tokens lie.
-
-    Attributes:
-        blocks: finds its blocks.
-        after: finds what runs after the last, if anything.
-        has_class_token: before the others.
-        order: of the others, for einops.
-        any_length: takes other numbers of frames than it was trained with.
-    """
+    """Where a video encoder of transformers keeps its blocks and what runs after them, and how its tokens lie."""
 
     blocks: Callable[[Any], nn.ModuleList]
     after: Callable[[Any], nn.Module | None]
     has_class_token: bool
     order: str = "f h w"
-    any_length: bool = False
+    any_length: bool = False  # takes other numbers of frames than it was trained with
 
 
 _ANATOMIES = {

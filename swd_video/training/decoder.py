@@ -81,11 +81,6 @@ def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
 
 
 def _finished(config: DecoderConfig, out: Path) -> dict[str, Any] | None:
-    """The report of a run that came to its end.
-
-    Raises:
-        ConfigError: if the folder holds a run of another config, or of other clips or another VAE.
-    """
     check_same_run(config, out, CONFIG_FILE, _FREE_KEYS)
     path = out / REPORT_FILE
     if not path.is_file() or not (out / DECODER_FILE).is_file():
@@ -178,7 +173,6 @@ def _new_decoder(
 
 
 def _read_trained(path: Path, layout: DecoderLayout, vae: str) -> StreamingDecoder:
-    """The decoder to go on from."""
     try:
         trained = StreamingDecoder.load(path)
     except ValueError as error:
@@ -370,7 +364,6 @@ def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) ->
 
 
 def _coarse(pixels: Tensor) -> Tensor:
-    """Pictures without their detail."""
     return nn.functional.avg_pool3d(pixels, (1, 4, 4), stride=(1, 2, 2))
 
 
