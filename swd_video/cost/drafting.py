@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.counting import Flops, KernelAttention, count_flops
-from swd_video.cost.networks import Carried, Decoder, Run, Transformer, count_text
+from swd_video.cost.networks import Carried, Decoder, Network, Run, Transformer, count_text
 from swd_video.objectives.passes import Pass
 from swd_video.student.pipeline import ScaleWisePipeline
 
@@ -33,7 +33,6 @@ class DraftCost:
         self._upsampler = None if upsampler is None else carried(upsampler)
         self._decoder = Decoder(self._architecture) if decoder is None else carried(decoder)
         self._transformer = Transformer(self._architecture)
-        self._shown, self._of_stage = cache(self._count_shown), cache(self._count_stage)
         self.text: int = count_text(self._architecture)
 
     def of_stages(self, schedule: ScaleSchedule, until: int) -> int:
@@ -41,23 +40,23 @@ class DraftCost:
         total = self.text
         for index in range(until):
             stage, before = schedule[index], schedule[max(index - 1, 0)].grid
-            total += self._of_stage(stage)
+            total += self._count_stage(stage)
             if self._upsampler is not None and before != stage.grid:
                 total += self._upsampler.flops(Pass("upsampler", before, to=stage.grid)).forward
         return total
 
     def of_draft(self, schedule: ScaleSchedule, stages: int) -> int:
         """The same, and showing what the last of them gave."""
-        return self.of_stages(schedule, stages) + self._shown(schedule[stages - 1].grid)
+        shown = count_showing(self._decoder, self._architecture, schedule[stages - 1].grid)
+        return self.of_stages(schedule, stages) + shown
 
     def of_clip(self, schedule: ScaleSchedule) -> int:
         """Operations of the whole clip."""
         return self.of_draft(schedule, len(schedule))
 
     def _count_stage(self, stage: Stage) -> int:
-        def count(
-            network: nn.Module, run: Run
-        ) -> Flops:  # without the gradients that a training counts as well
+        def count(network: nn.Module, run: Run) -> Flops:
+            # Without the gradients that a training counts as well.
             return Flops(count_flops(partial(run, network, 1)))
 
         one = Pass("student", stage.grid, attention=stage.attention)
@@ -67,8 +66,10 @@ class DraftCost:
                 counted[one] = self._transformer.put_together(one, count).forward
         return counted[one]
 
-    def _count_shown(self, grid: LatentSize) -> int:
-        if isinstance(self._decoder, Carried):
-            # Copies of the first latent frame are dropped before.
-            grid = replace(grid, frames=grid.frames - self._architecture.spec.compression.repeated_frames)
-        return self._decoder.flops(Pass("vae_decoder", grid)).forward
+
+def count_showing(decoder: Network, architecture: Architecture, grid: LatentSize) -> int:
+    """Operations from latents on a grid to pixels, through the VAE or what a student carries in its place."""
+    if isinstance(decoder, Carried):
+        # Copies of the first latent frame are dropped before.
+        grid = replace(grid, frames=grid.frames - architecture.spec.compression.repeated_frames)
+    return decoder.flops(Pass("vae_decoder", grid)).forward

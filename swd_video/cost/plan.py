@@ -12,6 +12,7 @@ import torch
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import Architecture, load_architecture
+from swd_video.cost.drafting import count_showing
 from swd_video.cost.gpus import Gpu
 from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
 from swd_video.cost.networks import Carried, Transformer, count_encoding, count_text
@@ -118,7 +119,8 @@ class _Plan:
         self.config, self.architecture, self.gpus, self.num_gpus = config, architecture, gpus, num_gpus
         self.assumptions, self.step = assumptions, StepCost(config, architecture)
         self.schedule = config.scale_schedule()
-        self.parameters, self.decoding = dict(architecture.num_parameters), "vae_decode"
+        self.parameters = dict(architecture.num_parameters)
+        self.decoding, self.decoder = "vae_decode", self.step.network("vae_decoder", "full")
         if isinstance(config.load.decoder, Path):
             self.decoding, self.decoder = "decoder", planned_decoder(config.load.decoder, architecture.model)
             self.parameters["decoder"] = self.decoder.weights
@@ -176,10 +178,11 @@ class _Plan:
 
         def parts(count: int) -> dict[str, float]:
             """Of the first stages, and of showing what the last of them gave."""
+            shown = count_showing(self.decoder, self.architecture, self.schedule.grids[count - 1])
             return {
                 "transformer_tflops": sum(stage["tflops"] for stage in stages[:count]),
                 "upsampler_tflops": sum(upsampling[:count]),
-                f"{self.decoding}_tflops": self._decode_tflops(self.schedule.grids[count - 1]),
+                f"{self.decoding}_tflops": shown / TERA,
                 "text_encoder_tflops": text_tflops,
             }
 
@@ -191,13 +194,6 @@ class _Plan:
             "clip_tflops": clip,
             "draft": {"stages": half, "tflops": draft, "share": draft / clip},
         }
-
-    def _decode_tflops(self, grid: LatentSize) -> float:
-        if self.decoding == "decoder":
-            # Copies of the first latent frame are dropped before.
-            frames = grid.frames - self.architecture.spec.compression.repeated_frames
-            return self.decoder.flops(Pass("decoder", replace(grid, frames=frames))).forward / TERA
-        return self.step.network("vae_decoder", "full").flops(Pass("vae_decoder", grid)).forward / TERA
 
     def _tflops(self, passes: Sequence[Pass]) -> float:
         costs = [(one.clips, self.step.network(one.network, "full").flops(one)) for one in passes]
