@@ -220,28 +220,19 @@ class DistillConfig(Section):
         return stages
 
     @model_validator(mode="after")
-    def _check_stage_weights(self) -> "DistillConfig":
-        weights = self.train.stage_weights
+    def _check_parts_fit(self) -> "DistillConfig":
+        group, train = self.loss.group, self.train
+        weights, share = train.stage_weights, train.backward_simulation
         if weights is not None and len(weights) != len(self.schedule):
             raise ValueError(
                 f"train.stage_weights has {len(weights)} numbers for {len(self.schedule)} stages; "
                 "give one for each"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_group(self) -> "DistillConfig":
-        group, train = self.loss.group, self.train
         if train.batch_size % (group * train.stages_per_step):
             raise ValueError(
                 f"train.batch_size: {train.batch_size} clips are not a whole number of loss.group {group} x "
                 f"train.stages_per_step {train.stages_per_step}; make it a multiple"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_backward_simulation(self) -> "DistillConfig":
-        share = self.train.backward_simulation
         if share and all(objective.needs_pairs for objective in self.loss.objectives.values()):
             raise ValueError(
                 f"train.backward_simulation: {share} of the clips have no pair, and no loss here does without; set it "

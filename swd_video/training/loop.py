@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from swd_video.files import write_json
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
-from swd_video.training.collapse import ClipsByPrompt, collapse_warning
+from swd_video.training.collapse import collapse_warning
 from swd_video.training.config import TrainConfig
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
 from swd_video.training.samples import SampleWriter, add_clip
@@ -174,21 +174,15 @@ def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
         clips, _ = samples.sample(), samples.reference_clips
     if run.stepper.accelerator.is_main_process:
         values, shares = samples.write(done, clips)
-        _log_samples(run, samples, done, clips, values)
+        accelerator, fps = run.stepper.accelerator, run.stepper.networks.model.spec.fps
+        accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
+        writer = accelerator.get_tracker("tensorboard", unwrap=True)
+        for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
+            add_clip(writer, f"samples/{prompt}", frames, fps, done)
         warning = collapse_warning(shares, run.stepper.train.collapse_share, samples.whose)
         if warning is not None:
             tqdm.write(f"warning: step {done}: {warning}", file=sys.stderr)
     return time.perf_counter() - started
-
-
-def _log_samples(
-    run: Run, samples: SampleWriter, done: int, clips: ClipsByPrompt, values: Mapping[str, float]
-) -> None:
-    accelerator, fps = run.stepper.accelerator, run.stepper.networks.model.spec.fps
-    accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
-    writer = accelerator.get_tracker("tensorboard", unwrap=True)
-    for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
-        add_clip(writer, f"samples/{prompt}", frames, fps, done)
 
 
 def _summarise(run: Run, seconds: float, losses: SmoothLoss) -> TrainSummary:
