@@ -193,7 +193,10 @@ def load_architecture(name_or_path: str | Path, adapter: str | None = None) -> A
         raise ValueError(f"model {name!r}: {error}") from error
     without_memory(parts["vae"])
     architecture = Architecture(name, model, parts)
-    shapes = [_shapes(parts[part]) for part in architecture.transformers]
+    shapes = [
+        {key: weight.shape for key, weight in parts[part].named_parameters()}
+        for part in architecture.transformers
+    ]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
             f"model {name!r}: its {len(shapes)} transformers are not alike, which no cost was written for."
@@ -281,10 +284,6 @@ def _counted_of(built: object) -> dict[object, Any]:
 
 def _settings(config: Any) -> str:
     return json.dumps(config if isinstance(config, Mapping) else config.to_dict(), default=str)
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in network.named_parameters()}
 
 
 def _numbers(counts: Any) -> tuple[int, ...]:

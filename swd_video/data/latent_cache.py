@@ -183,7 +183,9 @@ class LatentCache:
         latents = {}
         for grid in self.grids if grids is None else grids:
             if grid not in self.grids:
-                raise CacheError(f"{self.folder}: has no grid {grid}; it has {_join(self.grids)}.")
+                raise CacheError(
+                    f"{self.folder}: has no grid {grid}; it has {', '.join(map(str, self.grids))}."
+                )
             latents[grid] = shard.get_slice(grid_key(grid))[row]
         prompts_file, prompts_row = self._captions[caption]
         prompt_embeds = _open_shard(self.folder / prompts_file).get_slice("prompt_embeds")[prompts_row]
@@ -323,7 +325,3 @@ def _listed_header(folder: Path, listed: Mapping[str, Any]) -> dict[str, Any]:
 def grid_key(grid: LatentSize) -> str:
     """Name of the tensor that holds latents of a grid."""
     return f"latents.{grid}"
-
-
-def _join(grids: Sequence[LatentSize]) -> str:
-    return ", ".join(map(str, grids))

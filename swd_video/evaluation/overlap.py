@@ -72,13 +72,6 @@ def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None
             yield f"{record}: {key}", PixelNetwork(name)
 
 
-def _judges_what_it_trained(used: PixelNetwork, network: str) -> bool:
-    folder = Path(network)
-    if used.fingerprint and folder.is_dir() and fingerprint_folders([folder]) == used.fingerprint:
-        return True
-    return _same_network(used.name, network)
-
-
 def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield where, value
@@ -90,11 +83,17 @@ def _names(value: Any, where: str) -> Iterator[tuple[str, str]]:
             yield from _names(inner, f"{where}[{index}]")
 
 
-def _same_network(one: str, other: str) -> bool:
-    folders = [Path(name) for name in (one, other) if os.sep in name and Path(name).is_dir()]
+def _judges_what_it_trained(used: PixelNetwork, network: str) -> bool:
+    if (
+        used.fingerprint
+        and Path(network).is_dir()
+        and fingerprint_folders([Path(network)]) == used.fingerprint
+    ):
+        return True
+    folders = [Path(name) for name in (used.name, network) if os.sep in name and Path(name).is_dir()]
     if len(folders) == 2:
         return folders[0].samefile(folders[1]) or len({fingerprint_folders([one]) for one in folders}) == 1
-    one, other = one.casefold(), other.casefold()
+    one, other = used.name.casefold(), network.casefold()
     if one == other or (PACKAGED in one and PACKAGED in other):
         return True
     # A hub name, and a copy of it in a folder or another organisation's copy.

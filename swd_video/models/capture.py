@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from diffusers.hooks import HookRegistry
@@ -39,11 +40,20 @@ def capture_blocks(
     # with that block properly.
     after_last = blocks[last + 1] if last + 1 < count else after
     captured: dict[int, Tensor] = {}
+
+    def keep(
+        index: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]
+    ) -> None:
+        captured[index] = output[0] if isinstance(output, tuple) else output
+
+    def stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        raise _FeaturesComplete
+
     with ExitStack() as hooks, suppress(_FeaturesComplete):
         for index in set(wanted):
-            hooks.callback(blocks[index].register_forward_hook(_capture(captured, index)).remove)
+            hooks.callback(blocks[index].register_forward_hook(partial(keep, index)).remove)
         if after_last is not None and not isinstance(blocks[0], FSDPModule):
-            hooks.callback(after_last.register_forward_pre_hook(_stop).remove)
+            hooks.callback(after_last.register_forward_pre_hook(stop).remove)
         run()
     return [captured[index] for index in wanted]
 
@@ -61,14 +71,3 @@ def left_out(blocks: Iterable[nn.Module]) -> Iterator[None]:
 
 class _FeaturesComplete(Exception):
     """Raised from a hook, once the last wanted block has run."""
-
-
-def _stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    raise _FeaturesComplete
-
-
-def _capture(captured: dict[int, Tensor], index: int) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> None:
-        captured[index] = output[0] if isinstance(output, tuple) else output
-
-    return keep

@@ -105,7 +105,12 @@ class TransformersEncoder(PixelEncoder):
         device = torch.device(device or "cpu")
         config, model = load_encoder_network(name, with_weights=device.type != "meta")
         kind = str(config.model_type)
-        self._anatomy = self._known_anatomy(kind, config)
+        if kind not in _ANATOMIES or getattr(config, "attention_type", "") == "space_only":
+            raise ValueError(
+                f"encoder {name!r}: is a {kind}, of which it is not known where in a clip its tokens lie; "
+                f"expected one of {', '.join(_ANATOMIES)}"
+            )
+        self._anatomy = _ANATOMIES[kind]
         self.network = model.to(device)
         self._blocks = list(self._anatomy.blocks(model))
         self.num_blocks = len(self._blocks)
@@ -130,14 +135,6 @@ class TransformersEncoder(PixelEncoder):
         shown = (self._form.frames, self._form.height_px, self._form.width_px)
         frames, height, width = (length // step for length, step in zip(shown, self._patch, strict=True))
         return frames, height, width
-
-    def _known_anatomy(self, kind: str, config: Any) -> _Anatomy:
-        if kind not in _ANATOMIES or getattr(config, "attention_type", "") == "space_only":
-            raise ValueError(
-                f"encoder {self.name!r}: is a {kind}, of which it is not known where in a clip its tokens lie; "
-                f"expected one of {', '.join(_ANATOMIES)}"
-            )
-        return _ANATOMIES[kind]
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """See `PixelEncoder`."""
