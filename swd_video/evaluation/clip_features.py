@@ -98,18 +98,25 @@ def imagenet_features(
     return FrameFeatures(name, describe, torch.device(device), frames_per_forward)
 
 
-class TransformersVideoFeatures:
-    """A video encoder of transformers, such as VideoMAE or V-JEPA 2: mean of the last layer's tokens.
+class TransformersFeatures:
+    """A video encoder of transformers, such as VideoMAE or V-JEPA 2, frozen: mean of the last layer's tokens.
 
     A clip is read as the network was trained: so many frames, spread evenly over it from the first to the last. Frames
-    repeat where it has fewer.
+    repeat where it has fewer. Of an image encoder, `pixels` and `mean_token` describe frames.
     """
 
-    def __init__(self, network: "TransformersNetwork", *, device: str | torch.device) -> None:
-        """Wrap a loaded network; see `load_features`."""
-        self.name = f"{network.name}, mean token of {network.num_frames} frames"
-        self.network = network
+    def __init__(self, name: str, device: str | torch.device) -> None:
+        """Load it; see `load_features`."""
+        config, model = load_encoder_network(name)
+        self._run = pixels_to(name, model.to(device))
+        form = read_pixel_form(name, config)
+        self.num_frames = form.frames or 1
+        self.name = f"{name}, mean token of {self.num_frames} frames"
+        self.size_px = (form.height_px, form.width_px)
         self.device = torch.device(device)
+        self._statistics = [
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
+        ]
 
     @torch.inference_mode()
     def __call__(
@@ -121,31 +128,12 @@ class TransformersVideoFeatures:
             ValueError: If the clips are not uint8 RGB, or have a single frame.
         """
         check_clips(frames)
-        picked = np.linspace(0, frames.shape[1] - 1, self.network.num_frames).round().astype(int)
+        picked = np.linspace(0, frames.shape[1] - 1, self.num_frames).round().astype(int)
         described = []
         for clip in frames:
             shown = torch.from_numpy(np.ascontiguousarray(clip[picked])).to(self.device)
-            described.append(self.network.mean_token(self.network.pixels(shown)[None]).double())
+            described.append(self.mean_token(self.pixels(shown)[None]).double())
         return torch.cat(described).cpu().numpy()
-
-
-VideoFeatures: TypeAlias = FrameFeatures | TransformersVideoFeatures
-"""A fixed network that describes batches of clips in float64; it must not be one that any training loss used."""
-
-
-class TransformersNetwork:
-    """A network of transformers, frozen, with the form in which it wants pixels."""
-
-    def __init__(self, name: str, device: str | torch.device) -> None:
-        config, model = load_encoder_network(name)
-        self._run = pixels_to(name, model.to(device))
-        form = read_pixel_form(name, config)
-        self.name = name
-        self.num_frames = form.frames or 1
-        self.size_px = (form.height_px, form.width_px)
-        self._statistics = [
-            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
-        ]
 
     def pixels(
         self, frames: UInt8[Tensor, "frames height width 3"]
@@ -161,6 +149,10 @@ class TransformersNetwork:
         return (output.flatten(2).transpose(1, 2) if output.ndim > 3 else output).mean(dim=1)
 
 
+VideoFeatures: TypeAlias = FrameFeatures | TransformersFeatures
+"""A fixed network that describes batches of clips in float64; it must not be one that any training loss used."""
+
+
 def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeatures:
     """Load an encoder of clips.
 
@@ -171,13 +163,13 @@ def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeat
     """
     if name == PACKAGED:
         return imagenet_features(device=device)
-    network = TransformersNetwork(name, device)
+    network = TransformersFeatures(name, device)
     if network.num_frames > 1:
-        return TransformersVideoFeatures(network, device=device)
+        return network
     return FrameFeatures(
         f"{name}, mean and {CHANGE_WEIGHT:g} x change",
         lambda frames: network.mean_token(network.pixels(frames)),
-        torch.device(device),
+        network.device,
         frames_per_forward=32,
     )
 

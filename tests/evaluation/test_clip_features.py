@@ -24,7 +24,7 @@ from transformers import (
 
 from swd_video.evaluation.clip_features import (
     FrameFeatures,
-    TransformersNetwork,
+    TransformersFeatures,
     load_features,
     load_frame_features,
     pool_frames,
@@ -91,10 +91,10 @@ def test_any_video_or_image_encoder_describes_clips(kind: str, clips: np.ndarray
 def test_a_preprocessor_says_how_pixels_are_normalised(clips: np.ndarray, tmp_path: Path) -> None:
     build("dinov2").save_pretrained(tmp_path / "net")
     frames = torch.from_numpy(clips[0])
-    default = TransformersNetwork(str(tmp_path / "net"), "cpu").pixels(frames)
+    default = TransformersFeatures(str(tmp_path / "net"), "cpu").pixels(frames)
     said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (tmp_path / "net" / "preprocessor_config.json").write_text(json.dumps(said))
-    network = TransformersNetwork(str(tmp_path / "net"), "cpu")
+    network = TransformersFeatures(str(tmp_path / "net"), "cpu")
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     unit = default * std + mean
     torch.testing.assert_close(network.pixels(frames), (unit - 0.5) / 0.25, atol=1e-5, rtol=1e-4)
