@@ -412,7 +412,9 @@ def main() -> None:
     trainer = commands.add_parser("train", help="train the transformer on latent caches")
     for name in ("--pipeline", "--out"):
         trainer.add_argument(name, type=Path, required=True)
-    trainer.add_argument("--cache", type=Path, nargs="+", required=True, help="one or more, of the same grids")
+    trainer.add_argument(
+        "--cache", type=Path, nargs="+", required=True, help="one or more, of the same grids"
+    )
     trainer.add_argument("--steps", type=int, default=3100)
     trainer.add_argument("--minutes", type=float, help="end after so long, if the steps take longer")
     trainer.add_argument(
