@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -66,6 +66,9 @@ from swd_video.student.student_file import (
     read_facts,
     read_scheduler,
 )
+
+if TYPE_CHECKING:
+    from swd_video.student.export import Export
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 STUDENT_FOLDER = "student"
@@ -311,6 +314,13 @@ class Student:
         prepare_pipeline(pipe, adapter_of(base, options), device=device, dtype=dtype, options=options)
         model = adapt(pipe, base, name, options, self.decoder)
         return ScaleWisePipeline(model, self.scheduler, self.positions)
+
+    def export(self, out: Path, **options: Any) -> "Export":
+        """Write it in a form that other tools read; see `export.export_student`."""
+        # Here, as most students are sampled and never exported, and a hub's client takes its time.
+        from swd_video.student.export import export_student
+
+        return export_student(self, out, **options)
 
     @property
     def weights_path(self) -> Path:

@@ -23,7 +23,6 @@ from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import LoadOptions
 from swd_video.models.lora import add_lora
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.export import export_student
 from swd_video.student.student import Student
 from swd_video.student.student_file import PixelNetwork
 from swd_video.studio.render import render
@@ -152,10 +151,10 @@ def test_an_export_takes_the_decoder_along_and_its_card_says_so(
         plain.save(tmp_path / "additions", get_peft_model_state_dict(transformer))
         plain = Student.load(tmp_path / "additions")
     said = "shown through the decoder in `decoder.safetensors`"
-    export_student(plain, tmp_path / "before", form=form)
+    plain.export(tmp_path / "before", form=form)
     assert said not in (tmp_path / "before" / "README.md").read_text()
     student = plain.carry_decoder(decoder_file)
-    export_student(student, tmp_path / "export", form=form)
+    student.export(tmp_path / "export", form=form)
     card = (tmp_path / "export" / "README.md").read_text()
     assert said in card
     assert "to the same latents, bit for bit" in card
