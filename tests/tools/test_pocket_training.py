@@ -9,7 +9,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from swd_video.core.decoder import StreamingDecoder
-from swd_video.core.grid import PixelSize
+from swd_video.core.grid import LatentSize, PixelSize
+from swd_video.data.latent_cache import CacheHeader
+from swd_video.data.latent_cache_writing import LatentCacheWriter
 from swd_video.models.fingerprint import fingerprint_encoders, weights_digest
 from swd_video.models.loading import ASSETS, load_teacher
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
@@ -17,8 +19,9 @@ from swd_video.training.muon import Muon, orthogonalised
 from swd_video.training.optimizers import learning_rate_share
 from tools.pocket import teacher, text, vae
 from tools.pocket.corpus import ClipSpec
+from tools.pocket.curricula import CURRICULA, phase_of
 from tools.pocket.recipes import Clock
-from tools.pocket.teacher import CURRICULA, draw_sigmas, initialise, phase_of
+from tools.pocket.teacher import draw_sigmas, initialise, open_caches
 from tools.pocket.text import TEXT_LENGTH, WORDINGS, build_encoder, build_tokenizer, take_words, wording
 
 
@@ -177,3 +180,25 @@ def test_an_untrained_teacher_reads_the_clips_that_were_encoded_for_the_shipped_
     initialise(shipped / "vae", shipped, tmp_path / "untrained")
     assert fingerprint_encoders(tmp_path / "untrained") == fingerprint_encoders(shipped)
     assert load_teacher(tmp_path / "untrained").spec.latent_channels == 32
+
+
+def test_caches_are_learned_from_together_only_where_one_encoder_made_them_on_the_same_grids(
+    tmp_path: Path,
+) -> None:
+    def write(name: str, encoders: str, grid: LatentSize) -> Path:
+        header = CacheHeader(
+            model="tiny", encoders=encoders, clips_digest="d", num_clips=1, num_captions=1, grids=(grid,)
+        )
+        writer = LatentCacheWriter(tmp_path / name, header, 1)
+        writer.write_prompts(*writer.prompt_shards, ["a fox"], torch.zeros(1, 6, 16))
+        latents = {grid: torch.zeros(1, 4, *grid.as_tuple())}
+        writer.write_latents(*writer.latent_shards, {"0": "a fox"}, latents, [])
+        writer.finish()
+        return tmp_path / name
+
+    small, large = LatentSize(2, 4, 4), LatentSize(3, 6, 8)
+    one, alike = write("one", "a", small), write("alike", "a", small)
+    assert [cache.folder for cache in open_caches([one, alike])] == [one, alike]
+    for other in (write("encoders", "b", small), write("grids", "a", large)):
+        with pytest.raises(ValueError, match=f"--cache: {other} has other grids or encoders than {one}"):
+            open_caches([one, alike, other])

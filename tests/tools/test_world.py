@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from swd_video.config import load_config_as
 from swd_video.core.grid import LatentSize
 from tools.pocket import corpus, parcel, world
+from tools.pocket.curricula import parse_phase
 from tools.pocket.recipes import Clock
 from tools.pocket.side_by_side import run_side_by_side
-from tools.pocket.teacher import parse_phase
 from tools.pocket.world import JOBS, PARTS, Maker, World, main
 
 

@@ -31,13 +31,14 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from swd_video.core.flow import add_noise, velocity_target
 from swd_video.core.grid import LatentSize, PixelSize
-from swd_video.data.latent_cache import LatentCache
+from swd_video.data.latent_cache import LatentCache, of_same_encoders
 from swd_video.files import whole_folder
 from swd_video.models.loading import VideoSpec, load_teacher, write_video_spec
 from swd_video.models.wan import WanModel
 from swd_video.training.checkpoint_file import load_checkpoint, save_checkpoint
 from swd_video.training.muon import Muon
 from tools.pocket.corpus import CLIP_SIZE, frame_rate, parse_caption
+from tools.pocket.curricula import CURRICULA, Phase, parse_phase, phase_of
 from tools.pocket.pictures import save_sheet
 from tools.pocket.recipes import Clock, autocast, fastest_precision, threaded_backward
 from tools.pocket.text import wording
@@ -54,65 +55,6 @@ PROMPTS = (
 )
 PROMPT_DROPOUT = 0.1
 CANONICAL_WORDING = 0.75
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Part of the training: from which step, and for each grid its share of the steps and its batch size."""
-
-    until: float
-    grids: dict[LatentSize, tuple[float, int]]
-
-
-FULL = LatentSize(5, 12, 12)
-SMALL = (LatentSize(2, 6, 6), LatentSize(3, 6, 6), LatentSize(3, 8, 8), LatentSize(3, 10, 10))
-_FIRST = ((0.10, 96), (0.20, 96), (0.35, 64), (0.20, 48))
-_THEN = ((0.05, 96), (0.06, 96), (0.08, 64), (0.11, 48))
-_MOSTLY_FULL = Phase(1.0, dict(zip(SMALL, _THEN, strict=True)) | {FULL: (0.70, 32)})
-CURRICULA = {
-    "small-first": (Phase(0.3, dict(zip(SMALL, _FIRST, strict=True)) | {FULL: (0.15, 32)}), _MOSTLY_FULL),
-    "mostly-full": (_MOSTLY_FULL,),
-    "full-only": (Phase(1.0, {FULL: (1.0, 32)}),),
-    # The grids of configs/pocket/swd.yaml; small batches, so that a day of one processor holds many steps.
-    "ladder": (
-        Phase(1.0, {LatentSize(2, 4, 4): (0.06, 96), LatentSize(5, 8, 8): (0.19, 32), FULL: (0.75, 16)}),
-    ),
-    # The grids of configs/larger, for 33 frames of 128x128 pixels.
-    "larger": (
-        Phase(
-            1.0,
-            {
-                LatentSize(2, 4, 4): (0.05, 256),
-                LatentSize(5, 8, 8): (0.10, 128),
-                LatentSize(9, 8, 8): (0.10, 128),
-                LatentSize(9, 10, 10): (0.10, 96),
-                LatentSize(9, 16, 16): (0.65, 64),
-            },
-        ),
-    ),
-}
-
-
-def parse_phase(grids: Sequence[str]) -> Phase:
-    """A whole training on grids such as "9x16x16:0.65:64": latents, share of the steps, clips in a batch.
-
-    Raises:
-        ValueError: if one is none, or the shares do not add up to 1.
-    """
-    found: dict[LatentSize, tuple[float, int]] = {}
-    for text in grids:
-        grid, _, rest = text.partition(":")
-        share, _, clips = rest.partition(":")
-        try:
-            found[LatentSize.parse(grid)] = float(share), int(clips)
-        except ValueError:
-            raise ValueError(
-                f"--grids: got {text!r}, expected GRID:SHARE:CLIPS as 9x16x16:0.65:64."
-            ) from None
-    total = sum(share for share, _ in found.values())
-    if abs(total - 1) > 1e-6:
-        raise ValueError(f"--grids: the shares add up to {total:.6g}, expected 1.")
-    return Phase(1.0, found)
 
 
 @dataclass(frozen=True)
@@ -211,11 +153,6 @@ def initialise(
             shutil.copytree(source, draft / part)
 
 
-def phase_of(step: int, steps: int, curriculum: str = "small-first") -> Phase:
-    """The phase that a step belongs to."""
-    return next(phase for phase in CURRICULA[curriculum] if step < phase.until * steps)
-
-
 def phases_of(arguments: argparse.Namespace) -> Callable[[int], Phase]:
     """The phase of every step of what was asked for."""
     if not arguments.grids:
@@ -249,6 +186,23 @@ def build_optimizers(
         Muon(matrices, lr=muon_lr),
         torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.01),
     ]
+
+
+def open_caches(folders: Sequence[Path]) -> list[LatentCache]:
+    """Latent caches that are to be learned from together.
+
+    Raises:
+        ValueError: if they hold other grids than the first, or latents of other encoders.
+    """
+    first, *others = caches = [LatentCache(folder) for folder in folders]
+    for other in others:
+        alike = of_same_encoders(other.index, first.index["model"], first.index["encoders"])
+        if not alike or other.grids != first.grids:
+            raise ValueError(
+                f"--cache: {other.folder} has other grids or encoders than {first.folder}, expected the same; "
+                "encode its clips anew."
+            )
+    return caches
 
 
 class Corpus:
@@ -325,7 +279,7 @@ def train(arguments: argparse.Namespace) -> None:
     model = load_teacher(arguments.pipeline, device=device)
     assert isinstance(model, WanModel)
     transformer = model.pipe.transformer.train()
-    corpus = Corpus([LatentCache(cache) for cache in arguments.cache], model)
+    corpus = Corpus(open_caches(arguments.cache), model)
     optimizers = build_optimizers(transformer, arguments.muon_lr, arguments.adamw_lr)
     ema = EMAModel(list(transformer.parameters()), decay=arguments.ema_decay, foreach=device != "cpu")
     clock = Clock(arguments.steps, arguments.minutes)
