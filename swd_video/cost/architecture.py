@@ -144,7 +144,7 @@ def by_frames(count: Callable[[int], Counts], frames: int, unit: int) -> Counts:
     if units < _FRAMES_TRIED:
         return count(frames)
     counted: list[Counts] = []
-    for number in range(1, min(units, _FRAMES_TRIED) + 1):
+    for number in range(1, _FRAMES_TRIED + 1):
         counted.append(count(number * unit))
         rows = [_numbers(counts) for counts in counted]
         steps = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in pairwise(rows)]
