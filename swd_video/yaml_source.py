@@ -5,11 +5,11 @@ Plain text becomes a number, `true`, `false` or `null` where it is one to YAML 1
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as StringMapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,6 +17,9 @@ from swd_video.plain_text import did_you_mean, on_one_line, read_text
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys, and numbers of list items from 0."""
+
+_EntryT = TypeVar("_EntryT")
+_ReadT = TypeVar("_ReadT")
 
 NOTHING: StringMapping[str, str] = MappingProxyType({})
 
@@ -39,7 +42,7 @@ _TEXT_PROBLEMS = (
 
 
 class SourceError(ValueError):
-    """A file that cannot be used as written; the message, one line, names file, line, key and cure."""
+    """A file that cannot be used as written; the message, a line for each mistake, names file, line, key and cure."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,6 +62,23 @@ for _kind, _pattern, _first in (
     ("merge", "<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def read_each(read: Callable[[_EntryT], _ReadT], entries: Iterable[_EntryT]) -> tuple[_ReadT, ...]:
+    """What every entry is read as, whether or not others can be read.
+
+    Raises:
+        SourceError: for all that cannot.
+    """
+    found, problems = [], []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except SourceError as error:
+            problems.append(str(error))
+    if problems:
+        raise SourceError("\n".join(problems))
+    return tuple(found)
 
 
 def read_file(path: Path, noun: str) -> str:

@@ -143,7 +143,8 @@ def _describe_machine(error: BaseException) -> str:
 
 
 def _report(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
     return exit_code
 
 

@@ -23,7 +23,7 @@ from swd_video.studio.shot_values import (
     read_values,
     with_ids,
 )
-from swd_video.yaml_source import SourceError
+from swd_video.yaml_source import SourceError, read_each
 
 PartKind = Literal["heading", "direction", "action", "speaker", "speech", "transition", "card"]
 
@@ -101,7 +101,7 @@ def cut(parts: Iterable[Part], title_page: Mapping[str, Written], path: Path) ->
     cutter.end()
     top = read_values(title_page, lambda line, key, problem: SourceError(f"{path}:{line}: {key}: {problem}"))
     given = {key: top.pop(key).value for key in _OF_SCRIPT if key in top}
-    shots = [_shot(index, one, top, path) for index, one in enumerate(cutter.cuts)]
+    shots = read_each(lambda entry: _shot(*entry, top, path), enumerate(cutter.cuts))
     return Script(
         path=path,
         title=given.get("title", path.stem),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from swd_video.extensions import find
 from swd_video.plain_text import clean_text, did_you_mean
-from swd_video.yaml_source import SourceError, read_file
+from swd_video.yaml_source import SourceError, read_each, read_file
 
 DEFAULT_MODEL = "pocket-wan-swd"
 """The model of a script that names none: the one that ships with the package."""
@@ -293,13 +293,17 @@ def check_script(script: Script) -> Script:
     """The script itself, with shots that can be told apart, seeded and stored.
 
     Raises:
-        SourceError: naming the first shot and key that cannot.
+        SourceError: naming the shots and keys that cannot.
     """
     first: dict[str, int] = {}
-    for index, shot in enumerate(script.shots):
-        if problem := _problem_of(shot) or _problem_of_id(shot.id, first, script):
+
+    def check_shot(index: int, shot: Shot) -> None:
+        problem = _problem_of(shot) or _problem_of_id(shot.id, first, script)
+        first.setdefault(shot.id.lower(), index)
+        if problem:
             raise script.error(shot.line_of(problem[0]), f"shots[{index}].{problem[0]}", problem[1])
-        first[shot.id.lower()] = index
+
+    read_each(lambda entry: check_shot(*entry), enumerate(script.shots))
     if not script.shots:
         raise SourceError(f"{script.path}:1: shots: there is none. Give at least one shot with a prompt.")
     _check_links(script)
@@ -315,14 +319,17 @@ def check_script(script: Script) -> Script:
 def _check_links(script: Script) -> None:
     """Refuse names of shots that there are not, and shots that continue each other in a circle."""
     shots = {shot.id: shot for shot in script.shots}
-    for shot in script.shots:
+
+    def check_link(shot: Shot) -> None:
         if shot.continues is None:
-            continue
+            return
         if shot.continues not in shots:
             raise script.shot_error(shot, "continues", _no_such_shot(shot.continues, shots))
         if shot.picture is not None:
             problem = "stands beside `picture`: a clip has one beginning. Keep one of them."
             raise script.shot_error(shot, "continues", problem)
+
+    read_each(check_link, script.shots)
     ends: set[str] = set()  # shots whose chain is known to have a beginning
     for shot in script.shots:
         chain: dict[str, None] = {}

@@ -22,7 +22,7 @@ from swd_video.studio.script import (
     Transition,
     id_problem,
 )
-from swd_video.yaml_source import SourceError
+from swd_video.yaml_source import SourceError, read_each
 
 LIST_KEYS = frozenset({"pick", "keep", "trim", "order"})
 """Keys with several values; in a text they stand between commas."""
@@ -89,14 +89,17 @@ def read_values(written: Mapping[str, Written], fail: Fail) -> dict[str, Value]:
     """The values of texts by key.
 
     Raises:
-        SourceError: made by `fail`, for the first text that cannot stand at its key.
+        SourceError: made by `fail`, for all texts that cannot stand at their keys.
     """
-    values = {}
-    for key, (text, line) in written.items():
+
+    def read(key: str) -> Value:
+        text, line = written[key]
         try:
-            values[key] = Value(_READERS[key](text), line)
+            return Value(_READERS[key](text), line)
         except ValueError as error:
             raise fail(line, key, str(error)) from None
+
+    values = dict(zip(written, read_each(read, written), strict=True))
     for one, other in _INSTEAD:
         if one in written and other in written:
             raise fail(

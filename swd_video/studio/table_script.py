@@ -11,13 +11,12 @@ from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import (
     REFUSED_KEYS,
     SHOT_KEYS,
-    Value,
     Written,
     make_shot,
     read_values,
     with_ids,
 )
-from swd_video.yaml_source import SourceError
+from swd_video.yaml_source import SourceError, read_each
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _SAID = re.compile(r"""\s*("?)sep=([^"\r\n])\1[ \t]*(?=[\r\n])""", re.IGNORECASE)
@@ -36,26 +35,23 @@ class TableReader(ScriptReader):
         rows = _rows(text, path)
         line, header = next(rows, (1, []))
         keys = _keys(path, line, header)
-        shots: list[Shot] = []
-        for line, cells in rows:
-            index = len(shots)
-
-            def fail(line: int, key: str, problem: str, index: int = index) -> SourceError:
-                return SourceError(f"{path}:{line}: shots[{index}].{key}: {problem}")
-
-            if more := [cell for cell in cells[len(keys) :] if cell.strip()]:
-                raise SourceError(
-                    f"{path}:{line}: shots[{index}]: has {len(cells)} cells, the header {len(keys)}: {more[0]!r} is "
-                    "in no column. Put a text that holds the separator in quotes."
-                )
-            written = {
-                key: Written(cell, line) for key, cell in zip(keys, cells, strict=False) if cell.strip()
-            }
-            if "prompt" not in written:
-                raise fail(line, "prompt", "the cell is empty. Write what the shot shows, or delete the row.")
-            values: dict[str, Value] = read_values(written, fail)
-            shots.append(make_shot(values, {}, line, path.parent, ""))
+        shots = read_each(lambda row: _read_row(row[0], *row[1], keys, path), enumerate(rows))
         return Script(path, path.stem, DEFAULT_MODEL, 0, with_ids(shots))
+
+
+def _read_row(index: int, line: int, cells: list[str], keys: list[str], path: Path) -> Shot:
+    def fail(line: int, key: str, problem: str) -> SourceError:
+        return SourceError(f"{path}:{line}: shots[{index}].{key}: {problem}")
+
+    if more := [cell for cell in cells[len(keys) :] if cell.strip()]:
+        raise SourceError(
+            f"{path}:{line}: shots[{index}]: has {len(cells)} cells, the header {len(keys)}: {more[0]!r} is "
+            "in no column. Put a text that holds the separator in quotes."
+        )
+    written = {key: Written(cell, line) for key, cell in zip(keys, cells, strict=False) if cell.strip()}
+    if "prompt" not in written:
+        raise fail(line, "prompt", "the cell is empty. Write what the shot shows, or delete the row.")
+    return make_shot(read_values(written, fail), {}, line, path.parent, "")
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from swd_video.plain_text import did_you_mean, on_one_line
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import REFUSED_KEYS, Written, make_shot, read_values, with_ids
-from swd_video.yaml_source import SourceError
+from swd_video.yaml_source import SourceError, read_each
 
 FLAGS = {
     "w": "width", "h": "height", "f": "frames", "d": "seed", "i": "picture", "id": "id", "takes": "takes",
@@ -32,15 +32,14 @@ class TextReader(ScriptReader):
 
     def read(self, text: str, path: Path) -> Script:
         """See `ScriptReader.read`."""
-        shots: list[Shot] = []
         # Not splitlines(): a form feed or U+2028 inside of a prompt is no line end to an editor.
-        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-            if line.strip() and not line.startswith("#"):
-                shots.append(_read_line(line, number, path))
+        lines = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+        asked = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+        shots = read_each(lambda entry: _read_line(*entry, path), asked)
         return Script(path, path.stem, DEFAULT_MODEL, 0, with_ids(shots))
 
 
-def _read_line(line: str, number: int, path: Path) -> Shot:
+def _read_line(number: int, line: str, path: Path) -> Shot:
     prompt, *rest = _FLAG.split(line)
 
     def fail(number: int, key: str, problem: str) -> SourceError:

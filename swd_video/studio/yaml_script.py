@@ -20,7 +20,7 @@ from swd_video.studio.shot_values import (
     read_values,
     wanted,
 )
-from swd_video.yaml_source import Mapping, Source, SourceError, describe
+from swd_video.yaml_source import Mapping, Source, SourceError, describe, read_each
 
 _NULL = "tag:yaml.org,2002:null"
 _PROSE = ("prompt", "title", "marker")
@@ -54,7 +54,7 @@ class YamlReader(ScriptReader):
             title=own["title"].value if "title" in own else path.stem,
             model=own["model"].value if "model" in own else DEFAULT_MODEL,
             seed=own["seed"].value if "seed" in own else 0,
-            shots=tuple(_read_shot(source, index, node, defaults) for index, node in enumerate(entries)),
+            shots=read_each(lambda entry: _read_shot(source, *entry, defaults), enumerate(entries)),
             warnings=tuple(source.warnings),
             film=film,
         )

@@ -256,3 +256,45 @@ def test_made_ids_tell_of_the_prompt_and_stay_when_lines_are_added() -> None:
 def test_made_ids_keep_clear_of_given_ones(tmp_path: Path) -> None:
     script = read("a bee\na bee\na bee --id A-BEE\na bee --id a-bee-2\n", "txt", tmp_path)
     assert [shot.id for shot in script.shots] == ["a-bee-3", "a-bee-4", "A-BEE", "a-bee-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "told"),
+    [
+        (
+            "shots:\n- {id: a, prompt: a dog, takes: no, seconds: -1}\n- {id: b, promt: a cat}\n",
+            "yaml",
+            ["2: shots[0].seconds", "2: shots[0].takes", "3: shots[1].promt"],
+        ),
+        (
+            "prompt,seed\na dog,x\n,1\na cat,y\n",
+            "csv",
+            ["2: shots[0].seed", "3: shots[1].prompt", "4: shots[2].seed"],
+        ),
+        ("a dog --d x\na pig\na cat --seconds\n", "txt", ["1: --d", "3: --seconds"]),
+        (
+            "INT. ROOM\n\nA dog. [[seed: x]]\n\nA cat. [[takes: 0]]\n",
+            "fountain",
+            ["3: shots[0].seed", "5: shots[1].takes"],
+        ),
+        (
+            "shots:\n- {id: a, prompt: a dog}\n- {id: A, prompt: a dog}\n- {id: a, prompt: a dog}\n",
+            "yaml",
+            ["3: shots[1].id", "4: shots[2].id"],
+        ),
+        (
+            "shots:\n- {id: a, prompt: a dog, continues: x}\n- {id: b, prompt: a dog, continues: y}\n",
+            "yaml",
+            ["2: shots[0].continues", "3: shots[1].continues"],
+        ),
+    ],
+)
+def test_the_mistakes_of_all_shots_are_told_a_line_each(
+    text: str, suffix: str, told: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError) as error:
+        read(text, suffix, tmp_path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(told)
+    for line, start in zip(lines, told, strict=True):
+        assert line.startswith(f"{tmp_path / 'film'}.{suffix}:{start}: ")
