@@ -46,7 +46,6 @@ OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "steps": EvaluateConfig,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
-    "windows": StudyConfig,
     "world": World,
 }
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

@@ -19,7 +19,6 @@ from tools.pocket.study_tables import StudyConfig, over_seeds
 STUDIES = {
     "configs/study/study.yaml": "docs/study.json",
     "configs/larger/study.yaml": "docs/larger.json",
-    "configs/larger/windows.yaml": "docs/larger-windows.json",
 }
 
 
