@@ -100,8 +100,8 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         *_table(_training_rows(counted["gpus"])),
         _parts(counted["gpus"]),
     ]
-    if tflops := training["upsampler_tflops"]:
-        lines.append(f"training the upsampler first takes {_number(tflops)} TFLOPs")
+    for name, tflops in training["before_tflops"].items():
+        lines.append(f"training the {name} first takes {_number(tflops)} TFLOPs")
     if left_out := training["num_gpus_left_out"]:
         numbers = ", ".join(map(str, left_out))
         lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")

@@ -29,8 +29,8 @@ class DraftCost:
         def carried(network: nn.Module) -> Carried:
             return Carried(copy.deepcopy(network), channels)
 
-        upsampler, decoder = pipe.scheduler.upsampler, pipe.model.decoder
-        self._upsampler = None if upsampler is None else carried(upsampler)
+        decoder = pipe.model.decoder
+        self._between = {name: carried(network) for name, network in pipe.scheduler.networks.items()}
         self._decoder = Decoder(self._architecture) if decoder is None else carried(decoder)
         self._transformer = Transformer(self._architecture)
         self.text: int = count_text(self._architecture)
@@ -41,8 +41,9 @@ class DraftCost:
         for index in range(until):
             stage, before = schedule[index], schedule[max(index - 1, 0)].grid
             total += self._count_stage(stage)
-            if self._upsampler is not None and before != stage.grid:
-                total += self._upsampler.flops(Pass("upsampler", before, to=stage.grid)).forward
+            if before != stage.grid:
+                for name, network in self._between.items():
+                    total += network.flops(Pass(name, before, to=stage.grid)).forward
         return total
 
     def of_draft(self, schedule: ScaleSchedule, stages: int) -> int:

@@ -21,7 +21,7 @@ from swd_video.models.base import VideoModel
 from swd_video.models.published_decoders import load_decoder_file, published_layout
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
-from swd_video.training.passes import upsampler_passes, upsampler_training
+from swd_video.training.passes import passes_before, upsampler_passes
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 
@@ -233,7 +233,7 @@ class _Plan:
             "bf16": setup.bf16,
             "gradient_checkpointing": train.gradient_checkpointing,
             "supported": len(self.architecture.transformers) == 1,
-            "upsampler_tflops": self._tflops(upsampler_training(self.config)),
+            "before_tflops": {name: self._tflops(some) for name, some in passes_before(self.config).items()},
             "num_gpus_left_out": [count for count in counts if count not in fitting],
             **{kind: self._training_of_kind(setup.of_kind(kind), fitting) for kind in ("full", "lora")},
         }

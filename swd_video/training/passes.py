@@ -41,10 +41,11 @@ def upsampler_passes(config: DistillConfig, stage_index: int) -> list[Pass]:
     return [] if section is None or before == grid else [Pass(section, before, to=grid)]
 
 
-def upsampler_training(config: DistillConfig) -> list[Pass]:
-    """What trains the upsampler before the student itself, with all its clips."""
+def passes_before(config: DistillConfig) -> dict[str, list[Pass]]:
+    """What trains before the student itself, by name, with all its clips."""
     section, pairs = config.upsampler, growing_pairs(config.scale_schedule())
     if section is None:
-        return []
+        return {}
     clips = section.steps * section.batch_size
-    return [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]
+    passes = [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]
+    return {section.kind: passes}

@@ -223,10 +223,10 @@ def test_upsampler_decoding_and_encoders_of_pixels_are_counted(
     upsampler = ("--upsampler", "{width: 8, steps: 3}")
     pixels = ("--loss.mmd", "[{encoder: {kind: transnetv2, weights: not-made-yet}}]")
     full = plan(capsys, str(tiny_config), *one_gpu, *upsampler, *pixels)
-    assert bare["upsampler_tflops"] == bare["training"]["upsampler_tflops"] == 0
+    assert bare["upsampler_tflops"] == 0 and bare["training"]["before_tflops"] == {}
     assert [stage["upsampler_tflops"] > 0 for stage in full["stages"]] == [False, True, True]
     assert full["clip_tflops"] == pytest.approx(bare["clip_tflops"] + full["upsampler_tflops"])
-    assert full["sampling"][0]["upsampler_seconds"] > 0 and full["training"]["upsampler_tflops"] > 0
+    assert full["sampling"][0]["upsampler_seconds"] > 0 and full["training"]["before_tflops"]["upsampler"] > 0
     before, after = (counted["training"]["full"] for counted in (bare, full))
     assert set(after["stages"][-1]["networks_tflops"]) == {
         "upsampler",
