@@ -143,7 +143,7 @@ def _describe_machine(error: BaseException) -> str:
 
 
 def _report(message: str, exit_code: int) -> int:
-    for line in message.splitlines():
+    for line in message.split("\n"):
         print(f"error: {line}", file=sys.stderr)
     return exit_code
 

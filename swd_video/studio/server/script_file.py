@@ -92,7 +92,7 @@ class ScriptFile:
         try:
             script = read_script(text, path, self._reader_of(path))
         except (ValueError, OSError) as error:
-            return Look(None, tuple(at_line(line, path) for line in str(error).splitlines()))
+            return Look(None, tuple(at_line(line, path) for line in str(error).split("\n")))
         return Look(script, (), tuple(at_line(line, path) for line in script.warnings))
 
     def save(self, text: str, name: str, based_on: str) -> None:
