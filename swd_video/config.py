@@ -10,8 +10,10 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
+from pydantic_core import ErrorDetails
 
 from swd_video.extensions import find
+from swd_video.plain_text import first_line
 from swd_video.yaml_source import KeyPath, SourceError, dotted, dump_values, parse_value, read_source
 
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
@@ -24,6 +26,7 @@ _IN_YAML = {
     "model_type": _KEYS,
     "model_attributes_type": _KEYS,
     "dict_type": _KEYS,
+    "path_type": "expected a path",
 }
 
 
@@ -57,7 +60,7 @@ def or_from_outside(group: str, base: type[Section]) -> WrapValidator:
 
 
 class ConfigError(SourceError):
-    """A config that cannot be used; the message is one line for the person who wrote it."""
+    """A config that cannot be used; the message is a line for each mistake, for the person who wrote it."""
 
 
 @dataclass
@@ -106,7 +109,8 @@ def load_saved(schema: type[_SchemaT], path: Path) -> _SchemaT:
         return load_config_as(schema, path)
     except ConfigError as error:
         raise ConfigError(
-            f"{path.parent}: holds the {path.name} of another command or version; choose another --out ({error})"
+            f"{path.parent}: holds the {path.name} of another command or version; choose another --out "
+            f"({first_line(error)})"
         ) from None
 
 
@@ -244,12 +248,29 @@ def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag
 
 
 def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:
-    # A key that nobody knows is often the one that is missing, mistyped.
-    problem = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-    at = _without_kinds(problem["loc"], source.values)
+    """A line for each mistake; unknown keys first, since one is often what is missing, mistyped."""
+    problems = error.errors(include_url=False)
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    lines: dict[KeyPath, str] = {}
+    for problem in problems:
+        at = _without_kinds(problem["loc"], source.values)
+        if problem["type"] == "missing":
+            beside = [str(key) for *above, key in lines if tuple(above) == at[:-1]]
+            if not difflib.get_close_matches(str(at[-1]), beside, n=1):
+                lines[at] = f"{_origin(source, at[:-1], path)}: {dotted(at)}: missing; add it"
+            continue
+        place = _written(at, source.values)
+        line = _explain_one(problem, place, source, path, schema)
+        if place in lines:  # what may be one of several things is refused as each of them
+            line = f"{lines[place].rpartition(', got ')[0]}, or {line.rpartition(': ')[2]}"
+        lines[place] = line
+    return "\n".join(lines.values())
+
+
+def _explain_one(
+    problem: ErrorDetails, at: KeyPath, source: _Source, path: Path, schema: type[BaseModel]
+) -> str:
     key = dotted(at)
-    if problem["type"] == "missing":
-        return f"{_origin(source, at[:-1], path)}: {key}: missing; add it"
     where = _origin(source, at, path)
     prefix = f"{where}: {key}"
     if problem["type"] == "extra_forbidden":
@@ -268,6 +289,18 @@ def _explain(error: ValidationError, source: _Source, path: Path, schema: type[B
         expected = _IN_YAML.get(problem["type"]) or f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
         reason = f"{expected}, got {problem['input']!r}"
     return f"{prefix.removeprefix(f'--{key}: ')}: {reason}"
+
+
+def _written(at: KeyPath, values: Any) -> KeyPath:
+    """As much of a location as the config holds: pydantic goes on with what a value might have been."""
+    for depth, part in enumerate(at):
+        if isinstance(part, str) and not (isinstance(values, dict) and part in values):
+            return at[:depth]
+        try:
+            values = values[part]
+        except (IndexError, TypeError):  # one that stands for a list of one
+            return at
+    return at
 
 
 def _without_kinds(location: Sequence[str | int], values: Any) -> KeyPath:

@@ -163,6 +163,28 @@ def test_unknown_key_far_from_all_lists_what_is_known(base: Path) -> None:
     )
 
 
+def test_all_mistakes_are_told_at_once(base: Path) -> None:
+    base.write_text(BASE + "sede: 3\nload: {decoder: 5, attention: nativ}\n")
+    with pytest.raises(ConfigError) as raised:
+        load_config(base, {"train.lr": "0", "train.stepz": "4"})
+    lines = str(raised.value).splitlines()
+    written = len(BASE.splitlines())
+    assert lines == [
+        "train.stepz: unknown key; did you mean steps?",
+        f"{base}:{written + 1}: sede: unknown key; did you mean seed?",
+        f"{base}:{written + 2}: load.attention: input should be 'auto', 'native', 'xformers', 'flash' or 'sage', got "
+        "'nativ'",
+        f"{base}:{written + 2}: load.decoder: input should be 'vae', or expected a path, got 5",
+        "train.lr: input should be greater than 0, got 0",
+    ]
+
+
+def test_what_is_missing_and_was_mistyped_is_told_once(base: Path) -> None:
+    base.write_text(base.read_text().replace("model:", "modle:"))
+    with pytest.raises(ConfigError, match=r"modle: unknown key; did you mean model\?$"):
+        load_config(base)
+
+
 def test_a_key_of_another_kind_is_said_to_be(base: Path) -> None:
     message = _error(_edited(base, "  steps: 10\n", "  rank: 10\n"))
     assert message.endswith(
