@@ -10,7 +10,6 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
-from pydantic_core import ErrorDetails
 
 from swd_video.extensions import find
 from swd_video.plain_text import first_line
@@ -19,6 +18,7 @@ from swd_video.yaml_source import KeyPath, SourceError, dotted, dump_values, par
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
 
+_KNOWN = "; known here: "
 # What pydantic calls by the names of Python.
 _KEYS = "expected keys and values, such as {key: value}"
 _IN_YAML = {
@@ -264,12 +264,19 @@ def _explain(error: ValidationError, source: _Source, path: Path, schema: type[B
         if place in lines:  # what may be one of several things is refused as each of them
             line = f"{lines[place].rpartition(', got ')[0]}, or {line.rpartition(': ')[2]}"
         lines[place] = line
-    return "\n".join(lines.values())
+    return "\n".join(_listed_once(list(lines.values())))
 
 
-def _explain_one(
-    problem: ErrorDetails, at: KeyPath, source: _Source, path: Path, schema: type[BaseModel]
-) -> str:
+def _listed_once(lines: list[str]) -> list[str]:
+    """Lines, of which a list of known keys stands in the first one alone."""
+    heads, lists = zip(*(line.partition(_KNOWN)[::2] for line in lines), strict=True)
+    return [
+        head if known in lists[:number] else line
+        for number, (line, head, known) in enumerate(zip(lines, heads, lists, strict=True))
+    ]
+
+
+def _explain_one(problem: Any, at: KeyPath, source: _Source, path: Path, schema: type[BaseModel]) -> str:
     key = dotted(at)
     where = _origin(source, at, path)
     prefix = f"{where}: {key}"
@@ -336,7 +343,7 @@ def _suggestion(at: KeyPath, values: dict[str, Any], schema: type[BaseModel]) ->
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    return f"{_KNOWN}{', '.join(known)}" if known else ""
 
 
 def _sections_at(

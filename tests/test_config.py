@@ -177,6 +177,9 @@ def test_all_mistakes_are_told_at_once(base: Path) -> None:
         f"{base}:{written + 2}: load.decoder: input should be 'vae', or expected a path, got 5",
         "train.lr: input should be greater than 0, got 0",
     ]
+    foreign = _edited(base, "model:", "quux: 1\nzap: 2\nmodel:")
+    with pytest.raises(ConfigError, match=r"quux: unknown key; known here: adapt.*\n.*zap: unknown key$"):
+        load_config(foreign)
 
 
 def test_what_is_missing_and_was_mistyped_is_told_once(base: Path) -> None:

@@ -39,6 +39,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "decoder": DecoderConfig,
     "decoder_for_student": DecoderConfig,
+    "decoder_crisp": DecoderConfig,
     "decoders": EvaluateConfig,
     "evaluate": EvaluateConfig,
     "final": EvaluateConfig,

@@ -66,13 +66,17 @@ class PixelEncoder(ABC):
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """Where a video encoder of transformers keeps its blocks and what runs after them, and how its tokens lie."""
+    """Where an encoder of transformers keeps its blocks and what runs after them, and how its tokens lie.
+
+    Of encoders that see `pictures` one by one, blocks put out tokens, or maps of channels, rows and columns.
+    """
 
     blocks: Callable[[Any], nn.ModuleList]
     after: Callable[[Any], nn.Module | None]
     has_class_token: bool
     order: str = "f h w"
     any_length: bool = False  # takes other numbers of frames than it was trained with
+    pictures: bool = False
 
 
 _ANATOMIES = {
@@ -85,13 +89,24 @@ _ANATOMIES = {
         lambda model: model.encoder.layer, lambda model: model.layernorm, True, "h w f", any_length=True
     ),
     "vivit": _Anatomy(lambda model: model.layers, lambda model: model.layernorm, True),
+    "dinov2": _Anatomy(
+        lambda model: model.encoder.layer, lambda model: model.layernorm, True, any_length=True, pictures=True
+    ),
+    "vit": _Anatomy(
+        lambda model: model.layers, lambda model: model.layernorm, True, any_length=True, pictures=True
+    ),
+    "mobilenet_v2": _Anatomy(
+        lambda model: model.layer, lambda model: model.conv_1x1, False, any_length=True, pictures=True
+    ),
 }
 
 
 class TransformersEncoder(PixelEncoder):
-    """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT.
+    """An encoder of transformers, of videos: VideoMAE, V-JEPA 2, TimeSformer or ViViT.
 
-    Without `frames` it is shown as many pictures as it was trained with.
+    Or one of pictures, which sees frames one by one: DINOv2, ViT or MobileNetV2.
+
+    Without `frames` it is shown as many pictures as it was trained with; one of pictures all.
 
     Raises:
         ValueError: if there is no such encoder, the order of its tokens is not known, or it takes no such number of
@@ -116,40 +131,49 @@ class TransformersEncoder(PixelEncoder):
         self.num_blocks = len(self._blocks)
         form = read_pixel_form(name, config)
         tubelet: Any = getattr(config, "tubelet_size", 1)
-        patch: Any = config.patch_size if isinstance(tubelet, int) else tuple(tubelet[1:])
-        self._patch = (
-            tubelet if isinstance(tubelet, int) else int(tubelet[0]),
-            *(patch if isinstance(patch, (tuple, list)) else (patch, patch)),
-        )
+        self._tubelet = tubelet if isinstance(tubelet, int) else int(tubelet[0])
         if frames is not None and frames != form.frames:
-            if not self._anatomy.any_length or frames % self._patch[0]:
-                expected = f"a multiple of {self._patch[0]}" if self._anatomy.any_length else str(form.frames)
+            if not self._anatomy.any_length or frames % self._tubelet:
+                expected = f"a multiple of {self._tubelet}" if self._anatomy.any_length else str(form.frames)
                 raise ValueError(f"frames: got {frames} for {name!r}, a {kind}, expected {expected}")
             form = replace(form, frames=frames)
         self._form = form
+        patch: Any = getattr(config, "patch_size", None) if isinstance(tubelet, int) else tuple(tubelet[1:])
+        self._patch = (patch, patch) if isinstance(patch, int) else patch
         self._run = pixels_to(name, model)
 
     def grid(self, size: PixelSize, block: int) -> tuple[int, int, int]:
-        """Tokens along frames, height and width: always alike, since every clip is brought into one form."""
-        assert self._form.frames is not None, "video encoders say how many frames they take"
-        shown = (self._form.frames, self._form.height_px, self._form.width_px)
-        frames, height, width = (length // step for length, step in zip(shown, self._patch, strict=True))
+        """Tokens along frames, height and width; the last two are alike for all clips, brought into one form."""
+        frames = (self._form.frames or size.frames) // self._tubelet
+        if self._patch is not None:
+            height, width = self._form.height_px // self._patch[0], self._form.width_px // self._patch[1]
+        else:  # of maps, which become smaller from block to block
+            device = next(self.network.parameters()).device
+            picture = torch.zeros(1, 3, 1, self._form.height_px, self._form.width_px, device=device)
+            with torch.no_grad():
+                height, width = self._captured(picture, [block])[0].shape[2:]
         return frames, height, width
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """See `PixelEncoder`."""
-        shown = self._form.shape(pixels).transpose(1, 2)
-        captured = capture_blocks(
-            self._blocks, self._anatomy.after(self.network), blocks, lambda: self._run(shown)
-        )
-        frames, height, width = self.grid(PixelSize(*pixels.shape[2:]), 0)
+        captured = self._captured(self._form.shape(pixels), blocks)
+        if self._patch is None:
+            return [rearrange(maps, "(b f) c h w -> b f h w c", b=len(pixels)) for maps in captured]
+        frames, height, width = self.grid(PixelSize(*pixels.shape[2:]), blocks[0])
         first = 1 if self._anatomy.has_class_token else 0
+        order = "(b f) (h w) c" if self._anatomy.pictures else f"b ({self._anatomy.order}) c"
         return [
-            rearrange(
-                tokens[:, first:], f"b ({self._anatomy.order}) c -> b f h w c", f=frames, h=height, w=width
-            )
+            rearrange(tokens[:, first:], f"{order} -> b f h w c", f=frames, h=height, w=width)
             for tokens in captured
         ]
+
+    def _captured(self, shown: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """What blocks put out for clips in the network's form: of one of pictures, for each frame."""
+        shown = shown.transpose(1, 2)
+        shown = shown.flatten(0, 1) if self._anatomy.pictures else shown
+        return capture_blocks(
+            self._blocks, self._anatomy.after(self.network), blocks, lambda: self._run(shown)
+        )
 
 
 class TransNetEncoder(PixelEncoder):

@@ -196,13 +196,13 @@ class CriticEncoderConfig(_BlocksConfig):
 
 
 class TransformersEncoderConfig(PixelEncoderConfig):
-    """A video encoder of transformers: VideoMAE, V-JEPA 2, TimeSformer or ViViT. It sees pixels."""
+    """Of transformers: VideoMAE, V-JEPA 2, TimeSformer, ViViT; by frames DINOv2, ViT, MobileNetV2. It sees pixels."""
 
     kind: Literal["transformers"] = "transformers"
     name: str = Field(min_length=1)
     """Its folder or hub name."""
     frames: int | None = Field(default=None, ge=1)
-    """Pictures that it is shown of a window; null is what it was trained with."""
+    """Pictures that it is shown of a window; null is what it was trained with, or all where it sees one at a time."""
 
     @property
     def record(self) -> PixelNetwork:

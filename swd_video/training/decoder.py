@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.objectives.objective import known_blocks
 from swd_video.training.checkpoint_file import load_checkpoint, read_recipe, save_checkpoint
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
-from swd_video.training.decoder_config import DecoderConfig, FeaturesConfig
-from swd_video.training.decoder_discriminator import FrameDiscriminator
+from swd_video.training.decoder_config import DecoderConfig, DiscriminatorConfig, SeenFeaturesConfig
+from swd_video.training.decoder_discriminator import FeatureDiscriminator, FrameDiscriminator
 from swd_video.training.decoder_imitation import IMITATED_FILE, imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.finite import check_losses
@@ -100,6 +101,14 @@ def _settings(config: DecoderConfig) -> dict[str, Any]:
     return settings
 
 
+def _networks_seen(config: DecoderConfig) -> list[dict[str, Any]]:
+    """Records of the networks that its training looks through; none of them may judge what it decodes."""
+    second = config.train.discriminator
+    sections = (config.train.features, None if second is None else second.features)
+    records = [section.encoder.record for section in sections if section is not None]
+    return [asdict(record) for record in records if record is not None]
+
+
 def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     manifest = _read_manifest(config)
     accelerator = Accelerator(mixed_precision="no")
@@ -123,8 +132,8 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     made_of = {"settings": _settings(config), "vae": vae} | digests_of_clips(clips.index)
     if imitated is not None:
         made_of["imitated"] = imitated.digest
-    if config.train.features is not None and (seen := config.train.features.encoder.record) is not None:
-        made_of["trained_through"] = [asdict(seen)]
+    if through := _networks_seen(config):
+        made_of["trained_through"] = through
     decoder = _new_decoder(config, layout, vae, made_of).to(device)
     trainer = _Trainer(config, decoder, pairs, device)
     recipe = {"made_of": json.dumps(decoder.made_of, sort_keys=True)}
@@ -132,6 +141,7 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     done = load_checkpoint(out, trainer.state, recipe)
     write_text(out / CONFIG_FILE, dump_config(config), durable=True)
     _run(trainer, done, shown, lambda step: save_checkpoint(out, step, trainer.state, recipe))
+    trainer.settle()
     decoder.save(out / DECODER_FILE)
     return shown.report(StreamingDecoder.load(out / DECODER_FILE).to(device), out / REPORT_FILE)
 
@@ -229,17 +239,18 @@ class _Trainer:
         self.steps = train.steps + (0 if second is None else second.steps)
         features = train.features
         self._imitated = 0 if train.imitate is None else round(train.imitate.share * train.batch_size)
-        self._network = None if features is None else _load(features, device)
+        self._network = None if features is None else _load("train.features", features, device)
         self._optimizers = _optimizers(decoder, train.muon_lr, train.lr)
         self.state: dict[str, Any] = {"decoder": decoder}
         self.state |= {f"optimizer_{number}": one for number, one in enumerate(self._optimizers)}
         if second is not None:
-            with keyed_global(config.seed, "discriminator"):
-                self._discriminator = FrameDiscriminator(decoder.layout.channels, second.width).to(device)
+            self._discriminator = _new_discriminator(config, second, decoder.layout.channels, device)
             self._its_optimizer = torch.optim.AdamW(
                 self._discriminator.parameters(), lr=second.lr, betas=(0.5, 0.95), weight_decay=0.0
             )
+            self._before = deepcopy(decoder).requires_grad_(False)
             self.state |= {"discriminator": self._discriminator, "its_optimizer": self._its_optimizer}
+            self.state |= {"before": self._before}
 
     def batches(self, steps: range) -> Iterator[DecoderBatch]:
         """What the steps are to see."""
@@ -257,6 +268,8 @@ class _Trainer:
         judged = second is not None and step >= train.steps
         if judged:
             assert second is not None
+            if step == train.steps:
+                self._before.load_state_dict(self.decoder.state_dict())
             rate = second.decoder_lr_share * learning_rate_share(
                 step - train.steps, second.steps, train.lr_warmup_steps
             )
@@ -279,15 +292,27 @@ class _Trainer:
         if self._network is not None and train.features is not None:
             seen = self._feature_error(decoded[:clips], pixels[:clips])
             loss, losses["features"] = loss + train.features.weight * seen, seen.item()
-        if judged and second is not None and decoded.shape[2] > 2:
+        deceives = judged and second is not None and decoded.shape[2] > 2
+        if deceives:
+            assert second is not None
             places = self._places(step, known, decoded, batch.is_start)
             known = torch.cat([known[:clips], torch.zeros_like(known[clips:])])
             with _frozen(self._discriminator), self._precision():
-                deceived = hinge_student_loss(self._discriminator(known, decoded, *places).float())
+                logits = self._discriminator(known, decoded, *places)
+            deceived = torch.stack([hinge_student_loss(one) for one in logits]).mean()
             loss = loss + second.weight * deceived
-            losses["discriminator"] = self._judge(known, pixels[:clips], decoded.detach(), places)
         _move(self._optimizers, loss, rate)
+        if deceives:
+            losses["discriminator"] = self._judge(known, pixels[:clips], decoded.detach(), places)
         return losses
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Once all steps are taken: go back as far as `train.discriminator.kept_share` says."""
+        second = self.config.train.discriminator
+        if second is not None:
+            for weight, before in zip(self.decoder.parameters(), self._before.parameters(), strict=True):
+                weight.copy_(torch.lerp(before, weight, second.kept_share))
 
     def _feature_error(self, decoded: Tensor, pixels: Tensor) -> Tensor:
         features = self.config.train.features
@@ -302,12 +327,14 @@ class _Trainer:
     ) -> float:
         """Pixels are of the first clips; clips that are imitated have none, and are judged without their latents."""
         with self._precision():
-            made = self._discriminator(latents, decoded, *places).float()
-            real = self._discriminator(latents[: len(pixels)], pixels, *places).float()
-            if len(pixels) < len(decoded):
+            made = self._discriminator(latents, decoded, *places)
+            real = self._discriminator(latents[: len(pixels)], pixels, *places)
+            if self._discriminator.sees_latents and len(pixels) < len(decoded):
                 nothing = torch.zeros_like(latents[: len(pixels)])
-                real = torch.cat([real, self._discriminator(nothing, pixels, *places).float()])
-        loss = hinge_discriminator_loss(real, made)
+                unknown = self._discriminator(nothing, pixels, *places)
+                real = [torch.cat(both) for both in zip(real, unknown, strict=True)]
+        pairs = zip(real, made, strict=True)
+        loss = torch.stack([hinge_discriminator_loss(true, false) for true, false in pairs]).mean()
         _move([self._its_optimizer], loss, 1.0)
         return loss.item()
 
@@ -326,8 +353,19 @@ class _Trainer:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
 
-def _load(features: FeaturesConfig, device: torch.device) -> PixelEncoder:
-    key = "train.features"
+def _new_discriminator(
+    config: DecoderConfig, section: DiscriminatorConfig, channels: int, device: torch.device
+) -> FrameDiscriminator | FeatureDiscriminator:
+    """One with random weights, for latents of so many channels."""
+    seen = section.features
+    network = None if seen is None else _load("train.discriminator.features", seen, device)
+    with keyed_global(config.seed, "discriminator"):
+        if network is None or seen is None:
+            return FrameDiscriminator(channels, section.width).to(device)
+        return FeatureDiscriminator(network, seen.block, section.width, device).to(device)
+
+
+def _load(key: str, features: SeenFeaturesConfig, device: torch.device) -> PixelEncoder:
     try:
         network = features.encoder.load(device)
     except ValueError as error:

@@ -35,21 +35,36 @@ class HeldOutConfig(Section):
     """How many, drawn by the seed."""
 
 
+class SeenFeaturesConfig(Section):
+    """Blocks of a frozen network of pixels."""
+
+    encoder: AnyPixelEncoder
+    """As in `loss.mmd`. It must not judge what was decoded so."""
+    block: Blocks = Field(min_length=1)
+    """Its block, from 0, or a list of them."""
+
+
 class DiscriminatorConfig(Section):
-    """A second part of the training, in which a discriminator makes edges crisp; it sees latents and three frames."""
+    """A second part of the training, in which a discriminator makes edges crisp; it sees three frames at once."""
 
     steps: int = Field(default=2000, ge=1)
     """Steps of it, after `train.steps`."""
     weight: float = Field(default=0.02, gt=0)
     """Factor in the decoder's loss."""
+    features: SeenFeaturesConfig | None = None
+    """What it sees frames through: it is heads on blocks of a frozen network then. Null gives it convolutions of its
+    own, which see latents as well."""
     width: int = Field(default=48, ge=8)
-    """Channels of its first convolution."""
+    """Channels of its first convolution, or of its heads."""
     frames: int = Field(default=4, ge=1)
     """Places in a clip at which it judges three neighbouring frames, drawn for every step."""
     lr: float = Field(default=3e-4, gt=0)
     """Its learning rate."""
     decoder_lr_share: float = Field(default=0.25, gt=0, le=1)
     """Share of the decoder's own learning rates at which this part starts."""
+    kept_share: float = Field(default=1.0, gt=0, le=1)
+    """How far the weights go from those before this part to those after it: 0.5 keeps some of the detail, and little of
+    the false patterns that come with it (arXiv 1809.00219, 3.4)."""
 
 
 class ImitateConfig(Section):
@@ -71,13 +86,9 @@ class ImitateConfig(Section):
     """Share of the clips in a step that are the student's."""
 
 
-class FeaturesConfig(Section):
+class FeaturesConfig(SeenFeaturesConfig):
     """A frozen network of pixels, whose features of decoded clips shall be those of the clips."""
 
-    encoder: AnyPixelEncoder
-    """As in `loss.mmd`. It must not judge what was decoded so."""
-    block: Blocks = Field(min_length=1)
-    """Its block, from 0, or a list of them."""
     weight: float = Field(default=0.1, gt=0)
     """Factor in the loss of the mean absolute error of features, each place's normalised over its channels."""
 

@@ -1,4 +1,6 @@
-"""A discriminator of decoded clips: it sees three neighbouring frames and the latents that they stand for."""
+"""Discriminators of decoded clips, which see three neighbouring frames."""
+
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -6,6 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
+
+from swd_video.models.pixel_encoders import PixelEncoder
+from swd_video.objectives.gan import ConvolutionHead
 
 _SLOPE = 0.2
 
@@ -15,6 +20,8 @@ class FrameDiscriminator(nn.Module):
 
     Fine patterns and flicker show in three neighbours; that edges lie where they should, only beside the latents.
     """
+
+    sees_latents = True
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -31,17 +38,56 @@ class FrameDiscriminator(nn.Module):
         pixels: Float[Tensor, "batch 3 frames height width"],
         middles: Int[Tensor, " places"],
         latent_frames: Int[Tensor, " places"],
-    ) -> Float[Tensor, "batch places out_height out_width"]:
-        """Judge neighbouring frames.
+    ) -> list[Float[Tensor, "batch places out_height out_width"]]:
+        """Judge neighbouring frames: logits, all in one piece.
 
         Those in the middle are numbered, and the latent frame that holds each; the first and the last frame have no two
         neighbours. Pixels lie in [-1, 1].
         """
-        frames = torch.stack([pixels[:, :, middles + offset] for offset in (-1, 0, 1)], dim=1)
-        x = rearrange(frames, "b n c f h w -> (b f) (n c) h w")
+        x = rearrange(_neighbours(pixels, middles), "b f c n h w -> (b f) (n c) h w")
         for convolution in self.see:
             x = functional.leaky_relu(convolution(x), _SLOPE)
         known = rearrange(latents[:, :, latent_frames], "b c f h w -> (b f) c h w")
         known = functional.interpolate(known.to(x.dtype), size=x.shape[2:])
         x = functional.leaky_relu(self.join(torch.cat([x, known], dim=1)), _SLOPE)
-        return rearrange(self.logit(x), "(b f) 1 h w -> b f h w", b=len(pixels))
+        return [rearrange(self.logit(x), "(b f) 1 h w -> b f h w", b=len(pixels)).float()]
+
+
+class FeatureDiscriminator(nn.Module):
+    """Heads on a frozen network of pixels, which sees three frames as a clip: a logit for each place of each block.
+
+    Where convolutions that start from nothing find any pattern that gives a decoder away, a network that knows pictures
+    finds what looks wrong in them. Source: Projected GANs Converge Faster (arXiv 2111.01007).
+    """
+
+    sees_latents = False
+
+    def __init__(
+        self, network: PixelEncoder, blocks: Sequence[int], width: int, device: torch.device
+    ) -> None:
+        """`device` is the network's."""
+        super().__init__()
+        self._see = lambda clips: network.tokens(clips, blocks)  # not a part of it: it does not learn
+        with torch.no_grad():
+            seen = self._see(torch.zeros(1, 3, 3, 32, 32, device=device))  # says how many channels there are
+        self.heads = nn.ModuleList(ConvolutionHead(tokens.shape[-1], width) for tokens in seen)
+
+    def forward(
+        self, latents: Tensor, pixels: Tensor, middles: Tensor, latent_frames: Tensor
+    ) -> list[Float[Tensor, "clips 1 token_frames token_height token_width"]]:
+        """Logits of each block; as `FrameDiscriminator`, but for the latents, which it does not look at."""
+        seen = self._see(rearrange(_neighbours(pixels, middles), "b f c n h w -> (b f) c n h w"))
+        # In float32: a discriminator near its margin lives on small differences.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return [
+                head(tokens.flatten(1, 3).float(), tokens.shape[1:4])
+                for head, tokens in zip(self.heads, seen, strict=True)
+            ]
+
+
+def _neighbours(
+    pixels: Float[Tensor, "batch 3 frames height width"], middles: Int[Tensor, " places"]
+) -> Float[Tensor, "batch places 3 3 height width"]:
+    """Channels, and frames of which the middle one is numbered."""
+    frames = torch.stack([pixels[:, :, middles + offset] for offset in (-1, 0, 1)], dim=3)
+    return rearrange(frames, "b c f n h w -> b f c n h w")

