@@ -23,11 +23,12 @@ from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import TransformersEncoder
-from swd_video.training.decoder import _Trainer, distill_decoder
+from swd_video.training.decoder import distill_decoder
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
 from swd_video.training.decoder_discriminator import FeatureDiscriminator
 from swd_video.training.decoder_imitation import Imitated, imitated_clips
+from swd_video.training.decoder_step import DecoderTrainer
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
 
@@ -203,7 +204,7 @@ def test_where_edges_are_made_crisp_the_vae_does_not_say_how_crisp(
         for shown in (batch, fine):
             torch.manual_seed(0)
             no_clips = DecoderClips.__new__(DecoderClips)
-            trainer = _Trainer(config, StreamingDecoder(layout), no_clips, torch.device("cpu"))
+            trainer = DecoderTrainer(config, StreamingDecoder(layout), no_clips, torch.device("cpu"))
             found.append(trainer.step(step, shown)["error"])
         return found
 
