@@ -31,7 +31,7 @@ def test_a_file_adds_gpus_and_replaces_those_of_the_same_name(tmp_path: Path) ->
     [
         ("", "expected keys at the top"),
         ("- L40S", "expected keys at the top"),
-        ("L40S: {memory_gib: 48}", ":1: L40S.bf16_tflops: missing; add it"),
+        ("L40S: {memory_gib: 48, bandwidth_gbps: 864}", ":1: L40S.bf16_tflops: missing; add it"),
         ("L40S: 48", ":1: L40S: expected keys and values"),
         (
             f"L40S: {NUMBERS.replace('864', '-1')}",
