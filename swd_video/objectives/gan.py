@@ -1,6 +1,6 @@
 """A discriminator on the frozen teacher's features, and the student that wants to deceive it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -183,9 +183,13 @@ class Discriminator(Learner):
         return [tokens[block] for block in self._blocks]
 
     def _logits(self, tokens: list[Tensor], grid: TokenGrid) -> list[Tensor]:
-        # In float32: a discriminator near its margin lives on small differences.
-        with torch.autocast(tokens[0].device.type, enabled=False):
-            return [head(x.float(), grid) for head, x in zip(self.heads, tokens, strict=True)]
+        return head_logits(self.heads, tokens, [grid] * len(tokens))
+
+
+def head_logits(heads: nn.ModuleList, tokens: Sequence[Tensor], grids: Sequence[TokenGrid]) -> list[Tensor]:
+    """What each head says of its tokens, in float32: a discriminator near its margin lives on small differences."""
+    with torch.autocast(tokens[0].device.type, enabled=False):
+        return [head(x.float(), grid) for head, x, grid in zip(heads, tokens, grids, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from swd_video.models.pixel_encoders import PixelEncoder
-from swd_video.objectives.gan import ConvolutionHead
+from swd_video.objectives.gan import ConvolutionHead, head_logits
 
 _SLOPE = 0.2
 
@@ -77,12 +77,8 @@ class FeatureDiscriminator(nn.Module):
     ) -> list[Float[Tensor, "clips 1 token_frames token_height token_width"]]:
         """Logits of each block; as `FrameDiscriminator`, but for the latents, which it does not look at."""
         seen = self._see(rearrange(_neighbours(pixels, middles), "b f c n h w -> (b f) c n h w"))
-        # In float32: a discriminator near its margin lives on small differences.
-        with torch.autocast(pixels.device.type, enabled=False):
-            return [
-                head(tokens.flatten(1, 3).float(), tokens.shape[1:4])
-                for head, tokens in zip(self.heads, seen, strict=True)
-            ]
+        grids = [(x.shape[1], x.shape[2], x.shape[3]) for x in seen]
+        return head_logits(self.heads, [tokens.flatten(1, 3) for tokens in seen], grids)
 
 
 def _neighbours(

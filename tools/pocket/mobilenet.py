@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import MobileNetV2Config, MobileNetV2Model
 
+from swd_video.files import whole_folder
 from tools.pocket.npm import npm_package
 
 PACKAGE = "nsfwjs@4.3.0"
@@ -99,13 +101,14 @@ def make_folder(out: Path) -> None:
     lacking = [name for name in found.missing_keys if not name.endswith("num_batches_tracked")]
     if lacking or found.unexpected_keys:
         raise ValueError(f"{PACKAGE}: lacks {lacking}, and has {found.unexpected_keys} besides.")
-    model.save_pretrained(out)
     said = {
         "image_processor_type": "MobileNetV2ImageProcessor",
         "image_mean": [0.0] * 3,
         "image_std": [1.0] * 3,
     }
-    (out / "preprocessor_config.json").write_text(json.dumps(said) + "\n", encoding="utf-8")
+    with whole_folder(out) as draft:
+        model.save_pretrained(draft)
+        (draft / "preprocessor_config.json").write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def _read(archive: tarfile.TarFile, name: str) -> str:
@@ -121,7 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("out/pocket/mobilenet"))
     out = parser.parse_args(argv).out
-    make_folder(out)
+    try:
+        make_folder(out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"wrote {out}")
     return 0
 

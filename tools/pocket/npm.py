@@ -19,12 +19,14 @@ def npm_package(package: str, integrity: str) -> Iterator[tarfile.TarFile]:
         integrity: SHA-512 of the archive in base 64.
 
     Raises:
-        ValueError: if it is another archive.
+        ValueError: if it cannot be downloaded, or is another archive.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run(
-            ["npm", "pack", "--silent", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL
-        )
+        command = ["npm", "pack", "--silent", package]
+        try:
+            subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ValueError(f"{package}: npm could not download it ({error}).") from error
         (path,) = Path(scratch).glob("*.tgz")
         got = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
         if got != integrity:
