@@ -22,6 +22,10 @@ from ..forked import run_forked
 MakeDecoder = Callable[..., StreamingDecoder]
 
 
+_STEP = 2 / 255
+"""Of pixels in [-1, 1], in eight bits."""
+
+
 def _latents(model: VideoModel, grid: LatentSize, batch: int = 1) -> Tensor:
     shape = (batch, model.spec.latent_channels, *grid.as_tuple())
     return torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -83,11 +87,35 @@ def test_a_decoder_takes_the_place_of_the_vae_but_not_in_losses(
     latents = _latents(model, LatentSize(3, 4, 4))
     assert shown_through(stock) is stock.vae
     assert shown_through(model) is model.decoder
-    assert torch.equal(
-        decode_whole(model, latents), torch.cat(list(StreamingDecoder.load(file).stream(latents)), dim=2)
-    )
+    expected = torch.cat(list(StreamingDecoder.load(file).stream(latents)), dim=2)
+    torch.testing.assert_close(decode_whole(model, latents), expected, atol=_STEP, rtol=0)
     with torch.no_grad():
         assert torch.equal(model.decode(latents), stock.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("can", "is_exact"), [({}, True), ({"avx512_bf16": True}, False), ({"amx_bf16": True}, False)]
+)
+def test_a_decoder_computes_in_bfloat16_where_a_processor_multiplies_in_it(
+    tiny_wan_folder: Path,
+    tiny_decoder: MakeDecoder,
+    monkeypatch: pytest.MonkeyPatch,
+    can: dict[str, bool],
+    is_exact: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    model = load_teacher(tiny_wan_folder)
+    model.decoder = tiny_decoder()
+    latents = _latents(model, LatentSize(3, 4, 4))
+    expected = torch.cat(list(model.decoder.stream(latents)), dim=2)
+    parts = list(decode_stream(model, latents))
+    assert all(part.dtype == torch.float32 for part in parts)
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.equal(torch.cat(parts, dim=2), expected) == is_exact
+    torch.testing.assert_close(torch.cat(parts, dim=2), expected, atol=_STEP, rtol=0)
+    # What is in half precision already stays what it is.
+    model.decoder.to(torch.bfloat16)
+    assert decode_whole(model, latents).dtype == torch.bfloat16
 
 
 def test_repeated_first_frames_are_not_shown(
