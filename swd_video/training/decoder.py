@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ _FREE_KEYS = {
     "train.clips_in_memory",
 }
 """What may change between a start and a restart: no weight follows from it."""
+_LAST_KEY = "train.discriminator.kept_share"
+"""What may change, too, as it takes effect once all steps are taken: a finished run then writes another decoder."""
 
 
 def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
@@ -71,9 +74,9 @@ def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
 
 
 def _finished(config: DecoderConfig, out: Path) -> dict[str, Any] | None:
-    check_same_run(config, out, CONFIG_FILE, _FREE_KEYS)
+    changed = check_same_run(config, out, CONFIG_FILE, _FREE_KEYS | {_LAST_KEY})
     path = out / REPORT_FILE
-    if not path.is_file() or not (out / DECODER_FILE).is_file():
+    if _LAST_KEY in changed or not path.is_file() or not (out / DECODER_FILE).is_file():
         return None
     made_of = StreamingDecoder.load(out / DECODER_FILE).made_of or {}
     check_made_of(out, made_of, known_now(lambda: {"vae": fingerprint_vae(config.model)}, config.data.cache))
@@ -88,6 +91,14 @@ def _settings(config: DecoderConfig) -> dict[str, Any]:
     for section, key in (free.split(".") for free in _FREE_KEYS):
         settings.get(section, {}).pop(key, None)
     return settings
+
+
+def _of_steps(made_of: dict[str, Any]) -> dict[str, Any]:
+    """What of a decoder's record its steps follow from: all of it, whatever share of them is kept in the end."""
+    made_of = deepcopy(made_of)
+    if second := made_of["settings"]["train"]["discriminator"]:
+        second["kept_share"] = 1.0
+    return made_of
 
 
 def _networks_seen(config: DecoderConfig) -> list[dict[str, Any]]:
@@ -125,9 +136,10 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
         made_of["trained_through"] = through
     decoder = _new_decoder(config, layout, vae, made_of).to(device)
     trainer = DecoderTrainer(config, decoder, pairs, device)
-    recipe = {"made_of": json.dumps(decoder.made_of, sort_keys=True)}
+    recipe = {"made_of": json.dumps(_of_steps(decoder.made_of or {}), sort_keys=True)}
     check_made_of(out, json.loads(read_recipe(out).get("made_of", "{}")), decoder.made_of or {})
     done = load_checkpoint(out, trainer.state, recipe)
+    (out / REPORT_FILE).unlink(missing_ok=True)  # of another decoder
     write_text(out / CONFIG_FILE, dump_config(config), durable=True)
     _run(trainer, done, shown, lambda step: save_checkpoint(out, step, trainer.state, recipe))
     trainer.settle()

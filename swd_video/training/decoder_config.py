@@ -15,11 +15,11 @@ from swd_video.training.config import LoadConfig
 class DecoderShapeConfig(Section):
     """The shape of a decoder: levels, each twice as fine in space and time as the one before, while that is needed."""
 
-    widths: tuple[int, ...] = Field(default=(64, 48), min_length=1)
+    widths: tuple[int, ...] = Field(default=(64, 32, 16), min_length=1)
     """Channels of each level."""
-    blocks: tuple[int, ...] = Field(default=(3, 1), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(3, 2, 1), min_length=1)
     """Residual blocks of each level, which also see the frame before."""
-    patch: tuple[int, int] = (2, 4)
+    patch: tuple[int, int] = (1, 2)
     """Frames, and rows and columns, of pixels that a cell of the last level becomes."""
     upscale: Literal[1, 2, 4] = 1
     """Pixels along height and width for each of the VAE: 2 makes larger clips than the VAE does, of which the training
@@ -64,7 +64,7 @@ class DiscriminatorConfig(Section):
     """Share of the decoder's own learning rates at which this part starts."""
     kept_share: float = Field(default=1.0, gt=0, le=1)
     """How far the weights go from those before this part to those after it: 0.5 keeps some of the detail, and little of
-    the false patterns that come with it (arXiv 1809.00219, 3.4)."""
+    the false patterns that come with it (arXiv 1809.00219, 3.4). A finished run writes its decoder anew for another."""
 
 
 class ImitateConfig(Section):

@@ -288,17 +288,24 @@ def test_a_discriminator_sees_through_a_frozen_network(
 def test_a_share_of_what_the_discriminator_changed_is_kept(
     make_decoder_config: MakeDecoderConfig, tmp_path: Path
 ) -> None:
-    def weights(run: str, **second: Any) -> dict[str, torch.Tensor]:
-        config = make_decoder_config(
-            steps=2, lr=1e-2, lr_warmup_steps=0, discriminator={"steps": 2, "width": 8, **second}
-        )
-        distill_decoder(config, tmp_path / run)
+    def weights(run: str, kept_share: float) -> dict[str, torch.Tensor]:
+        second = {"steps": 2, "width": 8, "kept_share": kept_share}
+        config = make_decoder_config(steps=2, lr=1e-2, lr_warmup_steps=0, discriminator=second)
+        report = distill_decoder(config, tmp_path / run)
+        assert json.loads((tmp_path / run / "report.json").read_text()) == report
         return StreamingDecoder.load(tmp_path / run / "decoder.safetensors").state_dict()
 
-    whole, half, nearly_none = (weights(str(share), kept_share=share) for share in (1.0, 0.5, 1e-6))
+    whole, half, nearly_none = (weights(str(share), share) for share in (1.0, 0.5, 1e-6))
     assert not torch.equal(whole["stem.weight"], nearly_none["stem.weight"])
     for name, weight in half.items():
         torch.testing.assert_close(weight, (whole[name] + nearly_none[name]) / 2, atol=1e-5, rtol=0)
+
+    # A finished run takes another share without a step.
+    files = [tmp_path / run / "decoder.safetensors" for run in ("1.0", "0.5")]
+    checkpoint = (tmp_path / "1.0" / "checkpoint.pt").read_bytes()
+    assert torch.equal(weights("1.0", 0.5)["stem.weight"], half["stem.weight"])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert (tmp_path / "1.0" / "checkpoint.pt").read_bytes() == checkpoint
 
 
 def test_a_frozen_network_tells_clips_apart(tmp_path: Path) -> None:
