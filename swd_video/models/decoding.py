@@ -109,8 +109,8 @@ def load_decoder(path: Path, model: VideoModel, base: str | Path) -> StreamingDe
 def _stream(decoder: StreamingDecoder, latents: Tensor) -> Iterator[Tensor]:
     """Its pixels; on a processor that multiplies in bfloat16 what is in float32 is computed in that.
 
-    It takes half the time, and pixels differ by less than a step of eight bits. The processor is asked what it can do,
-    and no clock, so that the same machine makes the same pixels again.
+    It takes half the time, and pixels differ by a fifth of a step of eight bits, root mean square. The processor is
+    asked what it can do, and no clock, so that the same machine makes the same pixels again.
     """
     weight = next(decoder.parameters())
     can = torch.cpu.get_capabilities() if weight.device.type == "cpu" else {}
