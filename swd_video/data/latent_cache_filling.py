@@ -121,6 +121,8 @@ class CacheFiller:
         """
         if self._index is None or self._damaged or (retry_skipped and self._index["skipped"]):
             check_writable(self._folder, "cache")  # now, as a model is about to be loaded
+            if self._thorough and self._index is None:
+                self._say(f"{self._folder} is not finished, so none of it is verified; do so once it is.")
             return None
         self._say(f"{self._folder} is finished already{self._how_read(self._index)}")
         if "cut_captions" in self._index:

@@ -170,9 +170,10 @@ def test_captions_that_are_cut_are_said_and_counted(
         "2",
     ]
     line = "2 captions have more tokens than the 48 the model reads, and their ends are lost: 'xxx"
-    for _ in ("encoded", "finished already"):
-        assert main(encode) == 0
+    for said in (f"{out} is not finished, so none of it is verified", "finished already"):
+        assert main([*encode, "--verify"]) == 0
         captured = capsys.readouterr()
+        assert said in captured.err
         assert captured.err.count(line) == 1 and captured.err.count("xxx...' (161)") == 2
         cut = json.loads(captured.out)["cut_captions"]
         assert cut == {"count": 2, "max_tokens": 48, "first": dict.fromkeys(captions[:2], 161)}
