@@ -4,6 +4,7 @@ The counted calls are those of sampling and of the trainer; `Pass` says which of
 """
 
 import copy
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -12,12 +13,14 @@ from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, partial
 from operator import mul
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.flow import x0_from_velocity
 from swd_video.core.grid import LatentSize
 from swd_video.core.local_attention import LocalAttention, Windows
@@ -31,8 +34,12 @@ from swd_video.cost.counting import (
     shapes_only,
     without_memory,
 )
+from swd_video.models.base import VideoModel
 from swd_video.models.lora import add_lora
 from swd_video.models.pixel_encoders import PixelEncoder
+from swd_video.models.published_decoders import load_decoder_file, published_layout
+from swd_video.objectives.encoders import Encoder
+from swd_video.objectives.gan import head_logits
 from swd_video.objectives.passes import Pass
 from swd_video.training.optimizers import is_block_matrix
 
@@ -293,22 +300,20 @@ class Heads(Network):
 
     autocasts = False
 
-    def __init__(self, heads: nn.ModuleList, architecture: Architecture) -> None:
+    def __init__(self, heads: nn.ModuleList, encoder: Encoder, blocks: Sequence[int]) -> None:
         super().__init__()
-        self._heads, self._spec = heads, architecture.spec
+        self._heads, self._encoder, self._blocks = heads, encoder, blocks
         self.weights = _num_weights(without_memory(self._heads).parameters())
 
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
         """See `Network`."""
-        patch = self._spec.compression.patch
-        along = tuple(size // step for size, step in zip(one.grid.as_tuple(), patch, strict=True))
+        shapes = [
+            (*self._encoder.grid(one.grid, block), self._encoder.channels(block)) for block in self._blocks
+        ]
 
         def logits(network: nn.Module, batch: int) -> Tensor:
-            shape = batch, self._spec.compression.tokens(one.grid), self._spec.hidden_size
-            tokens = [torch.empty(shape, requires_grad=one.gradient == "input") for _ in self._heads]
-            return torch.stack(
-                [head(x, along).sum() for head, x in zip(self._heads, tokens, strict=True)]
-            ).sum()
+            tokens = [torch.empty(batch, *shape, requires_grad=one.gradient == "input") for shape in shapes]
+            return torch.stack([one.sum() for one in head_logits(self._heads, tokens)]).sum()
 
         return count(self._heads, logits)
 
@@ -326,7 +331,29 @@ class Carried(Network):
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
         """See `Network`."""
         shape, to = (self._channels, *one.grid.as_tuple()), () if one.to is None else (one.to,)
-        return count(self._network, lambda network, batch: network(torch.empty(batch, *shape), *to))
+        leads_back = one.gradient == "input"
+        return count(
+            self._network,
+            lambda network, batch: network(torch.empty(batch, *shape, requires_grad=leads_back), *to),
+        )
+
+
+def planned_decoder(path: Path, model: VideoModel) -> Carried:
+    """What clips are shown through in the VAE's place; TAEHV's file for the model need not be there.
+
+    Raises:
+        ValueError: if the file is no decoder of the model's latents, or is missing and not TAEHV's.
+    """
+    if path.stem == model.published_decoder and not path.exists():
+        print(
+            f"note: load.decoder {path} is not there; counted as what TAEHV publishes by that name.",
+            file=sys.stderr,
+        )
+        layout = published_layout(model)
+    else:
+        layout = load_decoder_file(path, model).layout
+    with torch.device("meta"):
+        return Carried(StreamingDecoder(layout), layout.channels)
 
 
 def count_encoding(architecture: Architecture, grid: LatentSize) -> int:

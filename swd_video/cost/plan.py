@@ -7,18 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import Architecture, load_architecture
 from swd_video.cost.drafting import count_showing
 from swd_video.cost.gpus import Gpu
 from swd_video.cost.memory import BFLOAT16_BYTES, FLOAT32_BYTES, Setup, memory_parts, what_would_fit
-from swd_video.cost.networks import Carried, Transformer, count_encoding, count_text
+from swd_video.cost.networks import Transformer, count_encoding, count_text, planned_decoder
 from swd_video.cost.step import Sizes, StepCost
-from swd_video.models.base import VideoModel
-from swd_video.models.published_decoders import load_decoder_file, published_layout
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
 from swd_video.training.passes import passes_before, upsampler_passes
@@ -71,24 +66,6 @@ def planned_architecture(config: DistillConfig) -> Architecture:
         except ValueError as error:
             raise ValueError(f"data.extra_grids[{index}]: {error}") from None
     return architecture
-
-
-def planned_decoder(path: Path, model: VideoModel) -> Carried:
-    """What clips are shown through in the VAE's place; TAEHV's file for the model need not be there.
-
-    Raises:
-        ValueError: if the file is no decoder of the model's latents, or is missing and not TAEHV's.
-    """
-    if path.stem == model.published_decoder and not path.exists():
-        print(
-            f"note: load.decoder {path} is not there; counted as what TAEHV publishes by that name.",
-            file=sys.stderr,
-        )
-        layout = published_layout(model)
-    else:
-        layout = load_decoder_file(path, model).layout
-    with torch.device("meta"):
-        return Carried(StreamingDecoder(layout), layout.channels)
 
 
 def make_plan(

@@ -3,12 +3,13 @@
 import sys
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from swd_video.config import Section
+from swd_video.config import ConfigError, Section
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.cost.architecture import Architecture
 from swd_video.cost.counting import Flops
@@ -20,6 +21,7 @@ from swd_video.cost.networks import (
     Kept,
     Network,
     Transformer,
+    planned_decoder,
 )
 from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.passes import Pass
@@ -109,11 +111,18 @@ class StepCost:
             return Transformer(architecture, (loss.dmd.critic_rank, targets))
         if name == "heads":
             assert loss.gan is not None
+            try:
+                encoder, blocks = loss.gan.see("loss.gan", architecture.spec, torch.device("meta"))
+            except ConfigError as error:
+                return self._uncounted(error)
             with torch.device("meta"):
-                heads = loss.gan.heads(architecture.spec)
-            return Heads(heads, architecture)
+                heads = loss.gan.heads(encoder, blocks)
+            return Heads(heads, encoder, blocks)
         if name == "vae_decoder":
             return Decoder(architecture)
+        if name == "decoder":
+            assert isinstance(self.config.load.decoder, Path)
+            return planned_decoder(self.config.load.decoder, architecture.model)
         if isinstance(name, UpsamplerConfig):
             channels = architecture.spec.latent_channels
             return Carried(name.untrained(channels), channels)
@@ -121,8 +130,11 @@ class StepCost:
         try:
             return EncoderOfPixels(name.load(torch.device("meta")), architecture)
         except ValueError as error:
-            print(f"warning: loss.mmd: not counted: {error}", file=sys.stderr)
-            return Carried(nn.Identity(), architecture.spec.latent_channels)  # which costs nothing
+            return self._uncounted(error)
+
+    def _uncounted(self, error: ValueError) -> Network:
+        print(f"warning: loss: not counted: {error}", file=sys.stderr)
+        return Carried(nn.Identity(), self.architecture.spec.latent_channels)  # which costs nothing
 
     def _sizes(self, kind: Kind, bf16: bool, checkpointing: bool) -> Sizes:
         """What memory follows from, in one precision, with gradient checkpointing or without."""

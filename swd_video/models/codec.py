@@ -18,7 +18,7 @@ class Codec:
     """The part of an adapter between pixels and latents.
 
     Attributes:
-        decoder: what clips are shown through in the VAE's place, where there is one; losses see the VAE's pixels alone.
+        decoder: what clips are shown through in the VAE's place, where there is one.
     """
 
     pipe: Any
@@ -67,6 +67,14 @@ class Codec:
     ) -> Float[Tensor, "batch 3 frames height width"]:
         """Latents to pixels in [-1, 1], in the VAE's dtype; gradients reach `latents`."""
         return self._decode_raw(self._as_vae_takes(latents))
+
+    def decode_by_decoder(
+        self, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+    ) -> Float[Tensor, "batch 3 frames height width"]:
+        """The same by the decoder in the VAE's place, whose pixels may lie a little beyond [-1, 1]."""
+        assert self.decoder is not None
+        pixels: Tensor = self.decoder(latents[:, :, self.spec.compression.repeated_frames :])
+        return pixels
 
     @torch.no_grad()
     def decode_in_parts(

@@ -59,6 +59,12 @@ class PixelEncoder(ABC):
         """
         return recomputed_by_clip(lambda clip: self.tokens(clip, blocks), pixels)
 
+    @torch.no_grad()
+    def channels(self, block: int) -> int:
+        """Of a token after a block, as a black clip shows."""
+        device = next((weight.device for weight in self.network.parameters()), None)
+        return self.tokens(torch.zeros(1, 3, 3, 32, 32, device=device), [block])[0].shape[-1]
+
     @abstractmethod
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """What `features` gives, without recomputation."""

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from swd_video.models.base import VideoModel
 from swd_video.models.local_attention import attending, processors_in
 from swd_video.models.lora import active_lora, lora_in_use
 
@@ -40,19 +39,22 @@ def recompute_blocks(transformer: nn.Module) -> None:
 
 
 def decode_clips(
-    model: VideoModel, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+    decode: Callable[[Tensor], Tensor],
+    latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"],
 ) -> Float[Tensor, "batch 3 frames height width"]:
     """Latents to float32 pixels in [-1, 1] or a little beyond, clip by clip; gradients reach `latents`.
+
+    `decode` is a model's: by its VAE, or by the decoder in its place.
 
     A window that does not begin with its clip is decoded as if it did: its first latent frame becomes one picture,
     which is softer than it would be in the clip. Autocast is off: small differences of pixels would drown in bfloat16.
     """
 
-    def decode(clip: Tensor) -> list[Tensor]:
+    def run(clip: Tensor) -> list[Tensor]:
         with torch.autocast(clip.device.type, enabled=False):
-            return [model.decode(clip.float()).float()]
+            return [decode(clip.float()).float()]
 
-    return recomputed_by_clip(decode, latents)[0]
+    return recomputed_by_clip(run, latents)[0]
 
 
 def recomputed_by_clip(

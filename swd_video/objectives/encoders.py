@@ -14,18 +14,22 @@ from swd_video.config import ConfigError, Section, or_from_outside
 from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize, window_size
 from swd_video.core.randomness import SampleDraws
-from swd_video.core.windows import draw_window
+from swd_video.core.windows import Window, draw_window
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.pixel_encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
 from swd_video.models.recomputation import decode_clips
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.networks import Networks
-from swd_video.objectives.objective import ClipPair
+from swd_video.objectives.objective import Blocks, ClipPair, NoiseLevels
+from swd_video.objectives.passes import Pass
 from swd_video.student.student_file import PixelNetwork
 
+_LEVELS = NoiseLevels().model_dump()
 TokenGrid = tuple[int, int, int]
 Tokens = dict[int, Tensor]
 """By block: batch, frames, height, width, channels."""
+Whose = Literal["predicted", "target"]
+"""The student's clips, or the true ones."""
 
 
 class WindowConfig(Section):
@@ -38,6 +42,8 @@ class WindowConfig(Section):
     """Latent frames, consecutive, of longer stages; null shows all."""
     crop: tuple[PositiveInt, PositiveInt] | None = (32, 32)
     """Height and width in latents, of larger stages; null shows whole pictures."""
+    through: Literal["vae", "decoder"] = "vae"
+    """What decodes it: the VAE, or the fast decoder that `load.decoder` names, for a fraction of work and memory."""
 
     def size(self, grid: LatentSize) -> LatentSize:
         """The size of a window of a grid."""
@@ -58,24 +64,29 @@ class Comparison:
         self._noise = draws.normal_like(target)
         # The first clip of a group draws for all of it.
         self._share = draws.uniform()[::group].repeat_interleave(group).to(device)
-        self._draws, self._window = draws, window
+        self._draws, self._shown = draws, window
+        self._decoded: dict[Whose, Tensor] = {}
 
-    def noised(self, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(student's clips, true clips, noise levels), for levels drawn evenly between two."""
+    def noised(self, clips: Whose, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
+        """(clips, noise levels), for levels drawn evenly between two."""
         sigma = sigma_min + (sigma_max - sigma_min) * self._share
-        predicted, target = (
-            add_noise(x0, self._noise, sigma) for x0 in (self.clips.predicted_x0, self.clips.target_x0)
-        )
-        return predicted, target, sigma
+        return add_noise(self._x0(clips), self._noise, sigma), sigma
+
+    def pixels(self, clips: Whose) -> Tensor:
+        """One window of them, decoded once for all networks."""
+        if clips not in self._decoded:
+            model = self.networks.model
+            decode = model.decode if self._shown.through == "vae" else model.decode_by_decoder
+            self._decoded[clips] = decode_clips(decode, self._window.cut(self._x0(clips)))
+        return self._decoded[clips]
 
     @cached_property
-    def pixels(self) -> tuple[Tensor, Tensor]:
-        """One window of (student's clips, true clips), decoded once for all networks."""
+    def _window(self) -> Window:
         grid = LatentSize(*self.clips.target_x0.shape[2:])
-        window = draw_window(grid, self._window.size(grid), self._draws.shared)
-        with torch.no_grad():
-            target = decode_clips(self.networks.model, window.cut(self.clips.target_x0))
-        return decode_clips(self.networks.model, window.cut(self.clips.predicted_x0)), target
+        return draw_window(grid, self._shown.size(grid), self._draws.shared)
+
+    def _x0(self, clips: Whose) -> Tensor:
+        return self.clips.predicted_x0 if clips == "predicted" else self.clips.target_x0
 
 
 class Encoder(ABC):
@@ -94,16 +105,29 @@ class Encoder(ABC):
         """Tokens along frames, height and width of a stage's clips; frames that repeat each other do not count."""
 
     @abstractmethod
-    def tokens(
-        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
-    ) -> tuple[Tokens, Tokens]:
-        """Tokens of (student's clips, true clips); gradients reach the student's clips alone.
+    def channels(self, block: int) -> int:
+        """Of a token after a block."""
+
+    @abstractmethod
+    def see(
+        self, comparison: Comparison, clips: Whose, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> Tokens:
+        """Tokens of some clips; gradients reach these.
 
         Args:
-            comparison: the clips.
+            comparison: the student's clips and the true ones, which are seen alike.
+            clips: which of them.
             sigmas: lowest and highest noise level, for networks that see noise.
             blocks: of the network, from 0.
         """
+
+    def tokens(
+        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> tuple[Tokens, Tokens]:
+        """Tokens of (student's clips, true clips); gradients reach the student's clips alone."""
+        with torch.no_grad():
+            of_target = self.see(comparison, "target", sigmas, blocks)
+        return self.see(comparison, "predicted", sigmas, blocks), of_target
 
 
 class EncoderConfig(Section, ABC):
@@ -257,27 +281,25 @@ class BlockFeatures(Encoder):
     def __init__(self, whose: Literal["teacher", "critic"], spec: ModelSpec, clean: bool = False) -> None:
         self.name: Literal["teacher", "critic"] = whose
         self.num_blocks = spec.num_blocks
-        self._patch, self._clean = spec.compression.patch, clean
+        self._patch, self._clean, self._hidden_size = spec.compression.patch, clean, spec.hidden_size
 
     def grid(self, latents: LatentSize, block: int) -> TokenGrid:
         """Tokens of the transformer."""
         return token_grid(latents.as_tuple(), self._patch)
 
-    def tokens(
-        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
-    ) -> tuple[Tokens, Tokens]:
-        """Tokens of (student's clips, true clips), noised alike."""
-        predicted, target, sigma = comparison.noised(*((0.0, 0.0) if self._clean else sigmas))
+    def channels(self, block: int) -> int:
+        """Of the transformer's tokens."""
+        return self._hidden_size
+
+    def see(
+        self, comparison: Comparison, clips: Whose, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> Tokens:
+        """Tokens of some clips, noised as the others are."""
+        noisy, sigma = comparison.noised(clips, *((0.0, 0.0) if self._clean else sigmas))
         networks, prompt_embeds = comparison.networks, comparison.clips.prompt_embeds
-        with torch.no_grad():
-            of_target = networks.features(self.name, target, sigma, prompt_embeds, blocks)
-        of_predicted = networks.features(self.name, predicted, sigma, prompt_embeds, blocks)
-        grid = token_grid(target.shape[2:], self._patch)
-        of_predicted, of_target = (
-            {block: flat.unflatten(1, grid) for block, flat in tokens.items()}
-            for tokens in (of_predicted, of_target)
-        )
-        return of_predicted, of_target
+        tokens = networks.features(self.name, noisy, sigma, prompt_embeds, blocks)
+        grid = token_grid(noisy.shape[2:], self._patch)
+        return {block: flat.unflatten(1, grid) for block, flat in tokens.items()}
 
 
 class PixelFeatures(Encoder):
@@ -293,18 +315,56 @@ class PixelFeatures(Encoder):
         frames, height, width = self._network.grid(shown, block)
         return min(frames, shown.frames), height, width
 
-    def tokens(
-        self, comparison: Comparison, sigmas: tuple[float, float], blocks: Sequence[int]
-    ) -> tuple[Tokens, Tokens]:
-        """Tokens of (student's clips, true clips) in the same window."""
-        predicted, target = comparison.pixels
-        with torch.no_grad():
-            of_target = self._network.features(target, blocks)
-        of_predicted = self._network.features(predicted, blocks)
-        return dict(zip(blocks, of_predicted, strict=True)), dict(zip(blocks, of_target, strict=True))
+    def channels(self, block: int) -> int:
+        """Of its tokens, found out by showing it a black clip."""
+        return self._network.channels(block)
+
+    def see(
+        self, comparison: Comparison, clips: Whose, sigmas: tuple[float, float], blocks: Sequence[int]
+    ) -> Tokens:
+        """Tokens of some clips, in the same window as the others'."""
+        return dict(zip(blocks, self._network.features(comparison.pixels(clips), blocks), strict=True))
 
 
 def token_grid(latent_size: Sequence[int], patch: tuple[int, int, int]) -> TokenGrid:
     """Tokens of a transformer for a clip, along frames, height and width."""
     frames, height, width = (size // step for size, step in zip(latent_size, patch, strict=True))
     return frames, height, width
+
+
+def check_noise(encoder: EncoderConfig, levels: NoiseLevels) -> None:
+    """Refuse noise levels for an encoder that is shown none.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    if not encoder.sees_noise and levels.model_dump(include={"sigma_min", "sigma_max"}) != _LEVELS:
+        raise ValueError("sigma_min and sigma_max: this encoder is shown clean clips; leave them out")
+
+
+def depth_of(encoder: EncoderConfig, blocks: Blocks | None, spec: ModelSpec) -> int | None:
+    """How many of its blocks run to give the tokens of some; None: those of one of pixels up to its middle one."""
+    unnamed = None if encoder.sees_pixels else spec.num_blocks // 2 + 1
+    return max(blocks) + 1 if blocks else unnamed
+
+
+def encoder_passes(
+    encoders: Sequence[tuple[EncoderConfig, int | None]],
+    window: WindowConfig,
+    grid: LatentSize,
+    num_others: int,
+) -> list[Pass]:
+    """What encoders of some depths run for each clip that leads back to the student, and for others that do not."""
+    runs: list[tuple[str | Section, int | None, bool]] = [
+        (encoder if encoder.sees_pixels else str(getattr(encoder, "kind", "")), depth, encoder.sees_pixels)
+        for encoder, depth in encoders
+    ]
+    if any(sees_pixels for *_, sees_pixels in runs):
+        runs.insert(0, ("vae_decoder" if window.through == "vae" else "decoder", None, True))
+    passes: list[Pass] = []
+    for network, depth, sees_pixels in runs:
+        shown = window.size(grid) if sees_pixels else grid
+        # What sees pixels runs a prediction once more on the way back, clip by clip.
+        passes.append(Pass(network, shown, num_others + sees_pixels, depth=depth))
+        passes.append(Pass(network, shown, gradient="input", depth=depth))
+    return passes

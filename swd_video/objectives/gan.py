@@ -1,4 +1,4 @@
-"""A discriminator on the frozen teacher's features, and the student that wants to deceive it."""
+"""A discriminator on a frozen network's features, and the student that wants to deceive it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,26 @@ import torch
 from accelerate import Accelerator
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from swd_video.core.flow import add_noise
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws, keyed_global
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.losses.gan import ADVERSARIAL_LOSSES
 from swd_video.models.spec import ModelSpec
-from swd_video.objectives.encoders import TokenGrid, token_grid
+from swd_video.objectives.encoders import (
+    AnyEncoder,
+    Comparison,
+    Encoder,
+    TeacherEncoderConfig,
+    TokenGrid,
+    Whose,
+    WindowConfig,
+    check_noise,
+    depth_of,
+    encoder_passes,
+)
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import (
     Blocks,
@@ -29,19 +39,24 @@ from swd_video.objectives.objective import (
     known_blocks,
 )
 from swd_video.objectives.passes import Pass
+from swd_video.student.student_file import PixelNetwork
 
 
 class GanConfig(ObjectiveConfig, NoiseLevels):
-    """A discriminator: heads on the frozen teacher's features."""
+    """A discriminator: heads on a frozen network's features."""
 
     weight: float = Field(default=0.01, gt=0)
     """Factor in the loss."""
+    encoder: AnyEncoder = TeacherEncoderConfig()
+    """The frozen network whose features the heads judge: the teacher, or one of pixels, as in `loss.mmd`."""
+    window: WindowConfig = WindowConfig()
+    """What an encoder of pixels is shown."""
     head: Literal["mlp", "conv3d"] = "conv3d"
     """`mlp` judges a clip by its mean token, `conv3d` every place in it."""
     hidden: int = Field(default=64, ge=1)
     """Channels of the heads."""
     block: Blocks | None = Field(default=None, min_length=1)
-    """Transformer block, from 0, that gets a head, or a list of them; null is the middle one."""
+    """Block of the encoder, from 0, that gets a head, or a list of them; null is the middle one."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the heads."""
     objective: Literal["hinge", "softplus"] = "hinge"
@@ -53,6 +68,13 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
     sigma_max: float = Field(default=0.6, gt=0, le=1)
     """Highest noise level at which clips are judged."""
 
+    @model_validator(mode="after")
+    def _check_encoder(self) -> "GanConfig":
+        check_noise(self.encoder, self)
+        if self.window != WindowConfig() and not self.encoder.sees_pixels:
+            raise ValueError("window: this encoder sees no pixels; name one that does, or leave window out")
+        return self
+
     @property
     def num_updates(self) -> int:
         """The heads'."""
@@ -63,9 +85,29 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
         """Clips are judged one by one."""
         return False
 
-    def heads(self, spec: ModelSpec) -> nn.ModuleList:
-        """New heads for the teacher's blocks."""
-        return nn.ModuleList(HEADS[self.head](spec.hidden_size, self.hidden) for _ in self.block or (0,))
+    @property
+    def decodes(self) -> Literal["vae", "decoder"] | None:
+        """For an encoder of pixels."""
+        return self.window.through if self.encoder.sees_pixels else None
+
+    @property
+    def trained_through(self) -> tuple[PixelNetwork, ...]:
+        """An encoder of pixels."""
+        record = self.encoder.record
+        return () if record is None else (record,)
+
+    def see(self, key: str, spec: ModelSpec, device: torch.device) -> tuple[Encoder, tuple[int, ...]]:
+        """Load the encoder: it, and those of its blocks that get a head.
+
+        Raises:
+            ConfigError: if it cannot be loaded, or has no such block; `key` is this section's.
+        """
+        encoder = self.encoder.build(f"{key}.encoder", spec, self.window, device)
+        return encoder, known_blocks(f"{key}.block", self.block, encoder.name, encoder.num_blocks)
+
+    def heads(self, encoder: Encoder, blocks: Sequence[int]) -> nn.ModuleList:
+        """New ones for blocks of the encoder."""
+        return nn.ModuleList(HEADS[self.head](encoder.channels(block), self.hidden) for block in blocks)
 
     def build(
         self,
@@ -77,20 +119,18 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
         seed: int,
     ) -> "GanObjective":
         """Make a discriminator."""
-        spec = networks.model.spec
-        blocks = known_blocks(f"{key}.block", self.block, "teacher", spec.num_blocks)
+        encoder, blocks = self.see(key, networks.model.spec, accelerator.device)
         with keyed_global(seed, "discriminator"):
-            heads = self.heads(spec).to(accelerator.device)
-        discriminator = Discriminator(self, heads, blocks)
+            heads = self.heads(encoder, blocks).to(accelerator.device)
+        discriminator = Discriminator(self, heads, encoder, blocks)
         return GanObjective(discriminator, weight=self.weight, learner=discriminator)
 
     def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
         """The heads judge the student's clips, then learn from those and the true ones."""
-        depth = max(self.block or (spec.num_blocks // 2,)) + 1
+        view = self.encoder, depth_of(self.encoder, self.block, spec)
         return [
-            Pass("teacher", grid, gradient="input", depth=depth),
+            *encoder_passes([view], self.window, grid, num_others=2 * self.updates),
             Pass("heads", grid, gradient="input"),
-            Pass("teacher", grid, 2 * self.updates, depth=depth),
             Pass("heads", grid, 2 * self.updates, gradient="weights"),
         ]
 
@@ -141,13 +181,15 @@ HEADS: dict[str, type[MeanHead] | type[ConvolutionHead]] = {"mlp": MeanHead, "co
 
 
 class Discriminator(Learner):
-    """Heads on blocks of the frozen teacher, which sees true clips and the student's through the same noise."""
+    """Heads on blocks of a frozen encoder, which sees true clips and the student's through one noise, or window."""
 
     name = "discriminator"
 
-    def __init__(self, config: GanConfig, heads: nn.ModuleList, blocks: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: GanConfig, heads: nn.ModuleList, encoder: Encoder, blocks: tuple[int, ...]
+    ) -> None:
         self.lr, self.updates = config.lr, config.updates
-        self.heads, self._blocks, self._levels = heads, blocks, config
+        self.heads, self._encoder, self._blocks, self._config = heads, encoder, blocks, config
         self._loss, self._student_loss = ADVERSARIAL_LOSSES[config.objective]
 
     def find_parameters(self, networks: Networks) -> Mapping[str, nn.Parameter]:
@@ -156,40 +198,39 @@ class Discriminator(Learner):
 
     def loss(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """Tell true clips from the student's."""
-        sigma, noise = self._levels.noised(clips.target_x0, draws)
+        seen = self._comparison(networks, clips, draws)
         with torch.no_grad():
-            target, predicted = (
-                self._tokens(networks, x0, noise, sigma, clips.prompt_embeds)
-                for x0 in (clips.target_x0, clips.predicted_x0)
-            )
-        grid = token_grid(clips.target_x0.shape[2:], networks.model.spec.compression.patch)
+            target, predicted = (self._tokens(seen, whose) for whose in ("target", "predicted"))
         losses = [
             self._loss(real, fake)
-            for real, fake in zip(self._logits(target, grid), self._logits(predicted, grid), strict=True)
+            for real, fake in zip(self._logits(target), self._logits(predicted), strict=True)
         ]
         return torch.stack(losses).mean()
 
     def deceive(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
         """What the student is trained on; gradients reach its clips, and the heads' are thrown away."""
-        sigma, noise = self._levels.noised(clips.target_x0, draws)
-        grid = token_grid(clips.target_x0.shape[2:], networks.model.spec.compression.patch)
-        tokens = self._tokens(networks, clips.predicted_x0, noise, sigma, clips.prompt_embeds)
-        return torch.stack([self._student_loss(logits) for logits in self._logits(tokens, grid)]).mean()
+        tokens = self._tokens(self._comparison(networks, clips, draws), "predicted")
+        return torch.stack([self._student_loss(logits) for logits in self._logits(tokens)]).mean()
 
-    def _tokens(
-        self, networks: Networks, x0: Tensor, noise: Tensor, sigma: Tensor, prompt_embeds: Tensor
-    ) -> list[Tensor]:
-        tokens = networks.features("teacher", add_noise(x0, noise, sigma), sigma, prompt_embeds, self._blocks)
+    def _comparison(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Comparison:
+        return Comparison(networks, clips, draws, 1, self._config.window)
+
+    def _tokens(self, seen: Comparison, whose: Whose) -> list[Tensor]:
+        levels = self._config.sigma_min, self._config.sigma_max
+        tokens = self._encoder.see(seen, whose, levels, self._blocks)
         return [tokens[block] for block in self._blocks]
 
-    def _logits(self, tokens: list[Tensor], grid: TokenGrid) -> list[Tensor]:
-        return head_logits(self.heads, tokens, [grid] * len(tokens))
+    def _logits(self, tokens: list[Tensor]) -> list[Tensor]:
+        return head_logits(self.heads, tokens)
 
 
-def head_logits(heads: nn.ModuleList, tokens: Sequence[Tensor], grids: Sequence[TokenGrid]) -> list[Tensor]:
+def head_logits(heads: nn.ModuleList, tokens: Sequence[Float[Tensor, "batch frames _ _ _"]]) -> list[Tensor]:
     """What each head says of its tokens, in float32: a discriminator near its margin lives on small differences."""
     with torch.autocast(tokens[0].device.type, enabled=False):
-        return [head(x.float(), grid) for head, x, grid in zip(heads, tokens, grids, strict=True)]
+        return [
+            head(x.float().flatten(1, 3), (x.shape[1], x.shape[2], x.shape[3]))
+            for head, x in zip(heads, tokens, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

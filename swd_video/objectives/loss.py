@@ -78,12 +78,11 @@ class LossConfig(Section):
             )
         if self.window != WindowConfig() and not any(term.encoder.sees_pixels for term in self._comparisons):
             raise ValueError("window: no encoder here sees pixels; name one, or leave window out")
-        if self.dmd is None and any(
-            isinstance(term.encoder, CriticEncoderConfig) for term in self._comparisons
-        ):
-            raise ValueError(
-                "mmd: an encoder is critic, but nothing trains one; add loss.dmd, or compare the teacher's blocks"
-            )
+        for name, part in (*(("mmd", term) for term in self._comparisons), ("gan", self.gan)):
+            if self.dmd is None and part is not None and isinstance(part.encoder, CriticEncoderConfig):
+                raise ValueError(
+                    f"{name}: an encoder is critic, but nothing trains one; add loss.dmd, or take the teacher's blocks"
+                )
         return self
 
     @property

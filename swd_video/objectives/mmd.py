@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from swd_video.config import ConfigError, Section
+from swd_video.config import ConfigError
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import SampleDraws
 from swd_video.core.schedule import ScaleSchedule
@@ -27,6 +27,9 @@ from swd_video.objectives.encoders import (
     TeacherEncoderConfig,
     TokenGrid,
     WindowConfig,
+    check_noise,
+    depth_of,
+    encoder_passes,
 )
 from swd_video.objectives.kernels import AnyKernel, LinearConfig
 from swd_video.objectives.networks import Networks
@@ -71,8 +74,7 @@ class MmdTermConfig(NoiseLevels):
 
     @model_validator(mode="after")
     def _check_noise(self) -> "MmdTermConfig":
-        if not self.encoder.sees_noise and (self.sigma_min, self.sigma_max) != (0.0, 0.6):
-            raise ValueError("sigma_min and sigma_max: this encoder is shown clean clips; leave them out")
+        check_noise(self.encoder, self)
         return self
 
     @model_validator(mode="after")
@@ -154,9 +156,10 @@ class MmdConfig(ObjectiveConfig):
         return all(term.join == "none" for term in self.counted.values())
 
     @property
-    def needs_vae(self) -> bool:
+    def decodes(self) -> Literal["vae", "decoder"] | None:
         """For encoders of pixels."""
-        return any(term.encoder.sees_pixels for term in self.counted.values())
+        sees_pixels = any(term.encoder.sees_pixels for term in self.counted.values())
+        return self.window.through if sees_pixels else None
 
     @property
     def trained_through(self) -> tuple[PixelNetwork, ...]:
@@ -196,23 +199,12 @@ class MmdConfig(ObjectiveConfig):
 
     def passes(self, spec: ModelSpec, grid: LatentSize) -> list[Pass]:
         """Each view runs its encoder on the target, and on the prediction with its way back."""
-        window = self.window.size(grid)
         depths: dict[tuple[EncoderConfig, float, float], int | None] = {}
         for term in self.counted.values():
-            unnamed = None if term.encoder.sees_pixels else spec.num_blocks // 2 + 1
-            depth = max(term.block) + 1 if term.block else unnamed
+            depth = depth_of(term.encoder, term.block, spec)
             depths[term.view] = None if depth is None else max(depth, depths.get(term.view) or 0)
-        runs: list[tuple[str | Section, int | None]] = [("vae_decoder", None)] if self.needs_vae else []
-        for (encoder, *_), depth in depths.items():
-            runs.append((encoder if encoder.sees_pixels else str(getattr(encoder, "kind", "")), depth))
-        passes: list[Pass] = []
-        for network, depth in runs:
-            # What sees pixels runs a prediction once more on the way back, clip by clip.
-            of_latents = network in ("teacher", "critic")
-            shown = grid if of_latents else window
-            passes.append(Pass(network, shown, 1 if of_latents else 2, depth=depth))
-            passes.append(Pass(network, shown, gradient="input", depth=depth))
-        return passes
+        views = [(encoder, depth) for (encoder, *_), depth in depths.items()]
+        return encoder_passes(views, self.window, grid, num_others=1)
 
 
 @dataclass(frozen=True)

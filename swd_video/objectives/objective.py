@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -118,9 +118,9 @@ class ObjectiveConfig(Section, ABC):
         return True
 
     @property
-    def needs_vae(self) -> bool:
-        """Whether it decodes clips."""
-        return False
+    def decodes(self) -> Literal["vae", "decoder"] | None:
+        """What it decodes clips by, if it does: the VAE, or the decoder in its place."""
+        return None
 
     @property
     def trained_through(self) -> tuple[PixelNetwork, ...]:

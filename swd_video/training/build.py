@@ -33,7 +33,7 @@ from swd_video.training import loop
 from swd_video.training.batch import divide_batch
 from swd_video.training.checkpoint import CheckpointFolder
 from swd_video.training.clip_order import order_clips
-from swd_video.training.config import DistillConfig, LoraTrainConfig, load_config
+from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
 from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts
 from swd_video.training.loop import Run, TrainSummary
@@ -51,6 +51,7 @@ from swd_video.training.provenance import (
     settings_of,
 )
 from swd_video.training.samples import SampleWriter
+from swd_video.training.start import start_from
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
@@ -140,9 +141,14 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
         texts |= {f"{_key(name)}.{key}": some for key, some in section.texts.items()}
     embeds = embed_texts(model, texts, speaks=accelerator.is_main_process)
     drop_text_encoders(model)
-    if any(section.needs_vae for section in sections.values()):
+    decoding = {section.decodes for section in sections.values()}
+    if "vae" in decoding:
         model.vae.to(accelerator.device, torch.float32)
+    if "decoder" in decoding and model.decoder is not None:
+        model.decoder.requires_grad_(False).to(accelerator.device, torch.float32)
     networks = _place_networks(config, model, accelerator, adapts)
+    start = train.start if isinstance(train, FullTrainConfig) else None
+    before = None if start is None else start_from(start, networks.student)
     objectives = _build_objectives(config, sections, networks, embeds, accelerator)
     parameters = networks.trainable_parameters()
     stepper = Stepper(
@@ -167,7 +173,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     if adapts:
         save = partial(_save_teacher, resolve_model_path(config.model))
         return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
-    student = _student(config, sections, model, upsampler, known)
+    student = _student(config, sections, model, upsampler, known, before)
     return Run(folder, stepper, checkpoints, samples, student.save, folder / STUDENT_FOLDER)
 
 
@@ -267,13 +273,17 @@ def _student(
     model: VideoModel,
     upsampler: LatentUpsampler | None,
     made_of: dict[str, Any] | None,
+    before: Student | None,
 ) -> Student:
     file, decoder = config.load.transformer_file, config.load.decoder
+    seen = tuple(network for section in sections.values() for network in section.trained_through)
+    earlier = () if before is None else before.trained_through
     return Student(
         config.model,
         ScaleWiseFlowMatchScheduler.from_schedule(config.scale_schedule(), upsampler=upsampler),
         positions=config.positions,
-        trained_through=tuple(seen for section in sections.values() for seen in section.trained_through),
+        # Not known of the one that it went on from, it is not known of this one.
+        trained_through=None if earlier is None else tuple(dict.fromkeys((*earlier, *seen))),
         transformer_file=None if file is None else str(file),
         adapter=config.load.adapter,
         decoder=load_decoder(decoder, model, config.model) if isinstance(decoder, Path) else None,
@@ -326,7 +336,8 @@ def _of_run(config: DistillConfig, adapts: bool) -> tuple[DistillConfig, str]:
     if not adapts:
         return config, CONFIG_FILE
     changes = {"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
-    train = config.train.model_copy(update=changes)
+    start = {"start": None} if isinstance(config.train, FullTrainConfig) else {}
+    train = config.train.model_copy(update=changes | start)
     return config.model_copy(
         update={"loss": LossConfig(), "train": train, "upsampler": None}
     ), ADAPTATION_FILE

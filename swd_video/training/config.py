@@ -5,6 +5,7 @@ Sections that belong to one part lie beside it: those of `loss` and `adapt` in `
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -178,6 +179,8 @@ class FullTrainConfig(TrainConfig):
     """Train a copy of all the teacher's weights."""
 
     kind: Literal["full"] = "full"
+    start: str | None = None
+    """A student of this kind to go on from, a shipped name or a folder; null begins with the teacher's weights."""
 
 
 class LoraTrainConfig(TrainConfig):
@@ -237,6 +240,18 @@ class DistillConfig(Section):
             raise ValueError(
                 f"train.backward_simulation: {share} of the clips have no pair, and no loss here does without; set it "
                 "to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_decoder(self) -> "DistillConfig":
+        sections = self.loss.objectives.values()
+        if any(section.decodes == "decoder" for section in sections) and not isinstance(
+            self.load.decoder, Path
+        ):
+            raise ValueError(
+                "load.decoder: names no file, but clips are decoded for a loss by it (window.through: decoder); name "
+                "one, or decode through the VAE"
             )
         return self
 

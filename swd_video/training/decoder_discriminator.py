@@ -62,23 +62,17 @@ class FeatureDiscriminator(nn.Module):
 
     sees_latents = False
 
-    def __init__(
-        self, network: PixelEncoder, blocks: Sequence[int], width: int, device: torch.device
-    ) -> None:
-        """`device` is the network's."""
+    def __init__(self, network: PixelEncoder, blocks: Sequence[int], width: int) -> None:
         super().__init__()
         self._see = lambda clips: network.tokens(clips, blocks)  # not a part of it: it does not learn
-        with torch.no_grad():
-            seen = self._see(torch.zeros(1, 3, 3, 32, 32, device=device))  # says how many channels there are
-        self.heads = nn.ModuleList(ConvolutionHead(tokens.shape[-1], width) for tokens in seen)
+        self.heads = nn.ModuleList(ConvolutionHead(network.channels(block), width) for block in blocks)
 
     def forward(
         self, latents: Tensor, pixels: Tensor, middles: Tensor, latent_frames: Tensor
     ) -> list[Float[Tensor, "clips 1 token_frames token_height token_width"]]:
         """Logits of each block; as `FrameDiscriminator`, but for the latents, which it does not look at."""
         seen = self._see(rearrange(_neighbours(pixels, middles), "b f c n h w -> (b f) c n h w"))
-        grids = [(x.shape[1], x.shape[2], x.shape[3]) for x in seen]
-        return head_logits(self.heads, [tokens.flatten(1, 3) for tokens in seen], grids)
+        return head_logits(self.heads, seen)
 
 
 def _neighbours(

@@ -173,7 +173,7 @@ def _new_discriminator(
     with keyed_global(config.seed, "discriminator"):
         if network is None or seen is None:
             return FrameDiscriminator(channels, section.width).to(device)
-        return FeatureDiscriminator(network, seen.block, section.width, device).to(device)
+        return FeatureDiscriminator(network, seen.block, section.width).to(device)
 
 
 def _load(key: str, features: SeenFeaturesConfig, device: torch.device) -> PixelEncoder:

@@ -12,7 +12,8 @@ from swd_video.config import ConfigError, flatten, load_saved
 from swd_video.data.latent_cache import read_index
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 from swd_video.models.loading import model_folder, resolve_model_path
-from swd_video.training.config import DistillConfig
+from swd_video.training.config import DistillConfig, FullTrainConfig
+from swd_video.training.start import digest_of_start
 
 CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_of.json"
 
@@ -36,7 +37,15 @@ _FREE_KEYS = {
 }
 
 # Where things lie, which digests and a student's `base_model` stand for.
-_PLACES = {"model", "data.manifest", "data.cache", "upsampler.file", "load.transformer_file", "load.decoder"}
+_PLACES = {
+    "model",
+    "data.manifest",
+    "data.cache",
+    "upsampler.file",
+    "load.transformer_file",
+    "load.decoder",
+    "train.start",
+}
 
 # Of every run; compared where both sides know them.
 _NAMES = {
@@ -45,7 +54,7 @@ _NAMES = {
     "clips": "clips (data.manifest)",
     "latents": "latents (data.cache)",
     "upsampler": "upsampler (upsampler.file)",
-    "started_from": "decoder to go on from (train.start)",
+    "started_from": "weights to go on from (train.start)",
     "imitated": "clips to imitate (train.imitate)",
     "files": "file that a loss reads",
 }
@@ -58,7 +67,11 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         ValueError: if there is no such model.
     """
     path, file = resolve_model_path(config.model), config.load.transformer_file
-    read = [file for section in config.loss.objectives.values() for file in section.files]
+    sections = config.loss.objectives.values()
+    read = [file for section in sections for file in section.files]
+    if any(section.decodes == "decoder" for section in sections) and isinstance(config.load.decoder, Path):
+        read.append(config.load.decoder)
+    start = config.train.start if isinstance(config.train, FullTrainConfig) else None
     parts = (
         [] if file is not None else [model_folder(path) / "transformer", model_folder(path) / "transformer_2"]
     )
@@ -66,6 +79,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         "teacher": fingerprint_folders(parts, [] if file is None else [file]),
         "vae": fingerprint_encoders(path),
         **({"files": fingerprint_folders([], read)} if read else {}),
+        **({} if start is None else {"started_from": digest_of_start(start)}),
     }
 
 

@@ -293,12 +293,13 @@ def test_what_a_discriminator_keeps(
 ) -> None:
     networks, blocks = Networks.with_copy(real_model), (0, 1)
     config = GanConfig.model_validate({"head": head, "hidden": 5, "block": blocks})
-    judge = Discriminator(config, config.heads(real_model.spec), blocks)
+    encoder, _ = config.see("loss.gan", real_model.spec, torch.device("cpu"))
+    judge = Discriminator(config, config.heads(encoder, blocks), encoder, blocks)
     judge.start(networks)
     real = count_kept(
         lambda: judge.deceive(networks, clips, SampleDraws(range(BATCH), 1)), real_model.transformer
     )
-    heads = Heads(config.heads(real_model.spec), tiny_architecture)
+    heads = Heads(config.heads(encoder, blocks), encoder, blocks)
     kept = heads.kept(Pass("heads", GRID, gradient="input"), bf16=True)
     kept += Transformer(tiny_architecture).kept(teacher_pass(GRID, 1), bf16=False)
     assert kept.at(BATCH) == pytest.approx(real, rel=0.1)
@@ -310,7 +311,7 @@ def test_decoding_keeps_pixels_and_the_graph_of_one_clip_while_it_passes(
 ) -> None:
     latents = clips.predicted_x0
     kept = Decoder(tiny_architecture).kept(Pass("vae_decoder", GRID, gradient="input"), bf16=True)
-    pixels = decode_clips(real_model, latents)
+    pixels = decode_clips(real_model.decode, latents)
     assert BATCH * kept.clip == pixels.numel() * pixels.element_size()
     real = count_kept(lambda: real_model.decode(latents[:1]), real_model.vae)
     assert kept.passing == pytest.approx(real, rel=0.01)

@@ -85,10 +85,14 @@ def test_clean_latents_and_the_critics_blocks(networks: Networks, make_clips: Ma
 
 def test_pixels_of_one_window_of_both(networks: Networks, make_clips: MakeClips, encoders: Path) -> None:
     clips, window = make_clips(size=6), WindowConfig(frames=2, crop=(4, 4))
-    predicted, target = _comparison(networks, clips, window).pixels
+    seen = _comparison(networks, clips, window)
+    with torch.no_grad():
+        target = seen.pixels("target")
+    predicted = seen.pixels("predicted")
     assert predicted.shape == (2, 3, 5, 32, 32) and not target.requires_grad
     same = ClipPair(clips.target_x0, clips.target_x0, clips.prompt_embeds)
-    assert torch.equal(*_comparison(networks, same, window).pixels)
+    seen = _comparison(networks, same, window)
+    assert torch.equal(seen.pixels("predicted"), seen.pixels("target"))
     places = {draw_window(LatentSize(3, 6, 6), LatentSize(2, 4, 4), _seeded(n)).start for n in range(200)}
     assert len(places) == 2 * 3 * 3, "every place is drawn"
     assert window_size(LatentSize(2, 3, 9), 5, (4, 4)) == LatentSize(2, 3, 4)
@@ -119,11 +123,11 @@ def test_decoding_keeps_pixels_alone_and_gives_the_same_gradient(
     model, latents = networks.model, make_clips(2).predicted_x0
     plain, frugal = (
         count_kept(lambda decode=decode: decode(latents), model.vae)
-        for decode in (model.decode, lambda x: decode_clips(model, x))
+        for decode in (model.decode, lambda x: decode_clips(model.decode, x))
     )
     assert frugal < 0.02 * plain
     gradients: list[Tensor] = []
-    for decode in (model.decode, lambda x: decode_clips(model, x)):
+    for decode in (model.decode, lambda x: decode_clips(model.decode, x)):
         (gradient,) = torch.autograd.grad(decode(latents).square().sum(), latents)
         gradients.append(gradient)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)

@@ -1,16 +1,25 @@
 """The discriminator, and the student that deceives it."""
 
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from swd_video.config import ConfigError
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.randomness import SampleDraws
+from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.objectives.gan import HEADS, Discriminator, GanConfig, GanObjective
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair
+from swd_video.student.student import Student
+from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig, load_config
+from swd_video.training.loop import train
 
+MakeConfig = Callable[..., DistillConfig]
 MakeClips = Callable[..., ClipPair]
 
 
@@ -22,7 +31,8 @@ def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(
     config = GanConfig(head=head, hidden=16, block=(0, 2), lr=1e-2, sigma_max=0.1)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        discriminator = Discriminator(config, config.heads(networks.model.spec), (0, 2))
+        encoder, blocks = config.see("loss.gan", networks.model.spec, torch.device("cpu"))
+        discriminator = Discriminator(config, config.heads(encoder, blocks), encoder, blocks)
     discriminator.start(networks)
     losses = []
     for number in range(40):
@@ -39,3 +49,72 @@ def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(
     assert x0.grad is not None and all(w.grad is None for w in networks.trainable_parameters().values())
     moved = ClipPair(x0.detach() - 0.5 * x0.grad / x0.grad.abs().mean(), clips.target_x0, clips.prompt_embeds)
     assert objective(networks, moved, SampleDraws(range(2), 0)) < before
+
+
+@pytest.mark.parametrize("through", ["vae", "decoder"])
+def test_one_that_looks_at_pixels_moves_what_lies_in_its_window(
+    through: str,
+    make_networks: Callable[[str], Networks],
+    make_clips: MakeClips,
+    tiny_decoder: Callable[..., StreamingDecoder],
+    encoders: Path,
+) -> None:
+    networks, clips = make_networks("full"), make_clips()
+    networks.model.decoder = tiny_decoder(channels=4).requires_grad_(False)
+    encoder = {"kind": "transnetv2", "weights": str(encoders / "trunk.safetensors")}
+    window = {"frames": 2, "crop": [3, 3], "through": through}
+    config = GanConfig.model_validate(
+        {"encoder": encoder, "window": window, "block": [0, 1], "hidden": 8, "lr": 1e-2}
+    )
+    seen, blocks = config.see("loss.gan", networks.model.spec, torch.device("cpu"))
+    discriminator = Discriminator(config, config.heads(seen, blocks), seen, blocks)
+    discriminator.start(networks)
+    discriminator.loss(networks, clips.detached(), SampleDraws(range(2), 0)).backward()
+    assert all(weight.grad is not None for weight in discriminator.parameters.values())
+    GanObjective(discriminator)(networks, clips, SampleDraws(range(2), 0)).backward()
+    gradient = clips.predicted_x0.grad
+    assert gradient is not None and gradient.isfinite().all()
+    assert 0 < (gradient != 0).float().mean() < 1, "what lies outside of the window is not moved"
+
+
+def test_a_student_trained_through_pixels_knows_its_networks_and_goes_on_with_the_same_decoder(
+    make_config: MakeConfig,
+    tiny_decoder: Callable[..., StreamingDecoder],
+    tiny_wan_folder: Path,
+    encoders: Path,
+    tmp_path: Path,
+) -> None:
+    file, out = tmp_path / "decoder.safetensors", tmp_path / "run"
+    tiny_decoder(vae=fingerprint_vae(tiny_wan_folder)).save(file)
+    encoder = {"kind": "transformers", "name": str(encoders / "videomae")}
+    gan = {"encoder": encoder, "window": {"frames": 2, "crop": [2, 2], "through": "decoder"}, "block": [0, 1]}
+    with pytest.raises(ConfigError, match=r"load\.decoder: names no file, but clips are decoded for a loss"):
+        make_config(mmd=[], parts={"gan": gan})
+    make_config(mmd=[], parts={"gan": {"encoder": encoder}}, steps=1)
+    overrides: dict[str, Any] = {"load.decoder": str(file), "loss.gan": gan}
+    config = load_config(tmp_path / "config-in.yaml", overrides)
+    train(build_run(config, out))
+    student = Student.load(out / "student")
+    assert student.decoder is not None and student.trained_through is not None
+    assert [network.name for network in student.trained_through] == ["videomae"]
+    # Another decoder under the same name would train another student.
+    tiny_decoder(vae=fingerprint_vae(tiny_wan_folder), seed=1).save(file)
+    more = load_config(tmp_path / "config-in.yaml", overrides | {"train.steps": 2})
+    with pytest.raises(ConfigError, match="another file that a loss reads"):
+        build_run(more, out)
+
+
+@pytest.mark.parametrize(
+    ("gan", "message"),
+    [
+        ({"window": {"frames": 1}}, r"loss\.gan: window: this encoder sees no pixels"),
+        ({"encoder": {"kind": "critic"}}, r"loss: gan: an encoder is critic, but nothing trains one"),
+        (
+            {"encoder": {"kind": "transnetv2", "weights": "w"}, "sigma_max": 0.3},
+            r"loss\.gan: sigma_min and sigma_max: this encoder is shown clean clips",
+        ),
+    ],
+)
+def test_discriminators_that_cannot_be(gan: dict[str, Any], message: str, make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(parts={"gan": gan})

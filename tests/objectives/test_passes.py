@@ -116,9 +116,29 @@ def test_what_learns_beside_the_student_learns_as_often_as_it_is_told(spec: Mode
     assert loss.passes(spec, GRID) == {
         "dmd": [Pass("teacher", GRID, 2), Pass("critic", GRID), Pass("critic", GRID, 2, "weights")],
         "gan": [
+            Pass("teacher", GRID, 6, depth=2),
             Pass("teacher", GRID, gradient="input", depth=2),
             Pass("heads", GRID, gradient="input"),
-            Pass("teacher", GRID, 6, depth=2),
             Pass("heads", GRID, 6, "weights"),
         ],
     }
+
+
+def test_a_discriminator_of_pixels_sees_a_window_that_the_fast_decoder_decodes(spec: ModelSpec) -> None:
+    encoder, window = (
+        {"kind": "transnetv2", "weights": "w"},
+        {"frames": 2, "crop": None, "through": "decoder"},
+    )
+    gan = {"encoder": encoder, "window": window, "block": 1}
+    loss = LossConfig.model_validate({"mmd": [], "gan": gan})
+    assert loss.gan is not None and loss.gan.decodes == "decoder"
+    shown = LatentSize(2, 40, 40)
+    # True clips and the student's without a way back, and the student's twice on its own behalf.
+    assert loss.passes(spec, GRID)["gan"] == [
+        Pass("decoder", shown, 3),
+        Pass("decoder", shown, gradient="input"),
+        Pass(loss.gan.encoder, shown, 3, depth=2),
+        Pass(loss.gan.encoder, shown, gradient="input", depth=2),
+        Pass("heads", GRID, gradient="input"),
+        Pass("heads", GRID, 2, "weights"),
+    ]

@@ -311,7 +311,7 @@ def test_a_share_of_what_the_discriminator_changed_is_kept(
 def test_a_frozen_network_tells_clips_apart(tmp_path: Path) -> None:
     _small_network(tmp_path)
     with keyed_global(0, "heads"):
-        judge = FeatureDiscriminator(TransformersEncoder(str(tmp_path)), [0, 1], 8, torch.device("cpu"))
+        judge = FeatureDiscriminator(TransformersEncoder(str(tmp_path)), [0, 1], 8)
     even, striped = torch.zeros(1, 3, 9, 32, 32), torch.zeros(1, 3, 9, 32, 32)
     striped[:, :, 4, ::2] = 0.5
     places = torch.tensor([1, 5])  # the striped frame is a neighbour of the second alone
