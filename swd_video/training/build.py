@@ -51,7 +51,7 @@ from swd_video.training.provenance import (
     settings_of,
 )
 from swd_video.training.samples import SampleWriter
-from swd_video.training.start import start_from
+from swd_video.training.start import find_start, kept_upsampler, start_from
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
@@ -131,7 +131,13 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     order = order_clips(clips, config.loss.group, config.seed, accelerator)
     made_of = digests_of_model(config) | digests_of_clips(clips.index)
     check_record(folder, made_of)
-    upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)
+    start = train.start if isinstance(train, FullTrainConfig) else None
+    before = None if start is None else find_start(start)
+    upsampler = None
+    if before is not None and config.upsampler is not None and config.upsampler.file is None:
+        upsampler = kept_upsampler(before, schedule, accelerator.device)
+    if upsampler is None:
+        upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)
     made_of["upsampler"] = digest_of_upsampler(upsampler)
     check_record(folder, made_of)
 
@@ -147,8 +153,8 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     if "decoder" in decoding and model.decoder is not None:
         model.decoder.requires_grad_(False).to(accelerator.device, torch.float32)
     networks = _place_networks(config, model, accelerator, adapts)
-    start = train.start if isinstance(train, FullTrainConfig) else None
-    before = None if start is None else start_from(start, networks.student)
+    if before is not None:
+        start_from(before, networks.student)
     objectives = _build_objectives(config, sections, networks, embeds, accelerator)
     parameters = networks.trainable_parameters()
     stepper = Stepper(

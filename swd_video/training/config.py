@@ -180,7 +180,8 @@ class FullTrainConfig(TrainConfig):
 
     kind: Literal["full"] = "full"
     start: str | None = None
-    """A student of this kind to go on from, a shipped name or a folder; null begins with the teacher's weights."""
+    """A student of this kind to go on from, a shipped name or a folder, whose upsampler is kept; null begins with the
+    teacher's weights."""
 
 
 class LoraTrainConfig(TrainConfig):

@@ -54,7 +54,7 @@ _NAMES = {
     "clips": "clips (data.manifest)",
     "latents": "latents (data.cache)",
     "upsampler": "upsampler (upsampler.file)",
-    "started_from": "weights to go on from (train.start)",
+    "started_from": "start (train.start)",
     "imitated": "clips to imitate (train.imitate)",
     "files": "file that a loss reads",
 }

@@ -4,27 +4,24 @@ import torch
 from torch import nn
 
 from swd_video.config import ConfigError
+from swd_video.core.schedule import ScaleSchedule
+from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.models.checkpoints import check_finite, check_fit, load_network
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.student.student import Student
 
 
 def digest_of_start(name: str) -> str:
-    """A digest of the weights.
+    """A digest of the weights; see `find_start`."""
+    return fingerprint_folders([find_start(name).weights_path])
+
+
+def start_from(student: Student, network: nn.Module) -> None:
+    """Give a network the weights of a student.
 
     Raises:
-        ConfigError: if there is no such student, or it is no whole transformer.
+        ConfigError: if they are those of no transformer of the same shape.
     """
-    return fingerprint_folders([_find(name).weights_path])
-
-
-def start_from(name: str, network: nn.Module) -> Student:
-    """Give a network the weights of a student: a shipped one, or one in a folder.
-
-    Raises:
-        ConfigError: if there is none, or it is no transformer of the same shape.
-    """
-    student = _find(name)
     try:
         there = load_network(student.transformer_class(), student.weights_path, torch.float32)
         check_fit(student.weights_path, there.state_dict(), network.state_dict(), "the teacher")
@@ -32,10 +29,29 @@ def start_from(name: str, network: nn.Module) -> Student:
     except ValueError as error:
         raise ConfigError(f"train.start: {error}") from None
     network.load_state_dict(there.state_dict())
-    return student
 
 
-def _find(name: str) -> Student:
+def kept_upsampler(student: Student, schedule: ScaleSchedule, device: torch.device) -> LatentUpsampler | None:
+    """What takes the student's clips from grid to grid, where it has such a network.
+
+    Raises:
+        ConfigError: if it goes between other grids.
+    """
+    upsampler = student.scheduler.upsampler
+    if upsampler is not None and set(growing_pairs(schedule)) - set(upsampler.pairs):
+        raise ConfigError(
+            "train.start: its upsampler goes between other grids than those of the schedule; give upsampler.file a "
+            "name to train another, or name another student."
+        )
+    return None if upsampler is None else upsampler.to(device)
+
+
+def find_start(name: str) -> Student:
+    """The student of `train.start`: a shipped one, or one in a folder.
+
+    Raises:
+        ConfigError: if there is none, or it is no whole transformer.
+    """
     try:
         student = Student.load(name)
     except ValueError as error:

