@@ -284,7 +284,7 @@ class EncoderOfPixels(Network):
         last = encoder.num_blocks // 2 if one.depth is None else one.depth - 1
         if last >= encoder.num_blocks:
             raise ValueError(
-                f"loss.mmd.block: {last} does not exist; {encoder.name} has blocks 0 to {encoder.num_blocks - 1}."
+                f"loss: block {last} does not exist; {encoder.name} has blocks 0 to {encoder.num_blocks - 1}."
             )
         size = self._compression.pixel_size(one.grid).as_tuple()
 
@@ -307,9 +307,9 @@ class Heads(Network):
 
     def put_together(self, one: Pass, count: Callable[[nn.Module, Run], Counts]) -> Counts:
         """See `Network`."""
-        shapes = [
-            (*self._encoder.grid(one.grid, block), self._encoder.channels(block)) for block in self._blocks
-        ]
+        encoder = self._encoder
+        with unset_fake_temporarily():
+            shapes = [(*encoder.grid(one.grid, block), encoder.channels(block)) for block in self._blocks]
 
         def logits(network: nn.Module, batch: int) -> Tensor:
             tokens = [torch.empty(batch, *shape, requires_grad=one.gradient == "input") for shape in shapes]

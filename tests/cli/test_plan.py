@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import MobileNetV2Config, MobileNetV2Model
 
 from swd_video.cli.main import main
 from swd_video.core.decoder import DecoderLayout, StreamingDecoder
@@ -236,6 +237,30 @@ def test_upsampler_decoding_and_encoders_of_pixels_are_counted(
     }
     assert before["gpus"][0]["memory_gib"]["frozen_networks"] == 0
     assert after["gpus"][0]["memory_gib"]["frozen_networks"] > 4 * full["parameters"]["vae"] / 2**30
+
+
+def test_a_discriminator_of_pixels_is_counted_behind_the_decoder_that_shows_it_clips(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    channels = load_architecture(plan(capsys, str(tiny_config))["model"]).spec.latent_channels
+    decoder = StreamingDecoder(DecoderLayout(channels, (8, 4), (1, 1), ((2, 2),), (2, 4, 4)))
+    decoder.save(tmp_path / "tiny.safetensors")
+    words = ("--gpu", "H100", "--num-gpus", "1", "--load.decoder", str(tmp_path / "tiny.safetensors"))
+    config = MobileNetV2Config(image_size=64, depth_multiplier=0.1)
+    MobileNetV2Model(config).save_pretrained(tmp_path / "mobilenet")
+    encoder = f"encoder: {{kind: transformers, name: {tmp_path / 'mobilenet'}}}"
+    gan = f"{{{encoder}, block: [0, 3], window: {{frames: 2, through: %s}}}}"
+    by_vae, by_decoder = (
+        plan(capsys, str(tiny_config), *words, "--loss.gan", gan % through)["training"]["full"]
+        for through in ("vae", "decoder")
+    )
+    networks = [counted["stages"][-1]["networks_tflops"] for counted in (by_vae, by_decoder)]
+    assert networks[0]["vae_decoder"] > networks[1]["decoder"] > 0
+    for same in ("transformers", "heads", "student"):
+        assert networks[0][same] == networks[1][same] > 0
+    features = [counted["gpus"][0]["memory_gib"]["feature_activations"] for counted in (by_vae, by_decoder)]
+    assert features[0] > features[1]
+    assert by_vae["learner_parameters"] == by_decoder["learner_parameters"] > 0
 
 
 def test_a_decoder_is_counted_in_the_vae_s_place(

@@ -121,7 +121,7 @@ def test_blocks_that_are_not_there_are_named(make_config: MakeConfig) -> None:
         ({"block": 3}, "loss.mmd.block: 3 does not exist; "),
         (
             {"encoder": TRANSNET, "block": 3},
-            "loss.mmd.block: 3 does not exist; transnetv2 has blocks 0 to 2.",
+            "loss: block 3 does not exist; transnetv2 has blocks 0 to 2.",
         ),
     ):
         config = make_config(mmd=[term])
@@ -137,5 +137,5 @@ def test_an_encoder_that_is_not_on_this_machine_is_left_out_with_a_warning(
     flops = {one.network: flops for one, flops in step.counted(0, "full")["mmd"]}
     assert flops["vae_decoder"].forward > 0 and flops[config.loss.mmd[0].encoder].forward == 0
     assert capsys.readouterr().err.startswith(
-        "warning: loss.mmd: not counted: encoder './nowhere': no such folder"
+        "warning: loss: not counted: encoder './nowhere': no such folder"
     )
