@@ -51,7 +51,7 @@ from swd_video.training.provenance import (
     settings_of,
 )
 from swd_video.training.samples import SampleWriter
-from swd_video.training.start import find_start, kept_upsampler, start_from
+from swd_video.training.start import find_start, go_back, kept_upsampler, start_from
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
@@ -180,7 +180,13 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
         save = partial(_save_teacher, resolve_model_path(config.model))
         return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
     student = _student(config, sections, model, upsampler, known, before)
-    return Run(folder, stepper, checkpoints, samples, student.save, folder / STUDENT_FOLDER)
+
+    def save_student(out: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
+        if before is not None and isinstance(train, FullTrainConfig) and isinstance(weights, ModelMixin):
+            go_back(before, weights, train.kept_share)
+        student.save(out, weights)
+
+    return Run(folder, stepper, checkpoints, samples, save_student, folder / STUDENT_FOLDER)
 
 
 def _key(name: str) -> str:

@@ -182,6 +182,17 @@ class FullTrainConfig(TrainConfig):
     start: str | None = None
     """A student of this kind to go on from, a shipped name or a folder, whose upsampler is kept; null begins with the
     teacher's weights."""
+    kept_share: float = Field(default=1.0, gt=0, le=1)
+    """With `start`: how far the student's weights go from those it began with to those that it reached
+    (arXiv 1809.00219, 3.4). A finished run writes its student anew for another."""
+
+    @model_validator(mode="after")
+    def _check_kept_share(self) -> "FullTrainConfig":
+        if self.kept_share < 1 and self.start is None:
+            raise ValueError(
+                f"kept_share: {self.kept_share} goes with start; name a student there, or leave it out"
+            )
+        return self
 
 
 class LoraTrainConfig(TrainConfig):

@@ -39,6 +39,8 @@ def finished_summary(
     if not is_there or summary.steps != config.train.steps:
         return None
     check_record(folder, known_now(lambda: digests_of_model(config), config.data.cache))
+    if "train.kept_share" in changed:
+        return None  # no step is missing, and the student is written anew
     if changed and join_processes().is_main_process:
         _take_late(config, folder, config_file, changed)
     return summary

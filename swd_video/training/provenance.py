@@ -34,6 +34,7 @@ _FREE_KEYS = {
     "train.log_every",
     "train.gradient_checkpointing",
     "load.decoder",
+    "train.kept_share",
 }
 
 # Where things lie, which digests and a student's `base_model` stand for.

@@ -1,7 +1,7 @@
 """A finished student's weights, from which another training goes on."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
@@ -22,13 +22,18 @@ def start_from(student: Student, network: nn.Module) -> None:
     Raises:
         ConfigError: if they are those of no transformer of the same shape.
     """
-    try:
-        there = load_network(student.transformer_class(), student.weights_path, torch.float32)
-        check_fit(student.weights_path, there.state_dict(), network.state_dict(), "the teacher")
-        check_finite(student.weights_path, there.state_dict())
-    except ValueError as error:
-        raise ConfigError(f"train.start: {error}") from None
-    network.load_state_dict(there.state_dict())
+    network.load_state_dict(_weights(student, network))
+
+
+@torch.no_grad()
+def go_back(student: Student, network: nn.Module, kept_share: float) -> None:
+    """Take a network's weights back towards those of the student that it went on from; 1 leaves them.
+
+    Source: network interpolation, ESRGAN (arXiv 1809.00219), section 3.4.
+    """
+    before = _weights(student, network)
+    for name, weight in network.state_dict().items():
+        weight.copy_(torch.lerp(before[name].to(weight), weight, kept_share))
 
 
 def kept_upsampler(student: Student, schedule: ScaleSchedule, device: torch.device) -> LatentUpsampler | None:
@@ -44,6 +49,16 @@ def kept_upsampler(student: Student, schedule: ScaleSchedule, device: torch.devi
             "name to train another, or name another student."
         )
     return None if upsampler is None else upsampler.to(device)
+
+
+def _weights(student: Student, network: nn.Module) -> dict[str, Tensor]:
+    try:
+        there = load_network(student.transformer_class(), student.weights_path, torch.float32).state_dict()
+        check_fit(student.weights_path, there, network.state_dict(), "the teacher")
+        check_finite(student.weights_path, there)
+    except ValueError as error:
+        raise ConfigError(f"train.start: {error}") from None
+    return dict(there)
 
 
 def find_start(name: str) -> Student:

@@ -12,7 +12,7 @@ from swd_video.cli.main import main
 from swd_video.config import ConfigError, dump_config
 from swd_video.student.student import Student
 from swd_video.student.student_file import PixelNetwork
-from swd_video.training.build import build_run
+from swd_video.training.build import build_run, distill
 from swd_video.training.config import DistillConfig
 from swd_video.training.loop import train
 
@@ -39,6 +39,19 @@ def test_it_begins_with_the_others_weights_and_remembers_what_trained_those(
     )
     train(run)
     assert Student.load(out / "student").trained_through == (PixelNetwork("seen"),)
+    # A finished run goes back half of the way, and forth again, without a step.
+    reached = load_file(out / "student" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert not all(torch.equal(reached[name], weight) for name, weight in weights.items()), (
+        "which did not change"
+    )
+    for share in (0.5, 1.0):
+        half = make_config(steps=1, start=str(first / "student"), kept_share=share)
+        assert distill(half, out).steps == 1
+        now = load_file(out / "student" / "transformer" / "diffusion_pytorch_model.safetensors")
+        for name, weight in now.items():
+            torch.testing.assert_close(weight, torch.lerp(weights[name], reached[name], share))
+    with pytest.raises(ConfigError, match=r"kept_share: 0\.5 goes with start"):
+        make_config(kept_share=0.5)
 
     # The same place may hold another student by now.
     train(build_run(make_config(steps=2), first))
