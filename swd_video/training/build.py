@@ -51,7 +51,7 @@ from swd_video.training.provenance import (
     settings_of,
 )
 from swd_video.training.samples import SampleWriter
-from swd_video.training.start import find_start, go_back, kept_upsampler, start_from
+from swd_video.training.start import kept_upsampler, save_part_of_the_way, start_from, start_of
 from swd_video.training.step import Stepper
 from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
 
@@ -131,11 +131,8 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     order = order_clips(clips, config.loss.group, config.seed, accelerator)
     made_of = digests_of_model(config) | digests_of_clips(clips.index)
     check_record(folder, made_of)
-    start = train.start if isinstance(train, FullTrainConfig) else None
-    before = None if start is None else find_start(start)
-    upsampler = None
-    if before is not None and config.upsampler is not None and config.upsampler.file is None:
-        upsampler = kept_upsampler(before, schedule, accelerator.device)
+    before = start_of(train)
+    upsampler = kept_upsampler(before, config.upsampler, schedule, accelerator.device)
     if upsampler is None:
         upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)
     made_of["upsampler"] = digest_of_upsampler(upsampler)
@@ -153,8 +150,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     if "decoder" in decoding and model.decoder is not None:
         model.decoder.requires_grad_(False).to(accelerator.device, torch.float32)
     networks = _place_networks(config, model, accelerator, adapts)
-    if before is not None:
-        start_from(before, networks.student)
+    start_from(before, networks.student)
     objectives = _build_objectives(config, sections, networks, embeds, accelerator)
     parameters = networks.trainable_parameters()
     stepper = Stepper(
@@ -180,13 +176,8 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
         save = partial(_save_teacher, resolve_model_path(config.model))
         return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
     student = _student(config, sections, model, upsampler, known, before)
-
-    def save_student(out: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
-        if before is not None and isinstance(train, FullTrainConfig) and isinstance(weights, ModelMixin):
-            go_back(before, weights, train.kept_share)
-        student.save(out, weights)
-
-    return Run(folder, stepper, checkpoints, samples, save_student, folder / STUDENT_FOLDER)
+    save = partial(save_part_of_the_way, student, before, train)
+    return Run(folder, stepper, checkpoints, samples, save, folder / STUDENT_FOLDER)
 
 
 def _key(name: str) -> str:

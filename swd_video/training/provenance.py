@@ -12,7 +12,7 @@ from swd_video.config import ConfigError, flatten, load_saved
 from swd_video.data.latent_cache import read_index
 from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folders
 from swd_video.models.loading import model_folder, resolve_model_path
-from swd_video.training.config import DistillConfig, FullTrainConfig
+from swd_video.training.config import DistillConfig
 from swd_video.training.start import digest_of_start
 
 CONFIG_FILE, ADAPTATION_FILE, RECORD_FILE = "config.yaml", "adapt.yaml", "made_of.json"
@@ -72,7 +72,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
     read = [file for section in sections for file in section.files]
     if any(section.decodes == "decoder" for section in sections) and isinstance(config.load.decoder, Path):
         read.append(config.load.decoder)
-    start = config.train.start if isinstance(config.train, FullTrainConfig) else None
+    start = digest_of_start(config.train)
     parts = (
         [] if file is not None else [model_folder(path) / "transformer", model_folder(path) / "transformer_2"]
     )
@@ -80,7 +80,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         "teacher": fingerprint_folders(parts, [] if file is None else [file]),
         "vae": fingerprint_encoders(path),
         **({"files": fingerprint_folders([], read)} if read else {}),
-        **({} if start is None else {"started_from": digest_of_start(start)}),
+        **({} if start is None else {"started_from": start}),
     }
 
 

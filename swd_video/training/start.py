@@ -1,6 +1,10 @@
 """A finished student's weights, from which another training goes on."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from swd_video.config import ConfigError
@@ -9,39 +13,55 @@ from swd_video.core.upsampler import LatentUpsampler, growing_pairs
 from swd_video.models.checkpoints import check_finite, check_fit, load_network
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.student.student import Student
+from swd_video.training.config import FullTrainConfig, TrainConfig, UpsamplerConfig
 
 
-def digest_of_start(name: str) -> str:
-    """A digest of the weights; see `find_start`."""
-    return fingerprint_folders([find_start(name).weights_path])
+def start_of(train: TrainConfig) -> Student | None:
+    """The student that a training goes on from: a shipped one, or one in a folder; None where it begins anew.
+
+    Raises:
+        ConfigError: if there is none of that name, or it is no whole transformer.
+    """
+    name = train.start if isinstance(train, FullTrainConfig) else None
+    if name is None:
+        return None
+    try:
+        student = Student.load(name)
+    except ValueError as error:
+        raise ConfigError(f"train.start: {error}") from None
+    if student.kind != "full":
+        raise ConfigError(
+            f"train.start: {name} is a student of kind {student.kind}, expected kind full; name another, or null."
+        )
+    return student
 
 
-def start_from(student: Student, network: nn.Module) -> None:
+def digest_of_start(train: TrainConfig) -> str | None:
+    """A digest of the weights that it goes on from; see `start_of`."""
+    student = start_of(train)
+    return None if student is None else fingerprint_folders([student.weights_path])
+
+
+def start_from(student: Student | None, network: nn.Module) -> None:
     """Give a network the weights of a student.
 
     Raises:
         ConfigError: if they are those of no transformer of the same shape.
     """
-    network.load_state_dict(_weights(student, network))
+    if student is not None:
+        network.load_state_dict(_weights(student, network))
 
 
-@torch.no_grad()
-def go_back(student: Student, network: nn.Module, kept_share: float) -> None:
-    """Take a network's weights back towards those of the student that it went on from; 1 leaves them.
-
-    Source: network interpolation, ESRGAN (arXiv 1809.00219), section 3.4.
-    """
-    before = _weights(student, network)
-    for name, weight in network.state_dict().items():
-        weight.copy_(torch.lerp(before[name].to(weight), weight, kept_share))
-
-
-def kept_upsampler(student: Student, schedule: ScaleSchedule, device: torch.device) -> LatentUpsampler | None:
-    """What takes the student's clips from grid to grid, where it has such a network.
+def kept_upsampler(
+    student: Student | None, config: UpsamplerConfig | None, schedule: ScaleSchedule, device: torch.device
+) -> LatentUpsampler | None:
+    """What takes the student's clips from grid to grid, where it has that and the config wants one of the run's own.
 
     Raises:
         ConfigError: if it goes between other grids.
     """
+    if student is None or config is None or config.file is not None:
+        return None
     upsampler = student.scheduler.upsampler
     if upsampler is not None and set(growing_pairs(schedule)) - set(upsampler.pairs):
         raise ConfigError(
@@ -49,6 +69,25 @@ def kept_upsampler(student: Student, schedule: ScaleSchedule, device: torch.devi
             "name to train another, or name another student."
         )
     return None if upsampler is None else upsampler.to(device)
+
+
+def save_part_of_the_way(
+    student: Student,
+    before: Student | None,
+    train: TrainConfig,
+    folder: Path,
+    weights: ModelMixin | Mapping[str, Tensor],
+) -> None:
+    """Save a student; one that went on from another as far from that one's weights as `train.kept_share` says.
+
+    Source: network interpolation, ESRGAN (arXiv 1809.00219), section 3.4.
+    """
+    if before is not None and isinstance(train, FullTrainConfig) and isinstance(weights, ModelMixin):
+        others = _weights(before, weights)
+        with torch.no_grad():
+            for name, weight in weights.state_dict().items():
+                weight.copy_(torch.lerp(others[name].to(weight), weight, train.kept_share))
+    student.save(folder, weights)
 
 
 def _weights(student: Student, network: nn.Module) -> dict[str, Tensor]:
@@ -59,20 +98,3 @@ def _weights(student: Student, network: nn.Module) -> dict[str, Tensor]:
     except ValueError as error:
         raise ConfigError(f"train.start: {error}") from None
     return dict(there)
-
-
-def find_start(name: str) -> Student:
-    """The student of `train.start`: a shipped one, or one in a folder.
-
-    Raises:
-        ConfigError: if there is none, or it is no whole transformer.
-    """
-    try:
-        student = Student.load(name)
-    except ValueError as error:
-        raise ConfigError(f"train.start: {error}") from None
-    if student.kind != "full":
-        raise ConfigError(
-            f"train.start: {name} is a student of kind {student.kind}, expected kind full; name another, or null."
-        )
-    return student
