@@ -121,6 +121,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     check_same_run(config, folder, config_file)
     _check_load(config, sharded)
     division = divide_batch(train, config.loss.group, num_processes)
+    before = start_of(train)
 
     # The teacher in main memory, its clips, and the way from grid to grid.
     # bfloat16 is autocast where the networks are called (step.py), not by accelerate around their outside.
@@ -131,7 +132,6 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     order = order_clips(clips, config.loss.group, config.seed, accelerator)
     made_of = digests_of_model(config) | digests_of_clips(clips.index)
     check_record(folder, made_of)
-    before = start_of(train)
     upsampler = kept_upsampler(before, config.upsampler, schedule, accelerator.device)
     if upsampler is None:
         upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)

@@ -74,3 +74,7 @@ def test_what_it_cannot_go_on_from(
             build_run(make_config(steps=1, start=start), tmp_path / "run")
         assert main(["distill", str(path), "--out", str(tmp_path / "run"), "--train.start", start]) == 2
         assert "error: " in capsys.readouterr().err and not (tmp_path / "run").exists()
+    # Before clips are encoded, which takes long.
+    cache = tmp_path / "no-cache"
+    words = ["--data.cache", str(cache), "--train.start", "nowhere"]
+    assert main(["distill", str(path), "--out", str(tmp_path / "run"), *words]) == 2 and not cache.exists()
