@@ -280,6 +280,15 @@ def test_a_stage_with_a_wrong_key_is_located(base: Path) -> None:
 
 def test_rules_across_keys(base: Path) -> None:
     assert "stage_weights has 1 numbers for 2 stages" in _error(base, {"train.stage_weights": "[1]"})
+    assert "loss.gan.stages: 3 does not exist; the schedule has stages 1 to 2" in _error(
+        base, {"loss": "{mmd: [{}], gan: {stages: [1, 3]}}"}
+    )
+    assert "loss: nothing has a say in stage 2; name it" in _error(
+        base, {"loss": "{mmd: [], gan: {stages: [1]}}"}
+    )
+    early = {"loss": "{mmd: [{}], dmd: {stages: [1]}}", "train.backward_simulation": "0.5"}
+    assert "0.5 of the clips of stage 2 have no pair, and no loss there does without" in _error(base, early)
+    assert load_config(base, early | {"loss": "{mmd: [{}], dmd: {stages: [2]}}"}).loss.dmd is not None
     assert "sample_prompts is empty" in _error(base, {"train.sample_every": "5"})
     assert "sigma_min 0.5 is above" in _error(base, {"loss.mmd": "[{sigma_min: 0.5, sigma_max: 0.4}]"})
     teacher = {"train.teacher_samples": "{steps: 4}", "train.sample_prompts": "[a fox]"}
@@ -344,9 +353,9 @@ def test_losses_that_make_no_sense_are_refused(base: Path, loss: str, message: s
 
 def test_backward_simulation_needs_a_loss_that_compares_no_pairs(base: Path) -> None:
     own = {"train.backward_simulation": "0.5"}
-    assert "train.backward_simulation: 0.5 of the clips have no pair" in _error(base, own)
+    assert "train.backward_simulation: 0.5 of the clips of stage 2 have no pair" in _error(base, own)
     more_pairs = own | {"loss": "{mmd: [{}, {tokens: motion}]}"}
-    assert "train.backward_simulation: 0.5 of the clips have no pair" in _error(base, more_pairs)
+    assert "train.backward_simulation: 0.5 of the clips of stage 2 have no pair" in _error(base, more_pairs)
     for loss in ("{dmd: {}}", "{gan: {}}", "{group: 2, mmd: [{}, {join: means}]}"):
         assert load_config(base, own | {"loss": loss}).train.backward_simulation == 0.5
 

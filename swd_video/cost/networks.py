@@ -268,6 +268,10 @@ class Decoder(Network):
         )
 
 
+class NoSuchBlockError(ValueError):
+    """A block that a pass wants and its network lacks; who knows the config's key puts it in front."""
+
+
 class EncoderOfPixels(Network):
     """A network that sees a window of each clip, and computes each twice."""
 
@@ -283,8 +287,8 @@ class EncoderOfPixels(Network):
         encoder = self._encoder
         last = encoder.num_blocks // 2 if one.depth is None else one.depth - 1
         if last >= encoder.num_blocks:
-            raise ValueError(
-                f"loss: block {last} does not exist; {encoder.name} has blocks 0 to {encoder.num_blocks - 1}."
+            raise NoSuchBlockError(
+                f"{last} does not exist; {encoder.name} has blocks 0 to {encoder.num_blocks - 1}."
             )
         size = self._compression.pixel_size(one.grid).as_tuple()
 

@@ -1,6 +1,8 @@
 """What a training step costs, counted from what it says that it runs: operations, and what memory follows from."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from swd_video.cost.networks import (
     Heads,
     Kept,
     Network,
+    NoSuchBlockError,
     Transformer,
     planned_decoder,
 )
@@ -60,6 +63,14 @@ class Sizes:
     learners: tuple[Kept, ...] = ()
 
 
+@contextmanager
+def _block_of(part: str) -> Iterator[None]:
+    try:
+        yield
+    except NoSuchBlockError as error:
+        raise ValueError(f"loss.{part}.block: {error}") from None
+
+
 class StepCost:
     """Counts the passes of a config's steps, each once, when first asked for.
 
@@ -89,10 +100,11 @@ class StepCost:
 
     def counted(self, stage_index: int, kind: Kind) -> dict[str, list[tuple[Pass, Flops]]]:
         """Every pass of a stage with its operations for one clip, by what it is for."""
-        return {
-            name: [(one, self.network(one.network, kind).flops(one)) for one in passes]
-            for name, passes in self.passes(stage_index).items()
-        }
+        counted = {}
+        for name, passes in self.passes(stage_index).items():
+            with _block_of(name):
+                counted[name] = [(one, self.network(one.network, kind).flops(one)) for one in passes]
+        return counted
 
     def _network(self, name: str | Section, kind: Kind) -> Network:
         """The network that `Pass.network` names, in one kind of training."""
@@ -113,8 +125,8 @@ class StepCost:
             assert loss.gan is not None
             try:
                 encoder, blocks = loss.gan.see("loss.gan", architecture.spec, torch.device("meta"))
-            except ConfigError as error:
-                return self._uncounted(error)
+            except ConfigError:
+                return self._nothing()  # its encoder, which is counted before, has said why
             with torch.device("meta"):
                 heads = loss.gan.heads(encoder, blocks)
             return Heads(heads, encoder, blocks)
@@ -134,21 +146,28 @@ class StepCost:
 
     def _uncounted(self, error: ValueError) -> Network:
         print(f"warning: loss: not counted: {error}", file=sys.stderr)
-        return Carried(nn.Identity(), self.architecture.spec.latent_channels)  # which costs nothing
+        return self._nothing()
+
+    def _nothing(self) -> Network:
+        """What costs nothing."""
+        return Carried(nn.Identity(), self.architecture.spec.latent_channels)
 
     def _sizes(self, kind: Kind, bf16: bool, checkpointing: bool) -> Sizes:
         """What memory follows from, in one precision, with gradient checkpointing or without."""
         architecture, transformers = self.architecture, self.architecture.transformers
-        # Grids never shrink: the last stage takes most.
-        passes = [one for part in self.passes(len(self.schedule) - 1).values() for one in part]
+        stages = [self.passes(index) for index in range(len(self.schedule))]
         kept: dict[str, list[Kept]] = {"student": [], "input": [], "weights": []}
         weights = {"critic": 0, "heads": 0, "vae_decoder": 0, "others": 0}
-        for one in dict.fromkeys(passes):
+        # Grids never shrink: the last stage takes most.
+        for one, part in {one: part for part, passes in stages[-1].items() for one in passes}.items():
             network = self.network(one.network, kind)
             if one.gradient != "none":
                 role = "student" if one.network == "student" else one.gradient
-                kept[role].append(network.kept(one, bf16=bf16, checkpointing=checkpointing))
-        for name in dict.fromkeys(one.network for one in passes):
+                with _block_of(part):
+                    kept[role].append(network.kept(one, bf16=bf16, checkpointing=checkpointing))
+        # A part of the loss may have a say in earlier stages alone.
+        everywhere = [one for parts in stages for passes in parts.values() for one in passes]
+        for name in dict.fromkeys(one.network for one in everywhere):
             if name not in ("student", "teacher"):
                 part = name if isinstance(name, str) and name in weights else "others"
                 weights[part] += self.network(name, kind).weights

@@ -169,10 +169,16 @@ def bare_passes(stepper: Stepper, prepared: list[PreparedBatch]) -> None:
                 losses = [
                     objective.weight * objective(roles, clips, one.draws[name].rewound())
                     for name, objective in stepper.objectives.items()
+                    if objective.has_say(one.batch.stage_index)
                 ]
             torch.stack(losses).sum().backward()
-        for learner in stepper.learners:
-            if one.batch.update >= learner.updates:
+        for objective in stepper.objectives.values():
+            learner = objective.learner
+            if (
+                learner is None
+                or one.batch.update >= learner.updates
+                or not objective.has_say(one.batch.stage_index)
+            ):
                 continue
             with stepper.autocast():
                 loss = learner.loss(roles, clips.detached(), one.draws[learner.name].rewound())

@@ -23,6 +23,8 @@ from swd_video.objectives.passes import Pass
 class AdaptConfig(ObjectiveConfig):
     """What `swd-video adapt` trains a teacher on: flow matching, on every grid of the schedule."""
 
+    stages: None = None
+    """A teacher learns the grids of all."""
     sigma_shift: float = Field(default=1.0, gt=0)
     """Noise levels are even draws `u`, shifted: `s u / (1 + (s - 1) u)`; above 1 noisier ones come more often."""
     empty_prompts: float = Field(default=0.1, ge=0, le=1)

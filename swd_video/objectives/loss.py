@@ -104,6 +104,10 @@ class LossConfig(Section):
         """Most times that something beside the student learns in a step; for all but the first it makes new clips."""
         return max(part.num_updates for part in self.objectives.values())
 
-    def passes(self, spec: ModelSpec, grid: LatentSize) -> dict[str, list[Pass]]:
-        """What each objective runs for clips on a grid, what learns beside the student included, by its name."""
-        return {name: part.passes(spec, grid) for name, part in self.objectives.items()}
+    def passes(self, spec: ModelSpec, grid: LatentSize, stage_index: int) -> dict[str, list[Pass]]:
+        """What each objective runs for clips of a stage, what learns beside the student included, by its name."""
+        return {
+            name: part.passes(spec, grid)
+            for name, part in self.objectives.items()
+            if part.has_say(stage_index)
+        }

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from swd_video.config import ConfigError, Section
@@ -85,11 +85,17 @@ class Objective(ABC):
         weight: its factor in what the student is trained on.
         learner: what learns beside the student for its sake, if anything.
         wants_prediction: whether it looks at the student's clips; else it runs the student itself.
+        stages: those that it has a say in, from 1; None is all. Others pass it and its learner by.
     """
 
     wants_prediction: ClassVar[bool] = True
     weight: float = 1.0
     learner: Learner | None = None
+    stages: tuple[int, ...] | None = None
+
+    def has_say(self, stage_index: int) -> bool:
+        """Whether it is part of the loss at a stage, by its index."""
+        return has_say(self.stages, stage_index)
 
     @abstractmethod
     def __call__(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Float[Tensor, ""]:
@@ -101,6 +107,12 @@ class ObjectiveConfig(Section, ABC):
 
     weight: float = Field(default=1.0, gt=0)
     """Factor in the loss."""
+    stages: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
+    """Stages in which it has a say, from 1; null is all."""
+
+    def has_say(self, stage_index: int) -> bool:
+        """Whether it is part of the loss at a stage, by its index."""
+        return has_say(self.stages, stage_index)
 
     @property
     def texts(self) -> Mapping[str, tuple[str, ...]]:
@@ -184,6 +196,11 @@ class NoiseLevels(Section):
         noise = draws.normal_like(clips)
         share = draws.uniform().to(clips.device)
         return self.sigma_min + (self.sigma_max - self.sigma_min) * share, noise
+
+
+def has_say(stages: tuple[int, ...] | None, stage_index: int) -> bool:
+    """Whether a stage is among those named; None names all."""
+    return stages is None or stage_index + 1 in stages
 
 
 Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(lambda n: (n,) if isinstance(n, int) else n)]

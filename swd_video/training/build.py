@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -259,9 +260,10 @@ def _build_objectives(
         networks.student_forward = accelerator.prepare_model(networks.student)
     for name, section in sections.items():
         prompts = {key: embeds[f"{_key(name)}.{key}"] for key in section.texts}
-        objectives[name] = section.build(
+        objective = section.build(
             _key(name), networks, config.scale_schedule(), prompts, accelerator, config.seed
         )
+        objectives[name] = replace(objective, stages=section.stages)
     if sharded:
         networks.divide(accelerator.device)
     for objective in objectives.values():

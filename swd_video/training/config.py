@@ -236,8 +236,7 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _check_parts_fit(self) -> "DistillConfig":
-        group, train = self.loss.group, self.train
-        weights, share = train.stage_weights, train.backward_simulation
+        group, train, weights = self.loss.group, self.train, self.train.stage_weights
         if weights is not None and len(weights) != len(self.schedule):
             raise ValueError(
                 f"train.stage_weights has {len(weights)} numbers for {len(self.schedule)} stages; "
@@ -248,11 +247,27 @@ class DistillConfig(Section):
                 f"train.batch_size: {train.batch_size} clips are not a whole number of loss.group {group} x "
                 f"train.stages_per_step {train.stages_per_step}; make it a multiple"
             )
-        if share and all(objective.needs_pairs for objective in self.loss.objectives.values()):
-            raise ValueError(
-                f"train.backward_simulation: {share} of the clips have no pair, and no loss here does without; set it "
-                "to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> "DistillConfig":
+        count, share = len(self.schedule), self.train.backward_simulation
+        for name, part in self.loss.objectives.items():
+            if part.stages is not None and max(part.stages) > count:
+                raise ValueError(
+                    f"loss.{name}.stages: {max(part.stages)} does not exist; the schedule has stages 1 to {count}"
+                )
+        for index in range(count):
+            asked = [part for part in self.loss.objectives.values() if part.has_say(index)]
+            if not asked:
+                raise ValueError(
+                    f"loss: nothing has a say in stage {index + 1}; name it in the stages of a part, or leave them out"
+                )
+            if share and index > 0 and all(part.needs_pairs for part in asked):
+                raise ValueError(
+                    f"train.backward_simulation: {share} of the clips of stage {index + 1} have no pair, and no loss "
+                    "there does without; set it to 0, or add loss.dmd, loss.gan or a comparison that joins clips"
+                )
         return self
 
     @model_validator(mode="after")

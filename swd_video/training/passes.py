@@ -30,7 +30,7 @@ def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dic
         "upsampler": upsampled,
         "student": [replace(student[stage_index], gradient="weights")],
         "new_clips": new_clips if num_new else [],
-        **config.loss.passes(spec, schedule.grids[stage_index]),
+        **config.loss.passes(spec, schedule.grids[stage_index], stage_index),
     }
 
 

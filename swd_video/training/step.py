@@ -59,9 +59,9 @@ class StepReport:
 
     Attributes:
         stages: stage index, loss and seconds of every part of the batch.
-        losses: mean of each objective, by name, before its weight.
+        losses: mean of each objective that had a say, by name, before its weight.
         grad_norm: norm of the gradient before clipping.
-        learners: loss of every network that learns beside the student, by name.
+        learners: loss of every network that learned beside the student, by name.
         seconds: the whole step.
     """
 
@@ -134,7 +134,8 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self._parameters = self.networks.trainable_parameters()
-        self.learners = [part.learner for part in self.objectives.values() if part.learner is not None]
+        self._taught = [(part, part.learner) for part in self.objectives.values() if part.learner is not None]
+        self.learners = [learner for _, learner in self._taught]
         self.num_updates = max((learner.updates for learner in self.learners), default=1)
 
     def take_step(self, step: int) -> StepReport:
@@ -158,9 +159,10 @@ class Stepper:
         for update in range(self.num_updates):
             if update > 0:
                 seen = self._new_clips(step, update)
-            for learner in self.learners:
-                if update < learner.updates:
-                    loss = self._train_learner(learner, step, seen) / learner.updates
+            for objective, learner in self._taught:
+                shown = [one for one in seen if objective.has_say(one[0].stage_index)]
+                if shown and update < learner.updates:
+                    loss = self._train_learner(learner, step, shown) / learner.updates
                     report.learners[learner.name] = report.learners.get(learner.name, 0.0) + loss
         report.seconds = time.perf_counter() - started
         return report
@@ -169,25 +171,29 @@ class Stepper:
         """The student's gradients from one stage."""
         started = time.perf_counter()
         batches, num_parts = self.micro_batches(step, part), self.division.num_stages
+        stage_index = self.stage_of(step, part)
+        asked = self._asked(stage_index)
         seen: Seen = []
-        sums = torch.zeros(len(self.objectives), device=self.accelerator.device)
+        sums = torch.zeros(len(asked), device=self.accelerator.device)
         for number, batch in enumerate(batches):
             is_last = part == num_parts - 1 and number == len(batches) - 1
             # Gradients are averaged over processes once, in the last backward pass.
             with nullcontext() if is_last else self.accelerator.no_sync(self.networks.student_forward):
                 clips = self.predict(batch)
                 losses = self.compare(batch, clips)
-                (self._weighted(losses) / (len(batches) * num_parts)).backward()
+                (_weighted(losses, asked) / (len(batches) * num_parts)).backward()
             sums += losses.detach()
             seen.append((batch, clips.detached()))
         # All processes see the same numbers, so that all stop where one has to.
         means = self._over_processes(sums / len(batches))
-        values = dict(zip(self.objectives, means.tolist(), strict=True))
-        check_losses(step, batches[0].stage_index, values)
+        values = dict(zip(asked, means.tolist(), strict=True))
+        check_losses(step, stage_index, values)
+        stages = [self.stage_of(step, other) for other in range(num_parts)]
         for name, value in values.items():
-            report.losses[name] = report.losses.get(name, 0.0) + value / num_parts
-        loss = self._weighted(means).item()
-        report.stages.append((batches[0].stage_index, loss, time.perf_counter() - started))
+            num_said = sum(asked[name].has_say(stage) for stage in stages)
+            report.losses[name] = report.losses.get(name, 0.0) + value / num_said
+        loss = _weighted(means, asked).item()
+        report.stages.append((stage_index, loss, time.perf_counter() - started))
         return seen
 
     def stage_of(self, step: int, part: int, update: int = 0) -> int:
@@ -252,13 +258,13 @@ class Stepper:
                 upsample=self.upsample,
             )
 
-    def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " objectives"]:
-        """Every objective on a micro-batch, before its weight; noise follows from the micro-batch alone."""
+    def compare(self, batch: MicroBatch, clips: ClipPair) -> Float[Tensor, " asked"]:
+        """Every objective with a say at a micro-batch's stage, before its weight; noise follows from the batch."""
         with self.autocast():
             # The first is `MmdObjective` of objectives/mmd.py, unless a config says otherwise.
             losses = {
                 name: objective(self.networks, clips, self.draws(name, batch))
-                for name, objective in self.objectives.items()
+                for name, objective in self._asked(batch.stage_index).items()
             }
         for name, loss in losses.items():
             if not isinstance(loss, Tensor) or loss.shape:
@@ -274,7 +280,7 @@ class Stepper:
 
     def loss(self, batch: MicroBatch) -> Float[Tensor, ""]:
         """The student's loss on a micro-batch; its clips, stage and noise follow from the micro-batch alone."""
-        return self._weighted(self.compare(batch, self.predict(batch)))
+        return _weighted(self.compare(batch, self.predict(batch)), self._asked(batch.stage_index))
 
     def read(self, batch: MicroBatch, grids: list[LatentSize]) -> LatentBatch:
         """A micro-batch's clips on some grids, as they are stored."""
@@ -293,8 +299,8 @@ class Stepper:
         bf16 = self.train.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16)
 
-    def _weighted(self, losses: Float[Tensor, " objectives"]) -> Float[Tensor, ""]:
-        return (losses * losses.new_tensor([part.weight for part in self.objectives.values()])).sum()
+    def _asked(self, stage_index: int) -> dict[str, Objective]:
+        return {name: part for name, part in self.objectives.items() if part.has_say(stage_index)}
 
     def _new_clips(self, step: int, update: int) -> Seen:
         """What the student makes by now of other clips and prompts, for the networks beside it to learn from."""
@@ -337,3 +343,7 @@ class Stepper:
         norm = float(full_tensor(clip_grad_norm_(weights, math.inf if limit is None else limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
+
+
+def _weighted(losses: Float[Tensor, " asked"], asked: Mapping[str, Objective]) -> Float[Tensor, ""]:
+    return (losses * losses.new_tensor([part.weight for part in asked.values()])).sum()

@@ -138,7 +138,7 @@ def test_a_run_with_both_says_so(make_config: MakeConfig, tmp_path: Path) -> Non
     assert "power: 2" in dump_config(config)
     student = tmp_path / "run" / "student"
     settings = json.loads((student / "student.json").read_text())["made_of"]["settings"]
-    assert settings["loss.others"] == [{"weight": 0.5, "kind": OBJECTIVE, "power": 2}]
+    assert settings["loss.others"] == [{"weight": 0.5, "stages": None, "kind": OBJECTIVE, "power": 2}]
     assert settings["loss.mmd"][0]["encoder"] == {"kind": ENCODER, "size": 4}
     assert [one.name for one in Student.load(student).trained_through or ()] == [ENCODER]
 

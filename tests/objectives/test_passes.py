@@ -80,7 +80,7 @@ def test_they_run_what_they_say(
             learner.loss(networks, clips.detached(), SampleDraws(range(2), update))
 
     said: Counter[tuple[str, bool, int]] = Counter()
-    for one in loss.passes(networks.model.spec, grid)[part]:
+    for one in loss.passes(networks.model.spec, grid, 0)[part]:
         for depth in range(1, (one.depth or len(blocks)) + 1):
             if isinstance(one.network, str) and one.network in ("teacher", "critic"):
                 said[one.network, one.gradient != "none", depth] += int(one.clips)
@@ -94,7 +94,7 @@ def test_terms_that_see_the_same_clips_share_a_pair_of_passes(spec: ModelSpec) -
     expected = [
         Pass("teacher", GRID, gradient=way, depth=depth) for depth in both for way in ("none", "input")
     ]
-    assert loss.passes(spec, GRID) == {"mmd": expected}
+    assert loss.passes(spec, GRID, 0) == {"mmd": expected}
 
 
 def test_encoders_of_pixels_see_a_window_that_is_decoded_once_for_all(spec: ModelSpec) -> None:
@@ -103,7 +103,7 @@ def test_encoders_of_pixels_see_a_window_that_is_decoded_once_for_all(spec: Mode
         {"mmd": [{"encoder": encoders[0], "block": 0}, {"encoder": encoders[1]}]}
     )
     window = LatentSize(5, 32, 32)
-    passes = loss.passes(spec, GRID)["mmd"]
+    passes = loss.passes(spec, GRID, 0)["mmd"]
     assert [(one.clips, one.gradient) for one in passes] == [(2, "none"), (1, "input")] * 3
     assert all(one.grid == window for one in passes)
     assert [one.network for one in passes[::2]] == ["vae_decoder", *(term.encoder for term in loss.mmd)]
@@ -113,7 +113,7 @@ def test_encoders_of_pixels_see_a_window_that_is_decoded_once_for_all(spec: Mode
 def test_what_learns_beside_the_student_learns_as_often_as_it_is_told(spec: ModelSpec) -> None:
     loss = LossConfig.model_validate({"mmd": [{"weight": 0}], **PARTS["dmd"], **PARTS["gan"]})
     assert loss.num_updates == 3
-    assert loss.passes(spec, GRID) == {
+    assert loss.passes(spec, GRID, 0) == {
         "dmd": [Pass("teacher", GRID, 2), Pass("critic", GRID), Pass("critic", GRID, 2, "weights")],
         "gan": [
             Pass("teacher", GRID, 6, depth=2),
@@ -134,7 +134,7 @@ def test_a_discriminator_of_pixels_sees_a_window_that_the_fast_decoder_decodes(s
     assert loss.gan is not None and loss.gan.decodes == "decoder"
     shown = LatentSize(2, 40, 40)
     # True clips and the student's without a way back, and the student's twice on its own behalf.
-    assert loss.passes(spec, GRID)["gan"] == [
+    assert loss.passes(spec, GRID, 0)["gan"] == [
         Pass("decoder", shown, 3),
         Pass("decoder", shown, gradient="input"),
         Pass(loss.gan.encoder, shown, 3, depth=2),

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from swd_video.config import ConfigError
-from swd_video.objectives.objective import ClipPair
+from swd_video.objectives.objective import ClipPair, Learner
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
-from swd_video.training.step import StepReport
+from swd_video.training.step import Stepper, StepReport
 
 from .conftest import train_until
 
@@ -39,6 +39,44 @@ def test_a_stopped_run_ends_with_the_same_student(
         for run in ("straight", "stopped")
     ]
     assert weights[0] == weights[1]
+
+
+def test_parts_of_the_loss_and_their_learners_pass_by_stages_that_are_not_theirs(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    parts = {"dmd": {"critic_rank": 2, "stages": [1, 2]}, "gan": {"stages": [3]}}
+    config = make_config(parts=parts, steps=12, batch_size=4, stages_per_step=2, stage_weights=[1, 1, 2])
+    stepper = build_run(config, tmp_path / "run").stepper
+    kinds = set()
+    for step in range(12):
+        batches = [stepper.micro_batches(step, part)[0] for part in range(2)]
+        with torch.no_grad():
+            alone = [stepper.compare(batch, stepper.predict(batch)) for batch in batches]
+        before = {learner.name: _weights(learner) for learner in stepper.learners}
+        report = stepper.take_step(step)
+        moved = {name for name in before if any(
+            not torch.equal(*pair) for pair in zip(before[name], _weights(_named(stepper, name)), strict=True)
+        )}  # fmt: skip
+        early, late = ([(b.stage_index == 2) is last for b in batches] for last in (False, True))
+        kinds.add((any(early), any(late)))
+        assert moved == set(report.learners)
+        assert moved == ({"critic"} if any(early) else set()) | ({"discriminator"} if any(late) else set())
+        assert set(report.losses) == {"mmd"} | ({"dmd"} if any(early) else set()) | (
+            {"gan"} if any(late) else set()
+        )
+        # mmd comes first, then the one that has a say there; a mean is of the parts in which it had it.
+        for name, shown in (("dmd", early), ("gan", late)):
+            values = [losses[1].item() for losses, seen in zip(alone, shown, strict=True) if seen]
+            assert not values or report.losses[name] == pytest.approx(sum(values) / len(values))
+    assert kinds == {(True, True), (True, False), (False, True)}
+
+
+def _named(stepper: Stepper, name: str) -> Learner:
+    return next(learner for learner in stepper.learners if learner.name == name)
+
+
+def _weights(learner: Learner) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in learner.parameters.values()]
 
 
 def test_critic_and_discriminator_learn_as_often_as_asked(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ STEPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "gan": ("full", {"mmd": [], "gan": {"block": [0, 1], "updates": 2}}, {}),
     "gan of mean tokens": ("lora", {"mmd": [], "gan": {"head": "mlp"}, "dmd": DMD}, {}),
+    "dmd beside a gan that has no say there": (
+        "full",
+        {"mmd": [], "dmd": {**DMD, "guidance_scale": 1}, "gan": {"stages": [1, 2], "updates": 2}},
+        {},
+    ),
     "mmd of pixels": ("full", {"mmd": [{"encoder": TRANSNET}]}, {}),
     "mmd of pixels and latents": ("lora", PIXELS, {}),
 }
@@ -116,17 +121,32 @@ def test_what_backward_simulation_runs_is_counted_by_its_share(make_config: Make
     ]
 
 
+def test_what_has_a_say_in_early_stages_alone_is_held_in_memory(make_config: MakeConfig) -> None:
+    """Its weights are there in the last stage, too; what it would keep of clips is not."""
+    early, everywhere, without = (
+        StepCost(config, load_architecture(config.model)).sizes("full", False, False)
+        for config in (
+            make_config(parts={"gan": {"stages": [1]}}),
+            make_config(parts={"gan": {}}),
+            make_config(parts={}),
+        )
+    )
+    assert early.heads == everywhere.heads > without.heads == 0
+    assert early.features == without.features != everywhere.features
+
+
 def test_blocks_that_are_not_there_are_named(make_config: MakeConfig) -> None:
-    for term, message in (
-        ({"block": 3}, "loss.mmd.block: 3 does not exist; "),
-        (
-            {"encoder": TRANSNET, "block": 3},
-            "loss: block 3 does not exist; transnetv2 has blocks 0 to 2.",
-        ),
+    pixels = {"encoder": TRANSNET, "block": 3}
+    for key, parts, message in (
+        ("mmd", {"mmd": [{"block": 3}]}, "3 does not exist; "),
+        ("mmd", {"mmd": [pixels]}, "3 does not exist; transnetv2 has blocks 0 to 2."),
+        ("gan", {"mmd": [], "gan": pixels}, "3 does not exist; transnetv2 has blocks 0 to 2."),
     ):
-        config = make_config(mmd=[term])
-        with pytest.raises(ValueError, match=re.escape(message)):
-            StepCost(config, load_architecture(config.model)).counted(2, "full")
+        config = make_config(parts=parts)
+        for ask in ("counted", "sizes"):
+            step = StepCost(config, load_architecture(config.model))
+            with pytest.raises(ValueError, match=re.escape(f"loss.{key}.block: {message}")):
+                step.counted(2, "full") if ask == "counted" else step.sizes("full", False, False)
 
 
 def test_an_encoder_that_is_not_on_this_machine_is_left_out_with_a_warning(
