@@ -41,6 +41,8 @@ def ship_student(source: Path, assets: Path = ASSETS) -> None:
     student.save(
         assets / STUDENT, WanTransformer3DModel.from_pretrained(student.weights_path).to(torch.float16)
     )
+    if student.decoder is not None:
+        ship_decoder(assets / STUDENT / DECODER_FILE_NAME, assets)
     forget_origin(assets / STUDENT)
 
 
