@@ -79,7 +79,7 @@ def test_adapter_encoder_and_objective_by_their_addresses(
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["load"]["adapter"] == "my_models:MyModel" and saved["train"]["lr"] == 1e-5
     assert saved["loss"]["mmd"][0]["encoder"] == {"kind": "my_encoders:BlurConfig", "size": 4}
-    objective = {"weight": 0.5, "kind": "my_losses:BrightnessConfig", "power": 2}
+    objective = {"weight": 0.5, "stages": None, "kind": "my_losses:BrightnessConfig", "power": 2}
     assert saved["loss"]["others"] == settings_of(run.student)["loss.others"] == [objective]
     student = Student.load(run.student)
     assert student.adapter == "my_models:MyModel"
@@ -105,7 +105,9 @@ def test_adapter_encoder_and_objective_by_their_entry_points(
     run = swd_video.distill(config, tmp_path / "run")
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["loss"]["mmd"][0]["encoder"] == {"kind": "blur", "size": 8}
-    assert settings_of(run.student)["loss.others"] == [{"weight": 1.0, "kind": "brightness", "power": 1}]
+    assert settings_of(run.student)["loss.others"] == [
+        {"weight": 1.0, "stages": None, "kind": "brightness", "power": 1}
+    ]
     assert swd_video.load_student(run.student).model.spec.family == "my-wan"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from swd_video.evaluation.clip_store import StoredClips, store_arrays
-from tools.pocket.sheet import draw, lines_of
+from tools.pocket.sheet import draw, lines_of, spread
 
 CAPTIONS = (
     "a whale moving left at night",
@@ -40,3 +40,15 @@ def test_a_line_shows_middle_frames_of_one_prompt_by_every_row(tmp_path: Path) -
     assert int(np.argmax((sheet[..., 0] == 100).any(axis=0))) < int(
         np.argmax((sheet[..., 0] == 50).any(axis=0))
     )
+
+
+def test_a_sheet_for_readers_has_every_line_in_two_columns_at_twice_the_size(tmp_path: Path) -> None:
+    sheet = draw({"student": clips(tmp_path / "a", 100)}, ["whale", "tiger"], named=False)
+    columns = spread(sheet, 2)
+    assert columns.width == 4 * sheet.width
+    left, right = np.split(np.asarray(columns)[..., 0], 2, axis=1)
+    shown = [{shade for shade in (100, 101, 102) if (half == shade).sum() >= 200} for half in (left, right)]
+    assert shown == [{100, 102}, {101}]
+    # Both begin at the same height.
+    tops = [int(np.argmax((half == shade).any(axis=1))) for half, shade in ((left, 100), (right, 101))]
+    assert abs(tops[0] - tops[1]) <= 2

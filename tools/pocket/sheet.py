@@ -5,7 +5,8 @@
         --out out/pocket/unnamed.webp
 
 A line shows the middle frames of three clips of one prompt in each of the evaluation's rows. Clips that are missing are
-made. The second sheet has no names and an order of its own: whoever has not seen the list can say what it shows.
+made. The second sheet has no names and an order of its own, so that whoever has not seen the list can say what it
+shows; it is twice as large, in two columns.
 """
 
 import argparse
@@ -62,6 +63,16 @@ def draw(rows: dict[str, StoredClips], order: list[str], named: bool) -> Image.I
     return sheet
 
 
+def spread(sheet: Image.Image, num_lines: int) -> Image.Image:
+    """A sheet twice as large, in two columns: who looks at a tall picture is shown it reduced."""
+    top = _TEXT_PX + 2 * _MARGIN
+    cut = top + -(-num_lines // 2) * ((sheet.height - top) // num_lines)
+    columns = Image.new("RGB", (2 * sheet.width, cut), "white")
+    columns.paste(sheet.crop((0, 0, sheet.width, cut)), (0, 0))
+    columns.paste(sheet.crop((0, cut, sheet.width, sheet.height)), (sheet.width, top))
+    return columns.resize((2 * columns.width, 2 * columns.height), Image.Resampling.LANCZOS)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,13 +90,14 @@ def main() -> None:
         config, arguments.evaluation, title=arguments.config.stem, device=arguments.device
     )
     rows = {row.title.split(" (")[0]: row.clips for row in (results.row(key) for key in arguments.rows)}
-    order = list(lines_of(next(iter(rows.values()))))
-    if arguments.unnamed is not None:
+    order, named = list(lines_of(next(iter(rows.values())))), arguments.unnamed is None
+    if not named:
         np.random.default_rng(arguments.unnamed).shuffle(order)
         print("\n".join(f"{number} {subject}" for number, subject in enumerate(order, 1)))
+    sheet = draw(rows, order, named)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(arguments.out) as draft:
-        draw(rows, order, named=arguments.unnamed is None).save(draft, format="WEBP", quality=90)
+        (sheet if named else spread(sheet, len(order))).save(draft, format="WEBP", quality=90)
 
 
 if __name__ == "__main__":
