@@ -105,9 +105,11 @@ class LossConfig(Section):
         return max(part.num_updates for part in self.objectives.values())
 
     def passes(self, spec: ModelSpec, grid: LatentSize, stage_index: int) -> dict[str, list[Pass]]:
-        """What each objective runs for clips of a stage, what learns beside the student included, by its name."""
+        """What each objective runs for clips of a stage, what learns beside the student included, by its name.
+
+        Nothing where it has no say.
+        """
         return {
-            name: part.passes(spec, grid)
+            name: part.passes(spec, grid) if part.has_say(stage_index) else []
             for name, part in self.objectives.items()
-            if part.has_say(stage_index)
         }

@@ -156,6 +156,18 @@ def test_words_for_people_say_what_fits_and_what_would(
     assert "1 x dust does not fit, and nothing that was tried makes it fit" in text
 
 
+def test_a_discriminator_counts_in_the_stages_in_which_it_has_a_say(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seconds(stages: str) -> float:
+        flags = ("--gpu", "H100", "--num-gpus", "1", "--train.kind", "lora", "--loss.gan.stages", stages)
+        (row,) = plan(capsys, str(tiny_config), *flags)["training"]["lora"]["gpus"]
+        return float(row["part_seconds"]["gan"])
+
+    first, later, all_of_them = seconds("[1]"), seconds("[2, 3]"), seconds("null")
+    assert 0 < first < later and first + later == pytest.approx(all_of_them)
+
+
 def test_flags_change_the_estimates_and_keys_the_config(
     tiny_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
