@@ -16,7 +16,7 @@ class Arguments:
     """Options of `swd-video studio`."""
 
     script: tyro.conf.Positional[Path | None] = None
-    """The script, of any form; default: the one that the folder worked on last, else a new one in it."""
+    """The script, of any form; default: the one in the folder that was open last, else a new one there."""
     out: Path | None = None
     """Folder for everything; the page goes on with what is in it. Default: out/NAME of the script, else out/studio."""
     host: str = "127.0.0.1"

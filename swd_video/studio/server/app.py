@@ -166,6 +166,17 @@ class App:
         return JSONResponse({"number": number})
 
 
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """Say at once on the terminal what ended a task that never ends."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        told = {
+            "message": "part of the studio has stopped; start it again.",
+            "exception": error,
+            "task": task,
+        }
+        task.get_loop().call_exception_handler(told)
+
+
 def make_app(studio: Studio, host: str) -> Starlette:
     """The application that serves a studio to pages that were opened from `host`."""
 
@@ -173,6 +184,8 @@ def make_app(studio: Studio, host: str) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         works = (studio.worker.work(), studio.watch(), studio.compare())
         tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(_tell_failure)
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ class Job(BaseModel):
 
     Attributes:
         number: counts the jobs of a folder from 1.
+        script: the file that it is about, as the studio names it; empty for whichever there is.
         kind: "draft" and "again" make drafts, of all shots or more of some; "finish" renders; "film" joins the clips.
         shots: ids of the only shots meant; empty for all.
         skip: ids of shots that were cancelled.
@@ -37,6 +38,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     number: int = Field(ge=1)
+    script: str = ""
     kind: Kind
     shots: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -123,18 +125,18 @@ class Queue:
             self.jobs.remove(job)
         write_beside_runs(self._file, self._stored.model_dump_json(indent=2) + "\n")
 
-    def add(self, kind: Kind, shots: tuple[str, ...] = (), seeds: int | None = None) -> Job:
+    def add(self, kind: Kind, shots: tuple[str, ...] = (), seeds: int | None = None, script: str = "") -> Job:
         """Ask for something; the same that waits already is not asked for twice.
 
         Raises:
             OSError: if it cannot be written down; then it is not asked for.
         """
-        asked = (kind, shots, (), seeds)
+        asked = (script, kind, shots, (), seeds)
         for job in self.jobs:
-            if job.state == "waiting" and (job.kind, job.shots, job.skip, job.seeds) == asked:
+            if job.state == "waiting" and (job.script, job.kind, job.shots, job.skip, job.seeds) == asked:
                 return job
         number = max((job.number for job in self.jobs), default=0) + 1
-        job = Job(number=number, kind=kind, shots=shots, seeds=seeds, asked=time.time())
+        job = Job(number=number, script=script, kind=kind, shots=shots, seeds=seeds, asked=time.time())
         self.jobs.append(job)
         try:
             self.save()

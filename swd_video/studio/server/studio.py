@@ -42,7 +42,7 @@ class Studio:
 
         Args:
             path: The folder, which is there and can be written to.
-            script: The script; None for the one that the folder worked on last, else a new one.
+            script: The script; None for the one in the folder that was worked on last, else a new one.
             flags: Of the command line, passed on to `draft` and `render`: model, device and so on.
             reader: Of the script, as for `load_script`.
 
@@ -62,6 +62,7 @@ class Studio:
         file = script or path / (self.queue.script or "script.txt")
         self.script = ScriptFile(path, file, reader)
         self.script.text()
+        self._remember_script()
         self.worker = Worker(self.queue, path, private, self._command, self.changed)
         self._files = 0
         self._news = asyncio.Event()
@@ -203,12 +204,21 @@ class Studio:
     def save(self, text: str, name: str, based_on: str) -> None:
         """Save the script, and go on with it."""
         self.script.save(text, name, based_on)
-        path = self.script.path
-        with suppress(ValueError):  # a script elsewhere is named by the command line
-            # Both resolved: `../film.yaml` is relative to `.`, and no queue may lead out of its folder.
-            place = path.parent.resolve().relative_to(self.folder.path.resolve())
-            self.queue.script = (place / path.name).as_posix()
+        self._remember_script()
         self._look_at_files()
+
+    def _remember_script(self) -> None:
+        name = self._script_name()
+        # One elsewhere is named by the command line: no queue may lead out of its folder.
+        if not Path(name).is_absolute() and self.script.path.exists() and name != self.queue.script:
+            self.queue.script = name
+
+    def _script_name(self) -> str:
+        """The script's path, from the folder on where it lies there."""
+        # Both resolved: `../film.yaml` is relative to `.`.
+        path = self.script.path.parent.resolve() / self.script.path.name
+        folder = self.folder.path.resolve()
+        return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
     def pick(self, shot: str, take: int, picked: bool) -> None:
         """Pick a take, or no longer."""
@@ -227,7 +237,7 @@ class Studio:
             raise ValueError("seeds: are drawn for drafts alone. Drop them.")
         if shots and kind == "film":
             raise ValueError("shots: a film has all of its script, or its `order`. Drop them.")
-        job = self.queue.add(kind, tuple(shots), seeds)
+        job = self.queue.add(kind, tuple(shots), seeds, self._script_name())
         self.worker.wake()
         return job
 
@@ -237,7 +247,7 @@ class Studio:
 
     def stop_all(self) -> None:
         """Cancel everything, the clip in hand included."""
-        for job in self.queue.jobs:
+        for job in [*self.queue.jobs]:  # saving drops old ones
             if not job.is_over:
                 self.worker.stop(job, at_once=True)
 
@@ -277,6 +287,10 @@ class Studio:
 
     def _command(self, job: Job) -> Sequence[str] | None:
         """The words behind `swd-video` of a job; None where nothing is left to do."""
+        if job.script not in ("", self._script_name()):
+            raise ValueError(
+                f"it was asked of {job.script}, and the studio has another script now. Open that one and try again."
+            )
         out = str(self.folder.path.resolve())
         script = str(self.script.path.resolve())
         if job.kind == "film":

@@ -86,7 +86,7 @@ class Worker:
             return  # the next server finds it at work
         job.state = "cancelled" if job.state == "stopping" else "waiting"
         job.pid = None
-        self._queue.save()
+        self._save()
 
     def stop(self, job: Job, *, at_once: bool = False) -> None:
         """Cancel a job: one that runs finishes the clip in hand, or ends at once where it is told so or once more."""
@@ -95,7 +95,7 @@ class Worker:
         elif job.is_alive:
             self._interrupt(job, at_once=at_once or job.state == "stopping")
             job.state = "stopping"
-            self._queue.save()
+            self._save()
         self.wake()
 
     def leave_out(self, job: Job, shot: str, *, at_once: bool) -> None:
@@ -106,11 +106,11 @@ class Worker:
         if shot in job.skip or job.is_over:
             return
         job.skip = (*job.skip, shot)
-        self._queue.save()
+        self._save()
         if job.state == "running":
             # The command begins anew without it, and takes up what is on the disk.
             self._interrupt(job, at_once=at_once)
-            self._queue.save()
+            self._save()
         self.wake()
 
     def _interrupt(self, job: Job, *, at_once: bool) -> None:
@@ -137,7 +137,7 @@ class Worker:
             child = await Child.start(command, log)
             job.state, job.pid, job.was_told, job.message = "running", child.pid, False, ""
             job.started = job.started or time.time()
-            self._queue.save()
+            self._save()
         self._child = child
         while True:
             running = child.is_running  # before reading: what it says last is read, too
@@ -173,12 +173,15 @@ class Worker:
             kind = event["event"]
             self.progress[kind] = event
             if kind in ("said", "note", "warning") or event.get("status") == "failed":
-                self.said.append(str(event.get("text") or event.get("error") or ""))
+                self._say(str(event.get("text") or event.get("error") or ""))
             if "fraction" in event:
                 self.progress["now"] = event
-        del self.said[:-_KEPT_LINES]
         if events:
             self._changed()
+
+    def _say(self, line: str) -> None:
+        self.said.append(line)
+        del self.said[:-_KEPT_LINES]
 
     def _judge(self, job: Job, exit_code: int | None) -> None:
         done = self.progress.get("done", {})
@@ -210,13 +213,20 @@ class Worker:
         self._queue.jobs.insert(
             next((i for i, other in enumerate(self._queue.jobs) if not other.is_over), 0), job
         )
-        self._queue.save()
+        self._save()
 
     def _finish(self, job: Job, state: Any, message: str) -> None:
         job.state, job.message, job.ended, job.pid = state, message, time.time(), None
-        self._queue.save()
+        self._save()
         self.progress = {}
         self._changed()
+
+    def _save(self) -> None:
+        """Write the queue down. Where that fails the work goes on, and the next change writes all of it."""
+        try:
+            self._queue.save()
+        except OSError as error:
+            self._say(f"the queue is not written down: {error}. Make room.")
 
     def _tidy_logs(self) -> None:
         kept = {f"{job.number}.log" for job in self._queue.jobs[-_KEPT_LOGS:]}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from swd_video.studio.server import queue as studio_queue
 from swd_video.studio.server.script_file import FORMS, version_of
 from swd_video.studio.server.studio import Studio
 
@@ -218,6 +219,34 @@ def test_jobs_become_commands_of_the_command_line(studio: Studio, tmp_path: Path
     assert command(job) is None
     flagged = Studio(tmp_path / "out", None, ("--device", "cpu"), "a:B")
     assert flagged.script.path == tmp_path / "out" / "script.txt"
+
+
+def test_a_job_is_not_run_on_another_script_than_it_was_asked_of(studio: Studio, tmp_path: Path) -> None:
+    job = studio.ask("finish")
+    assert job.script == (tmp_path / "film.yaml").as_posix()
+    studio.save("- a whale\n", "whale.yaml", "")
+    with pytest.raises(ValueError, match=r"asked of .*film\.yaml, and the studio has another script now"):
+        studio._command(job)
+    again = studio.ask("finish")
+    assert (again.script, studio._command(again) is not None) == ("whale.yaml", True)
+
+
+def test_a_script_in_the_folder_that_was_only_opened_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / "film.yaml").write_text("- one\n")
+    Studio(tmp_path, tmp_path / "film.yaml")
+    assert Studio(tmp_path, None).script.path == tmp_path / "film.yaml"
+
+
+def test_everything_is_cancelled_though_old_jobs_go_meanwhile(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio_queue, "_KEPT_JOBS", 2)
+    for kind in ("draft", "film"):
+        studio.queue.add(kind).state = "done"
+    waiting = [studio.ask("finish", [shot]) for shot in ("tiger", "ghost")]
+    waiting.append(studio.ask("finish"))
+    studio.stop_all()
+    assert [job.state for job in waiting] == ["cancelled"] * 3
 
 
 def test_files_of_the_folder_are_served_in_parts_and_cannot_act(client: TestClient, studio: Studio) -> None:

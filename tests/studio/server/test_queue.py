@@ -59,6 +59,13 @@ def test_what_cannot_be_written_down_is_not_asked_for(tmp_path: Path) -> None:
     assert queue.jobs == []
 
 
+def test_the_same_of_another_script_is_another(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    queue.add("finish", script="film.yaml")
+    assert queue.add("finish", script="garden.yaml").number == 2
+    assert [job.script for job in Queue(tmp_path).jobs] == ["film.yaml", "garden.yaml"]
+
+
 def test_a_job_that_leaves_shots_out_is_another(tmp_path: Path) -> None:
     queue = Queue(tmp_path)
     queue.add("finish").skip = ("tiger",)

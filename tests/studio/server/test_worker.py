@@ -9,7 +9,7 @@ import pytest
 
 from swd_video.files import alone_in
 from swd_video.studio.server.child import Child, ask
-from swd_video.studio.server.queue import Job, Queue
+from swd_video.studio.server.queue import QUEUE_NAME, Job, Queue
 from swd_video.studio.server.worker import Worker
 
 
@@ -63,6 +63,23 @@ def test_a_job_that_runs_is_stopped_by_a_signal_and_one_that_waits_is_not_begun(
 
     asyncio.run(main())
     assert (running.state, waiting.state, waiting.started) == ("cancelled", "cancelled", None)
+
+
+def test_a_queue_that_cannot_be_written_down_stops_no_work(tmp_path: Path) -> None:
+    worker = worker_of(tmp_path, lambda job: ["--version"])
+    first, second = worker._queue.add("draft"), worker._queue.add("finish")
+    (tmp_path / QUEUE_NAME).unlink()
+    (tmp_path / QUEUE_NAME).mkdir()  # no file takes its place
+
+    async def main() -> None:
+        task = asyncio.create_task(worker.work())
+        await until(lambda: first.is_over)
+        (tmp_path / QUEUE_NAME).rmdir()
+        await until(lambda: second.is_over)
+        task.cancel()
+
+    asyncio.run(main())
+    assert [job.state for job in Queue(tmp_path).jobs] == ["done", "done"]
 
 
 def test_a_server_that_ends_leaves_its_job_to_the_next(tmp_path: Path) -> None:
