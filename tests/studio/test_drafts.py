@@ -261,6 +261,26 @@ def test_drafts_are_kept_and_more_seeds_are_added(tmp_path: Path, loaded: Any, r
     assert len(draft(tmp_path, loaded, seeds=2, again=["tiger"]).results) == 8
 
 
+def test_more_seeds_that_were_interrupted_are_not_drawn_twice(tmp_path: Path, loaded: Any) -> None:
+    draft(tmp_path, loaded, seeds=1)
+    asked: dict[str, Any] = {"seeds": 2, "again": ["tiger", "fish"]}
+    # Cut when the first shot has its new drafts.
+    asks = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        draft(tmp_path, loaded, stop=lambda: next(asks), **asked)
+    there = {path.stem for path in (tmp_path / "drafts").glob("*.json")}
+    assert there == {"tiger", "fish", "tiger-take2", "tiger-take3"}
+    # Cut when all drafts are there, and the page is not.
+    page = tmp_path / "drafts.html"
+    page.unlink()
+    page.mkdir()
+    with pytest.raises(OSError):
+        draft(tmp_path, loaded, **asked)
+    page.rmdir()
+    assert len(draft(tmp_path, loaded, **asked).results) == 6 and page.is_file()
+    assert len(draft(tmp_path, loaded, **asked).results) == 10, "asked for once more"
+
+
 def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
     model = loaded
     draft(tmp_path, loaded, seeds=1)
