@@ -232,6 +232,15 @@ def write_beside_runs(path: str | os.PathLike[str], text: str) -> None:
                 raise
 
 
+def expand_home(name: str | os.PathLike[str]) -> Path:
+    """A path that people wrote: `~` and `~name` stand for a home, where there is such a one, else for themselves."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

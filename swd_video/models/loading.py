@@ -26,7 +26,7 @@ from torch import nn
 import swd_video
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import PixelSize
-from swd_video.files import write_json
+from swd_video.files import expand_home, write_json
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import (
@@ -98,7 +98,7 @@ def resolve_model_path(name_or_path: str | Path) -> str:
     name = str(name_or_path)
     if Path(name).name == name and _is_model_folder(ASSETS / name):
         return str(ASSETS / name)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if _is_model_folder(path):
         return str(path)
     if not path.exists() and HUB_NAME.fullmatch(name):

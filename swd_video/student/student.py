@@ -26,7 +26,7 @@ from torch import Tensor
 
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.files import whole_folder, write_json
+from swd_video.files import expand_home, whole_folder, write_json
 from swd_video.models.checkpoints import (
     INDEX_NAME,
     check_finite,
@@ -242,7 +242,7 @@ class Student:
         name = self.base_model
         if name in shipped_models():
             return name
-        path = self._here(Path(name).expanduser())
+        path = self._here(expand_home(name))
         return os.path.relpath(path, folder) if path.is_dir() else name
 
     @property

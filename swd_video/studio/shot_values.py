@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from swd_video.files import expand_home
 from swd_video.plain_text import clean_text, on_one_line
 from swd_video.studio.script import (
     ASPECT,
@@ -122,7 +123,7 @@ def make_shot(
     values = overridden(defaults, own)
     given = {"id": shot_id} | {key: value.value for key, value in values.items()}
     if "picture" in given:
-        given["picture"] = folder / Path(given["picture"]).expanduser()
+        given["picture"] = folder / expand_home(given["picture"])
     return Shot(**given, line=line, lines={key: value.line for key, value in values.items()})
 
 
@@ -175,7 +176,7 @@ def make_film(values: Mapping[str, Value], line: int, folder: Path) -> FilmSetti
     """The film's settings of their values."""
     settings = {key: value.value for key, value in values.items()}
     if "sound" in settings:
-        settings["sound"] = folder / Path(settings["sound"]).expanduser()
+        settings["sound"] = folder / expand_home(settings["sound"])
     return FilmSettings(**settings, line=line, lines={key: value.line for key, value in values.items()})
 
 
@@ -188,7 +189,12 @@ def wanted(key: str) -> str:
 
 
 def _read_text(text: str) -> str:
-    cleaned = " ".join(clean_text(text).split())
+    return " ".join(_read_name(text).split())
+
+
+def _read_name(text: str) -> str:
+    """Of a file or model, which may have several blanks in a row."""
+    cleaned = clean_text(text).strip()
     if not cleaned:
         raise ValueError("expected text, got an empty one. Write something, or drop the key.")
     return cleaned
@@ -310,7 +316,8 @@ _WANTED = {
     **dict.fromkeys(("seed", "takes", "frames"), "a whole number"),
 }
 _READERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("prompt", "title", "model", "marker", "sound", "picture"), _read_text),
+    **dict.fromkeys(("prompt", "title", "marker"), _read_text),
+    **dict.fromkeys(("model", "sound", "picture"), _read_name),
     "id": _read_id,
     "continues": _read_id,
     "seconds": _read_seconds,

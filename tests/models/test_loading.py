@@ -110,7 +110,9 @@ def test_folders_and_hub_names_resolve(tiny_wan_folder: Path) -> None:
     assert resolve_model_path("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
-@pytest.mark.parametrize("name", ["pocket-wam", "./runs/studnet", "/no/such/folder", ""])
+@pytest.mark.parametrize(
+    "name", ["pocket-wam", "./runs/studnet", "/no/such/folder", "~nobody-of-this-name/model", ""]
+)
 def test_what_is_no_model_is_refused_with_what_there_is(name: str) -> None:
     with pytest.raises(ValueError) as error:
         resolve_model_path(name)

@@ -355,6 +355,18 @@ shots:
     assert [(shot.seconds, shot.seed) for shot in script.shots] == [(0.5, 12), (10.0, None), (None, None)]
 
 
+def test_files_and_models_are_named_as_they_are_written() -> None:
+    lines = (
+        "model: my  models/a  b",
+        "film: {sound: 'my  song.wav'}",
+        "shots: [{id: a, prompt: a fish, picture: '~nobody-of-this-name/x  y.png'}]",
+    )
+    script = parse_script("\n".join(lines), "folder/film.yaml")
+    assert script.model == "my  models/a  b" and script.film.sound == Path("folder/my  song.wav")
+    # A home that is nobody's is a folder's name, as in a shell.
+    assert script.shots[0].picture == Path("folder/~nobody-of-this-name/x  y.png")
+
+
 def test_a_list_of_prompts_is_a_script() -> None:
     script = parse_script("- a tiger\n- a fish\n- {id: last, prompt: a bee, takes: 2}\n", "film.yaml")
     assert (script.title, script.model) == ("film", DEFAULT_MODEL)
