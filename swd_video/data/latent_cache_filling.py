@@ -103,9 +103,11 @@ class CacheFiller:
     ) -> None:
         self._folder, self._share, self._texts = Path(folder), share, texts
         self._progress, self._say, self._thorough = progress, say, thorough
-        self._index, self._damaged = _complete_index(self._folder, header), list[str]()
+        self._index = _complete_index(self._folder, header)
+        self._damaged: dict[str, tuple[int, int] | None] = {}
         if self._index is not None:
-            self._damaged = damaged_shards(folder, self._index, thorough=thorough)
+            names = damaged_shards(folder, self._index, thorough=thorough)
+            self._damaged = {name: _state_of(self._folder / name) for name in names}
             grids = tuple(map(LatentSize.parse, self._index["grids"]))
             header = replace(
                 header, model=self._index["model"], encoders=self._index["encoders"], grids=grids
@@ -162,8 +164,8 @@ class CacheFiller:
             writer = LatentCacheWriter(self._folder, header, self._shard_size)
             if self._damaged:
                 more = f" and {len(self._damaged) - 1} more" if len(self._damaged) > 1 else ""
-                self._say(f"missing or damaged, so made again: {self._damaged[0]}{more}")
-            writer.take_back([*self._damaged, *(writer.shards_with_skipped() if retry_skipped else ())])
+                self._say(f"missing or damaged, so made again: {next(iter(self._damaged))}{more}")
+            writer.take_back([*self._still_damaged(), *(self._skipped_in(writer) if retry_skipped else ())])
             for name, text in (notes or {}).items():
                 write_text(self._folder / name, text, durable=True)
             self._write_prompts(writer, model, captions, batch_size)
@@ -171,6 +173,14 @@ class CacheFiller:
             summary = {"cut_captions": cut}
             index = writer.finish(summary) if writer.is_whole else read_index(self._folder) | summary
             return self._report(index, reused, made)
+
+    def _still_damaged(self) -> list[str]:
+        """Without those that another share has made again while this one loaded its model."""
+        return [name for name, state in self._damaged.items() if _state_of(self._folder / name) == state]
+
+    def _skipped_in(self, writer: LatentCacheWriter) -> list[str]:
+        own = self._share.of(list(writer.latent_shards))
+        return [shard for shard in writer.shards_with_skipped() if shard in own]
 
     def _how_read(self, index: Mapping[str, Any]) -> str:
         if not self._thorough:
@@ -226,6 +236,15 @@ class CacheFiller:
         for shard in missing:
             writer.write_latents(shard, *make(writer.latent_shards[shard], advance))
         return reused, to_do - reused
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that took its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _complete_index(folder: Path, header: CacheHeader) -> dict[str, Any] | None:

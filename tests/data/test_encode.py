@@ -325,6 +325,24 @@ def test_what_is_missing_of_a_finished_cache_is_encoded_again(
         encode_manifest(clips, lambda: model, grids, tmp_path / "part", **settings)
 
 
+def test_what_another_share_has_made_again_stays(
+    model: VideoModel, tiny_schedule: ScaleSchedule, videos: Path, tmp_path: Path
+) -> None:
+    clips, grids = read_manifest(videos / "clips.jsonl"), tiny_schedule.distinct_grids
+    settings: dict[str, Any] = {"model_name": "tiny", "shard_size": 2}
+    encode_manifest(clips, lambda: model, grids, tmp_path, **settings)
+    before = contents(tmp_path)
+    (tmp_path / "latents-00000.safetensors").write_bytes(b"")
+
+    def load_slowly() -> VideoModel:
+        # The other share finds the same file damaged, and is done before this one has its model.
+        encode_manifest(clips, lambda: model, grids, tmp_path, share=Share(0, 2), **settings)
+        return model
+
+    last = encode_manifest(clips, load_slowly, grids, tmp_path, share=Share(1, 2), **settings)
+    assert last["complete"] and contents(tmp_path) == before
+
+
 _ENCODE = """
 import sys
 import torch
