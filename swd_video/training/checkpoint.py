@@ -26,11 +26,11 @@ from swd_video.objectives.objective import Learner
 
 _WEIGHTS, _AVERAGE = "weights.safetensors", "ema.safetensors"
 _OPTIMIZERS, _PROGRESS = "optimizers.pt", "progress.json"
-# What reading a file of ours raises when there is anything else in it.
-_DAMAGED = (
+DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError,
     SafetensorError,
 )  # fmt: skip
+"""What reading a checkpoint's file raises when there is anything else in it."""
 
 
 class TrainingState:
@@ -133,7 +133,7 @@ class CheckpointFolder:
                 }
             except _OtherStudentError:
                 raise
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 damage = f"{folder}: the checkpoint is damaged: {_reason(error)}"
                 if speaks:
                     print(f"warning: {damage}. It is passed over.", file=sys.stderr)
@@ -205,7 +205,7 @@ def _load(path: Path, load: Callable[[Path], Any]) -> Any:
         return load(path)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(f"{path.name}: {_reason(error)}") from None
 
 

@@ -29,7 +29,6 @@ from swd_video.training.decoder_config import DecoderConfig
 from swd_video.training.decoder_imitation import IMITATED_FILE, imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.decoder_step import DecoderTrainer
-from swd_video.training.finite import check_losses
 from swd_video.training.idle_parts import drop_text_encoders
 from swd_video.training.open_clips import open_clips
 from swd_video.training.provenance import (
@@ -220,7 +219,6 @@ def _run(trainer: DecoderTrainer, done: int, shown: HeldOutClips, save: Callable
             range(done, trainer.steps), trainer.batches(range(done, trainer.steps)), strict=True
         ):
             losses = trainer.step(step, batch)
-            check_losses(step, 0, losses)
             bar.set_postfix_str("  ".join(f"{name} {value:.4f}" for name, value in losses.items()), False)
             bar.update()
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == trainer.steps:

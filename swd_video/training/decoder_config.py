@@ -129,6 +129,20 @@ class DecoderTrainConfig(Section):
     sample_every: int = Field(default=1000, ge=0)
     """Steps between samples of held-out clips; 0 makes none."""
 
+    @property
+    def num_imitated(self) -> int:
+        """Clips in a step that are a student's."""
+        return 0 if self.imitate is None else round(self.imitate.share * self.batch_size)
+
+    @model_validator(mode="after")
+    def _check_share(self) -> "DecoderTrainConfig":
+        if self.imitate is not None and not 0 < self.num_imitated < self.batch_size:
+            raise ValueError(
+                f"imitate.share: {self.imitate.share} of a batch_size of {self.batch_size} is {self.num_imitated}; "
+                "expected some of the clips, not all; set another share, or a larger batch_size"
+            )
+        return self
+
 
 class DecoderConfig(Section):
     """A fast decoder for the VAE of a model: its shape, the clips that it learns from, and how."""

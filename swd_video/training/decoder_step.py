@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from swd_video.config import ConfigError
 from swd_video.core.decoder import StreamingDecoder
@@ -19,6 +20,7 @@ from swd_video.objectives.objective import known_blocks
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, DiscriminatorConfig, SeenFeaturesConfig
 from swd_video.training.decoder_discriminator import FeatureDiscriminator, FrameDiscriminator
+from swd_video.training.finite import check_gradient, check_losses
 from swd_video.training.muon import Muon
 from swd_video.training.optimizers import learning_rate_share, set_learning_rates
 
@@ -43,7 +45,7 @@ class DecoderTrainer:
         self.config, self.decoder, self._pairs, self._device = config, decoder, pairs, device
         self.steps = train.steps + (0 if second is None else second.steps)
         features = train.features
-        self._imitated = 0 if train.imitate is None else round(train.imitate.share * train.batch_size)
+        self._imitated = train.num_imitated
         self._network = None if features is None else _load("train.features", features, device)
         self._optimizers = _optimizers(decoder, train.muon_lr, train.lr)
         self.state: dict[str, Any] = {"decoder": decoder}
@@ -89,14 +91,15 @@ class DecoderTrainer:
         if self._network is not None and train.features is not None:
             seen = self._feature_error(decoded[:clips], pixels[:clips])
             loss, losses["features"] = loss + train.features.weight * seen, seen.item()
+        check_losses(step, 0, losses)
         places = None
         if second is not None and decoded.shape[2] > 2:
             places = self._places(step, known, decoded, batch.is_start)
             known = torch.cat([known[:clips], torch.zeros_like(known[clips:])])
             loss = loss + second.weight * self._deceive(known, decoded, places)
-        _move(self._optimizers, loss, self._rate(step))
+        _move(self._optimizers, loss, self._rate(step), step, "decoder", self.decoder)
         if places is not None:
-            losses["discriminator"] = self._judge(known, pixels[:clips], decoded.detach(), places)
+            losses["discriminator"] = self._judge(step, known, pixels[:clips], decoded.detach(), places)
         return losses
 
     def _second(self, step: int) -> DiscriminatorConfig | None:
@@ -134,7 +137,7 @@ class DecoderTrainer:
         return torch.stack([hinge_student_loss(one) for one in logits]).mean()
 
     def _judge(
-        self, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
+        self, step: int, latents: Tensor, pixels: Tensor, decoded: Tensor, places: tuple[Tensor, Tensor]
     ) -> float:
         """Pixels are of the first clips; clips that are imitated have none, and are judged without their latents."""
         with self._precision():
@@ -146,7 +149,8 @@ class DecoderTrainer:
                 real = [torch.cat(both) for both in zip(real, unknown, strict=True)]
         pairs = zip(real, made, strict=True)
         loss = torch.stack([hinge_discriminator_loss(true, false) for true, false in pairs]).mean()
-        _move([self._its_optimizer], loss, 1.0)
+        check_losses(step, 0, {"discriminator": loss.item()})
+        _move([self._its_optimizer], loss, 1.0, step, "discriminator", self._discriminator)
         return loss.item()
 
     def _places(self, step: int, latents: Tensor, decoded: Tensor, is_start: bool) -> tuple[Tensor, Tensor]:
@@ -203,11 +207,21 @@ def _optimizers(decoder: nn.Module, muon_lr: float | None, lr: float) -> list[to
     return optimizers
 
 
-def _move(optimizers: list[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
+def _move(
+    optimizers: list[torch.optim.Optimizer],
+    loss: Tensor,
+    rate: float,
+    step: int,
+    name: str,
+    network: nn.Module,
+) -> None:
     set_learning_rates(optimizers, rate)
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
+    weights = dict(network.named_parameters())
+    gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
+    check_gradient(step, name, float(get_total_norm(gradients)), weights)
     for optimizer in optimizers:
         optimizer.step()
 

@@ -29,6 +29,7 @@ from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, Imit
 from swd_video.training.decoder_discriminator import FeatureDiscriminator
 from swd_video.training.decoder_imitation import Imitated, imitated_clips
 from swd_video.training.decoder_step import DecoderTrainer
+from swd_video.training.finite import NonFiniteError
 
 MakeDecoderConfig = Callable[..., DecoderConfig]
 
@@ -380,6 +381,47 @@ def test_held_out_clips_that_cannot_be_read_are_said_and_counted(
         distill_decoder(config, tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", ["decoder", "discriminator"])
+def test_a_gradient_that_is_not_finite_moves_nothing(
+    name: str, make_decoder_config: MakeDecoderConfig
+) -> None:
+    config = make_decoder_config(steps=1, discriminator={"steps": 1, "width": 8})
+    layout = DecoderLayout.for_compression(Compression(), 4, (16, 8), (1, 1), (2, 4))
+    no_clips = DecoderClips.__new__(DecoderClips)
+    trainer = DecoderTrainer(config, StreamingDecoder(layout), no_clips, torch.device("cpu"))
+    network = trainer.state[name]
+    weight = next(network.parameters())
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = {key: value.clone() for key, value in network.state_dict().items() if value is not None}
+    batch = DecoderBatch(torch.randn(2, 4, 2, 4, 4), torch.rand(2, 3, 5, 32, 32), True)
+    with pytest.raises(NonFiniteError, match=rf"the norm of the {name}'s gradient is (inf|nan), first in "):
+        trainer.step(1, batch)
+    assert all(
+        torch.equal(dict(network.named_parameters())[key], before[key])
+        for key, _ in network.named_parameters()
+    )
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut", "text", "another"])
+def test_a_damaged_checkpoint_is_named_in_one_line(
+    harm: str, make_decoder_config: MakeDecoderConfig, tmp_path: Path
+) -> None:
+    config, out = make_decoder_config(), tmp_path / "run"
+    distill_decoder(config, out)
+    (out / "report.json").unlink()  # else it is finished, and the checkpoint not looked at
+    file, made = out / "checkpoint.pt", (out / "decoder.safetensors").read_bytes()
+    if harm == "another":
+        torch.save({"weights": torch.zeros(3)}, file)
+    else:
+        whole = file.read_bytes()
+        file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"no checkpoint"}[harm])
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt: the checkpoint is damaged: .*\. Delete it to start anew"
+    ):
+        distill_decoder(config, out)
+    assert (out / "decoder.safetensors").read_bytes() == made
+
+
 def test_another_config_or_other_clips_in_the_same_folder_are_refused(
     make_decoder_config: MakeDecoderConfig, tmp_path: Path
 ) -> None:
@@ -450,6 +492,10 @@ def test_the_command_trains_and_says_what_came_out(
         (
             ("--train.start", "swd_video/assets/pocket-wan-swd/decoder.safetensors"),
             "decoder.safetensors has channels 32, expected 4",
+        ),
+        (
+            ("--train.imitate", "{student: pocket-wan-swd, prompts_file: prompts.txt, share: 0.1}"),
+            "imitate.share: 0.1 of a batch_size of 2 is 0; expected some of the clips, not all",
         ),
         (
             ("--train.features", "{encoder: {kind: teacher}, block: [1]}"),
