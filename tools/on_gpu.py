@@ -323,7 +323,11 @@ def run_part(kind: str, path: str, arguments: Arguments) -> dict[str, Any]:
     """`measure`, with the machine and the seconds that all of it took."""
     started = time.monotonic()
     found = measure(kind, path, arguments)
-    return {"machine": machine_name(), "part_seconds": time.monotonic() - started, **found}
+    return {
+        "machine": machine_name(choose_device(arguments.device)),
+        "part_seconds": time.monotonic() - started,
+        **found,
+    }
 
 
 def main() -> int:

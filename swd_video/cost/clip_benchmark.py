@@ -77,7 +77,7 @@ def measure_clips(
         "rounds": rounds,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "machine": machine_name(),
+        "machine": machine_name(device),
     }
 
 

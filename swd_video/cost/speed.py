@@ -127,9 +127,11 @@ def count_tflops(run: Callable[[], object], modules: Mapping[str, nn.Module]) ->
     return {name: flops / 1e12 for name, flops in totals.items()}
 
 
-def machine_name() -> str:
-    """The processor, and the GPU where there is one."""
-    return f"{torch.cuda.get_device_name()}, {cpu_name()}" if torch.cuda.is_available() else cpu_name()
+def machine_name(device: str | torch.device) -> str:
+    """What computes on a device: the processor, and the GPU where it is one."""
+    kind = torch.device(device).type
+    gpu = torch.cuda.get_device_name(device) if kind == "cuda" else kind
+    return cpu_name() if kind == "cpu" else f"{gpu}, {cpu_name()}"
 
 
 @contextmanager

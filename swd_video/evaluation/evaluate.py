@@ -55,6 +55,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
     pool = ModelPool(getattr(torch, config.dtype), device)
     size, fps = pool.size_and_fps(config)
     rows = _rows(config, pool, prompts, sources, size, fps)
+    machine = machine_name(device)
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG_NAME, dump_config(config))
@@ -69,7 +70,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         real = measured(real_row(section, size, fps, sources[""]), sources[""])[1]
     scores = {key: measured(row, requests) for key, (row, requests) in rows.items()}
     baseline = scores[config.reference][1]
-    costs = _costs(config, rows, out)
+    costs = _costs(config, rows, out, machine)
     results = []
     for key, (row, _) in rows.items():
         stored, found = scores[key]
@@ -78,7 +79,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         figures: Figures = {**row_figures(_that_can_judge(metrics, key, stored), found, others)}
         results.append(RowResult(key, row.title, figures | costs.get(key, {}), stored))
     beside = Beside(baseline, real)
-    about = _how_made(config, judges, size, fps) | {
+    about = _how_made(config, judges, size, fps, machine) | {
         "title": f"Evaluation: {title}",
         "num_prompts": len(prompts),
         "unrecorded": unrecorded,
@@ -116,7 +117,9 @@ def _rows(
     return rows
 
 
-def _how_made(config: EvaluateConfig, judges: Judges, size: PixelSize, fps: float) -> dict[str, Any]:
+def _how_made(
+    config: EvaluateConfig, judges: Judges, size: PixelSize, fps: float, machine: str
+) -> dict[str, Any]:
     """What the results say of their making, as far as it does not depend on them."""
     return {
         "samples_per_prompt": config.samples_per_prompt,
@@ -133,7 +136,7 @@ def _how_made(config: EvaluateConfig, judges: Judges, size: PixelSize, fps: floa
         "timed_batch": config.cost and config.cost.batch_size,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "machine": machine_name(),
+        "machine": machine,
     }
 
 
@@ -180,7 +183,7 @@ def _that_can_judge(metrics: Sequence[Metric], key: str, clips: StoredClips) -> 
 
 
 def _costs(
-    config: EvaluateConfig, rows: Mapping[str, tuple[Row, Sequence[Request]]], out: Path
+    config: EvaluateConfig, rows: Mapping[str, tuple[Row, Sequence[Request]]], out: Path, machine: str
 ) -> dict[str, Figures]:
     """Measured once: the same rows on the same machine with the same threads are not timed again."""
     timed = [(row, requests) for row, requests in rows.values() if row.modules]
@@ -193,7 +196,7 @@ def _costs(
         config.cost.rounds,
         torch.get_num_threads(),
         torch.__version__,
-        machine_name(),
+        machine,
     ]
     digest = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:8]
     path = out / "costs" / f"{digest}.json"

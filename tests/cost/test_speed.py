@@ -7,10 +7,12 @@ from swd_video.cost.speed import (
     Sampler,
     Timing,
     count_tflops,
+    machine_name,
     median_seconds,
     time_interleaved,
     time_once,
 )
+from swd_video.models.devices import cpu_name
 
 
 class Clock:
@@ -114,3 +116,9 @@ def test_flops_of_a_real_pipeline_grow_with_its_steps(tiny_wan_pipe: WanPipeline
     assert three["transformer"] == pytest.approx(3 * one["transformer"])
     assert guided["transformer"] == pytest.approx(2 * three["transformer"])
     assert guided["vae"] == one["vae"]
+
+
+def test_the_machine_is_that_of_the_device() -> None:
+    assert machine_name("cpu") == cpu_name()
+    # Torch need not see it: another device's figures shall not pass for the processor's.
+    assert machine_name("mps") == f"mps, {cpu_name()}"

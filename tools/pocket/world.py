@@ -297,7 +297,7 @@ class Maker:
         for folder in JOBS[job].halves:
             parcel.halve(self.out / folder)
         report = self.report()
-        report["machine"] = machine_name()
+        report["machine"] = machine_name(self.device)
         report.setdefault("seconds", {})[job] = round(seconds, 1)
         if job == "vae":
             report["vae"] = json.loads((self.out / "vae" / "report.json").read_text())
