@@ -1,4 +1,4 @@
-"""Make the tables of config keys in the documents, from the sections' own types, defaults and docstrings.
+"""Make the tables of all keys of configs, docs/keys.md, from the sections' own types, defaults and docstrings.
 
 python -m tools.config_tables           # rewrites what stands between the markers of each table
 python -m tools.config_tables --check   # writes nothing, and fails where a table is out of date
@@ -27,12 +27,13 @@ from swd_video.evaluation.report import check_markers, replace_between_markers
 from swd_video.training.config import DistillConfig
 from swd_video.training.decoder_config import DecoderConfig
 
-# By the name of the markers: whose keys, and the document.
-TABLES: dict[str, tuple[type[Section], Path]] = {
-    "keys of decoder": (DecoderConfig, Path("docs/decoders.md")),
-    "keys of distill": (DistillConfig, Path("docs/distill.md")),
-    "keys of evaluate": (EvaluateConfig, Path("docs/evaluate.md")),
-    "keys of synthesize": (SynthesizeConfig, Path("docs/distill.md")),
+DOCUMENT = Path("docs/keys.md")
+# By the name of the markers.
+TABLES: dict[str, type[Section]] = {
+    "keys of decoder": DecoderConfig,
+    "keys of distill": DistillConfig,
+    "keys of evaluate": EvaluateConfig,
+    "keys of synthesize": SynthesizeConfig,
 }
 _WORDS: Mapping[Any, str] = {str: "text", int: "whole number", float: "number", Path: "path", Any: "anything"}
 _LIMITS = ((Ge, "ge", "from"), (Gt, "gt", "above"), (Le, "le", "to"), (Lt, "lt", "below"))
@@ -240,14 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrite the tables, or say which are out of date; 1 where one is."""
 
     def run(check: bool = False, root: Path = Path()) -> int:
-        old = []
-        for marker, (section, document) in TABLES.items():
+        document, old = root / DOCUMENT, []
+        for marker, section in TABLES.items():
             made = keys_tables(section)
-            if _standing(root / document, marker) == made:
+            if _standing(document, marker) == made:
                 continue
             old.append(marker)
             if not check:
-                replace_between_markers(root / document, marker, made)
+                replace_between_markers(document, marker, made)
                 print(f"{document}: {marker}")
         if old and check:
             print(f"{', '.join(old)}: out of date. Run: python -m tools.config_tables", file=sys.stderr)

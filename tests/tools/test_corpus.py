@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_more_frames_divide_the_same_time_more_finely(one_emoji: None) -> None:
     coarse, fine = (compose_clip(spec, PixelSize(frames, 48, 48)) for frames in (17, 33))
     assert np.array_equal(fine[::2], coarse)
     assert frame_rate(PixelSize(33, 48, 48)) == 2 * frame_rate(PixelSize(17, 48, 48)) == 24
+
+
+def test_a_folder_holds_clips_of_one_recipe(pocket_corpus: Path, tmp_path: Path) -> None:
+    made = partial(
+        corpus.build, tmp_path / "clips", split="train", seed=0, workers=1, size=PixelSize(5, 16, 16)
+    )
+    made(count=2, lossless=True)
+    before = (tmp_path / "clips/00000.mp4").read_bytes()
+    made(count=3, lossless=True)  # more of the same
+    with pytest.raises(ValueError, match=r"holds clips of .*'lossless': True.*Choose another folder"):
+        made(count=3)
+    assert (tmp_path / "clips/00000.mp4").read_bytes() == before
 
 
 def test_a_missing_animation_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

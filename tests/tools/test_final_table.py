@@ -1,4 +1,4 @@
-"""The table of docs/pocket-results.md: its config's targets and composed clips, with tiny models."""
+"""The table of docs/pocket-tables.md: its config's targets and composed clips, with tiny models."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_one_command_makes_the_whole_table_and_does_no_work_twice(
     pocket_corpus: Path, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "final.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    document = tmp_path / "pocket-results.md"
+    document = tmp_path / "pocket-tables.md"
     marks = ("<!-- evaluation final: begin -->", "<!-- evaluation final: end -->")
     out = str(tmp_path / "out")
     command = ["evaluate", str(tmp_path / "final.yaml"), "--out", out, "--device", "cpu", "--json"]

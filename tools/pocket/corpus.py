@@ -20,12 +20,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageSequence
 
 from swd_video.core.grid import PixelSize
-from swd_video.files import whole_file, write_text
+from swd_video.files import whole_file, write_json, write_text
 from tools.pocket.npm import npm_package
 
 EMOJI_FOLDER = Path(os.environ.get("SWD_POCKET_EMOJI", "out/pocket/emoji"))
@@ -365,13 +366,27 @@ def build(
     size: PixelSize = CLIP_SIZE,
     lossless: bool = False,
 ) -> None:
-    """Write `count` clips as MP4 with `manifest.jsonl`; clips that are there already are kept."""
+    """Write `count` clips as MP4 with `manifest.jsonl`; clips that are there already are kept.
+
+    Raises:
+        ValueError: if those are other clips, or were written otherwise.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_recipe(folder, {"split": split, "seed": seed, "size": str(size), "lossless": lossless})
     items = list(enumerate(corpus_specs(split, seed, count)))
     with ProcessPoolExecutor(workers) as pool:
         lines = list(pool.map(partial(_write_clip, folder, size, lossless), items, chunksize=16))
     write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
     print(f"{len(lines)} clips in {folder}", file=sys.stderr)
+
+
+def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Clips are made anew nowhere, so a folder holds those of one recipe."""
+    path = folder / "corpus.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else recipe
+    if found != recipe:
+        raise ValueError(f"--out {folder}: holds clips of {found}, not {recipe}. Choose another folder.")
+    write_json(path, recipe)
 
 
 def write_prompts(path: Path, split: str) -> None:
@@ -404,15 +419,18 @@ def main() -> None:
         return
     fetch()
     if arguments.command == "build":
-        build(
-            arguments.out,
-            split=arguments.split,
-            count=arguments.count,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            size=arguments.size,
-            lossless=arguments.lossless,
-        )
+        try:
+            build(
+                arguments.out,
+                split=arguments.split,
+                count=arguments.count,
+                seed=arguments.seed,
+                workers=arguments.workers,
+                size=arguments.size,
+                lossless=arguments.lossless,
+            )
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ class JudgeOptions:
     out: Path
     """Folder for the judge, its composed clips and its checkpoint."""
     seed: int = 0
-    clips: int = 4096
+    clips: int = 2048
     """Training clips to compose."""
-    test_clips: int = 1024
+    test_clips: int = 500
     """Held-out clips to test on."""
-    steps: int = 2400
+    steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 2e-3
     checkpoint_every: int = 200
