@@ -99,8 +99,10 @@ def memory_parts(setup: Setup, sizes: Sizes) -> dict[str, int]:
     gradients = FLOAT32_BYTES * sizes.trainable // shards
     # AdamW keeps two numbers for every weight, Muon one.
     moments = 2 * sizes.trainable - (sizes.trainable_matrices if setup.muon else 0)
-    student, features = (kept.at(setup.clips_at_once) for kept in (sizes.student, sizes.features))
-    learner = max((kept.at(setup.clips_at_once) for kept in sizes.learners), default=0)
+    clips = setup.clips_at_once
+    stages = [(student.at(clips), features.at(clips)) for student, features in sizes.stages]
+    student, features = max(stages, key=sum, default=(0, 0))
+    learner = max((kept.at(clips) for kept in sizes.learners), default=0)
     if learner > student + features:
         student, features = 0, 0
     else:
@@ -114,7 +116,7 @@ def memory_parts(setup: Setup, sizes: Sizes) -> dict[str, int]:
         "ema": gradients,
         # Weight, gradient and the two moments of AdamW; no average over steps.
         "learners": 4 * FLOAT32_BYTES * (sizes.critic // shards + sizes.heads),
-        "frozen_networks": setup.teacher_bytes * sizes.vae + FLOAT32_BYTES * sizes.others,
+        "frozen_networks": FLOAT32_BYTES * (sizes.vae + sizes.others),
         "activations": student,
         "feature_activations": features,
         "learner_activations": learner,

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,7 @@ class _Plan:
         """TFLOPs for one clip of a stage, by what they are for and by network."""
         parts: dict[str, float] = {}
         networks: defaultdict[str, float] = defaultdict(float)
+        float32: defaultdict[str, float] = defaultdict(float)
         again = 0.0
         for part, counted in self.step.counted(index, setup.kind).items():
             forward = backward = 0.0
@@ -245,9 +246,10 @@ class _Plan:
                 there, back = one.clips * flops.forward / TERA, one.clips * flops.backward / TERA
                 forward, backward = forward + there, backward + back
                 networks[_name(one)] += there + back
-                if one.gradient != "none" and isinstance(
-                    self.step.network(one.network, setup.kind), Transformer
-                ):
+                network = self.step.network(one.network, setup.kind)
+                if not network.autocasts:
+                    float32[part] += there + back
+                if one.gradient != "none" and isinstance(network, Transformer):
                     again += there
             split = {"student_forward": forward, "student_backward": backward}
             parts |= split if part == "student" else {part: forward + backward}
@@ -256,6 +258,7 @@ class _Plan:
             "clip_tflops": sum(parts.values()),
             **{f"{part}_tflops": tflops for part, tflops in parts.items()},
             "networks_tflops": dict(networks),
+            "float32_tflops": dict(float32),
         }
 
     def _row(self, setup: Setup, stages: Sequence[dict[str, Any]], gpu: Gpu, num_gpus: int) -> dict[str, Any]:
@@ -267,16 +270,22 @@ class _Plan:
         cures = [] if needed <= available else what_would_fit(setup, self._sizes, available)
         # All GPUs work on the same stage at the same time: none waits.
         weights = train.stage_weights or (1.0,) * len(stages)
+
+        def of_step(numbers: Iterable[float]) -> float:
+            weighted = sum(weight * number for weight, number in zip(weights, numbers, strict=True))
+            return train.batch_size * weighted / sum(weights)
+
         tflops = {
-            key.removesuffix("_tflops"): train.batch_size
-            * sum(weight * stage[key] for weight, stage in zip(weights, stages, strict=True))
-            / sum(weights)
+            key.removesuffix("_tflops"): of_step(stage[key] for stage in stages)
             for key in stages[0]
-            if key not in ("clip_tflops", "networks_tflops")
+            if key not in ("clip_tflops", "networks_tflops", "float32_tflops")
         }
-        seconds = {
-            part: self._seconds(number / num_gpus, gpu, bf16=setup.bf16) for part, number in tflops.items()
-        }
+        seconds = {}
+        for part, number in tflops.items():
+            # What does not obey autocast.
+            float32 = of_step(stage["float32_tflops"].get(part, 0.0) for stage in stages)
+            seconds[part] = self._seconds((number - float32) / num_gpus, gpu, bf16=setup.bf16)
+            seconds[part] += self._seconds(float32 / num_gpus, gpu, bf16=False)
         step_seconds = sum(seconds.values())
         return {
             "gpu": gpu.name,

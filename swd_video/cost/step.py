@@ -1,9 +1,9 @@
 """What a training step costs, counted from what it says that it runs: operations, and what memory follows from."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -46,8 +46,8 @@ class Sizes:
         heads: weights of the discriminator.
         vae: weights of the VAE, where clips are decoded in training.
         others: weights of further networks, which do not change.
-        student: what autograd keeps of the student's pass on the largest grid.
-        features: of the passes that lead back to its clips.
+        stages: what autograd keeps of the student's pass and of those that lead back to its clips, of each stage that
+            may keep most.
         learners: of the pass of each network that learns beside it.
     """
 
@@ -58,8 +58,7 @@ class Sizes:
     heads: int = 0
     vae: int = 0
     others: int = 0
-    student: Kept = field(default_factory=Kept)
-    features: Kept = field(default_factory=Kept)
+    stages: tuple[tuple[Kept, Kept], ...] = ()
     learners: tuple[Kept, ...] = ()
 
 
@@ -156,16 +155,15 @@ class StepCost:
         """What memory follows from, in one precision, with gradient checkpointing or without."""
         architecture, transformers = self.architecture, self.architecture.transformers
         stages = [self.passes(index) for index in range(len(self.schedule))]
-        kept: dict[str, list[Kept]] = {"student": [], "input": [], "weights": []}
         weights = {"critic": 0, "heads": 0, "vae_decoder": 0, "others": 0}
-        # Grids never shrink: the last stage takes most.
-        for one, part in {one: part for part, passes in stages[-1].items() for one in passes}.items():
-            network = self.network(one.network, kind)
-            if one.gradient != "none":
-                role = "student" if one.network == "student" else one.gradient
-                with _block_of(part):
-                    kept[role].append(network.kept(one, bf16=bf16, checkpointing=checkpointing))
-        # A part of the loss may have a say in earlier stages alone.
+        kept: list[dict[str, list[Kept]]] = []
+        counted: list[set[str]] = []
+        for parts in reversed(stages):
+            named = {part for part, passes in parts.items() if passes}
+            # Grids never shrink: a later stage that runs all of these, too, takes more.
+            if not any(named <= others for others in counted):
+                counted.append(named)
+                kept.append(self._kept(parts, kind, bf16, checkpointing))
         everywhere = [one for parts in stages for passes in parts.values() for one in passes]
         for name in dict.fromkeys(one.network for one in everywhere):
             if name not in ("student", "teacher"):
@@ -180,7 +178,24 @@ class StepCost:
             heads=weights["heads"],
             vae=weights["vae_decoder"],
             others=weights["others"],
-            student=sum(kept["student"], Kept()),
-            features=sum(kept["input"], Kept()),
-            learners=tuple(kept["weights"]),
+            stages=tuple((sum(one["student"], Kept()), sum(one["input"], Kept())) for one in kept),
+            learners=tuple(learner for one in kept for learner in one["weights"]),
         )
+
+    def _kept(
+        self, parts: Mapping[str, Sequence[Pass]], kind: Kind, bf16: bool, checkpointing: bool
+    ) -> dict[str, list[Kept]]:
+        """What autograd keeps of every pass of a stage that has a gradient, by what that is for.
+
+        Two passes that are alike keep it twice: each objective looks at the clips for itself, and one backward pass
+        goes through all of them at the end.
+        """
+        kept: dict[str, list[Kept]] = {"student": [], "input": [], "weights": []}
+        for part, passes in parts.items():
+            for one in passes:
+                if one.gradient != "none":
+                    network = self.network(one.network, kind)
+                    role = "student" if one.network == "student" else one.gradient
+                    with _block_of(part):
+                        kept[role].append(network.kept(one, bf16=bf16, checkpointing=checkpointing))
+        return kept

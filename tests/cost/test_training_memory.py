@@ -36,8 +36,8 @@ def sizes_of(setup: Setup) -> Sizes:
     trained = (100, 80) if setup.kind == "full" else (10, 10)
     factor = 1 if setup.bf16 else 2
     if train.gradient_checkpointing:
-        return Sizes(100, *trained, student=Kept(20, 200), features=Kept(0, 50))
-    return Sizes(100, *trained, student=Kept(100 * factor, 1000 * factor), features=Kept(50, 300))
+        return Sizes(100, *trained, stages=((Kept(20, 200), Kept(0, 50)),))
+    return Sizes(100, *trained, stages=((Kept(100 * factor, 1000 * factor), Kept(50, 300)),))
 
 
 def needed(setup: Setup) -> int:
@@ -81,8 +81,14 @@ def test_what_learns_beside_the_student_is_held_all_the_time_and_passes_backward
 def test_networks_that_decode_and_look_lie_there_too() -> None:
     sizes = replace(sizes_of(SETUP), vae=7, others=3)
     assert memory_parts(SETUP, sizes)["frozen_networks"] == 4 * 10
-    half = setup_of("lora", dtype="float16")
-    assert memory_parts(half, sizes)["frozen_networks"] == 2 * 7 + 4 * 3
+    # In float32 whatever the teacher is in.
+    assert memory_parts(setup_of("lora", dtype="float16"), sizes)["frozen_networks"] == 4 * 10
+
+
+def test_the_stage_that_keeps_most_counts() -> None:
+    sizes = replace(sizes_of(SETUP), stages=((Kept(100, 1000), Kept(0, 0)), (Kept(90, 900), Kept(0, 200))))
+    parts = memory_parts(SETUP, sizes)
+    assert (parts["activations"], parts["feature_activations"]) == (3690, 800)
 
 
 def test_checkpointing_keeps_less_of_both_networks() -> None:

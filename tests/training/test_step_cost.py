@@ -122,7 +122,7 @@ def test_what_backward_simulation_runs_is_counted_by_its_share(make_config: Make
 
 
 def test_what_has_a_say_in_early_stages_alone_is_held_in_memory(make_config: MakeConfig) -> None:
-    """Its weights are there in the last stage, too; what it would keep of clips is not."""
+    """Its weights are there in the last stage, too; what it keeps of clips is kept in its own."""
     early, everywhere, without = (
         StepCost(config, load_architecture(config.model)).sizes("full", False, False)
         for config in (
@@ -132,7 +132,22 @@ def test_what_has_a_say_in_early_stages_alone_is_held_in_memory(make_config: Mak
         )
     )
     assert early.heads == everywhere.heads > without.heads == 0
-    assert early.features == without.features != everywhere.features
+    (last,), (alone,) = everywhere.stages, without.stages
+    # The discriminator looks through the block that the MMD looks through, and each of them for itself.
+    assert last[0] == alone[0] and last[1].at(2) > 2 * alone[1].at(2) > 0
+    assert early.stages[0] == alone and len(early.stages) == 2
+    assert early.stages[1][0].at(2) < alone[0].at(2), "on a smaller grid"
+
+
+def test_two_comparisons_at_different_noise_keep_their_passes_apart(make_config: MakeConfig) -> None:
+    term = {"block": 1, "sigma_min": 0.0}
+    kept = []
+    for levels in ((0.6,), (0.6, 0.6), (0.6, 0.9)):
+        config = make_config(parts={"mmd": [term | {"sigma_max": level} for level in levels]})
+        sizes = StepCost(config, load_architecture(config.model)).sizes("full", False, False)
+        kept.append(sizes.stages[0][1].at(2))
+    one, shared, apart = kept
+    assert shared == one and apart == 2 * one > 0
 
 
 def test_blocks_that_are_not_there_are_named(make_config: MakeConfig) -> None:
