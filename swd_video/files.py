@@ -196,10 +196,10 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
         # safetensors puts a file of its own in the draft's place, which its owner alone may read.
         draft.chmod(mode)
         if durable:
-            _sync(draft)
+            sync(draft)
         os.replace(draft, target)
         if durable:
-            _sync(target.parent)
+            sync(target.parent)
     except OSError as error:
         # A full disk does not say which file it had no room for, and a draft's name tells nobody.
         if error.filename in (None, str(draft)) and error.filename2 is None:
@@ -241,6 +241,15 @@ def expand_home(name: str | os.PathLike[str]) -> Path:
         return path
 
 
+def path_from(folder: Path, file: Path) -> str:
+    """The way from a folder to a file; from the root where there is none, as between drives of Windows."""
+    # Resolved, as `..` out of a link does not lead to where the link lies.
+    try:
+        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return file.resolve().as_posix()
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
@@ -269,13 +278,13 @@ def whole_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
                 path.chmod(mode)  # see `whole_file`
         if durable:
             for path in (*draft.rglob("*"), draft):
-                _sync(path)
+                sync(path)
         if folder.exists():
             # A folder in use cannot be replaced in one step: the old one steps aside first.
             os.replace(folder, _beside(folder, _OLD))
         os.replace(draft, folder)
         if durable:
-            _sync(folder.parent)
+            sync(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     # Last, as a writer that was killed between two renames left the only older version there.
@@ -287,7 +296,7 @@ def remove_leftovers(folder: Path) -> None:
     _remove(folder, _DRAFT)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows keeps names by itself, and opens no folders

@@ -69,7 +69,13 @@ def run(argv: list[str]) -> int:
     if arguments.from_shift is not None:
         arguments = replace(arguments, sigmas=_converted(arguments.sigmas, arguments.from_shift, shift))
     try:
-        Compression(patch=cost.patch).tokens(source.size)
+        compression = Compression(patch=cost.patch)
+        compression.tokens(source.size)
+        if compression.repeated_frames:
+            raise ValueError(
+                f"the model takes {cost.patch[0]} latent frames at a time and repeats the first, which would count as "
+                "a step in time; spectra of such latents are not measured."
+            )
         spectrum = measure_spectrum(source.batches())
     except ValueError as error:
         raise ValueError(f"{arguments.latents}: {error}") from None

@@ -50,7 +50,7 @@ def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> 
     """
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        for path in _files_below(folder):
             _add_file(digest, path, folder)
         digest.update(b"\n")
     for file in files:
@@ -85,7 +85,7 @@ def _fingerprint_parts(name_or_path: str | os.PathLike[str], *parts: str) -> str
     folder = model_folder(os.fspath(name_or_path))
     digest = hashlib.sha256()
     for part in parts:
-        for path in (folder / part, *sorted((folder / part).rglob("*"))):
+        for path in (folder / part, *_files_below(folder / part)):
             _add_file(digest, path, folder)
     return digest.hexdigest()
 
@@ -98,6 +98,17 @@ def weights_digest(*modules: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files, in order; those behind a link to another folder are as much part of the model."""
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        above = {here.resolve(), *here.resolve().parents}
+        folders[:] = [name for name in folders if (here / name).resolve() not in above]
+        found += [here / name for name in names]
+    return sorted(found)
 
 
 def _add_file(digest: "hashlib._Hash", path: Path, folder: Path) -> None:

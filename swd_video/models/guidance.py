@@ -105,9 +105,10 @@ class Guidance:
             return model.predict_velocity(noisy_latents, sigma, embeds, network, first_frame)
 
         own = guided = predict(prompt_embeds, transformer)
-        if self.negative_embeds is not None and self.scale != 1:
+        scale = self.scale if scale is None else scale
+        if self.negative_embeds is not None and scale != 1:
             away = predict(self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), transformer)
-            guided = away + (self.scale if scale is None else scale) * (own - away)
+            guided = away + scale * (own - away)
         if self.weaker is not None and (strength := self.weaker.strength(sigma, own)) is not None:
             with self.weaker.weakened(model, transformer) as network:
                 guided = guided + strength * (own - predict(prompt_embeds, network))

@@ -64,7 +64,7 @@ def sample_teacher(
     negative_embeds = None
     if isinstance(negative_prompt, Tensor):
         negative_embeds = negative_prompt
-    elif scale > 1:
+    elif max(scale, scale_2) > 1:
         negative_embeds = model.encode_prompt([negative_prompt] * len(prompt_embeds))
     shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
     latents = draw_noise(shape, generator=generator, device=model.device)

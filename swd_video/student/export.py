@@ -14,6 +14,7 @@ from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from yaml import YAMLError
 
 import swd_video
 from swd_video.core.schedule import ScaleSchedule
@@ -218,16 +219,24 @@ def _check_out(student: Student, out: Path) -> None:
 
 
 def _is_export(folder: Path) -> bool:
-    card = folder / CARD_NAME
-    return card.is_file() and TAG in (ModelCard.load(card).data.tags or [])
+    tags = _card_data(folder).get("tags")
+    return isinstance(tags, list) and TAG in tags
 
 
 def _base_license(student: Student) -> str | None:
     if student.base_model in shipped_models():
         return _SHIPPED_LICENSE
-    card = Path(student.base_path) / CARD_NAME
-    license: str | None = ModelCard.load(card).data.license if card.is_file() else None
-    return license
+    license = _card_data(Path(student.base_path)).get("license")
+    return license if isinstance(license, str) else None
+
+
+def _card_data(folder: Path) -> dict[str, Any]:
+    """What the header of a folder's card says; nothing where there is none that can be read."""
+    card = folder / CARD_NAME
+    try:
+        return dict(ModelCard.load(card).data.to_dict()) if card.is_file() else {}
+    except (OSError, ValueError, TypeError, YAMLError):
+        return {}
 
 
 def _write_lora(student: Student, draft: Path, base_model: str) -> None:

@@ -13,7 +13,6 @@ Its folder holds what distillation changed, and the name of the rest:
 Which family a student is of says its base model.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.files import expand_home, whole_folder, write_json
+from swd_video.files import expand_home, path_from, whole_folder, write_json
 from swd_video.models.checkpoints import (
     INDEX_NAME,
     check_finite,
@@ -162,7 +161,7 @@ class Student:
             raise ValueError(
                 f"{folder} is not empty and holds no {STUDENT_FILE_NAME}; choose another folder."
             )
-        with whole_folder(folder) as draft:
+        with whole_folder(folder, durable=True) as draft:
             self.scheduler.save_pretrained(draft / SCHEDULER_FOLDER)
             if isinstance(weights, Mapping):
                 layers = {name.removeprefix(_KEY_PREFIX): tensor for name, tensor in weights.items()}
@@ -184,7 +183,7 @@ class Student:
             "encoders": None if used is None else [asdict(network) for network in used],
             "transformer_file": None
             if file is None or kind == "full"
-            else os.path.relpath(self._here(file), folder),
+            else path_from(folder, self._here(file)),
             "made_of": self.made_of,
             "adapter": self.adapter,
             "draft_stages": self.draft_stages,
@@ -243,7 +242,7 @@ class Student:
         if name in shipped_models():
             return name
         path = self._here(expand_home(name))
-        return os.path.relpath(path, folder) if path.is_dir() else name
+        return path_from(folder, path) if path.is_dir() else name
 
     @property
     def base_path(self) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from swd_video.data.video import FrameSpool, write_preview, write_video
-from swd_video.files import hash_file, write_json
+from swd_video.files import hash_file, sync, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
@@ -47,7 +47,7 @@ def write_clip(
     model: ScriptModel,
     out: Path,
 ) -> None:
-    """Write the video of its latents, its preview and, last, its sidecar.
+    """Write the video of its latents, its preview and, last, its sidecar; all are on the disk when it returns.
 
     Raises:
         FloatingPointError: The decoder made values that are not numbers.
@@ -81,7 +81,10 @@ def write_clip(
         **({"batch": model.batch} if model.batch > 1 else {}),
         "files": {path.name: hash_file(path) for path in (video, preview)},
     }
-    write_json(sidecar_file(clip.name, out), sidecar)
+    for path in (video, preview):
+        sync(path)
+    # Afterwards the latents go, which could make all of it anew.
+    write_json(sidecar_file(clip.name, out), sidecar, durable=True)
 
 
 def write_stage_preview(

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from swd_video.data.video_joining import Copied, Sound, join_video, parameter_sets
-from swd_video.files import hash_file, write_json
+from swd_video.files import hash_file, path_from, write_json
 from swd_video.studio.film_pictures import cut_titles, film_pieces
 from swd_video.studio.film_plan import FilmClip, FilmPlan, lay_out, plan_film, shots_of_film, sound_length
-from swd_video.studio.film_record import path_from
 from swd_video.studio.folder import (
     EDL_NAME,
     FCPXML_NAME,

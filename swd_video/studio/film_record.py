@@ -1,10 +1,10 @@
 """What `render.json` remembers of a script for its film, so that a film can be made of the folder alone."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swd_video.files import path_from
 from swd_video.studio.folder import REPORT_NAME, read_object
 from swd_video.studio.picks import read_picks
 from swd_video.studio.script import FilmSettings, Script, Shot, Transition, derive_seed
@@ -27,15 +27,6 @@ def film_entry(settings: FilmSettings, folder: Path) -> dict[str, Any]:
     if settings.sound is not None:
         entry["sound"] = path_from(folder, settings.sound)
     return {key: value for key, value in entry.items() if value}
-
-
-def path_from(folder: Path, file: Path) -> str:
-    """The way from a folder to a file; from the root where there is none, as between drives of Windows."""
-    # Resolved, as `..` out of a link does not lead to where the link lies.
-    try:
-        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
-    except ValueError:
-        return file.resolve().as_posix()
 
 
 def script_of_folder(folder: Path) -> Script:

@@ -12,9 +12,8 @@ from urllib.parse import quote
 
 import opentimelineio as otio
 
-from swd_video.files import write_text
+from swd_video.files import path_from, write_text
 from swd_video.studio.film_plan import FilmClip, FilmPlan
-from swd_video.studio.film_record import path_from
 from swd_video.studio.folder import EDL_NAME, FCPXML_NAME, OTIO_NAME
 
 _NAMESPACE = "swd_video"

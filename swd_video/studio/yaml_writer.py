@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swd_video.studio.film_record import path_from
+from swd_video.files import path_from
 from swd_video.studio.script import FilmSettings, Script, Shot
 from swd_video.yaml_source import dump_values
 

@@ -301,7 +301,7 @@ def _save_teacher(base: str, folder: Path, weights: ModelMixin | Mapping[str, Te
 
     Its other parts are copies, so that caches of clips and captions still fit.
     """
-    with whole_folder(folder) as draft:
+    with whole_folder(folder, durable=True) as draft:
         if isinstance(weights, Mapping):
             save_file({name: weight.cpu() for name, weight in weights.items()}, draft / LORA_FILE_NAME)
             return
@@ -341,7 +341,7 @@ def _of_run(config: DistillConfig, adapts: bool) -> tuple[DistillConfig, str]:
     if not adapts:
         return config, CONFIG_FILE
     changes = {"sample_every": 0, "teacher_samples": None, "backward_simulation": 0.0}
-    start = {"start": None} if isinstance(config.train, FullTrainConfig) else {}
+    start = {"start": None, "kept_share": 1.0} if isinstance(config.train, FullTrainConfig) else {}
     train = config.train.model_copy(update=changes | start)
     return config.model_copy(
         update={"loss": LossConfig(), "train": train, "upsampler": None}

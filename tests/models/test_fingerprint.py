@@ -12,7 +12,7 @@ from swd_video.models.fingerprint import fingerprint_encoders, fingerprint_folde
 
 
 def make_folder(folder: Path, weights: bytes = b"weights") -> Path:
-    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
     (folder / "student.json").write_text("{}")
     (folder / "transformer" / "model.safetensors").write_bytes(weights)
     return folder
@@ -34,6 +34,18 @@ def test_bytes_names_and_further_folders_matter(tmp_path: Path) -> None:
     (renamed / "student.json").rename(renamed / "pupil.json")
     folders = [[base], [make_folder(tmp_path / "c", b"Weights")], [renamed], [base, base]]
     assert len({fingerprint_folders(group) for group in folders}) == 4
+
+
+def test_what_lies_behind_a_link_to_a_folder_matters(tmp_path: Path) -> None:
+    plain, linked = make_folder(tmp_path / "plain"), make_folder(tmp_path / "linked")
+    elsewhere = make_folder(tmp_path / "elsewhere")
+    shutil.copytree(elsewhere, plain / "part")
+    (linked / "part").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(elsewhere)  # leads nowhere new
+    before = fingerprint_folders([linked])
+    assert before == fingerprint_folders([plain])
+    make_folder(elsewhere, b"Weights")
+    assert fingerprint_folders([linked]) != before
 
 
 def test_large_files_are_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

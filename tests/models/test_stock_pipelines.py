@@ -212,6 +212,17 @@ def test_the_second_transformer_may_have_a_guidance_of_its_own(
     )
 
 
+@torch.no_grad()
+def test_the_second_transformer_is_guided_where_the_first_is_not(build: BuildModel) -> None:
+    model, size = build("wan-a14b"), LatentSize(1, 4, 6)
+
+    def sample(scale_2: float) -> torch.Tensor:
+        scales = {"guidance_scale": 1, "guidance_scale_2": scale_2}
+        return sample_teacher(model, PROMPTS, size, steps=4, generator=_generators(), **scales)
+
+    assert not torch.equal(sample(3.0), sample(1.0))
+
+
 def test_the_spec_has_the_defaults_of_the_pipeline(tiny_pipe: Callable[[str], Any]) -> None:
     for name in ADAPTERS:
         call = inspect.signature(pipeline_class_for(name, adapter_for(name)).__call__).parameters

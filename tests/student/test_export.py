@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from base64 import b64decode
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,22 @@ def test_what_is_no_export_is_left_alone(lora_student: Path, tiny_wan_folder: Pa
     with pytest.raises(ValueError, match="is a whole pipeline; expected the student/ folder"):
         export_student(Student.load(whole), tmp_path / "out")
     assert _digests(lora_student) == before and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("header", ["foo: [", "- a", "model-index: 3", "tags: 5"])
+def test_a_card_that_cannot_be_read_says_nothing(
+    header: str, tiny_wan_folder: Path, full_student: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "README.md").write_text(f"---\n{header}\n---\n")
+    with pytest.raises(ValueError, match="is not empty and holds no earlier export"):
+        export_student(Student.load(full_student), broken)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_wan_folder, base)
+    shutil.copy(broken / "README.md", base)
+    student = replace(Student.load(full_student), base_model=str(base))
+    assert export_student(student, tmp_path / "out").license is None
 
 
 def test_a_damaged_lora_file_is_named_and_leaves_nothing(lora_student: Path, tmp_path: Path) -> None:

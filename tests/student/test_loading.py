@@ -146,7 +146,7 @@ def test_a_teacher_s_folder_is_recorded_relative_to_the_student(
     tiny_wan_pipe.save_pretrained("teacher")
     made = Student("teacher", ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
     made.save("student", tiny_wan_pipe.transformer)
-    assert Student.load("student").base_model == os.path.join("..", "teacher")
+    assert Student.load("student").base_model == "../teacher"
     moved = tmp_path / "moved"
     moved.mkdir()
     os.replace("teacher", moved / "teacher")
@@ -154,6 +154,21 @@ def test_a_teacher_s_folder_is_recorded_relative_to_the_student(
     monkeypatch.chdir(moved)
     assert Path(Student.load("student").base_path).resolve() == moved / "teacher"
     assert load_student(moved / "student").scheduler.schedule == tiny_schedule
+
+
+def test_a_student_behind_a_link_finds_its_teacher(
+    tiny_wan_pipe: WanPipeline, tiny_schedule: ScaleSchedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    # `..` out of what lies behind the link does not lead back to where the link lies.
+    Path("runs").symlink_to(tmp_path / "disk" / "deep")
+    tiny_wan_pipe.save_pretrained("models/teacher")
+    made = Student("models/teacher", ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule))
+    made.save("runs/student", tiny_wan_pipe.transformer)
+    found = Path(Student.load("runs/student").base_path)
+    assert found.resolve() == tmp_path / "project" / "models" / "teacher"
 
 
 def test_names_are_recorded_as_they_are(

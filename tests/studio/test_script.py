@@ -153,6 +153,8 @@ def test_all_keys_are_read() -> None:
         ("keep: 3", "keep: maybe", 14, "shots[0].keep", "in plain digits, got 'maybe'"),
         ("[0.2, 0]", "0.2", 16, "shots[0].trim", "the seconds to cut off at the start and at the end"),
         ("crossfade 1", "wipe", 17, "shots[0].transition", "expected cut or crossfade with its seconds"),
+        ("crossfade 1", "crossfade 1e308", 17, "shots[0].transition", "expected cut or crossfade with its"),
+        ("[0.2, 0]", "[1e308, 0]", 16, "shots[0].trim", "the seconds to cut off at the start and at the end"),
         (
             "crossfade 1",
             "crossfade 0",

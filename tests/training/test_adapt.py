@@ -75,6 +75,14 @@ def test_a_stopped_adaptation_ends_with_the_same_teacher_which_loads(
     assert torch.isfinite(model.predict_velocity(noisy, 0.5, text)).all()
 
 
+def test_a_student_s_start_is_no_matter_of_an_adaptation(make_config: MakeConfig, tmp_path: Path) -> None:
+    path, out = tmp_path / "config.yaml", tmp_path / "run"
+    # As of a student of whole weights that goes part of the way; what it starts from is not even looked at.
+    path.write_text(dump_config(make_config(steps=1, start="pocket-wan-swd", kept_share=0.5)))
+    assert run_command([str(path), "--out", str(out)]) == 0
+    assert run_command([str(path), "--out", str(out)]) == 0  # its own file can be read again
+
+
 def test_a_lora_loads_in_stock_diffusers(
     make_config: MakeConfig, tiny_wan_folder: Path, stock_inputs: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
