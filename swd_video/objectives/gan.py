@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -59,6 +60,9 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
     """Block of the encoder, from 0, that gets a head, or a list of them; null is the middle one."""
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the heads."""
+    group: int = Field(default=1, ge=1)
+    """Clips of a prompt that are judged together: heads also see how far they lie apart, and find out a student that
+    makes them alike. More than 1 is as many as `loss.group`."""
     objective: Literal["hinge", "softplus"] = "hinge"
     """`softplus` is the non-saturating logistic loss of DMD2's and SwD's published code."""
     updates: int = Field(default=1, ge=1)
@@ -73,6 +77,8 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
         check_noise(self.encoder, self)
         if self.window != WindowConfig() and not self.encoder.sees_pixels:
             raise ValueError("window: this encoder sees no pixels; name one that does, or leave window out")
+        if self.group > 1 and self.head == "mlp":
+            raise ValueError("group: heads of mlp judge clip by clip; take conv3d, or leave group out")
         return self
 
     @property
@@ -82,7 +88,7 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
 
     @property
     def needs_pairs(self) -> bool:
-        """Clips are judged one by one."""
+        """Student's and true clips are judged apart."""
         return False
 
     @property
@@ -107,7 +113,8 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
 
     def heads(self, encoder: Encoder, blocks: Sequence[int]) -> nn.ModuleList:
         """New ones for blocks of the encoder."""
-        return nn.ModuleList(HEADS[self.head](encoder.channels(block), self.hidden) for block in blocks)
+        make = partial(ConvolutionHead, group=self.group) if self.head == "conv3d" else MeanHead
+        return nn.ModuleList(make(encoder.channels(block), self.hidden) for block in blocks)
 
     def build(
         self,
@@ -155,13 +162,19 @@ class MeanHead(nn.Module):
 
 
 class ConvolutionHead(nn.Module):
-    """Two residual 3-D convolutions over the tokens where they lie: a logit for each place in space and time."""
+    """Two residual 3-D convolutions over the tokens where they lie: a logit for each place in space and time.
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    With groups, the first also sees how far each `group` consecutive clips lie apart, one number for all of their
+    places; fewer clips are one group. Source: Progressive Growing of GANs (arXiv 1710.10196), section 3.
+    """
+
+    def __init__(self, channels: int, hidden: int, group: int = 1) -> None:
         super().__init__()
+        self._group = group
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
         self.narrow = nn.Linear(channels, hidden)
-        self.convolutions = nn.ModuleList(nn.Conv3d(hidden, hidden, 3, padding=1) for _ in range(2))
+        inputs = hidden + 1 if group > 1 else hidden
+        self.convolutions = nn.ModuleList(nn.Conv3d(size, hidden, 3, padding=1) for size in (inputs, hidden))
         self.logit = nn.Conv3d(hidden, 1, 1)
 
     def forward(
@@ -171,10 +184,19 @@ class ConvolutionHead(nn.Module):
         frames, height, width = grid
         hidden = nn.functional.silu(self.narrow(self.norm(tokens)))
         hidden = rearrange(hidden, "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
-        for convolution in self.convolutions:
-            hidden = hidden + nn.functional.silu(convolution(hidden))
+        first, second = self.convolutions
+        seen = hidden if self._group == 1 else torch.cat([hidden, _deviation(hidden, self._group)], dim=1)
+        hidden = hidden + nn.functional.silu(first(seen))
+        hidden = hidden + nn.functional.silu(second(hidden))
         logits: Tensor = self.logit(hidden)
         return logits
+
+
+def _deviation(hidden: Float[Tensor, "batch _ f h w"], group: int) -> Float[Tensor, "batch 1 f h w"]:
+    """The standard deviation over the clips of each group, averaged over channels and places."""
+    grouped = hidden.unflatten(0, (-1, min(group, len(hidden))))
+    deviation = grouped.var(dim=1, correction=0).add(1e-8).sqrt().mean(dim=(1, 2, 3, 4))
+    return deviation.repeat_interleave(grouped.shape[1]).view(-1, 1, 1, 1, 1).expand_as(hidden[:, :1])
 
 
 HEADS: dict[str, type[MeanHead] | type[ConvolutionHead]] = {"mlp": MeanHead, "conv3d": ConvolutionHead}
@@ -213,7 +235,7 @@ class Discriminator(Learner):
         return torch.stack([self._student_loss(logits) for logits in self._logits(tokens)]).mean()
 
     def _comparison(self, networks: Networks, clips: ClipPair, draws: SampleDraws) -> Comparison:
-        return Comparison(networks, clips, draws, 1, self._config.window)
+        return Comparison(networks, clips, draws, self._config.group, self._config.window)
 
     def _tokens(self, seen: Comparison, whose: Whose) -> list[Tensor]:
         levels = self._config.sigma_min, self._config.sigma_max

@@ -59,9 +59,15 @@ class LossConfig(Section):
     @model_validator(mode="after")
     def _check_group(self) -> "LossConfig":
         joins = [term.join != "none" for term in self._comparisons]
-        if self.group > 1 and not any(joins):
+        judged = 1 if self.gan is None else self.gan.group
+        if judged not in (1, self.group):
             raise ValueError(
-                f"group {self.group}, but no comparison of mmd joins clips; set join to tokens or means, or group to 1"
+                f"gan: group is {judged}, and loss.group {self.group}; set both to the same number"
+            )
+        if self.group > 1 and judged == 1 and not any(joins):
+            raise ValueError(
+                f"group {self.group}, but no comparison of mmd joins clips; set join to tokens or means, or gan.group "
+                f"to {self.group}, or group to 1"
             )
         if self.group == 1 and any(joins):
             raise ValueError(

@@ -10,8 +10,16 @@ import torch
 from swd_video.config import ConfigError
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.randomness import SampleDraws
+from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
-from swd_video.objectives.gan import HEADS, Discriminator, GanConfig, GanObjective
+from swd_video.objectives.gan import (
+    HEADS,
+    ConvolutionHead,
+    Discriminator,
+    GanConfig,
+    GanObjective,
+    _deviation,
+)
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair
 from swd_video.student.student import Student
@@ -49,6 +57,36 @@ def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(
     assert x0.grad is not None and all(w.grad is None for w in networks.trainable_parameters().values())
     moved = ClipPair(x0.detach() - 0.5 * x0.grad / x0.grad.abs().mean(), clips.target_x0, clips.prompt_embeds)
     assert objective(networks, moved, SampleDraws(range(2), 0)) < before
+
+
+def test_heads_of_groups_find_out_who_makes_the_clips_of_a_prompt_alike() -> None:
+    """Each clip by itself says nothing: both sides draw from the same clips, and one draws each of them twice."""
+
+    def loss_after_training(group: int) -> float:
+        torch.manual_seed(0)
+        head, draws = ConvolutionHead(8, 8, group), torch.Generator().manual_seed(1)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+        losses = []
+        for _ in range(150):
+            varied = torch.randn(32, 8, 8, generator=draws)
+            alike = torch.randn(16, 8, 8, generator=draws).repeat_interleave(2, dim=0)
+            loss = hinge_discriminator_loss(head(varied, (2, 2, 2)), head(alike, (2, 2, 2)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return sum(losses[-20:]) / 20
+
+    assert loss_after_training(1) > 1.8, "2 is a blind one's"
+    assert loss_after_training(2) < 0.5
+
+
+def test_the_deviation_of_a_group_is_that_of_its_clips() -> None:
+    hidden = torch.randn(6, 5, 2, 3, 4, dtype=torch.float64)
+    apart = hidden.view(2, 3, 5, 2, 3, 4).std(dim=1, correction=0).mean(dim=(1, 2, 3, 4))
+    expected = apart.repeat_interleave(3)[:, None, None, None, None].expand(6, 1, 2, 3, 4)
+    assert torch.allclose(_deviation(hidden, 3), expected, rtol=1e-6)
+    assert _deviation(hidden[:1], 3).abs().max() < 1e-3, "a clip is not apart from itself"
 
 
 @pytest.mark.parametrize("through", ["vae", "decoder"])
@@ -113,6 +151,8 @@ def test_a_student_trained_through_pixels_knows_its_networks_and_goes_on_with_th
             {"encoder": {"kind": "transnetv2", "weights": "w"}, "sigma_max": 0.3},
             r"loss\.gan: sigma_min and sigma_max: this encoder is shown clean clips",
         ),
+        ({"group": 2, "head": "mlp"}, r"loss\.gan: group: heads of mlp judge clip by clip"),
+        ({"group": 2}, r"loss: gan: group is 2, and loss\.group 1; set both to the same number"),
     ],
 )
 def test_discriminators_that_cannot_be(gan: dict[str, Any], message: str, make_config: MakeConfig) -> None:
