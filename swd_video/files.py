@@ -242,12 +242,16 @@ def expand_home(name: str | os.PathLike[str]) -> Path:
 
 
 def path_from(folder: Path, file: Path) -> str:
-    """The way from a folder to a file; from the root where there is none, as between drives of Windows."""
-    # Resolved, as `..` out of a link does not lead to where the link lies.
+    """The way from a folder to a file; from the root where there is none, as between drives of Windows.
+
+    It keeps the names of links as long as it arrives: `..` out of a link does not lead to where the link lies.
+    """
+    there, here = file.resolve(), folder.resolve()
     try:
-        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+        named = Path(os.path.relpath(file, folder))
+        return (named if (here / named).resolve() == there else Path(os.path.relpath(there, here))).as_posix()
     except ValueError:
-        return file.resolve().as_posix()
+        return there.as_posix()
 
 
 def hash_file(path: Path) -> str:
