@@ -106,8 +106,11 @@ class CacheFiller:
         self._index = _complete_index(self._folder, header)
         self._damaged: dict[str, tuple[int, int] | None] = {}
         if self._index is not None:
+            # Before they are read, which takes a while: another share may be making some of them again.
+            files = [shard["file"] for shard in (*self._index["latents"], *self._index["prompts"])]
+            states = {name: _state_of(self._folder / name) for name in files}
             names = damaged_shards(folder, self._index, thorough=thorough)
-            self._damaged = {name: _state_of(self._folder / name) for name in names}
+            self._damaged = {name: states[name] for name in names}
             grids = tuple(map(LatentSize.parse, self._index["grids"]))
             header = replace(
                 header, model=self._index["model"], encoders=self._index["encoders"], grids=grids

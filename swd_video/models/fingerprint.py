@@ -100,14 +100,14 @@ def weights_digest(*modules: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files, in order; those behind a link to another folder are as much part of the model."""
-    found: list[Path] = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        above = {here.resolve(), *here.resolve().parents}
-        folders[:] = [name for name in folders if (here / name).resolve() not in above]
-        found += [here / name for name in names]
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+    """All files, in order; those behind a link to another folder are as much part of the model.
+
+    A link to a folder on the way there, `above`, leads to nothing new.
+    """
+    here, found = folder.resolve(), list[Path]()
+    for path in folder.iterdir() if folder.is_dir() and here not in above else ():
+        found += _files_below(path, above | {here}) if path.is_dir() else [path]
     return sorted(found)
 
 

@@ -81,7 +81,7 @@ class DraftReport:
         cost: See `cost_of`.
         warnings: What was warned of.
         batch: How many takes were computed together.
-        unfinished: Shots that get new takes beyond those asked for before, until a run has come to its end.
+        unfinished: The request for new takes, `{"shots": [...], "seeds": N}`, until a run has come to its end.
     """
 
     results: Sequence[DraftResult]
@@ -92,7 +92,7 @@ class DraftReport:
     cost: Mapping[str, Any]
     warnings: Sequence[str] = ()
     batch: int = 1
-    unfinished: Sequence[str] = ()
+    unfinished: Mapping[str, Any] = field(default_factory=dict)
 
     def count(self, status: DraftStatus) -> int:
         """How many drafts have this status."""
@@ -145,7 +145,7 @@ class DraftReport:
             "model_fingerprint": model.fingerprint,
             "seed": script.seed,
             "takes": dict(self.takes),
-            "unfinished": list(self.unfinished),
+            "unfinished": dict(self.unfinished),
             **self.as_dict(),
         }
 

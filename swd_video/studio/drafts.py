@@ -87,8 +87,8 @@ def draft(
     facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
     facts, stages = replace(facts, batch=batch), _draft_stages(facts, stages, progress)
     with alone_in(out):
-        takes, work, new = _plan_takes(script, out, seeds, again, only, skip)
-        run = _DraftRun(script, facts, out, progress, stages, takes, new, stop)
+        takes, work, request = _plan_takes(script, out, seeds, again, only, skip)
+        run = _DraftRun(script, facts, out, progress, stages, takes, request, stop)
         run.plan(work)
         with alone_in(out / DRAFTS_FOLDER):
             report = run.make()
@@ -120,21 +120,23 @@ def _plan_takes(
     again: Sequence[str],
     only: Sequence[str],
     skip: Sequence[str],
-) -> tuple[dict[str, int], set[str], list[str]]:
-    """How many takes every shot has, the names of those that this run looks after, and the shots that get new ones.
+) -> tuple[dict[str, int], set[str], Mapping[str, Any]]:
+    """How many takes every shot has, the names of those that this run looks after, and the request for new ones.
 
     `seeds` are takes of a shot, or new ones of a shot in `again`; these are drawn when all that were asked for before
-    have a draft and no earlier run was killed at it, so the same command goes on after a kill.
+    have a draft and no run was interrupted at the very same request, so the same command goes on after a kill.
     """
     if not 1 <= seeds <= MAX_TAKES:
         raise ValueError(f"--seeds {seeds}: expected a number of takes, from 1 to {MAX_TAKES}.")
-    before_it = read_object(out / DRAFTS_REPORT_NAME)
-    counts, told = object_at(before_it, "takes"), before_it.get("unfinished")
-    begun = [shot.id for shot in script.shots if isinstance(told, list) and shot.id in told]
+    report = read_object(out / DRAFTS_REPORT_NAME)
+    counts, request = object_at(report, "takes"), object_at(report, "unfinished")
     numbers = {shot.id: counts.get(shot.id) for shot in script.shots}
     before = {name: n if type(n) is int and 1 <= n <= MAX_TAKES else 0 for name, n in numbers.items()}
     one_each = [script.take(shot, 1) for shot in script.shots]
     chosen: set[str] = set().union(*(named_takes(one_each, text, "--again") for text in again))
+    asked_before = request
+    if again:
+        request = {"shots": [first.shot.id for first in one_each if first.name in chosen], "seeds": seeds}
     takes: dict[str, int] = {}
     fresh: set[str] = set()
     for first in one_each:
@@ -145,7 +147,7 @@ def _plan_takes(
             missing = [
                 name for name in names[:asked] if not sidecar_file(name, out / DRAFTS_FOLDER).is_file()
             ]
-            takes[shot.id] = asked if missing or shot.id in begun else asked + seeds
+            takes[shot.id] = asked if missing or request == asked_before else asked + seeds
             fresh.update(missing or names[asked : takes[shot.id]])
         if takes[shot.id] > MAX_TAKES:
             raise ValueError(
@@ -155,8 +157,7 @@ def _plan_takes(
     work = select_takes(everything, only, skip)
     work = work & fresh if again else work
     at_work = {take.shot.id for take in everything if take.name in work}
-    new = [name for name in takes if name in begun or (again and name in at_work)]
-    return {name: n if name in at_work else before[name] for name, n in takes.items()}, work, new
+    return {name: n if name in at_work else before[name] for name, n in takes.items()}, work, request
 
 
 @dataclass
@@ -165,7 +166,7 @@ class _DraftRun:
 
     Attributes:
         takes: How many of each shot there are.
-        unfinished: Shots that get new ones, until all is done.
+        unfinished: The request for new ones, until all is done.
         stop: Asked before the next takes are begun.
         started: When it began, as `time.perf_counter` counts.
         results: All drafts of the script.
@@ -179,7 +180,7 @@ class _DraftRun:
     progress: Progress
     stages: int
     takes: Mapping[str, int]
-    unfinished: Sequence[str]
+    unfinished: Mapping[str, Any]
     stop: Callable[[], bool]
     started: float = field(default_factory=time.perf_counter)
     results: list[DraftResult] = field(default_factory=list)
@@ -238,7 +239,7 @@ class _DraftRun:
             report = self._report()
             write_sheets(self.out, self.script, self.model, report)
             write_pages(self.out, self.script, self.model, report)
-            self.unfinished = ()
+            self.unfinished = {}
             report = self._report()
         return report
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from swd_video.files import whole_file
-from swd_video.plain_text import describe_error
+from swd_video.plain_text import describe_error, first_line
 from swd_video.training.checkpoint import DAMAGED
 
 _NAME = "checkpoint.pt"
@@ -26,8 +26,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], recipe: M
             torch.save({"step": step, "recipe": dict(recipe), "state": parts}, draft)
     except RuntimeError as error:  # of torch, which does not say that there was no room
         raise OSError(
-            f"{path}: cannot be written: no more room, or no right to write. The one before it stays; make room "
-            "and run the same command again."
+            f"{path}: cannot be written: no more room, or no right to write ({first_line(error)}). The one before it "
+            "stays; make room and run the same command again."
         ) from error
 
 
@@ -41,7 +41,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with _as_damage(path):
-        return dict(torch.load(path, weights_only=True, mmap=True)["recipe"])
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"])
 
 
 def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str,
     if not path.exists():
         return 0
     with _as_damage(path):
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         there, step, parts = dict(saved["recipe"]), int(saved["step"]), dict(saved["state"])
     for key in dict.fromkeys((*recipe, *there)):
         if there.get(key) != recipe.get(key):
@@ -74,6 +74,8 @@ def load_checkpoint(folder: Path, state: Mapping[str, Any], recipe: Mapping[str,
 def _as_damage(path: Path) -> Iterator[None]:
     try:
         yield
+    except (torch.OutOfMemoryError, PermissionError):
+        raise
     except DAMAGED as error:
         raise ValueError(
             f"{path}: the checkpoint is damaged: {describe_error(error)}. Delete it to start anew."

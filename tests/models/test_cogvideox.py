@@ -1,14 +1,17 @@
 """CogVideoX's noise levels in our convention, against its own definitions."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from swd_video.cli.main import main
 from swd_video.core.flow import add_noise
 from swd_video.models.cogvideox import CogVideoXModel, noise_angles, timestep_at
 
@@ -95,3 +98,11 @@ def test_positions_that_were_learned_for_one_picture_size_are_refused(
     pipe.transformer.register_to_config(use_learned_positional_embeddings=True)
     with pytest.raises(ValueError, match="learned a position for every place of one picture size"):
         CogVideoXModel.from_pipeline(pipe)
+
+
+def test_spectra_of_latents_that_begin_with_a_copy_are_refused(
+    save_tiny: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"latents": torch.randn(3, 4, 4, 4, 6)}, tmp_path / "latents")
+    assert main(["spectrum", str(tmp_path / "latents"), "--model", str(save_tiny("cogvideox-1.5"))]) == 2
+    assert "takes 2 latent frames at a time and repeats the first" in capsys.readouterr().err

@@ -41,7 +41,10 @@ def test_what_lies_behind_a_link_to_a_folder_matters(tmp_path: Path) -> None:
     elsewhere = make_folder(tmp_path / "elsewhere")
     shutil.copytree(elsewhere, plain / "part")
     (linked / "part").symlink_to(elsewhere)
-    (elsewhere / "round").symlink_to(elsewhere)  # leads nowhere new
+    (elsewhere / "round").symlink_to(elsewhere)  # leads nowhere new, nor do two that lead to each other
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "back").symlink_to(elsewhere)
+    (elsewhere / "there").symlink_to(tmp_path / "other")
     before = fingerprint_folders([linked])
     assert before == fingerprint_folders([plain])
     make_folder(elsewhere, b"Weights")

@@ -277,8 +277,19 @@ def test_more_seeds_that_were_interrupted_are_not_drawn_twice(tmp_path: Path, lo
     with pytest.raises(OSError):
         draft(tmp_path, loaded, **asked)
     page.rmdir()
+    assert json.loads((tmp_path / "drafts.json").read_text())["unfinished"] == {
+        "shots": ["tiger", "fish"],
+        "seeds": 2,
+    }
     assert len(draft(tmp_path, loaded, **asked).results) == 6 and page.is_file()
     assert len(draft(tmp_path, loaded, **asked).results) == 10, "asked for once more"
+    # Another request than the interrupted one is no continuation of it.
+    asks = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        draft(tmp_path, loaded, stop=lambda: next(asks), **asked)
+    there = {path.stem for path in (tmp_path / "drafts").glob("tiger*.json")}
+    assert len(there) == 7
+    assert statuses(draft(tmp_path, loaded, seeds=1, again=["tiger"]))["tiger-take8"] == "drafted"
 
 
 def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:

@@ -383,6 +383,12 @@ def build(
 def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     """Clips are made anew nowhere, so a folder holds those of one recipe."""
     path = folder / "corpus.json"
+    if not path.is_file() and any(folder.glob("*.mp4")):
+        print(
+            f"warning: {folder}: holds clips of an older version, which does not say how they were made.",
+            file=sys.stderr,
+        )
+        return
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else recipe
     if found != recipe:
         raise ValueError(f"--out {folder}: holds clips of {found}, not {recipe}. Choose another folder.")

@@ -27,6 +27,7 @@ from swd_video.config import Section, dump_config, load_config_as
 from swd_video.cost.speed import machine_name
 from swd_video.evaluation.config import EvaluateConfig
 from swd_video.files import alone_in, write_json, write_text
+from swd_video.models.devices import choose_device
 from tools.pocket import corpus, parcel
 from tools.pocket.side_by_side import run_side_by_side
 
@@ -297,7 +298,7 @@ class Maker:
         for folder in JOBS[job].halves:
             parcel.halve(self.out / folder)
         report = self.report()
-        report["machine"] = machine_name(self.device)
+        report["machine"] = machine_name(choose_device(self.device))
         report.setdefault("seconds", {})[job] = round(seconds, 1)
         if job == "vae":
             report["vae"] = json.loads((self.out / "vae" / "report.json").read_text())

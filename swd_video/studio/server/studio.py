@@ -62,7 +62,8 @@ class Studio:
         file = script or path / (self.queue.script or "script.txt")
         self.script = ScriptFile(path, file, reader)
         self.script.text()
-        self._remember_script()
+        with suppress(OSError):  # a full disk keeps nobody from looking
+            self._remember_script()
         self.worker = Worker(self.queue, path, private, self._command, self.changed)
         self._files = 0
         self._news = asyncio.Event()
