@@ -365,6 +365,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     manifest = videos / "clips.jsonl"
     grids = [str(grid) for grid in tiny_schedule.distinct_grids]
     killed = tmp_path / "killed"
+    killed.mkdir()  # or the run makes it, takes it away and makes it again while it is watched
     process = start_forked(_ENCODE, torch.get_num_threads(), manifest, tiny_wan_folder, killed, *grids)
     while process.poll() is None and len(list(killed.glob("latents-*"))) < 2:
         time.sleep(0.001)
