@@ -119,8 +119,9 @@ class ScaleSchedule:
         """The same noise levels for clips of another length or size.
 
         Every grid keeps its share of the target: of the height, of the width, and of the time between first
-        and last frame (frames less one), rounded to whole patches. A one-frame schedule says nothing about
-        time, so all its stages take the new number of frames. Windows of attention keep their size.
+        and last frame (frames less one, and less those that a VAE repeats), rounded to whole patches. A
+        one-picture schedule says nothing about time, so all its stages take the new number of frames. Windows of
+        attention keep their size.
 
         Raises:
             ValueError: if `target` is not legal.
@@ -128,17 +129,20 @@ class ScaleSchedule:
         if target == self.target:
             return self
         compression.tokens(target)
-        patch = compression.patch
         return ScaleSchedule(
-            tuple(replace(stage, grid=self._scaled_grid(stage.grid, target, patch)) for stage in self.stages)
+            tuple(
+                replace(stage, grid=self._scaled_grid(stage.grid, target, compression))
+                for stage in self.stages
+            )
         )
 
-    def _scaled_grid(self, grid: LatentSize, target: LatentSize, patch: tuple[int, int, int]) -> LatentSize:
-        old = self.target
-        if old.frames == 1:
+    def _scaled_grid(self, grid: LatentSize, target: LatentSize, compression: Compression) -> LatentSize:
+        old, patch, picture = self.target, compression.patch, 1 + compression.repeated_frames
+        if old.frames <= picture:
             frames = target.frames
         else:
-            frames = _scaled(grid.frames - 1, old.frames - 1, target.frames - 1, 1, low=0) + 1
+            share, whole, new = (size.frames - picture for size in (grid, old, target))
+            frames = _scaled(share, whole, new, 1, low=0) + picture
             frames = min(target.frames, -(-frames // patch[0]) * patch[0])
         return LatentSize(
             frames,

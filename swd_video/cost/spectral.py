@@ -12,7 +12,6 @@ from swd_video.core.spectrum import AXES, Averaging, LatentSpectrum, Patch
 from swd_video.cost.architecture import load_architecture
 from swd_video.cost.networks import Transformer
 from swd_video.data.latents import LatentSource
-from swd_video.models.shift import noise_shift
 
 _GUESS = "grids are whole numbers of 1x2x2 latents, and costs are tokens"
 
@@ -72,7 +71,7 @@ def _transformer_cost(name: str, source: LatentSource) -> EvaluationCost:
         f"FLOPs of the transformer of {name}",
         spec.compression.patch,
         other,
-        noise_shift(architecture.model.pipe.scheduler, spec.compression.tokens(source.size)),
+        architecture.model.noise_shift(source.size),
     )
 
 

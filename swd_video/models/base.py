@@ -290,6 +290,15 @@ class VideoModel(Codec, ABC):
             ) from error
         return scheduler
 
+    def noise_shift(self, grid: LatentSize) -> float | None:
+        """By how much the noise schedule is shifted for clips on a grid; None where it is not known.
+
+        Where it has another form, it is the shift that comes closest.
+        """
+        config = getattr(self.pipe.scheduler, "config", {})
+        shift = config.get("flow_shift", config.get("shift"))
+        return None if shift is None or config.get("use_dynamic_shifting") else float(shift)
+
     def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
         """In the very words of the family's pipeline."""
         scheduler.set_timesteps(steps, device=self.device)

@@ -11,7 +11,9 @@ of one line that names the file.
 import inspect
 import json
 import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,7 @@ _KINDS = {
     list: _LIST,
     tuple: _LIST,
 }
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
 _ERRORS = (
     OSError,
     ImportError,
@@ -178,6 +181,26 @@ def load_network(
     missing = [name for name in report["missing_keys"] if not (trunk and "pooler." in name)]
     _refuse(folder, sorted(unknown), sorted(missing), type(network).__name__)
     return network
+
+
+def cast_network(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give a network the dtype in which `load_network` would have read it: some networks keep parts in float32."""
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, weight in network.state_dict(keep_vars=True).items():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
+
+
+def stored_dtype(files: Sequence[Path]) -> torch.dtype:
+    """The dtype of most values in files of weights."""
+    counts: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                weight = file.get_slice(name)
+                counts[weight.get_dtype()] += math.prod(weight.get_shape())
+    (name, _), *_ = counts.most_common(1)
+    return _DTYPES.get(name, torch.float32)
 
 
 @contextmanager

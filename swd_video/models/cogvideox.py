@@ -39,7 +39,7 @@ from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma
+from swd_video.core.flow import Sigma, fit_shift
 from swd_video.core.grid import Compression, LatentSize
 from swd_video.models.base import VideoModel, unwrap
 from swd_video.models.positions import spread_rotations
@@ -80,6 +80,11 @@ class CogVideoXModel(VideoModel):
     def published_decoder_scale(self) -> float:
         """It takes latents as the VAE gives them, in which models of other scaling factors agree."""
         return 1 / float(self.vae.config.scaling_factor)
+
+    def noise_shift(self, grid: LatentSize) -> float | None:
+        """What fits its scheduler's table best."""
+        angles = torch.from_numpy(noise_angles(self.pipe.scheduler))
+        return fit_shift(angles.sin() / (angles.sin() + angles.cos()))
 
     def teacher_scheduler(self, steps: int, grid: LatentSize, generator: Any = None) -> Any:
         """The model's own scheduler, seen as one of a flow; see the base class."""

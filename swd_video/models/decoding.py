@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from accelerate.hooks import remove_hook_from_module
+from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -141,17 +141,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _on_cpu(network: nn.Module) -> Iterator[None]:
-    """A network in main memory, in float32; afterwards where it was, unless CPU offload brought it there."""
-    first = next(network.parameters())
-    home, is_offloaded = (first.device, first.dtype), hasattr(network, "_hf_hook")
-    if is_offloaded:
+    """A network in main memory, in float32; afterwards as it was, and where it was, or where CPU offload has it."""
+    # The hooks of CPU offload, which the network or parts of it wear.
+    hooks = {part: part._hf_hook for part in network.modules() if hasattr(part, "_hf_hook")}
+    if hooks:
         remove_hook_from_module(network, recurse=True)
+    first = next(network.parameters())
+    home, dtype = first.device, first.dtype
     network.to("cpu", torch.float32)
     try:
         yield
     finally:
-        if not is_offloaded:
-            network.to(*home)
+        network.to("cpu" if hooks else home, dtype)
+        for part, hook in hooks.items():
+            add_hook_to_module(part, hook)
 
 
 def _in_tiles(decode: _Decode, latents: Tensor, tile: int, overlap: int) -> Iterator[Tensor]:

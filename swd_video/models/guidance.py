@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swd_video.core.flow import Sigma
 from swd_video.models.base import VideoModel
-from swd_video.models.checkpoints import check_fit, check_weights_file
+from swd_video.models.checkpoints import cast_network, check_fit, check_weights_file
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.sections import WeakerSelfConfig
 
@@ -69,7 +69,8 @@ def _with_weights(file: Path, model: VideoModel, section: str) -> nn.Module:
     weights, network = load_file(file), type(own).from_config(own.config)
     check_fit(file, weights, network.state_dict(), f"this {model.spec.family} model's transformer")
     network.load_state_dict(weights)
-    made: nn.Module = network.to(model.device, own.dtype).requires_grad_(False).eval()
+    cast_network(network, own.dtype)
+    made: nn.Module = network.to(model.device).requires_grad_(False).eval()
     return made
 
 

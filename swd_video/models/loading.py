@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 
 import swd_video
@@ -164,8 +165,8 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
         folder: of a model, or a hub name. A folder is that of a published model where its transformer's configuration
             is the same.
     """
-    path = Path(folder) / VIDEO_SPEC_NAME
-    if not path.is_file():
+    path = _video_spec_file(folder)
+    if path is None:
         published = _published_folder(folder)
         # Its size alone: what else it says is what the family's adapter knows.
         size = None if published is None else read_video_spec(published).training_size
@@ -183,6 +184,20 @@ def read_video_spec(folder: str | Path) -> VideoSpec:
     except ValueError as error:
         raise ValueError(f"{path}: training_size: {error}") from None
     return VideoSpec(None if fps is None else float(fps), training_size, text_length)
+
+
+def _video_spec_file(folder: str | Path) -> Path | None:
+    path = Path(folder) / VIDEO_SPEC_NAME
+    if path.is_file():
+        return path
+    # Asked for once the model is here, so that nobody waits for a name that is none of the hub's.
+    name = str(folder)
+    if not HUB_NAME.fullmatch(name) or not isinstance(try_to_load_from_cache(name, INDEX_NAME), str):
+        return None
+    try:
+        return Path(hf_hub_download(name, VIDEO_SPEC_NAME))
+    except (EntryNotFoundError, OSError):  # it has none, or the hub cannot be asked
+        return None
 
 
 def _published_folder(folder: str | Path) -> Path | None:

@@ -5,13 +5,14 @@ One copy of the weights serves as student, as critic (each with its own addition
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.utils import get_peft_kwargs
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -137,6 +138,23 @@ def check_lora(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
             expected.setdefault(name, torch.empty(shape, device="meta"))
     check_fit(path, tensors, expected, f"a LoRA of {network}")
     return tensors
+
+
+def join_lora(transformer: Any, tensors: Mapping[str, Tensor], *, fuse: bool = True) -> None:
+    """Give a diffusers transformer the additions of `check_lora`: summed with its weights, or beside them."""
+    transformer.load_lora_adapter(dict(tensors), metadata=lora_metadata(tensors))
+    if fuse:
+        transformer.fuse_lora()
+        transformer.unload_lora()
+
+
+def lora_metadata(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Rank, alpha and layers as diffusers reads them. Students have scale 1, so alpha is the rank."""
+    layers = {name.removeprefix(_STATE_DICT_PREFIX): tensor for name, tensor in tensors.items()}
+    ranks = {f"^{name}": tensor.shape[1] for name, tensor in layers.items() if ".lora_B" in name}
+    found = get_peft_kwargs(ranks, network_alpha_dict=None, peft_state_dict=layers)
+    found["target_modules"].sort()
+    return {f"{_STATE_DICT_PREFIX}{key}": value for key, value in found.items()}
 
 
 def _lora_layers(transformer: nn.Module) -> list[Any]:

@@ -11,6 +11,7 @@ takes out a last bit of noise, which it is told and which must be there.
 Source: LTX-Video: Realtime Video Latent Diffusion (arXiv 2501.00103).
 """
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 from diffusers import LTXConditionPipeline, LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift, retrieve_timesteps
 from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from swd_video.core.flow import Sigma, sigma_per_clip
+from swd_video.core.flow import Sigma, fit_shift, sigma_per_clip
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator, keyed_global
 from swd_video.core.sampling import draw_noise
@@ -32,6 +34,7 @@ from swd_video.models.base import VideoModel, unwrap
 from swd_video.models.positions import position_factor
 
 _FPS = 25.0
+_STEPS = 50
 _TEXT_LENGTH = 128
 _CONDITION_TEXT_LENGTH = 256
 # What Lightricks' own configurations have for decoders that are told a noise level.
@@ -109,7 +112,15 @@ class LtxModel(VideoModel):
             latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
         )
 
+    def _as_vae_takes(self, latents: Tensor) -> Tensor:
+        # As the pipelines do it: in float32, and the rest in the VAE's dtype.
+        latents = latents.to(get_module_execution_device(self.vae), torch.float32)
+        return self._denormalize(latents).to(self.vae.dtype)
+
     def _decode_raw(self, raw_latents: Tensor) -> Tensor:
+        if self.vae.use_slicing and len(raw_latents) > 1:
+            # diffusers' own slices lose what clips are told of noise.
+            return torch.cat([self._decode_raw(one) for one in raw_latents.split(1)])
         level = None
         if self.vae.config.timestep_conditioning:
             level = raw_latents.new_full((len(raw_latents),), self.decode_timestep)
@@ -125,11 +136,18 @@ class LtxModel(VideoModel):
         with keyed_global(*_DECODE_KEY, device=raw_latents.device) if is_drawn else nullcontext():
             return self.vae.decode(raw_latents, level, return_dict=False)[0]
 
-    def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize) -> None:
+    def noise_shift(self, grid: LatentSize) -> float | None:
+        """What fits the levels of fifty steps best: they are stretched to an end, or linear and then quadratic."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        self._set_timesteps(scheduler, _STEPS, grid, "cpu")
+        return fit_shift(scheduler.sigmas[:-1].flip(0))
+
+    def _set_timesteps(self, scheduler: Any, steps: int, grid: LatentSize, device: Any = None) -> None:
+        device = self.device if device is None else device
         if self._is_condition:
             timesteps = (linear_quadratic_schedule(steps) * 1000).numpy()
             # Both, which is the same as the pipeline's timesteps alone, but for a line on stderr.
-            scheduler.set_timesteps(timesteps=timesteps, sigmas=timesteps / 1000, device=self.device)
+            scheduler.set_timesteps(timesteps=timesteps, sigmas=timesteps / 1000, device=device)
             return
         config = scheduler.config
         shift = calculate_shift(
@@ -140,7 +158,7 @@ class LtxModel(VideoModel):
             config.get("max_shift", 1.15),
         )
         sigmas = np.linspace(1.0, 1 / steps, steps)
-        retrieve_timesteps(scheduler, steps, self.device, sigmas=sigmas, mu=shift)
+        retrieve_timesteps(scheduler, steps, device, sigmas=sigmas, mu=shift)
 
     def _transformer_inputs(
         self, network: nn.Module, noisy_latents: Tensor, sigma: Sigma, prompt_embeds: Tensor

@@ -3,7 +3,7 @@
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -282,9 +282,20 @@ def _statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, flo
     for file in (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME):
         path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         if path is not None:
-            said: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            return _triple(said.get("image_mean") or _MEAN), _triple(said.get("image_std") or _STD)
+            return _read_statistics(json.loads(Path(path).read_text(encoding="utf-8")))
     return _MEAN, _STD
+
+
+def _read_statistics(
+    said: Mapping[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation in pixels from 0 to 1; a processor may say them of pixels in another range."""
+    factor = (said.get("rescale_factor") or 1 / 255) if said.get("do_rescale", True) else 1.0
+    largest, less = 255 * factor, 1.0 if said.get("offset") else 0.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if said.get("do_normalize", True):
+        mean, std = _triple(said.get("image_mean") or _MEAN), _triple(said.get("image_std") or _STD)
+    return _triple([(value + less) / largest for value in mean]), _triple([value / largest for value in std])
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

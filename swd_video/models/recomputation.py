@@ -7,8 +7,8 @@ the backward pass, so that the graph of one window is all that is ever there.
 Source: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -73,18 +73,28 @@ def recomputed_by_clip(
 
 
 def _run(block: nn.Module, *inputs: Any) -> Any:
-    additions, processors = lora_in_use(block), processors_in(block.modules())
-
-    @contextmanager
-    def as_now() -> Iterator[None]:
-        with active_lora(block, additions), attending(processors):
-            yield
-
+    as_now = _AsNow(block)
     # Nothing in a block is random: both networks are in evaluation mode.
     return checkpoint(
         block,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), as_now()),
+        context_fn=lambda: (nullcontext(), as_now),
     )
+
+
+class _AsNow:
+    """A context, for as many backward passes as there are, in which a block has the additions and windows of now."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block, self._additions = block, lora_in_use(block)
+        self._processors = processors_in(block.modules())
+
+    def __enter__(self) -> None:
+        self._entered = ExitStack()
+        self._entered.enter_context(active_lora(self._block, self._additions))
+        self._entered.enter_context(attending(self._processors))
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.close()

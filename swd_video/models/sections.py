@@ -73,6 +73,8 @@ class WeakerSelfConfig(Section):
             raise ValueError(
                 "blocks, transformer_file: got neither; say what makes the weaker version weaker"
             )
+        if len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(f"blocks: got {list(self.blocks)}, expected each block once; name each once")
         if self.sigma_min > self.sigma_max:
             raise ValueError(
                 f"sigma_min: got {self.sigma_min:g}, expected at most sigma_max, {self.sigma_max:g}"

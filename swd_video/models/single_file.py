@@ -10,6 +10,7 @@ from torch import Tensor
 
 from swd_video.models.checkpoints import (
     INDEX_NAME,
+    cast_network,
     check_fit,
     empty_network,
     errors_in_one_line,
@@ -42,8 +43,9 @@ def load_transformer_file(path: Path, folder: Path, dtype: torch.dtype) -> Model
     check_fit(path, translated, empty.state_dict(), f"{name} in {folder}")
     with errors_in_one_line(subject):
         transformer: ModelMixin = type(empty).from_single_file(
-            str(path), config=str(folder), subfolder="transformer", dtype=dtype, local_files_only=True
+            str(path), config=str(folder), subfolder="transformer", local_files_only=True
         )
+    cast_network(transformer, dtype)
     return transformer
 
 

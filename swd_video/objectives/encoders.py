@@ -178,6 +178,12 @@ class PixelEncoderConfig(EncoderConfig):
 
     def build(self, key: str, spec: ModelSpec, window: WindowConfig, device: torch.device) -> Encoder:
         """Load the network."""
+        fewest = 1 + spec.compression.repeated_frames
+        if window.frames is not None and window.frames < fewest:
+            raise ConfigError(
+                f"{key}: a window of {window.frames} latent frames shows nothing, as a {spec.family} model repeats "
+                f"the first; set window.frames to {fewest} or more."
+            )
         try:
             return PixelFeatures(self.load(device), spec, window)
         except ValueError as error:

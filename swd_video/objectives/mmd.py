@@ -202,7 +202,8 @@ class MmdConfig(ObjectiveConfig):
         depths: dict[tuple[EncoderConfig, float, float], int | None] = {}
         for term in self.counted.values():
             depth = depth_of(term.encoder, term.block, spec)
-            depths[term.view] = None if depth is None else max(depth, depths.get(term.view) or 0)
+            deepest = depths.get(term.view, 0)
+            depths[term.view] = None if depth is None or deepest is None else max(depth, deepest)
         views = [(encoder, depth) for (encoder, *_), depth in depths.items()]
         return encoder_passes(views, self.window, grid, num_others=1)
 

@@ -198,6 +198,23 @@ class NoiseLevels(Section):
         return self.sigma_min + (self.sigma_max - self.sigma_min) * share, noise
 
 
+def learners_of(objectives: Mapping[str, Objective]) -> list[Learner]:
+    """What learns beside the student; objectives by the keys of their sections.
+
+    Raises:
+        ConfigError: if two have the same name, by which checkpoints and logs know them.
+    """
+    owners: dict[str, str] = {}
+    learners = [(key, one.learner) for key, one in objectives.items() if one.learner is not None]
+    for key, learner in learners:
+        if (other := owners.setdefault(learner.name, key)) != key:
+            raise ConfigError(
+                f"{key}: trains a network called {learner.name!r} beside the student, and so does {other}; give the "
+                "Learner of one another name."
+            )
+    return [learner for _, learner in learners]
+
+
 def has_say(stages: tuple[int, ...] | None, stage_index: int) -> bool:
     """Whether a stage is among those named; None names all."""
     return stages is None or stage_index + 1 in stages

@@ -108,12 +108,16 @@ def stock_lora_code(base_model: str, source: str, text_length: int | None = None
     return f"""\
 import torch
 from diffusers import WanPipeline{find}
+from swd_video.models.checkpoints import cast_network
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 
 student = "{source}"
-pipe = WanPipeline.from_pretrained({base}, dtype=torch.bfloat16)
+dtypes = {{"transformer": torch.float32, "default": torch.bfloat16}}
+pipe = WanPipeline.from_pretrained({base}, dtype=dtypes)
 pipe.load_lora_weights(student)
 pipe.fuse_lora()
+pipe.unload_lora_weights()
+cast_network(pipe.transformer, torch.bfloat16)
 pipe.scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(student, subfolder="scheduler")
 
 {_stock_call(text_length)}"""

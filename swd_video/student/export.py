@@ -10,7 +10,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.utils import get_peft_kwargs
 from huggingface_hub import HfApi, ModelCard, get_token
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,7 +27,7 @@ from swd_video.models.loading import (
     read_model_index,
     shipped_models,
 )
-from swd_video.models.lora import check_lora
+from swd_video.models.lora import check_lora, join_lora, lora_metadata
 from swd_video.models.registry import adapter_for
 from swd_video.plain_text import first_line, sentence
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler, check_global
@@ -243,7 +242,7 @@ def _write_lora(student: Student, draft: Path, base_model: str) -> None:
     tensors = _read_additions(student)
     metadata = {
         "format": "pt",
-        LORA_ADAPTER_METADATA_KEY: json.dumps(_adapter_metadata(tensors), sort_keys=True),
+        LORA_ADAPTER_METADATA_KEY: json.dumps(lora_metadata(tensors), sort_keys=True),
         SCHEDULE_METADATA_KEY: json.dumps({"base_model": base_model, "stages": student.schedule.as_dict()}),
     }
     (draft / LORA_FILE_NAME).write_bytes(_to_safetensors(tensors, metadata))
@@ -260,15 +259,6 @@ def _read_additions(student: Student) -> dict[str, Tensor]:
         alpha == rank, path, "lora_alpha", alpha, f"the rank, {rank}: a student's additions have strength 1"
     )
     return tensors
-
-
-def _adapter_metadata(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Rank, alpha and layers as diffusers reads them. Students have scale 1, so alpha is the rank."""
-    layers = {name.removeprefix(f"{TRANSFORMER_FOLDER}."): tensor for name, tensor in tensors.items()}
-    ranks = {f"^{name}": tensor.shape[1] for name, tensor in layers.items() if ".lora_B" in name}
-    found = get_peft_kwargs(ranks, network_alpha_dict=None, peft_state_dict=layers)
-    found["target_modules"].sort()
-    return {f"{TRANSFORMER_FOLDER}.{key}": value for key, value in found.items()}
 
 
 def _to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -308,7 +298,5 @@ def _write_merged(student: Student, draft: Path) -> None:
 def _fuse(base: Path, tensors: dict[str, Tensor], target: Path) -> None:
     """In float32, so that nothing of the additions is lost."""
     transformer = load_network(type(empty_transformer(base)), base / TRANSFORMER_FOLDER, torch.float32)
-    transformer.load_lora_adapter(tensors, metadata=_adapter_metadata(tensors))
-    transformer.fuse_lora()
-    transformer.unload_lora()
+    join_lora(transformer, tensors)
     transformer.save_pretrained(target)

@@ -14,6 +14,7 @@ Which family a student is of says its base model.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.files import expand_home, path_from, whole_folder, write_json
 from swd_video.models.checkpoints import (
     INDEX_NAME,
+    cast_network,
     check_finite,
     check_fit,
     empty_network,
@@ -36,6 +38,7 @@ from swd_video.models.checkpoints import (
     load_network,
     read_json,
     read_shapes,
+    stored_dtype,
 )
 from swd_video.models.decoding import load_decoder
 from swd_video.models.fingerprint import fingerprint_folders
@@ -53,7 +56,8 @@ from swd_video.models.loading import (
     resolve_model_path,
     shipped_models,
 )
-from swd_video.models.lora import check_lora
+from swd_video.models.lora import check_lora, join_lora
+from swd_video.models.single_file import load_transformer_file
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.student.student_file import (
@@ -302,17 +306,34 @@ class Student:
                 path = self.weights_path
                 transformer = load_network(self.transformer_class(), path, dtype)
                 check_finite(path, transformer.state_dict())
+            elif self.kind == "lora":
+                transformer, file = self._joined_transformer(base, file, dtype), None
             stock = LoadOptions(transformer_file=file, adapter=options.adapter)
             pipe = load_pipeline(base, dtype=dtype, transformer=transformer, options=stock)
-            if self.kind == "lora":
-                check_lora(self.weights_path, pipe.transformer)
-                with errors_in_one_line(self.weights_path):
-                    pipe.load_lora_weights(str(self.folder), weight_name=LORA_FILE_NAME)
-                    pipe.fuse_lora()
-                    pipe.unload_lora_weights()
         prepare_pipeline(pipe, adapter_of(base, options), device=device, dtype=dtype, options=options)
         model = adapt(pipe, base, name, options, self.decoder)
-        return ScaleWisePipeline(model, self.scheduler, self.positions)
+        # Pipelines that run at once need a scheduler each.
+        return ScaleWisePipeline(model, deepcopy(self.scheduler), self.positions)
+
+    def _joined_transformer(self, base: str, file: Path | None, dtype: torch.dtype) -> ModelMixin:
+        """The base model's transformer with the additions.
+
+        They are summed in float32, as most of them are less than half a step of bfloat16. Where the base model's own
+        weights are stored no finer than `dtype`, every such sum would be rounded back to them: there they stay beside.
+        """
+        folder = model_folder(base)
+        own = folder / TRANSFORMER_FOLDER
+        network: Any
+        if file is None:
+            network = load_network(type(empty_network(own)), own, torch.float32)
+        else:
+            network = load_transformer_file(file, folder, torch.float32)
+        tensors = check_lora(self.weights_path, network)
+        stored = stored_dtype(find_weights(own) if file is None else [file])
+        with errors_in_one_line(self.weights_path):
+            join_lora(network, tensors, fuse=dtype == torch.float32 or stored != dtype)
+        cast_network(network, dtype)
+        return network
 
     def export(self, out: Path, **options: Any) -> "Export":
         """Write it in a form that other tools read; see `export.export_student`."""

@@ -27,7 +27,7 @@ from swd_video.models.loading import load_teacher, model_folder, resolve_model_p
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
 from swd_video.objectives.networks import Networks
-from swd_video.objectives.objective import Objective, ObjectiveConfig
+from swd_video.objectives.objective import Objective, ObjectiveConfig, learners_of
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import LORA_FILE_NAME, STUDENT_FOLDER, TRANSFORMER_FOLDER, Student
 from swd_video.training import loop
@@ -266,9 +266,8 @@ def _build_objectives(
         objectives[name] = replace(objective, stages=section.stages)
     if sharded:
         networks.divide(accelerator.device)
-    for objective in objectives.values():
-        if objective.learner is not None:
-            objective.learner.start(networks)
+    for learner in learners_of({_key(name): objective for name, objective in objectives.items()}):
+        learner.start(networks)
     return objectives
 
 

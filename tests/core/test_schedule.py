@@ -143,6 +143,15 @@ def test_scaling_keeps_each_stage_s_share_of_time_and_space() -> None:
     assert schedule.scaled_to(schedule.target) is schedule
 
 
+def test_frames_that_a_vae_repeats_are_no_time() -> None:
+    grids = (LatentSize(2, 2, 2), LatentSize(6, 2, 2), LatentSize(22, 2, 2))
+    schedule, twice = ScaleSchedule(tuple(map(Stage, (1.0, 0.5, 0.2), grids))), Compression(patch=(2, 2, 2))
+    longer = schedule.scaled_to(LatentSize(42, 2, 2), twice)
+    assert [grid.frames for grid in longer.grids] == [2, 10, 42]
+    picture = ScaleSchedule(tuple(map(Stage, (1.0, 0.5), grids[:1] * 2)))
+    assert [grid.frames for grid in picture.scaled_to(LatentSize(6, 2, 2), twice).grids] == [6, 6]
+
+
 def test_a_one_frame_schedule_scales_to_clips_in_space_only() -> None:
     schedule = ScaleSchedule(tuple(map(Stage, (1.0, 0.5), (LatentSize(1, 2, 2), LatentSize(1, 4, 4)))))
     assert [grid.frames for grid in schedule.scaled_to(LatentSize(5, 4, 4)).grids] == [5, 5]

@@ -1,6 +1,5 @@
 """Figures that others published, and whole networks, from the config files that come with the package."""
 
-import math
 import re
 from dataclasses import replace
 from functools import cache
@@ -16,7 +15,6 @@ from swd_video.cost.architecture import Architecture, load_architecture, shipped
 from swd_video.cost.counting import KernelAttention, count_graph
 from swd_video.cost.networks import Transformer
 from swd_video.data.sections import SynthesizeConfig
-from swd_video.models.shift import noise_shift
 from swd_video.training.config import load_config
 
 # PyramidalWan's three grids, from the lowest to the highest, and its Table 1 (arXiv 2601.04792): evaluations on each,
@@ -136,16 +134,16 @@ ADVISED = {"Wan-AI/Wan2.1-T2V-14B-Diffusers": 5.0, "Wan-AI/Wan2.2-T2V-A14B-Diffu
 
 
 def test_shifts_are_read_off_published_schedulers_or_fitted_to_their_tables() -> None:
-    def shift_of(name: str, tokens: int) -> float | None:
-        return noise_shift(known_architecture(name).model.pipe.scheduler, tokens)
+    def shift_of(name: str, grid: str) -> float | None:
+        return known_architecture(name).model.noise_shift(LatentSize.parse(grid))
 
-    assert shift_of("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 32_760) == 3
-    assert shift_of("hunyuanvideo-community/HunyuanVideo", 118_800) == 7
-    assert shift_of("Lightricks/LTX-Video", 7_392) == pytest.approx(25.3, abs=0.05)
-    assert shift_of("Lightricks/LTX-Video", 1_024) == pytest.approx(math.exp(0.95))
-    assert shift_of("zai-org/CogVideoX-2b", 17_550) == pytest.approx(3.8, abs=0.05)
-    assert shift_of("zai-org/CogVideoX-5b", 17_550) == pytest.approx(2.05, abs=0.05)
-    assert noise_shift(None, 1) is None
+    assert shift_of("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "21x60x104") == 3
+    assert shift_of("hunyuanvideo-community/HunyuanVideo", "33x90x160") == 7
+    # Not the 25.3 that its scheduler shifts by before it stretches the levels to an end at 0.1.
+    assert shift_of("Lightricks/LTX-Video", "21x16x22") == pytest.approx(15.5, abs=0.05)
+    assert shift_of("Lightricks/LTX-Video", "16x8x8") == pytest.approx(2.9, abs=0.05)
+    assert shift_of("zai-org/CogVideoX-2b", "13x60x90") == pytest.approx(3.8, abs=0.05)
+    assert shift_of("zai-org/CogVideoX-5b", "13x60x90") == pytest.approx(2.05, abs=0.05)
 
 
 def test_wan_makes_clips_as_its_makers_advise() -> None:
@@ -160,8 +158,7 @@ def test_wan_makes_clips_as_its_makers_advise() -> None:
 def test_presets_have_swds_noise_levels_converted_to_the_models_own_shift(path: Path) -> None:
     config = load_config(path)
     architecture = known_architecture(config.model)
-    tokens = config.scale_schedule().tokens(architecture.spec.compression)[-1]
-    shift = ADVISED.get(config.model) or noise_shift(architecture.model.pipe.scheduler, tokens)
+    shift = ADVISED.get(config.model) or architecture.model.noise_shift(config.scale_schedule().target)
     assert shift is not None
     swd = load_config(CONFIGS / "wan2.1_1.3b" / "swd_4stage.yaml")
     converted = [round(convert_sigma(stage.sigma, 3.0, shift), 3) for stage in swd.schedule]

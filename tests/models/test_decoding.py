@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from torch import Tensor
 
 from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.cogvideox import CogVideoXModel
-from swd_video.models.decoding import _in_tiles, decode_stream, decode_whole, shown_through
+from swd_video.models.decoding import _in_tiles, _on_cpu, decode_stream, decode_whole, shown_through
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import LoadOptions, load_teacher
+from swd_video.models.ltx import LtxModel
 from swd_video.models.wan import WanModel
 
 from ..forked import run_forked
@@ -168,3 +170,31 @@ def test_too_little_memory_is_said_and_the_clip_is_decoded_in_tiles(tiny_wan_fol
     assert run.returncode == 0, run.stderr[-2000:]
     assert "warning: cpu has too little memory to decode; decoding in tiles" in run.stderr
     assert 0 < float(run.stdout) < 0.1
+
+
+@torch.no_grad()
+def test_slices_are_the_clips(model: VideoModel, grid: LatentSize) -> None:
+    latents = _latents(model, grid, batch=3)
+    single = torch.cat([model.decode(one) for one in latents.split(1)])
+    model.vae.enable_slicing()
+    torch.testing.assert_close(decode_whole(model, latents), single)
+
+
+def test_in_16_bits_ltx_latents_are_rounded_once(tiny_pipe: Callable[[str], Any]) -> None:
+    model = LtxModel(tiny_pipe("ltx"))
+    vae, latents = model.vae.to(torch.bfloat16), _latents(model, LatentSize(3, 4, 6))
+    exact = model.pipe._denormalize_latents(latents, vae.latents_mean, vae.latents_std)
+    assert torch.equal(model._as_vae_takes(latents), exact.bfloat16())
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_what_the_cpu_decoded_is_as_it_was(tiny_pipe: Callable[[str], Any], offload: bool) -> None:
+    vae = tiny_pipe("wan").vae.to(torch.bfloat16)
+    if offload:
+        cpu_offload_with_hook(vae, "cpu")
+    hook = getattr(vae, "_hf_hook", None)
+    with _on_cpu(vae):
+        assert {weight.dtype for weight in vae.parameters()} == {torch.float32}
+        assert not hasattr(vae, "_hf_hook")
+    assert {weight.dtype for weight in vae.parameters()} == {torch.bfloat16}
+    assert getattr(vae, "_hf_hook", None) is hook

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from swd_video.core.grid import LatentSize
 from swd_video.models.base import VideoModel
 from swd_video.models.guidance import Guidance, WeakerSelf, identity_of
+from swd_video.models.loading import LoadOptions, load_teacher
 from swd_video.models.sections import WeakerSelfConfig
 from swd_video.models.teacher_sampling import sample_teacher
 from swd_video.models.wan import WanModel
@@ -116,6 +117,26 @@ def test_earlier_weights_are_a_weaker_self(
     assert not torch.allclose(led, own) and identity_of(config) != before
 
 
+@torch.no_grad()
+def test_a_single_file_is_in_the_precision_of_its_folder(
+    tiny_wan_folder: Path, tmp_path: Path, tiny_family: Callable[[str], Any]
+) -> None:
+    """Norms and the like stay in float32, whatever the rest is in."""
+    file = tmp_path / "own.safetensors"
+    save_file(load_teacher(tiny_wan_folder).transformer.state_dict(), file)
+    model = load_teacher(tiny_wan_folder, dtype=torch.bfloat16)
+    dtypes = {name: weight.dtype for name, weight in model.transformer.state_dict().items()}
+    assert set(dtypes.values()) == {torch.float32, torch.bfloat16}
+    single = load_teacher(
+        tiny_wan_folder, dtype=torch.bfloat16, options=LoadOptions(transformer_file=file)
+    ).transformer
+    assert {name: weight.dtype for name, weight in single.state_dict().items()} == dtypes
+    latents, embeds = _inputs(model, tiny_family("wan").grid)
+    weaker = WeakerSelf(WeakerSelfConfig(scale=3, transformer_file=file), model)
+    led = Guidance(weaker=weaker).velocity(model, latents, 0.5, embeds)
+    assert torch.equal(led, model.predict_velocity(latents, 0.5, embeds))
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path, tiny_pipe: Callable[[str], Any]) -> None:
     model = WanModel.from_pipeline(tiny_pipe("wan"))
     with pytest.raises(ValueError, match=r"weaker.blocks: got 9, expected 0 to 2, the blocks of the model"):
@@ -126,6 +147,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path, tiny_pipe: Callable[[str], An
         WeakerSelfConfig(scale=2)
     with pytest.raises(ValueError, match=r"sigma_min: got 0.7, expected at most sigma_max, 0.5"):
         WeakerSelfConfig(blocks=(0,), sigma_min=0.7, sigma_max=0.5)
+    with pytest.raises(ValueError, match=r"blocks: got \[1, 1\], expected each block once"):
+        WeakerSelfConfig(blocks=(1, 1))
     file = tmp_path / "weights.safetensors"
     save_file(model.transformer.state_dict(), file)
     with pytest.raises(ValueError, match="has two transformers; name blocks instead"):

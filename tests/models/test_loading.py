@@ -61,6 +61,18 @@ def test_a_model_knows_what_its_folder_says(own_folder: Path) -> None:
     assert type(WanPipeline.from_pretrained(own_folder)) is WanPipeline
 
 
+def test_a_model_of_the_hub_knows_what_its_repository_says(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached, revision = tmp_path / "hub" / "models--someone--tiny-wan", "0123456789abcdef" * 2 + "01234567"
+    write_video_spec(own_folder, VideoSpec(fps=12.0))
+    shutil.copytree(own_folder, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    assert read_video_spec("someone/tiny-wan") == VideoSpec(fps=12.0)
+
+
 def test_the_size_of_published_models_is_known(own_folder: Path) -> None:
     assert read_video_spec(own_folder) == VideoSpec()
     name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"

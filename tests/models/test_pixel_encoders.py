@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     ConvNextConfig,
     ConvNextModel,
     Dinov2Config,
@@ -22,13 +23,19 @@ from transformers import (
     ViTConfig,
     ViTModel,
     VivitConfig,
+    VivitImageProcessor,
     VivitModel,
     VJEPA2Config,
     VJEPA2Model,
 )
 
 from swd_video.core.grid import PixelSize
-from swd_video.models.pixel_encoders import PixelEncoder, TransformersEncoder, TransNetEncoder
+from swd_video.models.pixel_encoders import (
+    PixelEncoder,
+    TransformersEncoder,
+    TransNetEncoder,
+    read_pixel_form,
+)
 from swd_video.models.transnetv2 import TransNetTrunk
 
 SMALL: dict[str, Any] = {
@@ -174,3 +181,14 @@ def test_encoders_without_their_weights_are_refused(folders: Path, tmp_path: Pat
         ValueError, match=r"pytorch_model\.bin: is a pickled checkpoint, .* save_pretrained\."
     ):
         TransformersEncoder(str(folder))
+
+
+def test_a_processor_may_want_pixels_in_another_range(folders: Path) -> None:
+    processor = VivitImageProcessor(crop_size={"height": 16, "width": 16}, size={"shortest_edge": 16})
+    processor.save_pretrained(folders / "vivit")
+    pixels = clip()
+    form = read_pixel_form(str(folders / "vivit"), AutoConfig.from_pretrained(folders / "vivit"))
+    frames = ((pixels[0].movedim(0, -1) + 1) * 127.5).round().byte()
+    wanted = processor(list(frames.numpy()), return_tensors="pt")["pixel_values"][0].movedim(0, 1)
+    torch.testing.assert_close(form.shape(frames.movedim(-1, 0)[None] / 127.5 - 1)[0], wanted)
+    assert wanted.min() < -2.5

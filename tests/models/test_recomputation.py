@@ -84,6 +84,17 @@ def test_the_teacher_is_no_student_in_the_backward_pass(
     assert torch.equal(got, expected)
 
 
+def test_a_graph_may_be_gone_through_twice(
+    tiny_pipe: Callable[[str], Any], tiny_family: Callable[[str], Any]
+) -> None:
+    roles = roles_with_additions(tiny_family("wan").adapter.from_pipeline(tiny_pipe("wan")))
+    recompute_blocks(roles.student)
+    latents, prompt_embeds = torch.randn(1, 4, 3, 4, 6, requires_grad=True), torch.randn(1, 48, 16)
+    tokens = roles.features("teacher", latents, torch.tensor([0.5]), prompt_embeds, (1,))[1]
+    (first,) = torch.autograd.grad(tokens.sum(), latents, retain_graph=True)
+    assert torch.equal(torch.autograd.grad(tokens.sum(), latents)[0], first)
+
+
 def test_a_network_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear has no blocks to compute again"):
         recompute_blocks(torch.nn.Linear(2, 2))

@@ -17,6 +17,7 @@ from swd_video.core.schedule import ScaleSchedule
 from swd_video.models.pixel_encoders import PixelEncoder
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.encoders import PixelEncoderConfig
+from swd_video.objectives.gan import GanConfig
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import ClipPair, Objective, ObjectiveConfig
 from swd_video.objectives.passes import Pass
@@ -169,3 +170,17 @@ def test_what_is_no_objective_is_refused_in_a_line(
     with pytest.raises(ConfigError, match=message) as error:
         make_config(parts=parts)
     assert "\n" not in str(error.value)
+
+
+class OwnGanConfig(GanConfig):
+    """A discriminator like `loss.gan`'s."""
+
+    kind: str
+
+
+def test_two_networks_of_one_name_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    parts = {"gan": {"weight": 0.1}, "others": [{"kind": f"{__name__}:OwnGanConfig", "weight": 0.1}]}
+    config = make_config(mmd=[], parts=parts)
+    message = r"^loss\.others\[0\]: trains a network called 'discriminator' .* and so does loss\.gan; give"
+    with pytest.raises(ConfigError, match=message):
+        build_run(config, tmp_path / "run")

@@ -110,6 +110,14 @@ def test_encoders_of_pixels_see_a_window_that_is_decoded_once_for_all(spec: Mode
     assert [one.depth for one in passes[::2]] == [None, 1, None]
 
 
+def test_a_network_that_one_comparison_runs_to_an_unknown_depth_counts_in_full(spec: ModelSpec) -> None:
+    encoder = {"kind": "transformers", "name": "n"}
+    terms = [{"encoder": encoder}, {"encoder": encoder, "block": 0}]
+    for mmd in (terms, terms[::-1]):
+        passes = LossConfig.model_validate({"mmd": mmd}).passes(spec, GRID, 0)["mmd"]
+        assert {one.depth for one in passes} == {None}
+
+
 def test_what_learns_beside_the_student_learns_as_often_as_it_is_told(spec: ModelSpec) -> None:
     loss = LossConfig.model_validate({"mmd": [{"weight": 0}], **PARTS["dmd"], **PARTS["gan"]})
     assert loss.num_updates == 3

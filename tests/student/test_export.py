@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.models.checkpoints import cast_network
 from swd_video.models.loading import VideoSpec, write_video_spec
-from swd_video.models.lora import add_lora
-from swd_video.models.wan import WanModel
+from swd_video.models.lora import add_lora, lora_in_use
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.card import stock_lora_code, stock_merged_code
 from swd_video.student.export import (
@@ -115,21 +115,35 @@ def test_a_stock_pipeline_with_the_lora_makes_our_clip_bit_for_bit(
     lora_student: Path, tiny_wan_folder: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     export = export_student(Student.load(lora_student), tmp_path / "lora").folder
-    stock = _with_scheduler(WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtype), export)
-    without = _stock(stock)
+    dtypes = {"transformer": torch.float32, "default": dtype}
+    stock = _with_scheduler(WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtypes), export)
     stock.load_lora_weights(export)
-    beside = _stock(stock)
     stock.fuse_lora()
-    fused = _stock(stock)
+    stock.unload_lora_weights()
+    cast_network(stock.transformer, dtype)
     ours = _ours(load_student(lora_student, dtype=dtype))
-    assert np.array_equal(fused, ours)
-    assert np.abs(without - ours).max() > 1e-3
+    assert np.array_equal(_stock(stock), ours)
+    without = _with_scheduler(WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtype), export)
+    assert np.abs(_stock(without) - ours).max() > 1e-3
+    merged = export_student(Student.load(lora_student), tmp_path / "merged", form="merged").folder
+    assert np.array_equal(_ours(load_student(merged, dtype=dtype)), ours)
 
-    # Our pipeline with the additions beside the weights, as `load_lora_weights` alone leaves them.
-    base = WanPipeline.from_pretrained(tiny_wan_folder, dtype=dtype)
-    base.load_lora_weights(export)
-    pipe = ScaleWisePipeline(WanModel.from_pipeline(base), stock.scheduler)
-    assert np.array_equal(beside, _ours(pipe))
+
+def test_additions_of_a_model_whose_files_are_no_finer_stay_beside_its_weights(
+    lora_student: Path, tiny_wan_folder: Path, tmp_path: Path
+) -> None:
+    WanPipeline.from_pretrained(tiny_wan_folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    facts = json.loads((lora_student / "student.json").read_text())
+    shutil.copytree(lora_student, tmp_path / "student")
+    (tmp_path / "student" / "student.json").write_text(json.dumps(facts | {"base_model": "../base"}))
+    student = load_student(tmp_path / "student", dtype=torch.bfloat16)
+    assert lora_in_use(student.model.transformer) is not None
+    stock = _with_scheduler(
+        WanPipeline.from_pretrained(tmp_path / "base", dtype=torch.bfloat16), lora_student
+    )
+    stock.load_lora_weights(lora_student)
+    assert np.array_equal(_stock(stock), _ours(student))
+    assert lora_in_use(load_student(tmp_path / "student").model.transformer) is None
 
 
 def test_a_generator_for_each_clip_reaches_every_stage(lora_student: Path, tmp_path: Path) -> None:
