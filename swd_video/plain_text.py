@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _SPACES = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
-_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
+_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 # In this order: the mark of UTF-32 begins like that of UTF-16.
@@ -67,13 +67,15 @@ def clean_text(text: str, name: str = "") -> str:
     characters that part words (a form feed, say) become spaces. Tabs and line ends stay.
 
     Raises:
-        ValueError: if it holds a lone surrogate, or a control character that parts nothing, which a tokenizer would
-            refuse or drop. The message says which and where, behind the name of the text.
+        ValueError: if it holds a lone surrogate, U+FFFE or U+FFFF, or a control character that parts nothing, which a
+            tokenizer or another reader would refuse or drop. The message says which and where, behind the name of the
+            text.
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     text = _SPACES.sub(" ", text)
     if found := _UNREADABLE.search(text):
         kind = "half a character (a lone surrogate)" if found[0] >= "\ud800" else "a control character"
+        kind = "what is no character" if found[0] >= "\ufffe" else kind
         raise ValueError(
             f"{name} holds {kind}, U+{ord(found[0]):04X}, as character {found.start() + 1}; ".lstrip()
             + "delete it or write the text anew."

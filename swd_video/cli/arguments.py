@@ -1,12 +1,14 @@
 """The words after a command: its own flags, and those that are keys of its config."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Annotated, Any, TypeAlias, TypeVar, get_origin
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_origin
 
 import tyro
 
 from swd_video.cli.commands import COMMANDS
+from swd_video.files import expand_home
 
 JsonFlag: TypeAlias = Annotated[bool, tyro.conf.arg(name="json")]
 """Of a field `json_output`: the bare name is a module's."""
@@ -22,16 +24,23 @@ def read_arguments(
     Its `--help` begins with the description; without one with what `COMMANDS` says.
 
     Raises:
-        ValueError: for a flag with an empty value, where that says nothing.
+        ValueError: for a flag with an empty value, where that says nothing, or with none where it takes several.
     """
     _refuse_empty(argv, kind)
-    return tyro.cli(
+    arguments = tyro.cli(
         kind,
         prog=f"swd-video {command}",
         description=description or COMMANDS[command],
         args=_together(argv, kind),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    # As in `--out=~/clips`, where no shell does it.
+    homes = {
+        one.name: expand_home(value)
+        for one in fields(cast(Any, arguments))
+        if isinstance(value := getattr(arguments, one.name), Path)
+    }
+    return cast(_Arguments, replace(cast(Any, arguments), **homes))
 
 
 def read_arguments_and_keys(
@@ -67,6 +76,7 @@ def _together(argv: Sequence[str], kind: Any) -> list[str]:
         if get_origin(field.type) is tuple
     }
     rest: list[str] = []
+    mentioned = dict[str, None]()
     into = rest
     for word in argv:
         flag, equals, value = word.partition("=")
@@ -75,12 +85,17 @@ def _together(argv: Sequence[str], kind: Any) -> list[str]:
             into = flags.get(flag, rest)
             if into is rest:
                 rest.append(word)
-            elif equals:
+                continue
+            mentioned[flag] = None
+            if equals:
                 into.append(value)
                 into = rest
         else:
             into.append(word)
-    return [*rest, *(word for flag, values in flags.items() if values for word in (flag, *values))]
+    for flag in mentioned:
+        if not flags[flag] and not {"-h", "--help"} & set(rest):
+            raise ValueError(f"{flag}: expected at least one value. Give one, or leave the flag out.")
+    return [*rest, *(word for flag in mentioned if flags[flag] for word in (flag, *flags[flag]))]
 
 
 def _split(words: list[str], kind: Any) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ from swd_video.environment import collecting_no_garbage
 from swd_video.files import check_writable
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import Script, load_script
+from swd_video.studio.sources import check_sources
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Arguments:
     """Draw new seeds of these shots, and keep the old ones."""
     pick: tuple[str, ...] = ()
     """Pick takes that `render` finishes, as tiger:3, and draft nothing; tiger:none picks none of the shot any more."""
-    batch: int = 1
+    batch: int | None = None
     """Takes to compute together: faster, but clips are then rounded a little differently, and `render` goes on in the
-    same batches."""
+    same batches. Default as the drafts that are there, else 1."""
     only: tuple[str, ...] = ()
     """Draft these shots (tiger) or takes (tiger:3) alone."""
     skip: tuple[str, ...] = ()
@@ -87,6 +88,7 @@ def _pick(script: Script, arguments: Arguments) -> int:
     if arguments.again:
         raise ValueError("--pick: picks takes and drafts nothing; give --again in a command of its own.")
     check_writable(arguments.out)
+    check_sources(script, arguments.out)
     picks = pick_takes(script, arguments.out, arguments.pick)
     if arguments.json_output:
         print(json.dumps({"picks": picks}))

@@ -52,6 +52,7 @@ def run(argv: list[str]) -> int:
     from swd_video.studio.film_record import script_of_folder
     from swd_video.studio.folder import FILM_NAME, PLAYER_NAME
     from swd_video.studio.player import write_player
+    from swd_video.studio.sources import check_sources
     from swd_video.studio.unused import see_to_unused
 
     folder: Path = arguments.folder
@@ -60,6 +61,7 @@ def run(argv: list[str]) -> int:
     given = arguments.script
     script = script_of_folder(folder) if given is None else load_script(given, arguments.reader)
     script = check_script(replace(script, film=_settings(arguments, script.film_settings)))
+    check_sources(replace(script, path=given or Path()), folder)
     say = partial(print, file=sys.stderr, flush=True)
     with alone_in(folder, "DIR"):
         record = make_film(script, folder, say=say)

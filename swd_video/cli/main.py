@@ -23,6 +23,9 @@ EXIT_SIGNAL = 128
 TRACEBACK_VARIABLE = "SWD_VIDEO_TRACEBACK"
 """Set to 1 to see where a one-line error was raised."""
 
+_FEWEST_COLUMNS = 40
+"""In fewer, help never ends."""
+
 _MACHINE = re.compile(
     r"OutOfMemoryError|AcceleratorError|CUDA|cuDNN|CUBLAS|NCCL|HIP error|MPS backend|DefaultCPUAllocator"
 )
@@ -97,6 +100,9 @@ def _run(command: str, arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Where its kernels do not load it says so at each import; `doctor` tells what does not run.
     logging.getLogger("xformers").setLevel(logging.ERROR)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and 0 < int(columns) < _FEWEST_COLUMNS:
+        os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
     debug = os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
     try:
         with _signals_clean_up():

@@ -23,8 +23,8 @@ class Arguments:
     """Address to listen on. Whoever reaches it can use the page: other than this machine's own, only behind a login."""
     port: int | None = None
     """Port to listen on; 0 for any free one. Default: that of the last time, else the first free one from 8500 on."""
-    open: bool = True
-    """Whether to open a browser."""
+    no_open: bool = False
+    """Do not open a browser."""
     run: OfScriptModel = field(default_factory=ScriptModelFlags)
     json_output: JsonFlag = False
     """Print one JSON object with the page's address on stdout instead of a line."""
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> int:
         flags=_passed_on(arguments),
         reader=arguments.run.reader,
         ready=ready,
-        browse=arguments.open,
+        browse=not arguments.no_open,
     )
     return 0
 

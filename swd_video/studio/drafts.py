@@ -33,9 +33,11 @@ from swd_video.studio.model import ScriptModel, open_model
 from swd_video.studio.picks import named_takes, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
+from swd_video.studio.sources import check_sources
 from swd_video.studio.take_state import (
     TakeState,
     check_batch,
+    drafted_together,
     in_batches,
     kind_of,
     read_state,
@@ -56,7 +58,7 @@ def draft(
     seeds: int = DEFAULT_SEEDS,
     stages: int | None = None,
     again: Sequence[str] = (),
-    batch: int = 1,
+    batch: int | None = None,
     model: str | ScriptModel | None = None,
     device: Device = "auto",
     dtype: Precision = "auto",
@@ -82,10 +84,12 @@ def draft(
     """
     script, out = script if isinstance(script, Script) else load_script(script, reader), Path(out)
     check_batch(batch)
+    check_sources(script, out)
     _plan_takes(script, out, seeds, again, only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
-    facts, stages = replace(facts, batch=batch), _draft_stages(facts, stages, progress)
+    facts = replace(facts, batch=drafted_together(out) if batch is None else batch)
+    stages = _draft_stages(facts, stages, progress)
     with alone_in(out):
         takes, work, request = _plan_takes(script, out, seeds, again, only, skip)
         run = _DraftRun(script, facts, out, progress, stages, takes, request, stop)
@@ -134,13 +138,17 @@ def _plan_takes(
     before = {name: n if type(n) is int and 1 <= n <= MAX_TAKES else 0 for name, n in numbers.items()}
     one_each = [script.take(shot, 1) for shot in script.shots]
     chosen: set[str] = set().union(*(named_takes(one_each, text, "--again") for text in again))
-    asked_before = request
+    asked_before, drafted = request, {path.stem for path in (out / DRAFTS_FOLDER).glob("*.json")}
     if again:
         request = {"shots": [first.shot.id for first in one_each if first.name in chosen], "seeds": seeds}
     takes: dict[str, int] = {}
     fresh: set[str] = set()
     for first in one_each:
         shot, asked = first.shot, before[first.shot.id]
+        if first.name in chosen:
+            # Of a time when the shot was there, before a script without it.
+            numbers_there = range(asked + 1, MAX_TAKES + 1)
+            asked = max([asked, *(n for n in numbers_there if script.take(shot, n).name in drafted)])
         takes[shot.id] = asked if again else max(asked, seeds)
         if first.name in chosen:
             names = [script.take(shot, number).name for number in range(1, asked + seeds + 1)]

@@ -76,6 +76,12 @@ def object_at(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def objects_at(values: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The JSON objects of the list at a key; none where there is no list."""
+    value = values.get(key)
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
 def are_whole(files: object, names: Collection[str], folder: Path) -> bool:
     """Whether all files are as a record of their hashes says, and these are among them."""
     if not isinstance(files, Mapping) or not set(names) <= files.keys():

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from swd_video.files import write_beside_runs
-from swd_video.plain_text import did_you_mean
-from swd_video.studio.folder import PICKS_NAME, read_object
+from swd_video.plain_text import did_you_mean, first_line, read_text, sentence
+from swd_video.studio.folder import PICKS_NAME
 from swd_video.studio.script import MAX_TAKES, Script, Take
 
 _NONE = "none"
@@ -49,9 +49,29 @@ def named_takes(takes: Sequence[Take], text: str, flag: str) -> set[str]:
 
 
 def read_picks(out: Path) -> dict[str, tuple[int, ...]]:
-    """Numbers of the takes that were picked by hand, by shot; what cannot be understood is not there."""
-    found = read_object(out / PICKS_NAME)
-    picks = {shot_id: _numbers(numbers) for shot_id, numbers in found.items()}
+    """Numbers of the takes that were picked by hand, by shot; a shot may have one alone or a list of them.
+
+    Raises:
+        ValueError: The file, which people may edit, cannot be understood.
+    """
+    path = out / PICKS_NAME
+    cure = "Correct it, or delete it to pick anew."
+    try:
+        found = json.loads(read_text(path))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {sentence(first_line(error))} {cure}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{path}: expected takes by shot, such as {{"tiger": [3]}}. {cure}')
+    picks = {}
+    for shot_id, value in found.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(type(number) is int and 1 <= number <= MAX_TAKES for number in numbers):
+            raise ValueError(
+                f"{path}: {shot_id}: got {json.dumps(value)}, expected numbers of takes, from 1 to {MAX_TAKES}. {cure}"
+            )
+        picks[shot_id] = tuple(sorted({*numbers}))
     return {shot_id: numbers for shot_id, numbers in picks.items() if numbers}
 
 
@@ -105,11 +125,6 @@ def _read(script: Script, text: str) -> tuple[str, int | None]:
             f"--pick {text}: the script says `pick` for {shot_id}, which counts. Change it there."
         )
     return shot_id, None if number == _NONE else int(number)
-
-
-def _numbers(value: object) -> tuple[int, ...]:
-    listed = value if isinstance(value, list) else []
-    return tuple(sorted({number for number in listed if type(number) is int and 1 <= number <= MAX_TAKES}))
 
 
 def _no_such_shot(where: str, shot_id: str, known: Iterable[str]) -> ValueError:

@@ -7,7 +7,14 @@ from typing import Any
 
 from swd_video.files import write_text
 from swd_video.pages import page_template
-from swd_video.studio.folder import FILM_NAME, FILM_RECORD_NAME, PLAYER_NAME, REPORT_NAME, read_object
+from swd_video.studio.folder import (
+    FILM_NAME,
+    FILM_RECORD_NAME,
+    PLAYER_NAME,
+    REPORT_NAME,
+    objects_at,
+    read_object,
+)
 
 EMBEDDED_BYTES = 32 * 2**20
 """Up to this size of all clips the page holds them; beyond, it plays the files beside it."""
@@ -23,7 +30,7 @@ def write_player(folder: Path, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
     report, film = read_object(folder / REPORT_NAME), read_object(folder / FILM_RECORD_NAME)
     if not (folder / FILM_NAME).is_file():
         film = {}
-    shots = _shots(report.get("shots", []), film)
+    shots = _shots(objects_at(report, "shots"), film)
     names = [take["file"] for shot in shots for take in shot["takes"] if take["file"]]
     files = [folder / name for name in [*names, *([FILM_NAME] if film else [])]]
     files = [file for file in files if file.is_file()]

@@ -37,6 +37,7 @@ from swd_video.studio.player import write_player
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.report import ClipResult, RenderReport, read_entries
 from swd_video.studio.script import Script, load_script
+from swd_video.studio.sources import check_sources
 from swd_video.studio.take_state import (
     TakeState,
     check_batch,
@@ -97,6 +98,7 @@ def render(
     out = Path(out)
     script = script if isinstance(script, Script) else load_script(script, reader)
     check_batch(batch)
+    check_sources(script, out)
     select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from swd_video.plain_text import sentence
+from swd_video.plain_text import on_one_line, sentence
 from swd_video.studio.script import DEFAULT_CROSSFADE_SECONDS, DEFAULT_MODEL, Script, Shot
 from swd_video.studio.shot_values import (
     REFUSED_KEYS,
@@ -104,7 +104,7 @@ def cut(parts: Iterable[Part], title_page: Mapping[str, Written], path: Path) ->
     shots = read_each(lambda entry: _shot(*entry, top, path), enumerate(cutter.cuts))
     return Script(
         path=path,
-        title=given.get("title", path.stem),
+        title=given.get("title", on_one_line(path.stem)),
         model=given.get("model", DEFAULT_MODEL),
         seed=given.get("seed", 0),
         shots=with_ids(shots),

@@ -1,7 +1,6 @@
 """Scripts: a title, a model and shots, whatever the form of the file that lists them."""
 
 import hashlib
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +17,9 @@ DEFAULT_MODEL = "pocket-wan-swd"
 
 SEED_LIMIT = 2**62
 """Seeds lie in [0, SEED_LIMIT): with any take number added they stay what `torch.Generator` takes."""
+
+LONGEST_SECONDS = 86_400.0
+"""A day: longer than any clip."""
 
 MAX_TAKES = 1000
 """Of one shot."""
@@ -390,7 +392,7 @@ def _problem_of(shot: Shot) -> tuple[str, str] | None:
     if shot.transition is not None and shot.transition.kind == "crossfade":
         seconds.append(("transition", shot.transition.seconds, False))
     for key, length, may_be_0 in seconds:
-        if length is not None and not (0 <= length < math.inf and (length or may_be_0)):
+        if length is not None and not (0 <= length <= LONGEST_SECONDS and (length or may_be_0)):
             above = "from" if may_be_0 else "above"
             return key, f"expected seconds {above} 0, got {length}. Correct or drop it."
     if shot.aspect is not None and not ASPECT.fullmatch(shot.aspect):

@@ -15,6 +15,7 @@ from swd_video.plain_text import clean_text, on_one_line
 from swd_video.studio.script import (
     ASPECT,
     DEFAULT_CROSSFADE_SECONDS,
+    LONGEST_SECONDS,
     MAX_FRAMES,
     MAX_TAKES,
     SEED_LIMIT,
@@ -63,7 +64,6 @@ REFUSED_KEYS = {
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _LONGEST_ID = 40
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
-_LONGEST_SECONDS = 86_400.0  # a day: longer than any clip
 _NUMBER = re.compile(r"\+?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})\s*[x×X]\s*([1-9][0-9]{0,4})")
 _YES, _NO = ("true", "yes", "all"), ("false", "no", "none")
@@ -210,10 +210,10 @@ def _read_id(text: str) -> str:
 
 def _read_seconds(text: str) -> float:
     value = _number(text)
-    if not 0 < value < math.inf:
+    if not 0 < value <= LONGEST_SECONDS:
+        wanted = "above 0, such as 2.5" if not value > 0 else f"up to {LONGEST_SECONDS:g}"
         raise ValueError(
-            f"expected seconds above 0, such as 2.5, got {_shown(text)}. Drop the key to get the model's native "
-            "length."
+            f"expected seconds {wanted}, got {_shown(text)}. Drop the key to get the model's native length."
         )
     return value
 
@@ -265,7 +265,7 @@ def _read_yes(text: str) -> bool:
 
 def _read_trim(text: str) -> tuple[float, float]:
     numbers = tuple(_number(part) for part in _split(text))
-    if len(numbers) != 2 or not all(0 <= number <= _LONGEST_SECONDS for number in numbers):
+    if len(numbers) != 2 or not all(0 <= number <= LONGEST_SECONDS for number in numbers):
         raise ValueError(
             f"expected the seconds to cut off at the start and at the end, such as 0.2, 0.5, got {_shown(text)}."
         )
@@ -274,7 +274,7 @@ def _read_trim(text: str) -> tuple[float, float]:
 
 def _read_crossfade(text: str) -> float:
     value = _number(text)
-    if not 0 <= value <= _LONGEST_SECONDS:
+    if not 0 <= value <= LONGEST_SECONDS:
         raise ValueError(f"expected seconds from 0, such as 0.5, got {_shown(text)}. Correct or drop it.")
     return value
 
@@ -284,7 +284,7 @@ def _read_transition(text: str) -> Transition:
     seconds = _number(rest[0]) if len(rest) == 1 else math.nan if rest else DEFAULT_CROSSFADE_SECONDS
     if kind == "cut" and not rest:
         return Transition("cut")
-    if kind == "crossfade" and 0 < seconds <= _LONGEST_SECONDS:
+    if kind == "crossfade" and 0 < seconds <= LONGEST_SECONDS:
         return Transition("crossfade", seconds)
     raise ValueError(
         f"expected cut or crossfade with its seconds, such as crossfade 0.5, got {_shown(text)}."

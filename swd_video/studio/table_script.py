@@ -36,7 +36,7 @@ class TableReader(ScriptReader):
         line, header = next(rows, (1, []))
         keys = _keys(path, line, header)
         shots = read_each(lambda row: _read_row(row[0], *row[1], keys, path), enumerate(rows))
-        return Script(path, path.stem, DEFAULT_MODEL, 0, with_ids(shots))
+        return Script(path, on_one_line(path.stem), DEFAULT_MODEL, 0, with_ids(shots))
 
 
 def _read_row(index: int, line: int, cells: list[str], keys: list[str], path: Path) -> Shot:

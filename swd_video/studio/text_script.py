@@ -36,7 +36,7 @@ class TextReader(ScriptReader):
         lines = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
         asked = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
         shots = read_each(lambda entry: _read_line(*entry, path), asked)
-        return Script(path, path.stem, DEFAULT_MODEL, 0, with_ids(shots))
+        return Script(path, on_one_line(path.stem), DEFAULT_MODEL, 0, with_ids(shots))
 
 
 def _read_line(number: int, line: str, path: Path) -> Shot:

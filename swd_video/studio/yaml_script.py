@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from swd_video.plain_text import on_one_line
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot, check_script
 from swd_video.studio.shot_values import (
     DEFAULT_KEYS,
@@ -51,7 +52,7 @@ class YamlReader(ScriptReader):
             film = make_film(_values(mapping, FILM_KEYS), mapping.line(), path.parent)
         return Script(
             path=path,
-            title=own["title"].value if "title" in own else path.stem,
+            title=own["title"].value if "title" in own else on_one_line(path.stem),
             model=own["model"].value if "model" in own else DEFAULT_MODEL,
             seed=own["seed"].value if "seed" in own else 0,
             shots=read_each(lambda entry: _read_shot(source, *entry, defaults), enumerate(entries)),

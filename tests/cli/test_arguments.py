@@ -45,3 +45,15 @@ def test_an_empty_value_is_not_taken_for_the_folder_one_is_in(words: list[str]) 
 def test_a_negative_prompt_may_be_empty() -> None:
     words = ["pocket-wan", "--prompts", "a.txt", "--out", "out", "--negative-prompt", ""]
     assert read_arguments(VbenchArguments, "vbench", words).negative_prompt == ""
+
+
+def test_a_flag_without_its_values_is_not_taken_for_all() -> None:
+    """As of a variable of the shell that is not set: `--only $SHOTS`."""
+    with pytest.raises(ValueError, match="--only: expected at least one value"):
+        read_arguments(Arguments, "render", ["film.yaml", "--only", "--out", "out"])
+
+
+def test_a_home_in_a_flag_is_that_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/tiger")
+    arguments = read_arguments(Arguments, "render", ["~/film.yaml", "--out=~/clips"])
+    assert (arguments.script, arguments.out) == (Path("/home/tiger/film.yaml"), Path("/home/tiger/clips"))

@@ -19,6 +19,7 @@ def test_texts_as_tokenizers_take_them() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a tiger\uffff", r"what is no character, U\+FFFF, as character 8;"),
         ("a tiger \ud83d moving", r"half a character \(a lone surrogate\), U\+D83D, as character 9;"),
         ("\ude00\ud83d", r"U\+DE00, as character 1;"),
         ("a tiger\0 moving left", r"a control character, U\+0000, as character 8;"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +357,30 @@ def test_how_many_stages_is_the_student_s_or_said(tmp_path: Path, loaded: Any) -
     lines.clear()
     report = draft(tmp_path / "b", known, seeds=1, stages=None, only=["fish"], say=lines.append)
     assert report.stages == report.results[-1].stage == 1 and not any("measured" in line for line in lines)
+
+
+def test_more_seeds_of_a_shot_that_was_away_are_drawn(tmp_path: Path, loaded: Any) -> None:
+    draft(tmp_path, loaded, seeds=2)
+    draft(tmp_path, loaded, TEXT.split("  - id: fish")[0], seeds=2)
+    assert statuses(draft(tmp_path, loaded, seeds=1, again=["fish"]))["fish-take3"] == "drafted"
+
+
+def test_more_drafts_are_computed_as_those_that_are_there(tmp_path: Path, loaded: Any) -> None:
+    draft(tmp_path, loaded, seeds=2, batch=2)
+    assert statuses(draft(tmp_path, loaded, seeds=1, again=["fish"])) == {
+        **{"tiger": "kept", "tiger-take2": "kept", "fish": "kept", "fish-take2": "kept"},
+        "fish-take3": "drafted",
+    }
+    assert json.loads((tmp_path / "drafts.json").read_text())["batch"] == 2
+
+
+@pytest.mark.parametrize("name", ["fish.json", "drafts.json", "fish-take2.webp"])
+def test_what_is_read_is_not_written_over(tmp_path: Path, loaded: Any, name: str) -> None:
+    own = replace(script(), path=tmp_path / name)
+    own.path.write_text(TEXT)
+    for make in (drafts.draft, render):
+        with pytest.raises(
+            ValueError, match=f"{name}: is the script, and the name of a file that is written"
+        ):
+            make(own, tmp_path, model=loaded)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and own.path.read_text() == TEXT

@@ -25,12 +25,29 @@ def test_picks_are_kept_and_the_script_s_own_count(tmp_path: Path, script: Scrip
     pick_takes(script, tmp_path, ["tiger:3", "tiger:1", "fish:2"])
     assert json.loads((tmp_path / "picks.json").read_text()) == {"tiger": [1, 3], "fish": [2]}
     assert pick_takes(script, tmp_path, ["tiger:5", "fish:none"]) == {"tiger": (5,)}
-    picks = {"tiger": [4, 4, True, 0, "x"], "cow": [7], "fish": "2"}
-    (tmp_path / "picks.json").write_text(json.dumps(picks))
-    assert read_picks(tmp_path) == {"tiger": (4,), "cow": (7,)}
-    assert [shot.pick for shot in with_picks(script, tmp_path).shots] == [(4,), (), (2,)]
-    (tmp_path / "picks.json").write_text("[")
-    assert read_picks(tmp_path) == {}
+    picks = {"tiger": [4, 4, 1], "cow": 7, "fish": []}
+    (tmp_path / "picks.json").write_text(json.dumps(picks), encoding="utf-8-sig")
+    assert read_picks(tmp_path) == {"tiger": (1, 4), "cow": (7,)}
+    assert [shot.pick for shot in with_picks(script, tmp_path).shots] == [(1, 4), (), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "picks.json: cannot be read: "),
+        ("[3]", "picks.json: expected takes by shot"),
+        ('{"tiger": [3], "fish": ["3"]}', r'picks.json: fish: got \["3"\], expected numbers of takes'),
+        ('{"tiger": true}', "picks.json: tiger: got true, expected numbers of takes"),
+    ],
+)
+def test_picks_that_a_slip_spoilt_are_refused_and_kept(
+    tmp_path: Path, script: Script, text: str, message: str
+) -> None:
+    (tmp_path / "picks.json").write_text(text)
+    for use in (lambda: with_picks(script, tmp_path), lambda: pick_takes(script, tmp_path, ["tiger:2"])):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert (tmp_path / "picks.json").read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,10 @@ def test_a_thousand_shots_are_written_at_once_and_loaded_lazily(tmp_path: Path) 
     assert page.count('preload="none"') == 1000
     assert "<video src" not in page
     assert len(page) < 1_500_000
+
+
+def test_a_damaged_report_shows_the_film_alone(tmp_path: Path) -> None:
+    make_film(write_folder(tmp_path), tmp_path)
+    for shots in (None, [1], {"red": 1}):
+        (tmp_path / "render.json").write_text(json.dumps({"shots": shots}))
+        assert "film.mp4" in write_player(tmp_path).read_text()

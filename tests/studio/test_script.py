@@ -243,6 +243,13 @@ def test_a_seed_depends_on_script_seed_shot_and_take_only() -> None:
             "defaults.seconds",
             "expected seconds above 0, such as 2.5, got '0'",
         ),
+        (
+            "  seconds: 2.75",
+            "  seconds: 1e308",
+            5,
+            "defaults.seconds",
+            "expected seconds up to 86400, got '1e308'",
+        ),
         ("  seconds: 2.75", "  seconds: .nan", 5, "defaults.seconds", "got '.nan'"),
         ("  seconds: 2.75", "  seconds: 1:30", 5, "defaults.seconds", "got '1:30'"),
         ("  seconds: 2.75", "  seconds: 3s", 5, "defaults.seconds", "got '3s'"),

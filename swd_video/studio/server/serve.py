@@ -18,6 +18,7 @@ from swd_video.studio.server.studio import PRIVATE, Studio
 
 FIRST_PORT = 8500
 _PORTS = 20
+_LAST_PORT = 65535
 _CLOSING_SECONDS = 1
 """Pages that look on are told to go after this."""
 
@@ -43,6 +44,10 @@ def serve(
         ValueError: if the folder cannot be written to, or holds a queue that cannot be read.
         OSError: if another studio has the folder, or nothing can listen there.
     """
+    if port is not None and not 0 <= port <= _LAST_PORT:
+        raise ValueError(f"--port {port}: expected a port from 0 to {_LAST_PORT}; 0 is any free one.")
+    if script is not None and script.is_dir():
+        raise ValueError(f"{script}: is a folder, expected a script; give the file, and the folder as --out.")
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder) as told:
@@ -96,7 +101,7 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 def _listen(host: str, port: int | None, told: Path) -> socket.socket:
     last = read_object(told).get("port")
-    own = [last] if isinstance(last, int) and 0 < last < 65536 else []
+    own = [last] if isinstance(last, int) and 0 < last <= _LAST_PORT else []
     ports = [*own, *range(FIRST_PORT, FIRST_PORT + _PORTS)] if port is None else [port]
     problem: OSError | None = None
     for number in ports:
@@ -107,8 +112,9 @@ def _listen(host: str, port: int | None, told: Path) -> socket.socket:
             listener.bind(place)
             listener.listen()
             return listener
-        except socket.gaierror as error:
-            raise ValueError(f"--host {host}: {error.strerror}. Give an address of this machine.") from None
+        except (socket.gaierror, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no name of a machine"
+            raise ValueError(f"--host {host}: {reason}. Give an address of this machine.") from None
         except OSError as error:
             problem = error
     assert problem is not None

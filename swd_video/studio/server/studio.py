@@ -85,6 +85,11 @@ class Studio:
         version = version_of(text)
         known_of, hashes = self._content_hashes
         hashes = hashes if known_of == version else {}
+        problems, picks = look.problems, {}
+        try:
+            picks = read_picks(self.folder.path)
+        except ValueError as error:
+            problems = (*problems, {"line": 0, "text": str(error)})
         return {
             "folder": str(self.folder.path.resolve()),
             "script": {
@@ -93,12 +98,10 @@ class Studio:
                 "version": version,
                 "title": script.title if script else "",
                 "model": script.model if script else "",
-                "problems": look.problems,
+                "problems": problems,
                 "warnings": look.warnings,
             },
-            "shots": describe_shots(script, clips, drafts, read_picks(self.folder.path), hashes)
-            if script
-            else [],
+            "shots": describe_shots(script, clips, drafts, picks, hashes) if script else [],
             "others": describe_others(script, clips, drafts),
             "history": self._history.latest(),
             "films": self.folder.films(),

@@ -37,7 +37,7 @@ def test_shots_have_the_takes_of_the_script_and_those_on_the_disk(tmp_path: Path
     finish(tmp_path, "tiger", 2, takes[1].seed, takes[1].shot.prompt)
     finish(tmp_path, "ghost", 1, 7, "an older text")
     finish(tmp_path / "drafts", "ghost", 4, 9, takes[2].shot.prompt)
-    (tmp_path / "picks.json").write_text('{"tiger": [2], "ghost": "all"}')
+    (tmp_path / "picks.json").write_text('{"tiger": [2]}')
     tiger, ghost = described(Folder(tmp_path))
     assert [(take["take"], take["picked"], bool(take["clip"])) for take in tiger["takes"]] == [
         (1, False, False),

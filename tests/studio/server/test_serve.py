@@ -71,6 +71,14 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "queue.json").unlink()
     assert main(["studio", "--out", str(tmp_path), "--no-open", "--host", "no-such-host.invalid"]) == 2
     assert "error: --host no-such-host.invalid: " in capsys.readouterr().err
+    for words, message in (
+        (["--port", "70000"], "--port 70000: expected a port from 0 to 65535"),
+        ([str(tmp_path)], f"{tmp_path}: is a folder, expected a script"),
+        (["--host", 70 * "a"], "--host aaa"),
+    ):
+        assert main(["studio", *words, "--out", str(tmp_path / "new"), "--no-open"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+        assert words[0] == "--host" or not (tmp_path / "new").exists()
     (tmp_path / "film.yaml").write_bytes(b"- \xff\n")
     assert (
         main(["studio", str(tmp_path / "film.yaml"), "--out", str(tmp_path), "--no-open", "--port", "0"]) == 2

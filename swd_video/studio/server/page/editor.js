@@ -189,6 +189,7 @@ function number() {
 async function open(file) {
   if (!file) return;
   await loaded;
+  if (isChanged() && !confirm(`Your text is not saved. Open ${file.name} in its place?`)) return;
   const bytes = new Uint8Array(await file.arrayBuffer());
   const wide = (bytes[0] === 0xff && bytes[1] === 0xfe && "utf-16le") || (bytes[0] === 0xfe && bytes[1] === 0xff && "utf-16be");
   try {
@@ -198,6 +199,8 @@ async function open(file) {
     return;
   }
   name.value = file.name;
+  // It is of no version that the server knows, so a file of this name there is not replaced without a question.
+  base = "opened";
   written();
 }
 
