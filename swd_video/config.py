@@ -359,7 +359,7 @@ def _sections_at(
         kind = here.get("kind") if isinstance(here, dict) else None
         sections = [section for section in every_kind if kind is None or _kind(section) == kind]
         if not sections and isinstance(kind, str) and (outside := find("", kind)) is not None:
-            sections = [outside]
+            sections = [outside] if isinstance(outside, type) and issubclass(outside, BaseModel) else []
     return every_kind, sections
 
 

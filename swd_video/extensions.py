@@ -44,7 +44,7 @@ def find(group: str, name: str) -> Any | None:
         return None
     try:
         return getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: {error}; expected module:Class, importable from where the command runs."
         ) from error

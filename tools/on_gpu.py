@@ -346,7 +346,11 @@ def main() -> int:
         raise SystemExit(f"--only: got {', '.join(arguments.only)}; the parts are {', '.join(parts)}.")
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        done[name] = {"error": "did not come to its end"}
+        if "error" in done.setdefault(
+            name, {"error": ""}
+        ):  # what was measured before stays until it is measured anew
+            done[name] = {"error": "did not come to its end"}
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out, record)
         done[name] = attempt(lambda: in_fresh_process(run_part, *parts[name], arguments))  # noqa: B023
         record["card"] = done[name].get("machine", record.get("card"))

@@ -21,6 +21,8 @@ class Arguments:
 def run(argv: list[str]) -> int:
     """Examine the machine; returns 1 if a part that rendering needs does not work, else 0."""
     arguments = read_arguments(Arguments, "doctor", argv)
+    if not arguments.disk.exists():
+        raise ValueError(f"--disk {arguments.disk}: there is no such folder; name one that is there.")
     found = examine(arguments.disk)
     print(json.dumps(found) if arguments.json_output else describe(found))
     return 0 if found["ready"] else 1

@@ -1,6 +1,7 @@
 """`swd-video vbench MODEL --prompts FILES --out DIR`: the clips that VBench and VBench-2.0 judge."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ def run(argv: list[str]) -> int:
     arguments = read_arguments(Arguments, "vbench", argv, _DESCRIPTION)
     from swd_video.data.share import Share
     from swd_video.evaluation.vbench import SUITES, VIDEOS_FOLDER, plan_bench, write_bench
+    from swd_video.files import check_writable
 
     suite = SUITES[arguments.suite]
     if arguments.samples is not None:
@@ -75,7 +77,16 @@ def run(argv: list[str]) -> int:
         suite = replace(suite, samples=arguments.samples, more_samples={})
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size: got {arguments.batch_size}, expected 1 or more.")
+    if arguments.steps < 1:
+        raise ValueError(f"--steps: got {arguments.steps}, expected 1 or more.")
+    for flag, scale, least in (
+        ("--guidance-scale", arguments.guidance_scale, 1.0),
+        ("--embedded-guidance", arguments.embedded_guidance, 0.0),
+    ):
+        if scale is not None and not least <= scale < math.inf:
+            raise ValueError(f"{flag}: got {scale:g}, expected {least:g} or more.")
     share = Share.parse(arguments.shard)
+    check_writable(arguments.out)
     clips = plan_bench(suite, arguments.prompts, arguments.model_prompts, seed=arguments.seed)
     row = _row(arguments)
     about = {"suite": arguments.suite, "model": arguments.model, "seed": arguments.seed}

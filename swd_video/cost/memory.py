@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from swd_video.cost.step import Kind, Sizes
+from swd_video.training.batch import divide_batch
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, TrainConfig
 from swd_video.training.optimizers import MuonConfig
 
@@ -53,9 +54,12 @@ class Setup:
 
     @property
     def divides(self) -> bool:
-        """Whether the GPUs can share the batch evenly."""
-        train = self.config.train
-        return train.batch_size % (self.num_gpus * train.stages_per_step * self.config.loss.group) == 0
+        """Whether the GPUs can share the batch evenly, and each take its share in equal passes."""
+        try:
+            divide_batch(self.config.train, self.config.loss.group, self.num_gpus)
+        except ValueError:
+            return False
+        return True
 
     @property
     def clips_at_once(self) -> int:

@@ -162,6 +162,11 @@ class LatentCache:
         return len(self._samples)
 
     @property
+    def keys(self) -> list[str]:
+        """Of all samples, in order."""
+        return [key for _, _, key, _ in self._samples]
+
+    @property
     def captions(self) -> list[str]:
         """The caption of every clip, in order; clips of the same caption show what varies between them."""
         return [caption for _, _, _, caption in self._samples]

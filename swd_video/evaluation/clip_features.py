@@ -16,6 +16,7 @@ from torch import Tensor
 from swd_video.core.pixels import pixels_from_frames
 from swd_video.evaluation.clip_store import check_clips
 from swd_video.evaluation.efficientnet import load_efficientnet
+from swd_video.models.fingerprint import weights_digest
 from swd_video.models.pixel_encoders import load_encoder_network, pixels_to, read_pixel_form
 from swd_video.models.pixel_form import resize_pictures
 
@@ -39,12 +40,14 @@ class FrameFeatures:
         describe: uint8 frames (frames, height, width, 3) on the device to features (frames, features).
         device: where it runs.
         frames_per_forward: frames in one forward pass, which bounds memory.
+        digest: of its weights, where another network may come to have its name.
     """
 
     name: str
     describe: Callable[[Tensor], Tensor]
     device: torch.device
     frames_per_forward: int
+    digest: str = ""
 
     @torch.inference_mode()
     def frame_features(
@@ -114,6 +117,7 @@ class TransformersFeatures:
         self.name = f"{name}, mean token of {self.num_frames} frames"
         self.size_px = (form.height_px, form.width_px)
         self.device = torch.device(device)
+        self.digest = f"{weights_digest(model)} {form}"
         self._statistics = [
             torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (form.mean, form.std)
         ]
@@ -171,6 +175,7 @@ def load_features(name: str, *, device: str | torch.device = "cpu") -> VideoFeat
         lambda frames: network.mean_token(network.pixels(frames)),
         network.device,
         frames_per_forward=32,
+        digest=network.digest,
     )
 
 

@@ -63,9 +63,11 @@ def make_clips(
         if path.exists():
             continue
         chunk = requests[start : start + batch_size]
-        store_arrays(
-            path, {"frames": row.make(chunk, [seed * _SEED_STEP + start + i for i in range(len(chunk))])}
-        )
+        try:
+            frames = row.make(chunk, [seed * _SEED_STEP + start + i for i in range(len(chunk))])
+        except ValueError as error:
+            raise ValueError(f"row {row.key!r}: {error}") from error
+        store_arrays(path, {"frames": frames})
         made += len(chunk)
         done = start + len(chunk)
         left = (time.monotonic() - began) / made * (len(requests) - done)

@@ -83,8 +83,9 @@ class RealClips(ClipSource):
         return frames_from_pixels(clip_pixels(clip, size, fps))[0].permute(1, 2, 3, 0).numpy()
 
     def content(self, clips: Sequence[Clip]) -> Mapping[str, Any]:
-        """The sizes of the files tell when one has changed."""
-        return {"bytes": [clip.path.stat().st_size if clip.path.is_file() else 0 for clip in clips]}
+        """Sizes and times of the files tell when one has changed."""
+        stats = [clip.path.stat() if clip.path.is_file() else None for clip in clips]
+        return {"files": [None if found is None else (found.st_size, found.st_mtime_ns) for found in stats]}
 
     def place(self, clip: Clip) -> Hashable:
         """A stretch of a file."""
@@ -182,7 +183,7 @@ class TargetConfig(Section):
     row: str
     """Key of the row."""
     metric: str
-    """Name of a figure in evaluation.json; `adherence` stands for that of every attribute."""
+    """Name of a figure of the tables, as evaluation.json has it; `adherence` stands for that of every attribute."""
     share_of: str | None = None
     """Key of another row: `at_least` and `at_most` then bound the figure as a share of that row's."""
     at_least: float | None = None
@@ -233,7 +234,7 @@ class EvaluateConfig(Section):
     """Take only the first so many."""
     samples_per_prompt: int = Field(default=2, ge=1)
     """Clips of each prompt; diversity needs two."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**43)
     """Clip i of every row starts from the same noise, which follows from this."""
     size: str | None = None
     """Size of the clips as "FRAMESxHEIGHTxWIDTH"; null is that of the first model that says what it makes."""

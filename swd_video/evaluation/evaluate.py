@@ -13,6 +13,7 @@ import torch
 from swd_video.config import dump_config, load_saved
 from swd_video.core.grid import PixelSize
 from swd_video.cost.speed import machine_name
+from swd_video.data.latent_cache import INDEX_NAME
 from swd_video.data.texts import choose_prompts
 from swd_video.evaluation.clip_store import StoredClips, make_clips
 from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, StudentRowConfig
@@ -21,7 +22,7 @@ from swd_video.evaluation.judges import Judges
 from swd_video.evaluation.metrics import all_metrics
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
 from swd_video.evaluation.model_pool import ModelPool
-from swd_video.evaluation.overlap import check_overlap
+from swd_video.evaluation.overlap import check_decoder, check_overlap
 from swd_video.evaluation.report import write_figures
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row, prompt_requests, real_row
@@ -29,9 +30,11 @@ from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
 from swd_video.evaluation.targets import check_measured, check_targets
 from swd_video.files import write_text
 from swd_video.models.loading import resolve_model_path
+from swd_video.training.provenance import ADAPTATION_FILE, RECORD_FILE
 
 RESULT_NAME = "evaluation.json"
 CONFIG_NAME = "config.yaml"
+_OF_OTHERS = (ADAPTATION_FILE, RECORD_FILE, INDEX_NAME)
 
 
 def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str) -> Results:
@@ -44,6 +47,9 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
     """
     if (out / CONFIG_NAME).is_file():
         load_saved(EvaluateConfig, out / CONFIG_NAME)  # a run's says by what its student must not be judged
+    for name in _OF_OTHERS:
+        if (out / name).is_file():
+            raise ValueError(f"{out}: holds the files of another command ({name}); choose another --out.")
     prompts = choose_prompts(config.prompts, config.prompts_file, config.num_prompts)
     unrecorded = _check_students(config)
     sources = _find_sources(config)
@@ -141,14 +147,22 @@ def _how_made(
 
 
 def _check_students(config: EvaluateConfig) -> list[str]:
-    """Refuse rows whose student was trained by a judging network; returns the rows that do not say."""
+    """Refuse rows whose student or decoder a judging network trained; returns the students that do not say."""
     section = config.metrics
     networks = {"metrics.encoder": section.encoder, "metrics.frame_encoder": section.frame_encoder}
     if section.judge is not None:
         networks["metrics.judge"] = section.judge
     own = {f"metrics.others: {m.key}": m.network for m in all_metrics(others=section.others) if m.network}
+    networks |= own
+    for row in config.rows:
+        if isinstance(row.decoder, Path):
+            check_decoder(row.decoder, networks)
     students = [row for row in config.rows if isinstance(row, StudentRowConfig)]
-    return [row.key for row in students if not check_overlap(resolve_model_path(row.model), networks | own)]
+    return [
+        row.key
+        for row in students
+        if not check_overlap(resolve_model_path(row.model), networks, own_decoder=row.decoder is None)
+    ]
 
 
 def _find_sources(config: EvaluateConfig) -> dict[str, Sequence[Any]]:

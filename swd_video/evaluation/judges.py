@@ -63,7 +63,8 @@ class Judges:
     def names(self) -> list[str]:
         """What tells these judges from others."""
         judge = "" if self.judge is None else weights_digest(self.judge)
-        return [self.encoder.name, self.frame_encoder.name, judge, self.flow]
+        encoders = [f"{one.name} {one.digest}".strip() for one in (self.encoder, self.frame_encoder)]
+        return [*encoders, judge, self.flow]
 
 
 @dataclass(frozen=True)

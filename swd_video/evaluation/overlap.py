@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.evaluation.clip_features import PACKAGED
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import DECODER_FILE_NAME, STUDENT_FILE_NAME
@@ -18,14 +19,17 @@ RECORD_NAME = "config.yaml"
 _LOSS_KEY = "loss"
 
 
-def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) -> bool:
+def check_overlap(
+    student: str | os.PathLike[str], networks: Mapping[str, str], *, own_decoder: bool = True
+) -> bool:
     """Refuse to judge a student with a network that its training used.
 
     The networks of a training are those in its `student.json`, and all the names in the `loss` section of the config
     beside it. Two names are one network if they are equal, if they are folders with the same files, or if one is a hub
     name whose last part is the other's; every EfficientNet is the packaged one.
 
-    `networks` are packaged names, folders or hub names by the config key that names them.
+    `networks` are packaged names, folders or hub names by the config key that names them; `own_decoder` tells whether
+    clips are shown through the decoder that the student carries.
 
     Returns:
         Whether there is a record; without one nothing is known.
@@ -34,18 +38,42 @@ def check_overlap(student: str | os.PathLike[str], networks: Mapping[str, str]) 
         ValueError: Naming the student, the network and the record.
     """
     known = False
-    for where, used in _training_networks(Path(student)):
+    for where, used in _training_networks(Path(student), own_decoder):
         known = True
-        for key, network in networks.items():
-            if used is not None and _judges_what_it_trained(used, network):
-                raise ValueError(
-                    f"{key}: {network!r} trained {student} ({where}: {used.name!r}), and a network "
-                    "must not judge what it trained; choose another."
-                )
+        _refuse_judges(student, where, used, networks)
     return known
 
 
-def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None]]:
+def check_decoder(file: Path, networks: Mapping[str, str]) -> None:
+    """Refuse to judge clips through a decoder with a network that its training looked through.
+
+    Raises:
+        ValueError: as for `check_overlap`.
+    """
+    try:
+        decoder = StreamingDecoder.load(file)
+    except ValueError:
+        return  # published decoders say nothing of that, and what is none is refused later
+    for network in _networks_of(decoder):
+        _refuse_judges(file, "trained_through", network, networks)
+
+
+def _refuse_judges(
+    what: str | os.PathLike[str], where: str, used: PixelNetwork | None, networks: Mapping[str, str]
+) -> None:
+    for key, network in networks.items():
+        if used is not None and _judges_what_it_trained(used, network):
+            raise ValueError(
+                f"{key}: {network!r} trained {what} ({where}: {used.name!r}), and a network "
+                "must not judge what it trained; choose another."
+            )
+
+
+def _networks_of(decoder: StreamingDecoder) -> list[PixelNetwork]:
+    return [PixelNetwork(**network) for network in (decoder.made_of or {}).get("trained_through", ())]
+
+
+def _training_networks(student: Path, own_decoder: bool) -> Iterator[tuple[str, PixelNetwork | None]]:
     """What a student's files say, and where; None for a file that names no network."""
     if (student / STUDENT_FILE_NAME).is_file():
         loaded = Student.load(student)
@@ -53,10 +81,9 @@ def _training_networks(student: Path) -> Iterator[tuple[str, PixelNetwork | None
             where = f"{student / STUDENT_FILE_NAME}: encoders"
             yield where, None
             yield from ((where, network) for network in loaded.trained_through)
-        if loaded.decoder is not None:
+        if loaded.decoder is not None and own_decoder:
             where = f"{student / DECODER_FILE_NAME}: trained_through"
-            for network in (loaded.decoder.made_of or {}).get("trained_through", ()):
-                yield where, PixelNetwork(**network)
+            yield from ((where, network) for network in _networks_of(loaded.decoder))
     # In its folder, or where `swd-video distill` leaves it, one above.
     places = (student / RECORD_NAME, student.parent / RECORD_NAME)
     record = next((path for path in places if path.is_file()), None)

@@ -49,7 +49,8 @@ def markdown_table(columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[
     ]
     for title, figures in rows:
         cells = [format_figure(figures.get(c.key), c.digits, interval=c.interval) for c in columns]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        name = " ".join(title.split()).replace("|", "\\|")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """What an evaluation found, how any two of its rows compare, and how that is told in tables and JSON."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,8 +93,11 @@ class Results:
         if margin is None or set(first.clips.captions) != set(second.clips.captions):
             return None
         estimates = [f for f in figures if isinstance(f, Estimate) and f.draws is not None]
+        repeated = [{p for p, n in Counter(row.clips.captions).items() if n > 1} for row in (first, second)]
         if len(estimates) < 2 or estimates[0].groups != estimates[1].groups:
             return None  # Diversity, for one, where a row has prompts with a single clip.
+        if estimates[0].groups < len(set(first.clips.captions)) and repeated[0] != repeated[1]:
+            return None  # Likewise, where both have as many of them.
         return difference(estimates[0], estimates[1], margin, metric.better)
 
     def as_json(self) -> dict[str, Any]:

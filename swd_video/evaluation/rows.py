@@ -133,8 +133,11 @@ def student_row(section: StudentRowConfig, pipe: ScaleWisePipeline, size: PixelS
 
     def make(requests: Sequence[Request], seeds: Sequence[int]) -> np.ndarray:
         prompts = [request.caption for request in requests]
-        clips = pipe(prompt=prompts, generator=_generators(seeds), output_type="np").frames
-        return (torch.from_numpy(np.asarray(clips)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        clips = torch.from_numpy(
+            np.asarray(pipe(prompt=prompts, generator=_generators(seeds), output_type="np").frames)
+        )
+        check_numbers(clips)
+        return (clips.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
     # The same weights make other clips where frames are counted otherwise.
     identity = {"kind": "student", "positions": pipe.positions, **_identity(pipe.model, pipe.scheduler)}
@@ -168,10 +171,21 @@ def real_row(
     return Row(section.key, title, make, identity, fps=fps)
 
 
+def check_numbers(pixels: Tensor) -> None:
+    """Refuse what a model that overflowed has made: 8-bit pictures of it would be black."""
+    if not torch.isfinite(pixels).all():
+        raise ValueError("the model made values that are not numbers; try dtype float32, or train it again.")
+
+
 def to_frames(
     pixels: Float[Tensor, "batch 3 frames height width"],
 ) -> UInt8[np.ndarray, "batch frames height width 3"]:
-    """Pixels in [-1, 1] to 8-bit pictures."""
+    """Pixels in [-1, 1] to 8-bit pictures.
+
+    Raises:
+        ValueError: If some are no numbers.
+    """
+    check_numbers(pixels)
     return frames_from_pixels(pixels).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 

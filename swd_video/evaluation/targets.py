@@ -10,8 +10,6 @@ from swd_video.evaluation.metrics.cost import COSTS
 from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.results import Results
 
-_TINY = 1e-9
-
 
 def check_measured(config: EvaluateConfig, metrics: Sequence[Metric], judges: Judges) -> None:
     """Refuse targets on what this evaluation cannot measure, before anything is made; `cost: null` times none at all.
@@ -62,7 +60,8 @@ def _check(target: TargetConfig, metric: Metric, results: Results) -> dict[str, 
     value = _value(results, target.row, metric)
     if target.share_of and value is not None:
         whole = _value(results, target.share_of, metric)
-        value = None if whole is None else value / max(whole, _TINY)
+        # Nothing is a share of what is not above 0, as an unbiased distance may be.
+        value = None if whole is None or whole <= 0 else value / whole
     if value is None or bound is None:
         return {"name": name, "found": "–", "met": None}
     met = value >= bound if target.at_least is not None else value <= bound

@@ -115,6 +115,13 @@ def kept_sidecar(clip: PlannedClip, out: Path) -> dict[str, Any]:
     return sidecar if _is_whole(clip, sidecar, out) else {}
 
 
+def is_kept_and_changed(clip: PlannedClip, out: Path) -> bool:
+    """Whether the files of a take that the script keeps are there, and not as they were written."""
+    names = (f"{clip.name}.mp4", f"{clip.name}.webp")
+    is_there = sidecar_file(clip.name, out).is_file() and all((out / name).is_file() for name in names)
+    return is_there and clip.take.shot.keeps(clip.take.take) and not kept_sidecar(clip, out)
+
+
 def stages_of(clip: PlannedClip) -> list[dict[str, float | int]]:
     """Size in pixels and noise of every stage, as sidecars list them."""
     return [

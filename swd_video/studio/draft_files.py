@@ -25,7 +25,6 @@ from swd_video.studio.take_state import TakeState
 
 # What a clip is made of, as people call it.
 _WORDS = {
-    "model": "student",
     "stages": "schedule or size",
     "size": "size",
     "fps": "frame rate",
@@ -35,6 +34,7 @@ _WORDS = {
     "read_as": "prompt",
     "render_version": "version of this program",
 }
+_WORDS_OF_MODEL = ("student", "device", "precision")
 _WORDS_OF_METADATA = {"prompt": "prompt", "seed": "seed", "model": "student"}
 
 
@@ -137,6 +137,11 @@ def _differences(old: Any, new: Mapping[str, Any]) -> str:
         for key, word in _WORDS.items()
         if old.get(key) != new.get(key) and not (key == "stages" and old.get("size") != new.get("size"))
     ]
+    was, model = old.get("model"), new["model"]
+    if isinstance(was, list):
+        words += [word for word, one, other in zip(_WORDS_OF_MODEL, was, model, strict=False) if one != other]
+        count = len(_WORDS_OF_MODEL)
+        words += ["batch or setting of the model"] if was[count:] != model[count:] else []
     before, now = old.get("metadata"), new["metadata"]
     if isinstance(before, Mapping):
         words += [word for key, word in _WORDS_OF_METADATA.items() if before.get(key) != now[key]]

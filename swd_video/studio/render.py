@@ -16,7 +16,14 @@ from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
-from swd_video.studio.clip_files import NOT_FINITE, is_finished, kept_sidecar, write_clip, write_stage_preview
+from swd_video.studio.clip_files import (
+    NOT_FINITE,
+    is_finished,
+    is_kept_and_changed,
+    kept_sidecar,
+    write_clip,
+    write_stage_preview,
+)
 from swd_video.studio.clips import PlannedClip, length_notes, plan_clips, prompt_warnings
 from swd_video.studio.contact_sheet import draw_contact_sheets
 from swd_video.studio.continuation import finished_videos, in_chain_order, joined, video_hash
@@ -221,6 +228,12 @@ class _RenderRun:
                 result.status = "skipped"
             elif kept := kept_sidecar(clip, self.out):
                 result.status, result.kept = "skipped", kept
+            elif is_chosen and is_kept_and_changed(clip, self.out):
+                result.status = "failed"
+                result.error = (
+                    f"the script keeps it, and {clip.name}.mp4 or its preview is not as it was rendered. Move them "
+                    "elsewhere, or drop `keep`, to render it anew."
+                )
             elif is_chosen and clip.continues is not None and clip.after is None:
                 result.status = "failed"
                 result.error = f"it continues {clip.continues}, which is not finished. Render that one, too."

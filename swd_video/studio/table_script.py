@@ -59,7 +59,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     if said := _SAID.match(text):
         separator, text = said[2], text[said.end() :]
     else:
-        first = text.lstrip("\r\n").split("\n", 1)[0]
+        first = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
         separator = max(_SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:

@@ -37,7 +37,7 @@ from swd_video.training.clip_order import order_clips
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
 from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts
-from swd_video.training.loop import Run, TrainSummary
+from swd_video.training.loop import SUMMARY_FILE, Run, TrainSummary
 from swd_video.training.open_clips import open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
@@ -169,10 +169,11 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
         seed=config.seed,
     )
 
-    # All that could be wrong has been found, so the folder becomes this run's.
-    known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
+    checkpoints.check_steps(train.steps)
+    # All that could be wrong has been found, so the folder becomes this run's.
+    known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     if adapts:
         save = partial(_save_teacher, resolve_model_path(config.model))
         return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
@@ -326,6 +327,8 @@ def _claim_folder(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
+        # What was finished, with another `kept_share` say, is not what the files below ask for.
+        (folder / SUMMARY_FILE).unlink(missing_ok=True)
         if known:
             write_json(folder / RECORD_FILE, made_of, durable=True)
         if upsampler is not None:

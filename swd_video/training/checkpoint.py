@@ -108,6 +108,19 @@ class CheckpointFolder:
             if other not in latest:
                 shutil.rmtree(other)
 
+    def check_steps(self, steps: int) -> None:
+        """Refuse a run of fewer steps than were taken.
+
+        Raises:
+            ValueError: saying how many were.
+        """
+        done = max((int(path.name.removeprefix("step_")) for path in self.finished()), default=0)
+        if done > steps:
+            raise ValueError(
+                f"train.steps: {steps}, but the run in {self.folder.parent} has taken {done}. Choose another --out, "
+                f"or no fewer than {done}."
+            )
+
     def restore(self, state: TrainingState, *, speaks: bool = True) -> tuple[int, dict[str, Any]]:
         """Put the latest checkpoint that is whole back in place.
 

@@ -206,10 +206,21 @@ def _hold_out(config: DecoderConfig, clips: LatentCache, manifest: list[Clip]) -
     generator = keyed_generator(config.seed, "held out")
     if chosen.manifest is not None:
         others = read_manifest(chosen.manifest)
+        trained = {clip.path.resolve() for clip in manifest}
+        if both := next((clip.path for clip in others if clip.path.resolve() in trained), None):
+            raise ConfigError(
+                f"held_out.manifest: {both} is in data.manifest as well, so it is trained on; name others, or null "
+                "to keep some back."
+            )
         order = torch.randperm(len(others), generator=generator).tolist()
         return set(), [others[place] for place in order[: chosen.count]]
     places = torch.randperm(len(clips), generator=generator)[: chosen.count].tolist()
-    return set(places), [manifest[int(clips.get(place, [])["key"])] for place in places]
+    lines = [manifest[int(key)] for key in clips.keys]
+    held_out = [lines[place] for place in places]
+    # Other stretches or captions of the same file would show what is held back.
+    files = {clip.path.resolve() for clip in held_out}
+    kept_back = {place for place, clip in enumerate(lines) if clip.path.resolve() in files}
+    return kept_back, held_out
 
 
 def _run(trainer: DecoderTrainer, done: int, shown: HeldOutClips, save: Callable[[int], None]) -> None:

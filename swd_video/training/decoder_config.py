@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from swd_video.config import Section
 from swd_video.core.grid import LatentSize
@@ -15,9 +15,9 @@ from swd_video.training.config import LoadConfig
 class DecoderShapeConfig(Section):
     """The shape of a decoder: levels, each twice as fine in space and time as the one before, while that is needed."""
 
-    widths: tuple[int, ...] = Field(default=(64, 32, 16), min_length=1)
+    widths: tuple[PositiveInt, ...] = Field(default=(64, 32, 16), min_length=1)
     """Channels of each level."""
-    blocks: tuple[int, ...] = Field(default=(3, 2, 1), min_length=1)
+    blocks: tuple[NonNegativeInt, ...] = Field(default=(3, 2, 1), min_length=1)
     """Residual blocks of each level, which also see the frame before."""
     patch: tuple[int, int] = (1, 2)
     """Frames, and rows and columns, of pixels that a cell of the last level becomes."""
@@ -104,8 +104,8 @@ class DecoderTrainConfig(Section):
     """Clips in a step."""
     crop: int | None = Field(default=6, ge=1)
     """Height and width in latents of what is shown of a clip; null shows whole pictures."""
-    frames: int | None = Field(default=None, ge=1)
-    """Latent frames, consecutive, of what is shown of a clip; null shows all."""
+    frames: int | None = Field(default=None, ge=2)
+    """Latent frames, consecutive, of what is shown of a clip; null shows all. Of one alone nothing before is known."""
     differences: float = Field(default=0.5, ge=0)
     """Weight of the error of differences between neighbours along time, height and width, beside that of values."""
     features: FeaturesConfig | None = None

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
 
     Raises:
         NonFiniteError: when the loss or its gradient is not finite; the last checkpoint stays.
-        ValueError: if no checkpoint is whole, or more steps were taken already than are asked for.
+        ValueError: if no checkpoint is whole.
         OSError: if something cannot be written; the last checkpoint stays.
     """
     stepper, settings = run.stepper, run.stepper.train
@@ -72,11 +72,6 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
         stepper.networks.trainable_parameters(), stepper.ema, stepper.optimizers, stepper.learners
     )
     done, progress = run.checkpoints.restore(state, speaks=is_main)
-    if done > settings.steps:
-        raise ValueError(
-            f"train.steps: {settings.steps}, but the run in {run.folder} has taken {done}. Choose another --out, or no "
-            f"fewer than {done}."
-        )
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
     started = time.perf_counter() - progress.get("seconds", 0.0)
@@ -122,8 +117,12 @@ def _logging(run: Run, done: int) -> Iterator[None]:
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
     try:
         yield
-    finally:
-        accelerator.end_training()
+    except BaseException:
+        # On a full disk it fails as well, and would hide what was said first.
+        with suppress(OSError):
+            accelerator.end_training()
+        raise
+    accelerator.end_training()
 
 
 def _progress_bar(what: str, steps: int, done: int, *, speaks: bool) -> Any:

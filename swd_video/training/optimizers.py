@@ -9,12 +9,14 @@ from torch import nn
 
 from swd_video.config import Section
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class AdamWConfig(Section):
     """AdamW for everything."""
 
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     """Decay of the averages of the gradient and of its square."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Share of a weight, times the learning rate, that each step takes off."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ _PLACES = {
     "train.start",
 }
 
+_LONGEST_SHOWN = 120
+
 # Of every run; compared where both sides know them.
 _NAMES = {
     "teacher": "teacher (model, load.transformer_file)",
@@ -58,6 +61,7 @@ _NAMES = {
     "started_from": "start (train.start)",
     "imitated": "clips to imitate (train.imitate)",
     "files": "file that a loss reads",
+    "trained_through": "network that is looked through (encoder)",
 }
 
 
@@ -70,6 +74,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
     path, file = resolve_model_path(config.model), config.load.transformer_file
     sections = config.loss.objectives.values()
     read = [file for section in sections for file in section.files]
+    seen = [asdict(network) for section in sections for network in section.trained_through]
     if any(section.decodes == "decoder" for section in sections) and isinstance(config.load.decoder, Path):
         read.append(config.load.decoder)
     start = digest_of_start(config.train)
@@ -80,6 +85,7 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
         "teacher": fingerprint_folders(parts, [] if file is None else [file]),
         "vae": fingerprint_encoders(path),
         **({"files": fingerprint_folders([], read)} if read else {}),
+        **({"trained_through": seen} if seen else {}),
         **({} if start is None else {"started_from": start}),
     }
 
@@ -172,6 +178,11 @@ def check_made_of(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]
     key = difference(there, {key: value for key, value in now.items() if key in _NAMES})
     if key is not None:
         raise ConfigError(
-            f"{folder}: holds a run with another {_NAMES[key]}: {there[key]} there, {now[key]} now. Choose another "
-            "--out, or delete the folder to start anew."
+            f"{folder}: holds a run with another {_NAMES[key]}: {_brief(there[key])} there, {_brief(now[key])} now. "
+            "Choose another --out, or delete the folder to start anew."
         )
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -92,6 +92,11 @@ def train_upsampler(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if not torch.isfinite(loss) or not all(w.isfinite().all() for w in upsampler.parameters()):
+                raise ValueError(
+                    f"upsampler.lr: its training left all numbers at step {step + 1} of {config.steps}, with a rate of "
+                    f"{config.lr:g}; take a lower one."
+                )
             bar.set_postfix_str(f"error {loss.item():.4f}", refresh=False)
             bar.update()
     return upsampler

@@ -1,12 +1,19 @@
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from swd_video.core.grid import PixelSize
+from swd_video.core.schedule import ScaleSchedule
 from swd_video.evaluation.clip_store import make_clips
-from swd_video.evaluation.config import TeacherRowConfig
-from swd_video.evaluation.rows import Row, prompt_requests, teacher_row
+from swd_video.evaluation.config import StudentRowConfig, TeacherRowConfig
+from swd_video.evaluation.rows import Row, prompt_requests, student_row, teacher_row
 from swd_video.models.loading import load_teacher
+from swd_video.student.student import load_student
+
+MakeStudent = Callable[[Path, ScaleSchedule], Path]
 
 
 def test_a_stopped_row_goes_on_with_the_same_clips(tiny_wan_folder: Path, tmp_path: Path) -> None:
@@ -31,3 +38,19 @@ def test_a_stopped_row_goes_on_with_the_same_clips(tiny_wan_folder: Path, tmp_pa
     assert row_with(2.5).digest() != row.digest()
     alone = make_clips(row, specs, tmp_path / "b", seed=3, batch_size=1)
     assert np.abs(np.concatenate(list(alone.batches())).astype(int) - whole).max() <= 1
+
+
+def test_clips_of_no_numbers_are_refused(
+    tiny_wan_folder: Path, make_student: MakeStudent, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    folder = make_student(tmp_path / "student", tiny_schedule)
+    model, student = load_teacher(tiny_wan_folder), load_student(folder)
+    for network in (model.transformer, student.model.transformer):
+        next(network.parameters()).data.fill_(math.nan)
+    section = TeacherRowConfig(key="teacher", model=str(tiny_wan_folder), steps=2, guidance_scale=1)
+    own = StudentRowConfig(key="student", model=str(folder))
+    size = student.model.shown_size(student.scheduler.schedule.target)
+    for row in (teacher_row(section, model, PixelSize(5, 32, 32)), student_row(own, student, size)):
+        with pytest.raises(ValueError, match=f"row '{row.key}': the model made values that are not numbers"):
+            make_clips(row, prompt_requests(["a bee"], 1), tmp_path / "clips", seed=3, batch_size=1)
+    assert not list((tmp_path / "clips").rglob("*.npz"))

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import torch
 import yaml
 from transformers import Dinov2Config, Dinov2Model
 
+from swd_video.core.decoder import StreamingDecoder
 from swd_video.core.grid import LatentSize
 from swd_video.core.schedule import ScaleSchedule, Stage
-from swd_video.evaluation.overlap import check_overlap
+from swd_video.evaluation.overlap import check_decoder, check_overlap
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.student import Student
@@ -95,3 +97,23 @@ def test_other_networks_may_judge_and_without_a_record_nothing_is_known(student:
     assert check_overlap(student, networks)
     (student.parent / "config.yaml").write_text("model: efficientnet\n")
     assert not check_overlap(student, networks)
+
+
+def test_what_a_decoder_was_trained_through_counts_where_it_shows_the_clips(
+    student: Path, tmp_path: Path, tiny_decoder: Callable[..., StreamingDecoder]
+) -> None:
+    decoder = tiny_decoder()
+    decoder.made_of = {"trained_through": [{"name": "MCG/videomae"}]}
+    decoder.save(tmp_path / "own.safetensors")
+    schedule = ScaleSchedule((Stage(1.0, LatentSize(1, 2, 2)),))
+    made = Student("pocket-wan", ScaleWiseFlowMatchScheduler.from_schedule(schedule), trained_through=())
+    replace(made, decoder=decoder).save(student, {})
+    judge = {"metrics.encoder": "copies/VideoMAE"}
+    for check in (
+        lambda: check_overlap(student, judge),
+        lambda: check_decoder(tmp_path / "own.safetensors", judge),
+    ):
+        with pytest.raises(ValueError, match=r"metrics\.encoder: .*trained_through: 'MCG/videomae'"):
+            check()
+    assert check_overlap(student, judge, own_decoder=False), "clips are shown through the VAE"
+    check_decoder(tmp_path / "own.safetensors", {"metrics.encoder": "efficientnet"})

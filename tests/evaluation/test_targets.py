@@ -18,6 +18,9 @@ CLASSES = {"subject": ("a", "b"), "motion": ("a", "b")}
 PROMPTS = tuple(f"prompt {number}" for number in range(40))
 
 
+CLIPS = StoredClips(Path(), (), 1, PROMPTS, 12.0)
+
+
 def row_of(key: str, gains: dict[str, float], seconds: float, seed: int) -> RowResult:
     """A row whose figures are 1 and these gains in truth, over forty prompts that differ much and rows that do not."""
     hardness = np.random.default_rng(0).uniform(0.5, 1.5, size=40)
@@ -29,7 +32,7 @@ def row_of(key: str, gains: dict[str, float], seconds: float, seed: int) -> RowR
     for name in CLASSES:
         share = round(40 * (1 + gains.get(name, 0.0)))
         figures[f"adherence_{name}"] = bootstrap_share((np.arange(40) < share).astype(np.int64))
-    return RowResult(key, key, figures, StoredClips(Path(), (), 1, PROMPTS, 12.0))
+    return RowResult(key, key, figures, CLIPS)
 
 
 def checks_of(
@@ -101,6 +104,30 @@ def test_what_was_not_measured_is_not_met() -> None:
     teacher = row_of("teacher", {}, 4.0, 1)
     student = RowResult("student", "student", {}, teacher.clips)
     assert {check["met"] for check in checks_of(teacher, student, targets=TARGETS)} == {None}
+
+
+def test_nothing_is_a_share_of_a_distance_below_zero() -> None:
+    rows = [
+        RowResult(key, key, {"kernel": Estimate(at, at, at, 9)}, CLIPS)
+        for key, at in (("s", 5.0), ("t", -0.5))
+    ]
+    target = TargetConfig(row="s", metric="kernel", share_of="t", at_least=1.1)
+    (check,) = check_targets([target], Results(rows, "t", {}, all_metrics(CLASSES), default_margins()))
+    assert check["met"] is None
+
+
+def test_rows_that_repeat_other_prompts_are_not_paired() -> None:
+    figure, rows = bootstrap_ratio(np.arange(1.0, 7.0), np.ones(6)), []
+    for key, repeated in (("a", range(6)), ("b", range(6, 12))):
+        captions = [*map(str, range(12)), *map(str, repeated)]
+        rows.append(
+            RowResult(key, key, {"diversity": figure}, StoredClips(Path(), (), 1, tuple(captions), 12.0))
+        )
+    metrics = all_metrics(CLASSES)
+    (diversity,) = (metric for metric in metrics if metric.key == "diversity")
+    results = Results(rows, "a", {}, metrics, default_margins())
+    assert results.compare("a", "b", diversity) is None
+    assert results.compare("a", "a", diversity) is not None
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,13 @@ def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran:
     other = type(model)(**vars(model) | {"fingerprint": "another"})
     draft(tmp_path, other, changed, seeds=1, say=lines.append)
     assert "fish: drafted anew, for another student" in lines
+    lines.clear()
+    draft(tmp_path, type(model)(**vars(other) | {"dtype": "float16"}), changed, seeds=1, say=lines.append)
+    assert "fish: drafted anew, for another precision" in lines
+    lines.clear()
+    other = type(model)(**vars(other) | {"options": ("float8",)})
+    draft(tmp_path, other, changed, seeds=1, say=lines.append)
+    assert "fish: drafted anew, for another precision, batch or setting of the model" in lines
     # What clips are shown through has no part in the stages.
     ran.clear()
     lines.clear()

@@ -54,6 +54,7 @@ a bee --i bee.png --id=bee
         (JSON, "json"),
         (CSV, "csv"),
         (CSV.replace("\n", "\r\n"), "csv"),
+        (SEMICOLONS.replace("\n", "\r"), "csv"),
         (SEMICOLONS, "csv"),
         (CSV.replace(",", "\t").replace("tiger\t ", "tiger, "), "tsv"),
         ("sep=;\r\n" + SEMICOLONS.replace("\n", "\r\n"), "csv"),

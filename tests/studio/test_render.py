@@ -446,3 +446,18 @@ def test_the_report_is_written_rarely_and_whenever_the_run_ends(
     with pytest.raises(KeyboardInterrupt):
         render_script(parse_script(SCRIPT, "film.yaml"), tmp_path, model=loaded, say=look)
     assert seen == [0, 1, 1] and finished() == 3
+
+
+def test_a_kept_clip_that_somebody_changed_is_left_alone(tmp_path: Path, loaded: Any) -> None:
+    render(tmp_path, loaded)
+    text = SCRIPT.replace("id: tiger", "id: tiger\n    keep: true")
+    assert statuses(render(tmp_path, loaded, text)) == ["skipped"] * 3
+    (tmp_path / "tiger.mp4").write_bytes(b"cut by hand")
+    report = render(tmp_path, loaded, text)
+    assert statuses(report) == ["failed", "skipped", "skipped"]
+    assert "the script keeps it, and tiger.mp4 or its preview is not as it was" in str(
+        report.results[0].error
+    )
+    assert (tmp_path / "tiger.mp4").read_bytes() == b"cut by hand"
+    (tmp_path / "tiger.mp4").unlink()
+    assert statuses(render(tmp_path, loaded, text)) == ["rendered", "skipped", "skipped"]

@@ -23,7 +23,7 @@ from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import TransformersEncoder
-from swd_video.training.decoder import distill_decoder
+from swd_video.training.decoder import _hold_out, distill_decoder
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
 from swd_video.training.decoder_discriminator import FeatureDiscriminator
@@ -516,3 +516,26 @@ def test_wrong_input_is_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert line in error
     assert not (tmp_path / "run" / "decoder.safetensors").exists()
+
+
+def test_no_file_of_a_held_out_clip_is_trained_on(
+    make_decoder_config: MakeDecoderConfig, tmp_path: Path, manifest: Path
+) -> None:
+    entries = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for entry in entries:
+        entry["path"] = str(manifest.parent / entry["path"])
+    twice = [{**entry, "caption": caption} for entry in entries for caption in ("a cat", "a dog")]
+    (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, twice)))
+    config = make_decoder_config(steps=1)
+    data = config.data.model_copy(
+        update={"manifest": str(tmp_path / "twice.jsonl"), "cache": tmp_path / "cache"}
+    )
+    config = config.model_copy(update={"data": data})
+    distill_decoder(config, tmp_path / "run")
+    clips, lines = LatentCache(tmp_path / "cache"), read_manifest(tmp_path / "twice.jsonl")
+    kept_back, held_out = _hold_out(config, clips, lines)
+    trained = {lines[int(key)].path for place, key in enumerate(clips.keys) if place not in kept_back}
+    assert len(held_out) == 2 and trained and not trained & {clip.path for clip in held_out}
+    own = HeldOutConfig(manifest=str(manifest), count=2)
+    with pytest.raises(ConfigError, match=r"held_out\.manifest: .* is in data\.manifest as well"):
+        distill_decoder(config.model_copy(update={"held_out": own}), tmp_path / "other")

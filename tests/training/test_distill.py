@@ -406,6 +406,24 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_clips(
     assert not (run / "made_of.json").exists()
 
 
+def test_a_run_does_not_go_on_with_another_network_to_look_through(
+    make_config: MakeConfig, small_encoders: dict[str, str], tmp_path: Path
+) -> None:
+    encoder, run = tmp_path / "encoder", tmp_path / "run"
+    shutil.copytree(small_encoders["encoder"], encoder)
+    term = {"encoder": {"kind": "transformers", "name": str(encoder)}, "block": 0}
+    config = make_config(mmd=[term], parts={"window": {"frames": 1}}, steps=1)
+    train(build_run(config, run))
+    file = encoder / "model.safetensors"
+    moved = {name: weight + 1 for name, weight in load_file(file).items()}
+    file.unlink()
+    save_file(moved, file, metadata={"format": "pt"})
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    for start in (lambda: finished_summary(config, run), lambda: build_run(longer, run)):
+        with pytest.raises(ConfigError, match=r"another network that is looked through \(encoder\): "):
+            start()
+
+
 def test_fewer_steps_than_were_taken_are_refused_and_a_damaged_summary_is_written_again(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -419,8 +437,10 @@ def test_fewer_steps_than_were_taken_are_refused_and_a_damaged_summary_is_writte
     shutil.rmtree(tmp_path / "student")
     assert finished_summary(config, tmp_path) is None
     fewer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
+    said = {name: (tmp_path / name).read_bytes() for name in ("config.yaml", "made_of.json")}
     with pytest.raises(ValueError, match=r"train\.steps: 1, but the run in .* has taken 2"):
-        train(build_run(fewer, tmp_path))
+        build_run(fewer, tmp_path)
+    assert said == {name: (tmp_path / name).read_bytes() for name in said}, "refused, it changes nothing"
 
 
 def test_a_cache_alone_is_enough_and_none_at_all_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:

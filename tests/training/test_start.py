@@ -50,6 +50,14 @@ def test_it_begins_with_the_others_weights_and_remembers_what_trained_those(
         now = load_file(out / "student" / "transformer" / "diffusion_pytorch_model.safetensors")
         for name, weight in now.items():
             torch.testing.assert_close(weight, torch.lerp(weights[name], reached[name], share))
+    # Ended before the student is written anew, it is not taken for finished by the next one.
+    quarter = make_config(steps=1, start=str(first / "student"), kept_share=0.25)
+    build_run(quarter, out)
+    assert distill(quarter, out).steps == 1
+    now = load_file(out / "student" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, weight in now.items():
+        torch.testing.assert_close(weight, torch.lerp(weights[name], reached[name], 0.25))
+    distill(config, out)
     with pytest.raises(ConfigError, match=r"kept_share: 0\.5 goes with start"):
         make_config(kept_share=0.5)
 

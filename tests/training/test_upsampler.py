@@ -47,6 +47,13 @@ def test_trained_it_errs_less_than_bicubic_resizing(clips: LatentCache, tiny_sch
     assert torch.equal(again(small, pair[1]), upsampler(small, pair[1]))
 
 
+def test_one_that_left_all_numbers_is_not_kept(clips: LatentCache, tiny_schedule: ScaleSchedule) -> None:
+    (pair,) = growing_pairs(tiny_schedule)[:1]
+    config = UpsamplerConfig(file="unused", width=16, depth=1, steps=20, batch_size=6, lr=1e20)
+    with pytest.raises(ValueError, match=r"upsampler\.lr: its training left all numbers at step \d+ of 20"):
+        train_upsampler(config, [pair], clips, torch.device("cpu"))
+
+
 def test_training_and_sampling_go_through_it_and_the_student_takes_it_along(
     make_config: MakeConfig, tmp_path: Path, tiny_schedule: ScaleSchedule
 ) -> None:

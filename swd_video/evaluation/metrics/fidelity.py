@@ -153,13 +153,15 @@ def kernel_estimate(
     across; then the distance is unbiased however often either set holds a prompt. Where the reference holds a row's
     prompts, it is resampled with them, else it is held fixed.
 
-    `groups` are the prompts of the samples, in the same numbering as those of the references; with fewer than two
-    prompts each clip stands for itself.
+    `groups` are the prompts of the samples, in the same numbering as those of the references; of a set with fewer than
+    two prompts each clip stands for itself.
     """
     _check_sets(features, reference)
-    several = all(g is not None and len(np.unique(g)) > 1 for g in (groups, reference_groups))
-    if groups is None or reference_groups is None or not several:
-        groups, reference_groups = np.arange(len(features)), len(features) + np.arange(len(reference))
+    taken = max((int(np.max(g)) + 1 for g in (groups, reference_groups) if g is not None), default=0)
+    if groups is None or len(np.unique(groups)) < 2:
+        groups = taken + np.arange(len(features))
+    if reference_groups is None or len(np.unique(reference_groups)) < 2:
+        reference_groups = taken + len(features) + np.arange(len(reference))
     kernel = _KernelMmd(features, reference, groups, reference_groups)
     return bootstrap_statistic(kernel, len(features), groups, resamples=resamples)
 

@@ -160,6 +160,19 @@ def test_kernel_distance_is_unbiased_whatever_prompts_two_sets_share() -> None:
     assert held / 80 >= 0.85 and min(found) < 0 < max(found)
 
 
+def test_kernel_distance_is_unbiased_where_one_set_has_a_single_prompt() -> None:
+    rng = np.random.default_rng(8)
+    found = []
+    for turn in range(120):
+        centres, index = rng.normal(size=(15, 4)), np.repeat(np.arange(15), 4)
+        clips = centres[index] + 0.3 * rng.normal(size=(60, 4))
+        real = rng.normal(size=(60, 4)) + 0.3 * rng.normal(size=(60, 4))
+        sets = ((clips, index), (real, np.full(60, 15)))
+        (x, g), (y, h) = sets if turn % 2 else sets[::-1]
+        found.append(kernel_estimate(x, y, g, h, resamples=2).value)
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(120) < 0.1
+
+
 def test_mismatched_features_are_refused() -> None:
     with pytest.raises(ValueError, match="one width"):
         frechet_distance(np.zeros((4, 3)), np.zeros((4, 2)))
