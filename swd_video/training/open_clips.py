@@ -9,7 +9,14 @@ from torch import nn
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
 from swd_video.data.encode import encode_manifest
-from swd_video.data.latent_cache import INDEX_NAME, CacheError, LatentCache, is_finished, of_same_encoders
+from swd_video.data.latent_cache import (
+    INDEX_NAME,
+    CacheError,
+    LatentCache,
+    is_finished,
+    of_same_encoders,
+    read_index,
+)
 from swd_video.data.latent_cache_filling import progress_bar
 from swd_video.data.manifest import clips_digest, read_manifest
 from swd_video.data.sections import DataConfig
@@ -57,6 +64,9 @@ def _encode(
 ) -> None:
     assert data.manifest is not None
     manifest = read_manifest(data.manifest)
+    # What `encode` began in another form goes on in that.
+    begun = read_index(data.cache) if (Path(data.cache) / INDEX_NAME).is_file() else {}
+    form = {key: begun[key] for key in ("dtype", "shard_size") if key in begun}
     with progress_bar("encode") as (progress, say):
         encode_manifest(
             manifest,
@@ -68,6 +78,7 @@ def _encode(
             batch_size=data.encode_batch_size,
             progress=progress,
             say=say,
+            **form,
         )
 
 

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
 
 from swd_video.config import ConfigError
 from swd_video.core.schedule import ScaleSchedule
+from swd_video.data.encode import encode_manifest
+from swd_video.data.manifest import read_manifest
 from swd_video.data.sections import DataConfig
 from swd_video.models.loading import load_teacher
 from swd_video.training.open_clips import open_clips
@@ -66,3 +69,23 @@ def test_a_cache_that_lost_a_file_is_made_whole_before_training(
         open_again(data.model_copy(update={"manifest": None}))
     assert open_again(data) == 1 and lost.read_bytes() == before
     assert "missing or damaged, so made again: latents-00000.safetensors" in capsys.readouterr().err
+
+
+def test_a_cache_of_another_form_is_made_whole_in_that(
+    tiny_wan_folder: Path, tiny_schedule: ScaleSchedule, tmp_path: Path
+) -> None:
+    line = {"path": str(EMOJI / "tea.webp"), "caption": "tea"}
+    manifest, cache = tmp_path / "clips.jsonl", tmp_path / "cache"
+    manifest.write_text("\n".join([json.dumps(line)] * 3))
+    model, name = load_teacher(tiny_wan_folder), str(tiny_wan_folder)
+    form: dict[str, Any] = {"dtype": "bfloat16", "shard_size": 2}
+    encode_manifest(
+        read_manifest(manifest), lambda: model, tiny_schedule.distinct_grids, cache, model_name=name, **form
+    )
+    before = {path.name: path.read_bytes() for path in cache.iterdir() if path.suffix == ".safetensors"}
+    (cache / "latents-00001.safetensors").unlink()
+    data = DataConfig(manifest=str(manifest), cache=str(cache))
+    assert len(open_clips(data, name, None, tiny_schedule, model, Accelerator(cpu=True))) == 3
+    assert before == {
+        path.name: path.read_bytes() for path in cache.iterdir() if path.suffix == ".safetensors"
+    }
