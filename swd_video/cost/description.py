@@ -104,7 +104,7 @@ def _training(plan: Mapping[str, Any]) -> list[str]:
         lines.append(f"training the {name} first takes {_number(tflops)} TFLOPs")
     if left_out := training["num_gpus_left_out"]:
         numbers = ", ".join(map(str, left_out))
-        lines.append(f"left out, as they cannot share the batch evenly: {numbers} GPUs")
+        lines.append(f"left out, as they cannot share the batch in equal passes: {numbers} GPUs")
     last = [row for row in counted["gpus"] if row["num_gpus"] == counted["gpus"][-1]["num_gpus"]]
     lines += [line for row in last for line in _cures(row)]
     fitting = [f"{row['num_gpus']} x {row['gpu']}" for row in other["gpus"] if row["fits"]]

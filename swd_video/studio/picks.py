@@ -58,7 +58,7 @@ def read_picks(out: Path) -> dict[str, tuple[int, ...]]:
     cure = "Correct it, or delete it to pick anew."
     try:
         found = json.loads(read_text(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # that there can be no folder is told elsewhere
         return {}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {sentence(first_line(error))} {cure}") from None

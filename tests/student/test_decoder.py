@@ -137,7 +137,7 @@ def test_a_network_that_trained_the_decoder_must_not_judge(
     decoder.save(tmp_path / "seen.safetensors")
     plain.carry_decoder(tmp_path / "seen.safetensors")
     assert plain.folder is not None
-    networks = [network for _, network in _training_networks(plain.folder)]
+    networks = [network for _, network in _training_networks(plain.folder, own_decoder=True)]
     assert PixelNetwork("google/vivit") in networks
 
 
