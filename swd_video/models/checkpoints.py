@@ -54,7 +54,12 @@ _KINDS = {
     list: _LIST,
     tuple: _LIST,
 }
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 _ERRORS = (
     OSError,
     ImportError,

@@ -323,15 +323,18 @@ class Student:
         """
         folder = model_folder(base)
         own = folder / TRANSFORMER_FOLDER
+        stored = stored_dtype(find_weights(own) if file is None else [file])
+        is_finer = stored == torch.float32 or (stored, dtype) == (torch.float16, torch.bfloat16)
+        fuse = is_finer or dtype == torch.float32
+        read_as = torch.float32 if fuse else dtype
         network: Any
         if file is None:
-            network = load_network(type(empty_network(own)), own, torch.float32)
+            network = load_network(type(empty_network(own)), own, read_as)
         else:
-            network = load_transformer_file(file, folder, torch.float32)
+            network = load_transformer_file(file, folder, read_as)
         tensors = check_lora(self.weights_path, network)
-        stored = stored_dtype(find_weights(own) if file is None else [file])
         with errors_in_one_line(self.weights_path):
-            join_lora(network, tensors, fuse=dtype == torch.float32 or stored != dtype)
+            join_lora(network, tensors, fuse=fuse)
         cast_network(network, dtype)
         return network
 

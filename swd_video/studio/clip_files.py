@@ -18,7 +18,7 @@ from swd_video.files import hash_file, sync, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
-from swd_video.studio.folder import are_whole, read_object, sidecar_file, stage_preview
+from swd_video.studio.folder import are_whole, object_at, read_object, sidecar_file, stage_preview
 from swd_video.studio.model import ScriptModel
 
 PREVIEW_LONG_SIDE_PX = 320
@@ -117,8 +117,9 @@ def kept_sidecar(clip: PlannedClip, out: Path) -> dict[str, Any]:
 
 def is_kept_and_changed(clip: PlannedClip, out: Path) -> bool:
     """Whether the files of a take that the script keeps are there, and not as they were written."""
-    names = (f"{clip.name}.mp4", f"{clip.name}.webp")
-    is_there = sidecar_file(clip.name, out).is_file() and all((out / name).is_file() for name in names)
+    names = {f"{clip.name}.mp4", f"{clip.name}.webp"}
+    recorded = object_at(read_object(sidecar_file(clip.name, out)), "files")
+    is_there = names <= recorded.keys() and all((out / name).is_file() for name in names)
     return is_there and clip.take.shot.keeps(clip.take.take) and not kept_sidecar(clip, out)
 
 

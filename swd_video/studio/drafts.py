@@ -6,6 +6,7 @@ there already and still of the script is kept, so an interrupted run goes on whe
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ class _DraftRun:
         results: All drafts of the script.
         work: Those that are looked after.
         cost: See `cost_of`; until that is known, what an earlier run counted.
+        picked: The script as `_picked` gave it last.
     """
 
     script: Script
@@ -195,10 +197,11 @@ class _DraftRun:
     work: list[DraftResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    picked: Script | None = None
 
     def plan(self, names: Collection[str]) -> None:
         """Find out what there is to do, of the takes of these names."""
-        picked = with_picks(self.script, self.out)
+        picked = self._picked()
         # A shot without drafts is looked at all the same, so that its mistakes show.
         counts = [(shot, max(1, self.takes[shot.id])) for shot in picked.shots]
         takes = (picked.take(shot, number) for shot, count in counts for number in range(1, count + 1))
@@ -331,8 +334,16 @@ class _DraftRun:
         text = f"drafted in {result.seconds or 0:.2f} s" if result.is_there else f"failed: {result.error}"
         self.progress.clip(clip.take, result.status, f"{clip.name}: {text}", result.error)
 
+    def _picked(self) -> Script:
+        """The script with what is picked by now; with what was picked before, where that is just being edited."""
+        if self.picked is None:
+            self.picked = with_picks(self.script, self.out)
+        with suppress(ValueError):
+            self.picked = with_picks(self.script, self.out)
+        return self.picked
+
     def _report(self) -> DraftReport:
-        picked = with_picks(self.script, self.out)
+        picked = self._picked()
         report = DraftReport(
             self.results,
             self.stages,

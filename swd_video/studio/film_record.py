@@ -39,11 +39,12 @@ def script_of_folder(folder: Path) -> Script:
     record = read_object(path)
     if not record.get("shots"):
         raise SourceError(f"{path}: no record of clips. Render a script into this folder first.")
+    picks = read_picks(folder)
     try:
         takes: dict[str, dict[int, dict[str, Any]]] = {}
         for entry in record["shots"]:
             takes.setdefault(str(entry["id"]), {})[int(entry["take"])] = entry
-        seed, film, picks = int(record["seed"]), record.get("film_settings"), read_picks(folder)
+        seed, film = int(record["seed"]), record.get("film_settings")
         return Script(
             path=path,
             title=str(record["title"]),

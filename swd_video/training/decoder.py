@@ -1,8 +1,9 @@
 """Trains a fast decoder for the VAE of any family, from clips and their latents."""
 
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -206,10 +207,10 @@ def _hold_out(config: DecoderConfig, clips: LatentCache, manifest: list[Clip]) -
     generator = keyed_generator(config.seed, "held out")
     if chosen.manifest is not None:
         others = read_manifest(chosen.manifest)
-        trained = {clip.path.resolve() for clip in manifest}
-        if both := next((clip.path for clip in others if clip.path.resolve() in trained), None):
+        trained = _Stretches(manifest)
+        if both := next((clip for clip in others if trained.show_some_of(clip)), None):
             raise ConfigError(
-                f"held_out.manifest: {both} is in data.manifest as well, so it is trained on; name others, or null "
+                f"held_out.manifest: {both.path} is in data.manifest as well, and so trained on; name others, or null "
                 "to keep some back."
             )
         order = torch.randperm(len(others), generator=generator).tolist()
@@ -217,10 +218,28 @@ def _hold_out(config: DecoderConfig, clips: LatentCache, manifest: list[Clip]) -
     places = torch.randperm(len(clips), generator=generator)[: chosen.count].tolist()
     lines = [manifest[int(key)] for key in clips.keys]
     held_out = [lines[place] for place in places]
-    # Other stretches or captions of the same file would show what is held back.
-    files = {clip.path.resolve() for clip in held_out}
-    kept_back = {place for place, clip in enumerate(lines) if clip.path.resolve() in files}
+    # Its other captions, and stretches that overlap with it, would show what is held back.
+    shown = _Stretches(held_out)
+    kept_back = {place for place, clip in enumerate(lines) if shown.show_some_of(clip)}
     return kept_back, held_out
+
+
+class _Stretches:
+    """What some clips show of their files."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self._spans: dict[Path, list[tuple[float, float]]] = {}
+        for clip in clips:
+            self._spans.setdefault(clip.path.resolve(), []).append(_span(clip))
+
+    def show_some_of(self, clip: Clip) -> bool:
+        """Whether they have pictures in common with another."""
+        start, end = _span(clip)
+        return any(first < end and start < last for first, last in self._spans.get(clip.path.resolve(), ()))
+
+
+def _span(clip: Clip) -> tuple[float, float]:
+    return float(clip.start), math.inf if clip.end is None else float(clip.end)
 
 
 def _run(trainer: DecoderTrainer, done: int, shown: HeldOutClips, save: Callable[[int], None]) -> None:

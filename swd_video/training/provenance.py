@@ -74,7 +74,9 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
     path, file = resolve_model_path(config.model), config.load.transformer_file
     sections = config.loss.objectives.values()
     read = [file for section in sections for file in section.files]
-    seen = [asdict(network) for section in sections for network in section.trained_through]
+    networks = [network for section in sections for network in section.trained_through]
+    # Those of a hub, and of a folder that is gone, are known by their names alone, which the settings have.
+    seen = [asdict(network) for network in networks] if all(one.fingerprint for one in networks) else []
     if any(section.decodes == "decoder" for section in sections) and isinstance(config.load.decoder, Path):
         read.append(config.load.decoder)
     start = digest_of_start(config.train)

@@ -391,3 +391,13 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, loaded: Any, name: str
         ):
             make(own, tmp_path, model=loaded)
     assert [path.name for path in tmp_path.iterdir()] == [name] and own.path.read_text() == TEXT
+
+
+def test_picks_that_are_just_being_edited_do_not_end_a_run(tmp_path: Path, loaded: Any) -> None:
+    def stop() -> bool:
+        (tmp_path / "picks.json").write_text("{")
+        return False
+
+    assert set(statuses(draft(tmp_path, loaded, seeds=1, stop=stop)).values()) == {"drafted"}
+    with pytest.raises(ValueError, match=r"picks\.json: cannot be read"):
+        draft(tmp_path, loaded, seeds=1)

@@ -17,13 +17,13 @@ from swd_video.core.pixels import frames_from_pixels
 from swd_video.core.randomness import keyed_global
 from swd_video.core.schedule import ScaleSchedule, Stage
 from swd_video.data.latent_cache import LatentCache
-from swd_video.data.manifest import read_manifest
+from swd_video.data.manifest import Clip, read_manifest
 from swd_video.files import hash_file
 from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.models.loading import load_teacher
 from swd_video.models.pixel_encoders import TransformersEncoder
-from swd_video.training.decoder import _hold_out, distill_decoder
+from swd_video.training.decoder import _hold_out, _Stretches, distill_decoder
 from swd_video.training.decoder_clips import DecoderBatch, DecoderClips
 from swd_video.training.decoder_config import DecoderConfig, HeldOutConfig, ImitateConfig
 from swd_video.training.decoder_discriminator import FeatureDiscriminator
@@ -536,6 +536,10 @@ def test_no_file_of_a_held_out_clip_is_trained_on(
     kept_back, held_out = _hold_out(config, clips, lines)
     trained = {lines[int(key)].path for place, key in enumerate(clips.keys) if place not in kept_back}
     assert len(held_out) == 2 and trained and not trained & {clip.path for clip in held_out}
+    film = [Clip(Path("film.mp4"), "a cat", start, start + 2) for start in range(0, 12, 2)]
+    shown = _Stretches(film[1:2])
+    assert [shown.show_some_of(clip) for clip in film] == [False, True, *[False] * 4]
+    assert shown.show_some_of(Clip(Path("film.mp4"), "a dog", 3.5)) and not shown.show_some_of(lines[0])
     own = HeldOutConfig(manifest=str(manifest), count=2)
     with pytest.raises(ConfigError, match=r"held_out\.manifest: .* is in data\.manifest as well"):
         distill_decoder(config.model_copy(update={"held_out": own}), tmp_path / "other")

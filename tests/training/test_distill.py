@@ -414,6 +414,9 @@ def test_a_run_does_not_go_on_with_another_network_to_look_through(
     term = {"encoder": {"kind": "transformers", "name": str(encoder)}, "block": 0}
     config = make_config(mmd=[term], parts={"window": {"frames": 1}}, steps=1)
     train(build_run(config, run))
+    encoder.rename(tmp_path / "away")
+    assert finished_summary(config, run) is not None, "of a finished run it may be gone"
+    (tmp_path / "away").rename(encoder)
     file = encoder / "model.safetensors"
     moved = {name: weight + 1 for name, weight in load_file(file).items()}
     file.unlink()

@@ -14,6 +14,7 @@ let lookNumber = 0;
 let isLoaded;
 const loaded = new Promise((resolve) => (isLoaded = resolve));
 
+const OPENED = "opened"; // in the place of a version
 const isChanged = () => server !== null && (text.value !== server.text || name.value !== server.name);
 const storeKey = () => `swd-video studio ${folder}`;
 
@@ -90,7 +91,7 @@ function restore() {
     base = stored.base;
     number();
     tell("This is your text of the last time, which is not saved yet.");
-    if (base !== server.version) ask(`${server.name} was changed since you wrote this.`, server.version);
+    if (base !== server.version && base !== OPENED) ask(`${server.name} was changed since you wrote this.`, server.version);
     look();
   } catch {
     // Nothing was kept.
@@ -200,7 +201,7 @@ async function open(file) {
   }
   name.value = file.name;
   // It is of no version that the server knows, so a file of this name there is not replaced without a question.
-  base = "opened";
+  if (isChanged()) base = OPENED;
   written();
 }
 
@@ -216,7 +217,10 @@ export function start() {
     hideConflict();
     written();
   }));
-  find("open").addEventListener("change", (event) => open(event.target.files[0]));
+  find("open").addEventListener("change", async (event) => {
+    await open(event.target.files[0]);
+    event.target.value = ""; // or the same file could not be chosen again
+  });
   document.addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "s") {
       event.preventDefault();
