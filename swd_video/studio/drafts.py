@@ -6,7 +6,6 @@ there already and still of the script is kept, so an interrupted run goes on whe
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -336,10 +335,11 @@ class _DraftRun:
 
     def _picked(self) -> Script:
         """The script with what is picked by now; with what was picked before, where that is just being edited."""
-        if self.picked is None:
+        try:
             self.picked = with_picks(self.script, self.out)
-        with suppress(ValueError):
-            self.picked = with_picks(self.script, self.out)
+        except ValueError:
+            if self.picked is None:
+                raise
         return self.picked
 
     def _report(self) -> DraftReport:
