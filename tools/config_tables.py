@@ -74,7 +74,7 @@ def keys_tables(root: type[Section]) -> str:
         of: str = "",
     ) -> None:
         later = []
-        for key, owners in _owners(sections).items():
+        for key, owners in _owners(sections):
             name = f"{prefix}.{key}" if prefix else key
             only = (
                 ", ".join(f"`{_kind_of(owner)}`" for owner in owners) if len(owners) < len(sections) else of
@@ -107,11 +107,18 @@ def keys_tables(root: type[Section]) -> str:
     return "\n\n".join(parts)
 
 
-def _owners(sections: Sequence[type[BaseModel]]) -> dict[str, list[type[BaseModel]]]:
-    keys = dict.fromkeys(key for section in sections for key in section.model_fields)
+def _owners(sections: Sequence[type[BaseModel]]) -> list[tuple[str, list[type[BaseModel]]]]:
+    """Keys and the sections that have them; where sections say different things of one key, each for itself."""
+    owners: dict[tuple[str, ...], list[type[BaseModel]]] = {}
+    for key in dict.fromkeys(key for section in sections for key in section.model_fields):
+        for section in sections:
+            if (field := section.model_fields.get(key)) is not None:
+                means = () if key == "kind" else (str(field.annotation), field.description or "")
+                owners.setdefault((key, *means), []).append(section)
     # What chooses the others comes first.
-    ordered = sorted(keys, key=lambda key: key != "kind")
-    return {key: [section for section in sections if key in section.model_fields] for key in ordered}
+    return [
+        (key, having) for (key, *_), having in sorted(owners.items(), key=lambda item: item[0][0] != "kind")
+    ]
 
 
 def _kind_of(section: type[BaseModel]) -> str:

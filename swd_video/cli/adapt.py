@@ -15,7 +15,7 @@ Takes the config of a distillation: its model, clips, schedule, train and adapt 
 Stopped and started again, it goes on from the last checkpoint.
 
 Any key of the config is a flag too: --train.lr 1e-5 --seed 3. The keys and their defaults are
-explained in docs/distill.md and swd_video/training/config.py.
+explained in docs/keys.md and swd_video/training/config.py.
 """
 
 

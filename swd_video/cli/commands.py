@@ -13,7 +13,7 @@ COMMANDS = {
     "draft": "draft many takes of every shot cheaply, to pick those that `render` finishes",
     "distill": "distill a teacher into a student of a few stages",
     "adapt": "train a teacher on every grid of a schedule, before distilling with its scores",
-    "decoder": "distill a model's VAE decoder into a small one that is ten times as fast",
+    "decoder": "distill a model's VAE decoder into a small, much faster one",
     "encode": "encode videos into a cache of latents on every grid",
     "spectrum": "measure which grids the noise allows, and find a schedule for a budget",
     "evaluate": "judge models side by side: quality, diversity, motion, cost, and a page of clips",

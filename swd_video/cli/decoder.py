@@ -17,7 +17,7 @@ clips, not what the VAE makes of them. Running the same command again after it w
 checkpoint. In the end both are compared on clips that were not trained on.
 
 Any key of the config is a flag too: --train.steps 2000 --decoder.widths "[96, 32]". The keys and their defaults are
-explained in docs/decoders.md and swd_video/training/decoder_config.py; DIR/config.yaml shows all that were used.
+explained in docs/keys.md and swd_video/training/decoder_config.py; DIR/config.yaml shows all that were used.
 """
 
 _ROWS = {

@@ -18,7 +18,7 @@ Several processes share a step's batch: accelerate launch --config_file configs/
 swd_video.cli.main distill CONFIG --out DIR.
 
 Any key of the config is a flag too: --train.lr 1e-4 --train.kind lora --seed 3. The keys and their
-defaults are explained in docs/distill.md and swd_video/training/config.py; DIR/config.yaml shows all that were used.
+defaults are explained in docs/keys.md and swd_video/training/config.py; DIR/config.yaml shows all that were used.
 """
 
 

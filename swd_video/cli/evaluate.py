@@ -16,7 +16,7 @@ Clips are made once and measured once: running the same command again after it w
 whose student was trained with a network that is to judge it is refused.
 
 Any key of the config is a flag too: --num-prompts 4 --metrics.judge out/judge. The keys and their defaults are
-explained in docs/evaluate.md and swd_video/evaluation/config.py.
+explained in docs/keys.md and swd_video/evaluation/config.py.
 """
 
 

@@ -18,7 +18,7 @@ Running the same command again after it was stopped goes on where it was. Severa
 --shard 1/4 to --shard 4/4, on one folder or on several machines whose folders are put together afterwards.
 
 Any key of the config is a flag too: --steps 30 --samples-per-prompt 2. The keys and their defaults are explained in
-docs/distill.md and swd_video/data/sections.py.
+docs/keys.md and swd_video/data/sections.py.
 """
 
 

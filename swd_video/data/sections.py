@@ -21,9 +21,9 @@ class DataConfig(Section):
     manifest: str | None = None
     """JSON lines of path, caption, start and end. Encoded into `cache` first where that is not complete."""
     cache: str
-    """Folder of latents on every grid of the schedule. Relative paths start at the working directory."""
+    """Folder of latents on every grid of the config. Relative paths start at the working directory."""
     extra_grids: tuple[str, ...] = ()
-    """Grids to encode besides the schedule's, as "3x8x8", so that runs on other schedules share the cache."""
+    """Grids to encode besides the config's, as "3x8x8", so that runs on other schedules share the cache."""
     encode_batch_size: int = Field(default=4, ge=1)
     """Clips encoded at once."""
 

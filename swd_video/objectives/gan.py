@@ -66,7 +66,8 @@ class GanConfig(ObjectiveConfig, NoiseLevels):
     objective: Literal["hinge", "softplus"] = "hinge"
     """`softplus` is the non-saturating logistic loss of DMD2's and SwD's published code."""
     updates: int = Field(default=1, ge=1)
-    """As `loss.dmd.critic_updates`, for the heads; in that code they learn along with the critic."""
+    """Times that the heads learn for each step of the student, as `loss.dmd.critic_updates` of the critic; in the
+    published code both learn equally often."""
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
     """Lowest noise level at which clips are judged."""
     sigma_max: float = Field(default=0.6, gt=0, le=1)

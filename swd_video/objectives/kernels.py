@@ -52,6 +52,7 @@ class PseudoHuberConfig(KernelConfig):
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     estimator: Literal["biased"] = "biased"
+    """The only one there is: of means, not of pairs."""
 
     def compare(
         self, predicted: Tensor, target: Tensor, tokens_per_draw: int, generator: torch.Generator

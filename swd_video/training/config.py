@@ -21,7 +21,7 @@ from swd_video.training.optimizers import AdamWConfig, AnyOptimizer
 
 
 class LoadConfig(LoadOptions):
-    """How the teacher is loaded, to encode clips and to train."""
+    """How the model is loaded, to encode clips and to train."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the teacher's parts, best the one it was trained in: float16 for CogVideoX-2b, bfloat16 for most.
