@@ -49,11 +49,19 @@ def probe_attention_backends(
     return [_probe(backend, torch.device(device), dtype, mask) for backend in _BACKENDS]
 
 
-def choose_attention_backend(device: torch.device | str, dtype: torch.dtype, mask: MaskKind = "none") -> str:
-    """The best backend that really runs: "xformers" on CUDA where it works, else "native" (torch's SDPA)."""
-    if torch.device(device).type == "cuda" and _probe("xformers", torch.device(device), dtype, mask).works:
-        return "xformers"
-    return "native"
+def choose_attention_backend(
+    device: torch.device | str, dtype: torch.dtype, mask: MaskKind = "none", autocast: bool = False
+) -> str:
+    """The best backend that really runs: "xformers" on CUDA where it works, else "native" (torch's SDPA).
+
+    Under autocast to `dtype`, CUDA's norms put out float32: queries and keys are of another precision than values.
+    """
+    device = torch.device(device)
+    return (
+        "xformers"
+        if device.type == "cuda" and _probe("xformers", device, dtype, mask, autocast).works
+        else "native"
+    )
 
 
 def apply_attention_backend(transformer: ModelMixin, backend: str) -> None:
@@ -86,19 +94,31 @@ def set_attention(
     device: torch.device | str,
     dtype: torch.dtype,
     mask: MaskKind = "none",
+    autocast: bool = False,
 ) -> str:
     """Give a transformer the attention that was asked for, after it ran there once; returns its name.
+
+    Args:
+        transformer: a diffusers one.
+        backend: one of `probe_attention_backends`' names, or "auto".
+        device: where it will run.
+        dtype: in which precision.
+        mask: what the model's attention is told about padding.
+        autocast: whether it runs in that precision under autocast; see `choose_attention_backend`.
 
     Raises:
         ValueError: if the backend does not run there, or not with the model's masks.
     """
     if backend == "auto":
-        backend = (
-            choose_attention_backend(device, dtype, mask) if lets_choose_attention(transformer) else "native"
-        )
+        if not lets_choose_attention(transformer):
+            return "native"
+        backend = choose_attention_backend(device, dtype, mask, autocast)
         if backend == "native":
             return backend
-    elif backend in _BACKENDS and not (probe := _probe(backend, torch.device(device), dtype, mask)).works:
+    elif (
+        backend in _BACKENDS
+        and not (probe := _probe(backend, torch.device(device), dtype, mask, autocast)).works
+    ):
         raise ValueError(
             f"attention backend {backend!r} does not run on {device} for this model: {probe.detail}. Use auto."
         )
@@ -112,14 +132,18 @@ def lets_choose_attention(transformer: ModelMixin) -> bool:
     return any(hasattr(processor, "_attention_backend") for processor in processors)
 
 
-def _probe(backend: str, device: torch.device, dtype: torch.dtype, mask: MaskKind) -> AttentionProbe:
+def _probe(
+    backend: str, device: torch.device, dtype: torch.dtype, mask: MaskKind, autocast: bool = False
+) -> AttentionProbe:
     generator = torch.Generator().manual_seed(0)
     shape = (1, 16, 2, 64)  # batch, tokens, heads, channels
     try:
         _check_attention_backend_requirements(AttentionBackendName(backend))
         query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
         padding = _padding_mask(mask, query)
-        got = dispatch_attention_fn(query, key, value, attn_mask=padding, backend=backend)
+        given = (query.float(), key.float()) if autocast else (query, key)
+        with torch.autocast(device.type, dtype, enabled=autocast):
+            got = dispatch_attention_fn(*given, value, attn_mask=padding, backend=backend)
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         expected = scaled_dot_product_attention(query, key, value, attn_mask=padding).transpose(1, 2)
         error = (got - expected).abs().max().item()

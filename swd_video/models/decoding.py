@@ -25,12 +25,15 @@ from swd_video.models.published_decoders import load_decoder_file
 
 _TILE_PX, _OVERLAP_PX = 256, 64
 _FRAMES_AT_ONCE = 8
-# The last is what oneDNN says of a convolution that it finds no memory for.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
+    # What oneDNN, cuDNN and cuBLAS say where they find no memory to work in.
     "could not create a primitive",
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
+    "alloc_failed",
 )
 
 _Decode: TypeAlias = Callable[[Tensor], Iterator[Tensor]]
@@ -84,8 +87,10 @@ def decode_stream(
 def decode_whole(
     model: VideoModel, latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
 ) -> Float[Tensor, "batch 3 frames height width"]:
-    """`decode_stream`, all frames together."""
+    """`decode_stream`, all frames together: in main memory where the device had too little for them."""
     parts = list(decode_stream(model, latents))
+    # Those that were decoded in tiles, or by the CPU, are there in float32.
+    parts = [part.to(parts[-1]) for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 

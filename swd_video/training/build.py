@@ -231,9 +231,10 @@ def _place_networks(
     train, device = config.train, accelerator.device
     if not wants_sharding():
         model.transformer.to(device)
-    dtype = torch.bfloat16 if train.mixed_precision == "bf16" else getattr(torch, config.load.dtype)
-    attention, mask = config.load.attention, model.attention_mask
-    set_attention(cast(ModelMixin, model.transformer), attention, device=device, dtype=dtype, mask=mask)
+    bf16, mask = train.mixed_precision == "bf16", model.attention_mask
+    dtype = torch.bfloat16 if bf16 else getattr(torch, config.load.dtype)
+    transformer = cast(ModelMixin, model.transformer)
+    set_attention(transformer, config.load.attention, device=device, dtype=dtype, mask=mask, autocast=bf16)
     if isinstance(train, LoraTrainConfig):
         targets = model.lora_targets if train.targets is None else train.targets
         # The additions' first half starts random; the run's seed decides it, and nothing else does.

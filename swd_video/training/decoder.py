@@ -27,7 +27,7 @@ from swd_video.models.loading import load_teacher
 from swd_video.training.checkpoint_file import load_checkpoint, read_recipe, save_checkpoint
 from swd_video.training.decoder_clips import DecoderClips
 from swd_video.training.decoder_config import DecoderConfig
-from swd_video.training.decoder_imitation import IMITATED_FILE, imitated_clips
+from swd_video.training.decoder_imitation import imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.decoder_step import DecoderTrainer
 from swd_video.training.idle_parts import drop_text_encoders
@@ -122,9 +122,10 @@ def _train(config: DecoderConfig, out: Path) -> dict[str, Any]:
     model.vae.to(device, torch.float32)
     kept_back, held_out = _hold_out(config, clips, manifest)
     imitate = config.train.imitate
-    if not (out / CONFIG_FILE).is_file():  # left by a start that failed, perhaps at another config
-        (out / IMITATED_FILE).unlink(missing_ok=True)
-    imitated = None if imitate is None else imitated_clips(imitate, model, grid, config.seed, out)
+    imitated = None
+    if imitate is not None:
+        dtype = getattr(torch, config.load.dtype)
+        imitated = imitated_clips(imitate, model, grid, config.seed, out, device=device, dtype=dtype)
     upscale, in_memory = config.decoder.upscale, config.train.clips_in_memory
     pairs = DecoderClips(clips, manifest, kept_back, grid, model.spec, upscale, in_memory, imitated)
     shown = HeldOutClips(model, held_out, pairs.size, config.decoder.upscale, out / "samples")

@@ -35,6 +35,14 @@ def test_a_backend_that_does_not_run_says_why() -> None:
     assert probe.detail and "\n" not in probe.detail
 
 
+def test_what_autocast_hands_over_is_tried(tiny_wan_pipe: WanPipeline) -> None:
+    """Its norms put out float32 on CUDA, so queries and keys are of another precision than values."""
+    where = {"device": "cpu", "dtype": torch.bfloat16, "autocast": True}
+    assert set_attention(tiny_wan_pipe.transformer, "native", **where) == "native"
+    with pytest.raises(ValueError, match=r"'xformers' does not run on cpu for this model: .* same dtype"):
+        set_attention(tiny_wan_pipe.transformer, "xformers", **where)
+
+
 def test_on_cuda_xformers_is_chosen_only_if_it_ran_there() -> None:
     probes = {probe.backend: probe for probe in probe_attention_backends("cuda", torch.float16)}
     expected = "xformers" if probes["xformers"].works else "native"

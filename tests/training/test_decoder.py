@@ -150,15 +150,20 @@ def test_a_student_s_latents_are_shown_as_the_vae_shows_them(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a tiger\na fish\n")
     imitate = {"student": str(student), "prompts_file": str(prompts), "count": 3, "batch_size": 2}
-    # What a start that failed has left is another config's, and none of this run's.
+    # A start that failed later leaves them to the next; what is of another config, and none of this run's, goes.
     nowhere = {"encoder": {"kind": "transformers", "name": str(tmp_path / "nowhere")}, "block": [0]}
     with pytest.raises(ConfigError, match=r"train\.features\.encoder: "):
-        mistaken = make_decoder_config(steps=3, imitate={**imitate, "count": 1}, features=nowhere)
+        mistaken = make_decoder_config(steps=3, imitate={**imitate, "count": 5}, features=nowhere)
         distill_decoder(mistaken, tmp_path / "run")
-    assert Imitated(tmp_path / "run" / "imitated.safetensors").count == 1
+    folder = tmp_path / "run" / "imitated"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert sorted(before) == ["000000.safetensors", "000002.safetensors", "000004.safetensors"]
     config = make_decoder_config(steps=3, discriminator={"steps": 2, "width": 8}, imitate=imitate)
     distill_decoder(config, tmp_path / "run")
-    imitated = Imitated(tmp_path / "run" / "imitated.safetensors")
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert after["000000.safetensors"] == before["000000.safetensors"]
+    assert sorted(after) == sorted(before)[:2] and after["000002.safetensors"] != before["000002.safetensors"]
+    imitated = Imitated(sorted(folder.iterdir()))
     assert imitated.count == 3 and not torch.equal(imitated.latents(0), imitated.latents(2))
     model = load_teacher(config.model)
     with torch.no_grad():
