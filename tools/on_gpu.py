@@ -46,6 +46,7 @@ from swd_video.models.attention import set_attention
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import ASSETS, LoadOptions, prepare_pipeline
 from swd_video.models.published_decoders import published_layout
+from swd_video.models.spec import ModelSpec
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.training.config import DistillConfig, load_config
@@ -201,14 +202,7 @@ def measure_decoders(config: DistillConfig, device: torch.device, dtype: torch.d
     model, spec = architecture.model, architecture.spec
     vae = random_part(architecture.parts["vae"], device, dtype)
     model.pipe.register_modules(vae=vae)
-    default = DecoderShapeConfig()
-    layout = (
-        DecoderLayout.for_compression(
-            spec.compression, spec.latent_channels, default.widths, default.blocks, default.patch
-        )
-        if model.published_decoder is None
-        else published_layout(model)
-    )
+    layout = default_layout(spec) if model.published_decoder is None else published_layout(model)
     tiny = StreamingDecoder(layout).to(device, dtype).requires_grad_(False).eval()
     decoders: dict[str, Callable[[Tensor], object]] = {
         "vae": lambda latents: deque(model.decode_in_parts(latents), maxlen=0),
@@ -260,22 +254,40 @@ def measure_step(config: DistillConfig, device: torch.device, dtype: torch.dtype
     }
 
 
+def default_layout(spec: ModelSpec) -> DecoderLayout:
+    """Widths and blocks as a config has them by default; patches are what the levels between leave."""
+    default, compression = DecoderShapeConfig(), spec.compression
+    levels = 2 ** (len(default.widths) - 1)
+    patch = (max(1, compression.temporal // levels), max(1, compression.spatial // levels))
+    return DecoderLayout.for_compression(
+        compression, spec.latent_channels, default.widths, default.blocks, patch
+    )
+
+
 def save_random_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """A model's folder with random weights, and a text encoder of one layer, as none runs in a step."""
+    """A model's folder with random weights, and text encoders of one layer, as none runs in a step."""
     architecture = load_architecture(name)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "pocket-wan" / "tokenizer")
-    parts = {part: architecture.parts[part] for part in ("transformer", "vae")}
-    encoder: Any = architecture.parts["text_encoder"]
-    config = copy.deepcopy(encoder.config)
-    config.num_layers, config.vocab_size = 1, len(tokenizer)
-    pipe = architecture.model.pipe
-    pipe.register_modules(
-        **{part: random_part(network, device, dtype) for part, network in parts.items()},
-        text_encoder=type(encoder)(config).to(dtype),
-        tokenizer=tokenizer,
-        scheduler=pipe.scheduler or FlowMatchEulerDiscreteScheduler(),
-    )
+    pipe, parts = architecture.model.pipe, {}
+    for part, network in architecture.parts.items():
+        if part.startswith("text_encoder"):
+            parts[part] = one_layer(network, len(tokenizer)).to(dtype)
+            parts[part.replace("text_encoder", "tokenizer")] = tokenizer
+        else:
+            parts[part] = random_part(network, device, dtype)
+    scheduler = pipe.scheduler or FlowMatchEulerDiscreteScheduler()
+    pipe.register_modules(**parts, scheduler=scheduler)
     pipe.save_pretrained(folder)
+
+
+def one_layer(encoder: Any, vocabulary: int) -> nn.Module:
+    """A text encoder like one that has no weights, with a single layer and another vocabulary."""
+    config = copy.deepcopy(encoder.config)
+    config.vocab_size = vocabulary
+    for key in {"num_layers", "num_hidden_layers"} & set(config.to_dict()):
+        setattr(config, key, 1)
+    network: nn.Module = type(encoder)(config)
+    return network
 
 
 def random_part(described: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -48,11 +48,17 @@ def run(argv: list[str]) -> int:
     from swd_video.training.decoder_config import DecoderConfig
 
     config = load_config_as(DecoderConfig, arguments.config, keys)
+    from swd_video.models.fingerprint import fingerprint_vae
     from swd_video.student.student import Student
     from swd_video.training.decoder import DECODER_FILE, distill_decoder
     from swd_video.training.finite import NonFiniteError
 
     student = None if arguments.student is None else Student.load(arguments.student)
+    if student is not None and fingerprint_vae(student.base_path) != fingerprint_vae(config.model):
+        raise ValueError(
+            f"--student: {arguments.student} has another VAE than {config.model}, whose latents the decoder "
+            "learns; name another student, or change the config's model."
+        )
     try:
         report = distill_decoder(config, arguments.out)
     except NonFiniteError as error:

@@ -108,8 +108,11 @@ def _encode(arguments: Arguments, config: "DistillConfig", out: Path) -> "CacheR
 
     def load() -> VideoModel:
         precision: torch.dtype = getattr(torch, config.load.dtype)
-        device = choose_device(arguments.device)
-        return load_teacher(config.model, device=device, dtype=precision, options=config.load)
+        device, options = choose_device(arguments.device), config.load
+        if device.startswith("cuda") and options.cpu_offload is None:
+            # Text encoder and VAE are there one after the other, and the transformer, which nobody calls, never.
+            options = options.model_copy(update={"cpu_offload": "model"})
+        return load_teacher(config.model, device=device, dtype=precision, options=options)
 
     with progress_bar("encoding") as (progress, say):
         return encode_manifest(

@@ -12,6 +12,8 @@ from torch import Tensor
 def keyed_seed(*key: int | str) -> int:
     """A seed in [0, 2^63) for this key; different keys give unrelated seeds.
 
+    Of these, torch's generator on the CPU reads the lower 32 bits: among 300,000 keys some ten pairs draw alike.
+
     Args:
         key: for example the run's seed, a word for the purpose, step and the sample's number.
     """

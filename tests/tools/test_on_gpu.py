@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from swd_video.core.grid import LatentSize
 from swd_video.cost.architecture import load_architecture
@@ -48,6 +49,24 @@ def test_text_encoders_are_timed(config: Path) -> None:
     found = on_gpu.run_part("text", str(config), on_gpu.Arguments(device="cpu"))["text"]["text_encoder"]
     assert found["seconds"] > 0
     assert found["weights_gib"] * 2**30 == 4 * load_architecture("pocket-wan").num_parameters["text_encoder"]
+
+
+@pytest.mark.parametrize(
+    "name", ["hunyuanvideo-community/HunyuanVideo", "Lightricks/LTX-Video", "zai-org/CogVideoX-2b"]
+)
+def test_other_families_have_a_decoder_and_small_text_encoders(name: str) -> None:
+    architecture = load_architecture(name)
+    layout = on_gpu.default_layout(architecture.spec)
+    assert (layout.temporal, layout.spatial) == (
+        architecture.spec.compression.temporal,
+        architecture.spec.compression.spatial,
+    )
+    for part, network in architecture.parts.items():
+        if part.startswith("text_encoder"):
+            with torch.device("meta"):
+                small = on_gpu.one_layer(network, 500)
+            whole = architecture.num_parameters[part]
+            assert sum(weight.numel() for weight in small.parameters()) < 0.07 * whole
 
 
 def test_decoders_are_compared_on_short_and_long_clips(config: Path) -> None:

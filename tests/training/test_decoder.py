@@ -493,6 +493,7 @@ def test_the_command_trains_and_says_what_came_out(
         (("--data.manifest", "null"), "data.manifest: got none, expected a manifest"),
         (("--held-out.count", "6"), "held_out.count: all 6 clips are kept back"),
         (("--grid", "3x6"), "3x6"),
+        (("--student", "pocket-wan-swd"), "--student: pocket-wan-swd has another VAE than "),
         (("--train.start", "gone.safetensors"), "train.start: gone.safetensors: cannot be read as a decoder"),
         (
             ("--train.start", "swd_video/assets/pocket-wan-swd/decoder.safetensors"),
