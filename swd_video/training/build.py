@@ -171,7 +171,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
 
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
-    checkpoints.check_steps(train.steps)
+    checkpoints.check_steps(train.steps, loop.state_of(stepper))
     # All that could be wrong has been found, so the folder becomes this run's.
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     if adapts:

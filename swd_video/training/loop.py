@@ -68,9 +68,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     """
     stepper, settings = run.stepper, run.stepper.train
     is_main = stepper.accelerator.is_main_process
-    state = TrainingState(
-        stepper.networks.trainable_parameters(), stepper.ema, stepper.optimizers, stepper.learners
-    )
+    state = state_of(stepper)
     done, progress = run.checkpoints.restore(state, speaks=is_main)
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
@@ -104,6 +102,12 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             write_json(run.folder / SUMMARY_FILE, asdict(summary), durable=True)
         stepper.accelerator.wait_for_everyone()
     return summary
+
+
+def state_of(stepper: Stepper) -> TrainingState:
+    """All of a run that its steps change."""
+    parameters = stepper.networks.trainable_parameters()
+    return TrainingState(parameters, stepper.ema, stepper.optimizers, stepper.learners)
 
 
 def _due(done: int, every: int) -> bool:
