@@ -220,7 +220,7 @@ def has_say(stages: tuple[int, ...] | None, stage_index: int) -> bool:
     return stages is None or stage_index + 1 in stages
 
 
-Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(lambda n: (n,) if isinstance(n, int) else n)]
+Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(lambda n: (n,) if type(n) is int else n)]
 """Blocks of a network, from 0: one, or a list of them."""
 
 
