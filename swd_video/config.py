@@ -3,13 +3,13 @@
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, WrapValidator
 
 from swd_video.extensions import find
 from swd_video.plain_text import first_line
@@ -94,9 +94,16 @@ def load_config_as(
     for key, text in sorted((overrides or {}).items(), key=lambda item: not item[0].endswith(".kind")):
         _override(source, key, text, schema)
     try:
-        return schema.model_validate(source.values)
+        config = schema.model_validate(source.values)
     except ValidationError as error:
         raise ConfigError(_explain(error, source, Path(path), schema)) from None
+    lines = [
+        _line(source, at, Path(path), f"expected a number, got {str(truth).lower()}")
+        for at, truth in _truths_as_numbers(source.values, config, ())
+    ]
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return config
 
 
 def load_saved(schema: type[_SchemaT], path: Path) -> _SchemaT:
@@ -247,6 +254,22 @@ def _set(source: _Source, at: KeyPath, value: Any, schema: type[BaseModel], flag
     source.origins = {k: v for k, v in source.origins.items() if k[: len(at)] != at} | {at: f"--{flag}"}
 
 
+def _truths_as_numbers(written: Any, read: Any, at: KeyPath) -> Iterator[tuple[KeyPath, bool]]:
+    """Where `true` and `false` were read as 1 and 0, which pydantic does and nobody means."""
+    read = read.root if isinstance(read, RootModel) else read
+    if read is None or read is written:
+        return
+    if isinstance(written, dict):
+        for key, value in written.items():
+            inner = read.get(key) if isinstance(read, dict) else getattr(read, str(key), None)
+            yield from _truths_as_numbers(value, inner, (*at, key))
+    elif isinstance(written, list) and isinstance(read, tuple):
+        for index, (value, inner) in enumerate(zip(written, read, strict=False)):
+            yield from _truths_as_numbers(value, inner, (*at, index))
+    elif isinstance(written, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        yield at, written
+
+
 def _explain(error: ValidationError, source: _Source, path: Path, schema: type[BaseModel]) -> str:
     """A line for each mistake; unknown keys first, since one is often what is missing, mistyped."""
     problems = error.errors(include_url=False)
@@ -277,25 +300,21 @@ def _listed_once(lines: list[str]) -> list[str]:
 
 
 def _explain_one(problem: Any, at: KeyPath, source: _Source, path: Path, schema: type[BaseModel]) -> str:
-    key = dotted(at)
-    where = _origin(source, at, path)
-    prefix = f"{where}: {key}"
     if problem["type"] == "extra_forbidden":
         reason = f"unknown key{_suggestion(at, source.values, schema)}"
     elif problem["type"] == "union_tag_not_found":
-        prefix, reason = f"{prefix}.kind", "missing; add it"
+        at, reason = (*at, "kind"), "missing; add it"
     elif problem["type"] == "union_tag_invalid":
-        key = f"{key}.kind"
-        prefix = f"{_origin(source, (*at, 'kind'), path)}: {key}"
+        at = (*at, "kind")
         reason = f"got {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
     elif problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
-        if key == "schedule" or not key:  # These messages name their keys themselves.
-            prefix = where
+        if at in ((), ("schedule",)):  # These messages name their keys themselves.
+            return f"{_origin(source, at, path)}: {reason}"
     else:
         expected = _IN_YAML.get(problem["type"]) or f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
         reason = f"{expected}, got {problem['input']!r}"
-    return f"{prefix.removeprefix(f'--{key}: ')}: {reason}"
+    return _line(source, at, path, reason)
 
 
 def _written(at: KeyPath, values: Any) -> KeyPath:
@@ -323,6 +342,12 @@ def _without_kinds(location: Sequence[str | int], values: Any) -> KeyPath:
         except (KeyError, IndexError, TypeError):
             here = None
     return tuple(kept)
+
+
+def _line(source: _Source, at: KeyPath, path: Path, reason: str) -> str:
+    """A mistake with its place: the file's line and the key, or the flag, which is the key."""
+    key = dotted(at)
+    return f"{f'{_origin(source, at, path)}: {key}'.removeprefix(f'--{key}: ')}: {reason}"
 
 
 def _origin(source: _Source, at: KeyPath, path: Path) -> str:

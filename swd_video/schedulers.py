@@ -121,7 +121,9 @@ class ScaleWiseFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         if scheduler.config.upsampling == _LEARNED:
             path = Path(pretrained_model_name_or_path or "", subfolder or "", UPSAMPLER_NAME)
             if not path.parent.is_dir():
-                where: Any = {key: kwargs.get(key) for key in ("cache_dir", "revision", "token")}
+                where: Any = {
+                    key: kwargs.get(key) for key in ("cache_dir", "revision", "token", "local_files_only")
+                }
                 name = str(pretrained_model_name_or_path)
                 path = Path(hf_hub_download(name, UPSAMPLER_NAME, subfolder=subfolder, **where))
             scheduler.upsampler = LatentUpsampler.load(path)

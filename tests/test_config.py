@@ -245,6 +245,25 @@ def test_wrong_value_says_what_was_got(base: Path) -> None:
     assert ":10: train.lr:" in message and "greater than 0" in message and "got -1" in message
 
 
+def test_true_and_false_are_no_numbers(base: Path) -> None:
+    path = _edited(base, "steps: 10\n  lr: 2e-4", "steps: true\n  lr: 2e-4\n  gradient_checkpointing: true")
+    assert _error(path) == f"{path}:9: train.steps: expected a number, got true"
+    for key, value, said in (
+        ("train.sample_every", "false", "train.sample_every: expected a number, got false"),
+        (
+            "train.stage_weights",
+            "[1, true]",
+            "--train.stage_weights: train.stage_weights[1]: expected a number, got",
+        ),
+        ("loss.mmd", "[{}, {weight: true}]", "--loss.mmd: loss.mmd[1].weight: expected a number, got true"),
+        ("train.optimizer", "{kind: adamw, weight_decay: true}", "weight_decay: expected a number, got true"),
+        ("loss.mmd", "[{block: true}]", "loss.mmd[0].block: expected a list"),
+    ):
+        assert said in _error(base, {key: value})
+    with pytest.raises(ConfigError, match=r"train\.lr: expected a number, got true\nseed: expected a number"):
+        load_config(base, {"train.lr": "true", "seed": "true"})
+
+
 def test_what_should_be_a_list_or_a_mapping_is_asked_for_as_a_file_writes_it(base: Path) -> None:
     prompts = {"train.sample_prompts": "a fox"}
     assert (

@@ -1,4 +1,6 @@
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,49 @@ def test_a_learned_upsampler_is_saved_and_loaded_with_it(
     latents = randn_tensor((2, 4, *tiny_schedule[0].grid.as_tuple()), generator=generator)
     got = _run(scheduler, latents, generator)[-1]
     assert torch.equal(got, _reference(tiny_schedule, upsample=upsampler))
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Has nothing, and remembers what it was asked for."""
+
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        self.send_error(404)
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_learned_upsampler_of_a_hub_s_copy_is_read_without_asking_the_hub(
+    tiny_schedule: ScaleSchedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upsampler = LatentUpsampler(4, 8, 1, growing_pairs(tiny_schedule)).requires_grad_(False)
+    cached, revision = tmp_path / "models--me--student", "0123456789abcdef" * 2 + "01234567"
+    saved = ScaleWiseFlowMatchScheduler.from_schedule(tiny_schedule, upsampler=upsampler)
+    saved.save_pretrained(cached / "snapshots" / revision / "scheduler")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    asked: list[str] = []
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"asked": asked}))
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    address = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    try:
+        loaded = ScaleWiseFlowMatchScheduler.from_pretrained(
+            "me/student", subfolder="scheduler", cache_dir=tmp_path, local_files_only=True
+        )
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    assert not [path for path in asked if "me/student" in path]
+    assert torch.equal(loaded.upsampler.out.weight, upsampler.out.weight)
 
 
 def test_a_learned_upsampler_that_is_not_there_is_missed(

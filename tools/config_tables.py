@@ -216,7 +216,8 @@ def _limits(metadata: Sequence[Any]) -> Iterator[str]:
     for kind, name, word in _LIMITS:
         for item in flat:
             if isinstance(item, kind):
-                yield f"{word} {getattr(item, name):g}"
+                limit = getattr(item, name)
+                yield f"{word} {int(limit) if limit == int(limit) else limit}"
 
 
 def _plural(words: str) -> str:

@@ -123,15 +123,7 @@ def schedule_within_budget(
     Raises:
         ValueError: if no shift meets the budget, or `num_stages` is out of range.
     """
-    most = int(1 / _MIN_GAP)
-    if not 1 <= num_stages <= most:
-        raise ValueError(f"stages: got {num_stages}, expected 1 to {most}.")
-    largest = _largest_shift(num_stages)
-    if num_stages > 1 and shift > largest:
-        raise ValueError(
-            f"stages: the first two of {num_stages} are closer than {_MIN_GAP:g} in noise at shift {shift:g}. Take "
-            "fewer stages."
-        )
+    largest = _check_stages(num_stages, shift)
 
     def with_shift(moved: float) -> BudgetedSchedule:
         steps = [(num_stages - index) / num_stages for index in range(num_stages)]
@@ -158,6 +150,20 @@ def schedule_within_budget(
         else:
             low = middle.shift
     return best
+
+
+def _check_stages(num_stages: int, shift: float | int) -> float:
+    """Refuse a number of stages whose noise levels would be the same when written; returns the largest shift."""
+    most = int(1 / _MIN_GAP)
+    if not 1 <= num_stages <= most:
+        raise ValueError(f"stages: got {num_stages}, expected 1 to {most}.")
+    largest = _largest_shift(num_stages)
+    if num_stages > 1 and shift > largest:
+        raise ValueError(
+            f"stages: the first two of {num_stages} are closer than {_MIN_GAP:g} in noise at shift {shift:g}. Take "
+            "fewer stages."
+        )
+    return largest
 
 
 def _largest_shift(num_stages: int) -> float:

@@ -108,11 +108,13 @@ class Architecture:
         more = [[1 + (kind == grown) for kind in kinds] for grown in kinds]
         return [self.transformer(*counts) for counts in ([1 for _ in kinds], *more)]
 
-    def of_all_blocks(self, counted: Sequence[Counts]) -> Counts:
-        """What the whole transformer costs, from what each of `small_transformers` does."""
+    def of_all_blocks(self, counted: Sequence[Counts], left_out: Sequence[int] = ()) -> Counts:
+        """What the whole transformer costs, or all but some blocks, from what each of `small_transformers` does."""
         first, *grown = (_numbers(one) for one in counted)
-        total = first
+        total, end = first, 0
         for number, more in zip(self.block_counts, grown, strict=True):
+            start, end = end, end + number
+            number -= sum(start <= block < end for block in left_out)
             total = tuple(
                 so_far + (number - 1) * (b - a) for so_far, a, b in zip(total, first, more, strict=True)
             )

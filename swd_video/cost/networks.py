@@ -189,12 +189,13 @@ class Transformer(Network):
             wholes = []
             for windows in numbers:
                 run = partial(self._predict, one.grid, windows)
-                wholes.append(self._architecture.of_all_blocks([count(part, run) for part in self._small]))
+                counted = [count(part, run) for part in self._small]
+                wholes.append(self._architecture.of_all_blocks(counted, one.left_out))
             # Each block adds what one of its kind costs: the mean over blocks of what all of a kind cost.
             return _mean(wholes, list(numbers.values()))
         blocks = range(2 * len(self._architecture.block_counts))
-        counted = [count(self._two_of_each, partial(self._tokens, one.grid, block)) for block in blocks]
-        return self._architecture.up_to_block(counted, one.depth - 1)
+        shallow = [count(self._two_of_each, partial(self._tokens, one.grid, block)) for block in blocks]
+        return self._architecture.up_to_block(shallow, one.depth - 1)
 
     def _shapes(self) -> AbstractContextManager[object]:
         return KernelAttention()

@@ -111,9 +111,10 @@ class StepCost:
         if name == "student" and kind == "lora":
             train = self.config.train if isinstance(self.config.train, LoraTrainConfig) else LoraTrainConfig()
             return Transformer(architecture, (train.rank, train.targets or architecture.model.lora_targets))
-        if kind != "full" or name == "teacher":
+        teaches = name in ("teacher", "weaker")
+        if kind != "full" or teaches:
             # What the student is makes no difference to others; a copy of all weights costs what they do.
-            return self.network("student" if name == "teacher" else name, "full")
+            return self.network("student" if teaches else name, "full")
         if name == "student":
             return Transformer(architecture)
         if name == "critic":

@@ -2,6 +2,8 @@
 
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,11 @@ from swd_video.files import whole_file
 
 # Far apart, so that the clips of runs with neighbouring seeds share no noise.
 _SEED_STEP = 1_000_003
+# What NumPy, and the readers of archives below it, raise at a file that is none of theirs.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, SyntaxError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,19 +44,19 @@ class StoredClips:
     def batches(self) -> Iterator[UInt8[np.ndarray, "clips frames height width 3"]]:
         """Read them in order; all at once might not fit into memory."""
         for path in self.files:
-            with np.load(path) as stored:
-                yield stored["frames"]
+            yield read_arrays(path)["frames"]
 
     def clip(self, index: int) -> UInt8[np.ndarray, "frames height width 3"]:
         """Read one."""
-        with np.load(self.files[index // self.batch_size]) as stored:
-            return np.asarray(stored["frames"][index % self.batch_size])
+        return np.asarray(
+            read_arrays(self.files[index // self.batch_size])["frames"][index % self.batch_size]
+        )
 
 
 def make_clips(
     row: Row, requests: Sequence[Request], folder: Path, *, seed: int, batch_size: int
 ) -> StoredClips:
-    """All clips of a row; a second run makes only those that are missing.
+    """All clips of a row; a second run makes only those that are missing, or whose file was cut.
 
     Clip i starts from the noise of seed `seed * 1_000_003 + i`, the same in every row.
     """
@@ -60,7 +67,7 @@ def make_clips(
     for start in range(0, len(requests), batch_size):
         path = home / f"{start // batch_size:04d}.npz"
         files.append(path)
-        if path.exists():
+        if is_stored(path):
             continue
         chunk = requests[start : start + batch_size]
         try:
@@ -93,3 +100,29 @@ def store_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write compressed arrays whole."""
     with whole_file(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def is_stored(path: Path) -> bool:
+    """Whether `store_arrays` wrote a file; one that was cut since then is named on stderr, and is to be made again."""
+    if not path.exists() or zipfile.is_zipfile(path):
+        return path.exists()
+    print(f"warning: {path}: the file is damaged, and made again.", file=sys.stderr)
+    return False
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with np.load(path) as stored:
+            if not stored.files:
+                raise ValueError("it holds nothing")
+            return {name: stored[name] for name in stored.files}
+    except _DAMAGED as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{path}: the file is damaged: {reason}. Delete it and run the same command again, which makes it anew."
+        ) from None

@@ -28,12 +28,15 @@ from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.rows import Request, Row, prompt_requests, real_row
 from swd_video.evaluation.scores import distance_floor, row_figures, score_clips
 from swd_video.evaluation.targets import check_measured, check_targets
-from swd_video.files import write_text
+from swd_video.files import alone_in, remove_leftovers, write_text
 from swd_video.models.loading import resolve_model_path
 from swd_video.training.provenance import ADAPTATION_FILE, RECORD_FILE
 
 RESULT_NAME = "evaluation.json"
 CONFIG_NAME = "config.yaml"
+_CLIPS, _COSTS = "clips", "costs"
+# Two in each half.
+_FEWEST_REAL = 4
 _OF_OTHERS = (ADAPTATION_FILE, RECORD_FILE, INDEX_NAME)
 
 
@@ -44,7 +47,16 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
         ValueError: Something that the config names is missing or cannot work, a student would be judged by what
             trained it, a prompt asks for what the judge does not know, a target for what is not measured, or the
             folder is another command's.
+        FolderInUseError: Another evaluation writes there.
     """
+    with alone_in(out):
+        for folder in (out / _COSTS, *(out / _CLIPS).glob("*")):
+            if folder.is_dir():
+                remove_leftovers(folder)
+        return _evaluate(config, out, title=title, device=device)
+
+
+def _evaluate(config: EvaluateConfig, out: Path, *, title: str, device: str) -> Results:
     if (out / CONFIG_NAME).is_file():
         load_saved(EvaluateConfig, out / CONFIG_NAME)  # a run's says by what its student must not be judged
     for name in _OF_OTHERS:
@@ -61,13 +73,14 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, title: str, device: str
     pool = ModelPool(getattr(torch, config.dtype), device)
     size, fps = pool.size_and_fps(config)
     rows = _rows(config, pool, prompts, sources, size, fps)
+    _check_counts(config, {key: len(requests) for key, (_, requests) in rows.items()})
     machine = machine_name(device)
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG_NAME, dump_config(config))
 
     def measured(row: Row, requests: Sequence[Request]) -> tuple[StoredClips, Scores]:
-        stored = make_clips(row, requests, out / "clips", seed=config.seed, batch_size=config.batch_size)
+        stored = make_clips(row, requests, out / _CLIPS, seed=config.seed, batch_size=config.batch_size)
         return stored, score_clips(stored, metrics, judges)
 
     real = None
@@ -173,6 +186,11 @@ def _find_sources(config: EvaluateConfig) -> dict[str, Sequence[Any]]:
     if reference is None:
         return sources
     compared = reference.find()
+    if len(compared) < _FEWEST_REAL:
+        raise ValueError(
+            f"metrics.real_clips: got {len(compared)} clips, expected {_FEWEST_REAL} or more, as the distance of one "
+            "half of them to the other is the floor; raise count or add clips."
+        )
     known = {reference.place(clip) for clip in compared}
     for key, clips in sources.items():
         shared = sum(sections[key].place(clip) in known for clip in clips)
@@ -182,6 +200,16 @@ def _find_sources(config: EvaluateConfig) -> dict[str, Sequence[Any]]:
                 "their distance too small; set first and count so that the sets share none."
             )
     return {**sources, "": compared}
+
+
+def _check_counts(config: EvaluateConfig, counts: Mapping[str, int]) -> None:
+    """Refuse rows of a single clip, by the number of clips of each, where distances are measured with them."""
+    for key, count in counts.items():
+        if count < 2 and (len(counts) > 1 or config.metrics.real_clips is not None):
+            raise ValueError(
+                f"row {key!r}: has {count} clip, expected 2 or more, as the distances of sets are measured; raise "
+                "num_prompts or samples_per_prompt."
+            )
 
 
 def _that_can_judge(metrics: Sequence[Metric], key: str, clips: StoredClips) -> list[Metric]:
@@ -213,8 +241,16 @@ def _costs(
         machine,
     ]
     digest = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:8]
-    path = out / "costs" / f"{digest}.json"
-    if not path.is_file():
-        measured = [row for row, _ in timed]
-        write_figures(path, cost_figures(measured, requests, rounds=config.cost.rounds, seed=config.seed))
-    return figures_from_json(json.loads(path.read_text(encoding="utf-8")))
+    path = out / _COSTS / f"{digest}.json"
+
+    def read() -> dict[str, Figures]:
+        return figures_from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    if path.is_file():
+        try:
+            return read()
+        except (ValueError, TypeError, AttributeError):
+            print(f"warning: {path}: the file is damaged; the rows are timed again.", file=sys.stderr)
+    measured = [row for row, _ in timed]
+    write_figures(path, cost_figures(measured, requests, rounds=config.cost.rounds, seed=config.seed))
+    return read()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from swd_video.core.interval import Estimate
-from swd_video.evaluation.clip_store import StoredClips, store_arrays
+from swd_video.evaluation.clip_store import StoredClips, is_stored, read_arrays, store_arrays
 from swd_video.evaluation.judges import Batch, Judges
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores
 from swd_video.files import hash_file
@@ -23,7 +23,7 @@ def score_clips(clips: StoredClips, metrics: Sequence[Metric], judges: Judges) -
     ]
     digest = hashlib.sha256("\n".join([*judges.names, *kinds]).encode()).hexdigest()[:8]
     path = clips.folder / f"scores-{digest}.npz"
-    if not path.exists():
+    if not is_stored(path):
         print(f"{clips.folder.name}: judging {len(clips.captions)} clips", file=sys.stderr)
         batches = [
             _measure(Batch(frames[start : start + _CLIPS_AT_ONCE], judges), metrics)
@@ -31,8 +31,7 @@ def score_clips(clips: StoredClips, metrics: Sequence[Metric], judges: Judges) -
             for start in range(0, len(frames), _CLIPS_AT_ONCE)
         ]
         store_arrays(path, {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
-    with np.load(path) as stored:
-        return Scores(clips.captions, {name: stored[name] for name in stored.files})
+    return Scores(clips.captions, read_arrays(path))
 
 
 def row_figures(metrics: Sequence[Metric], scores: Scores, beside: Beside) -> dict[str, Estimate]:

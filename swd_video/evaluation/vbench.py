@@ -125,7 +125,7 @@ def write_bench(
         How many clips were made.
 
     Raises:
-        ValueError: If the folder holds clips of something else.
+        ValueError: If the folder holds clips of something else, or what says so is damaged.
     """
     videos = folder / VIDEOS_FOLDER
     record = {
@@ -170,7 +170,15 @@ def _start_record(path: Path, record: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no keys")
+    except ValueError:
+        raise ValueError(
+            f"{path}: is damaged. Delete it if the clips beside it are of the same model, prompts and settings; else "
+            "choose another --out."
+        ) from None
     for key in ("row", "clips"):
         if found.get(key) != record[key]:
             what = "another model or settings" if key == "row" else "other prompts or seeds"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from swd_video.core.flow import Sigma
 from swd_video.models.base import VideoModel
 from swd_video.models.checkpoints import cast_network, check_fit, check_weights_file
 from swd_video.models.fingerprint import fingerprint_folders
+from swd_video.models.fsdp import wants_sharding
 from swd_video.models.sections import WeakerSelfConfig
 
 
@@ -35,12 +36,10 @@ class WeakerSelf:
         file = config.transformer_file
         self._network = None if file is None else _with_weights(file, model, section)
 
-    def strength(self, sigma: Sigma, velocity: Tensor) -> Tensor | None:
-        """What of the difference to its velocity is to be added to each clip's; None where it leads none."""
-        level = torch.as_tensor(sigma, device=velocity.device)
-        leads = (self.config.sigma_min <= level) & (level <= self.config.sigma_max)
-        strength = (self.config.scale - 1) * leads.to(velocity.dtype)
-        return strength.reshape(-1, *[1] * (velocity.ndim - 1)) if leads.any() else None
+    def leads(self, sigma: Sigma, batch: int) -> Bool[Tensor, " batch"]:
+        """Which clips of a batch lie at noise levels at which it leads."""
+        level = torch.as_tensor(sigma)
+        return ((self.config.sigma_min <= level) & (level <= self.config.sigma_max)).expand(batch)
 
     @contextmanager
     def weakened(self, model: VideoModel, transformer: nn.Module | None) -> Iterator[nn.Module | None]:
@@ -102,15 +101,24 @@ class Guidance:
     ) -> Float[Tensor, "batch channels frames height width"]:
         """The guided velocity; arguments as for `VideoModel.predict_velocity`, and another scale than the own."""
 
-        def predict(embeds: Tensor, network: nn.Module | None) -> Tensor:
-            return model.predict_velocity(noisy_latents, sigma, embeds, network, first_frame)
+        def predict(embeds: Tensor, network: nn.Module | None, of: Tensor | slice = slice(None)) -> Tensor:
+            level = sigma[of] if isinstance(sigma, Tensor) and sigma.ndim else sigma
+            frame = None if first_frame is None else first_frame[of]
+            return model.predict_velocity(noisy_latents[of], level, embeds[of], network, frame)
 
         own = guided = predict(prompt_embeds, transformer)
         scale = self.scale if scale is None else scale
         if self.negative_embeds is not None and scale != 1:
             away = predict(self.negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), transformer)
             guided = away + scale * (own - away)
-        if self.weaker is not None and (strength := self.weaker.strength(sigma, own)) is not None:
-            with self.weaker.weakened(model, transformer) as network:
-                guided = guided + strength * (own - predict(prompt_embeds, network))
+        if self.weaker is not None:
+            leads = self.weaker.leads(sigma, len(own)).to(own.device)
+            # Processes that share the weights run a network together or not at all.
+            ran = torch.ones_like(leads) if wants_sharding() else leads
+            if ran.any():
+                with self.weaker.weakened(model, transformer) as network:
+                    difference = own[ran] - predict(prompt_embeds, network, ran)
+                strength = (self.weaker.config.scale - 1) * leads[ran].to(own.dtype)
+                guided = guided.clone()
+                guided[ran] += strength.view(-1, *[1] * (own.ndim - 1)) * difference
         return guided

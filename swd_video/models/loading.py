@@ -144,6 +144,15 @@ def model_folder(name_or_path: str | Path) -> Path:
     return _download(path, lambda: DiffusionPipeline.download(path, use_safetensors=True))
 
 
+def folder_here(name_or_path: str | Path) -> Path | None:
+    """The folder of a pipeline on this machine; None for one of the hub that was never loaded."""
+    path = resolve_model_path(name_or_path)
+    if Path(path).is_dir():
+        return Path(path)
+    index = try_to_load_from_cache(path, INDEX_NAME)
+    return Path(index).parent if isinstance(index, str) else None
+
+
 def _download(name: str, fetch: Callable[[], str | Path]) -> Path:
     try:
         # For a model that was never loaded, once: downloads ask again and again, for half a minute.

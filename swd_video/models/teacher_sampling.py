@@ -68,12 +68,11 @@ def sample_teacher(
         negative_embeds = model.encode_prompt([negative_prompt] * len(prompt_embeds))
     shape = (len(prompt_embeds), model.spec.latent_channels, *grid.as_tuple())
     latents = draw_noise(shape, generator=generator, device=model.device)
-    if shift is None:
-        scheduler = model.teacher_scheduler(steps, grid, generator)
-    else:
-        # From given levels: left alone, the scheduler starts from a lowest one that is shifted already.
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=model.device)
+    scheduler = (
+        model.teacher_scheduler(steps, grid, generator)
+        if shift is None
+        else _shifted_scheduler(model, steps, shift)
+    )
     guidance = Guidance(scale, negative_embeds, weaker)
     for timestep in scheduler.timesteps:
         sigma = float(timestep) / 1000
@@ -85,6 +84,13 @@ def sample_teacher(
     if first_frame is not None:
         latents = torch.cat([first_frame.to(latents), latents[:, :, 1:]], dim=2)
     return latents.float()
+
+
+def _shifted_scheduler(model: VideoModel, steps: int, shift: float) -> FlowMatchEulerDiscreteScheduler:
+    # From given levels: left alone, the scheduler starts from a lowest one that is shifted already.
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=model.device)
+    return scheduler
 
 
 def chosen_guidance(

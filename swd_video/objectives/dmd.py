@@ -121,10 +121,19 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
         """Teacher and critic judge, then the critic learns."""
         guided = (self.guidance_scale or spec.guidance_scale) != 1
         return [
-            Pass("teacher", grid, 1 + guided + (self.weaker is not None)),
+            Pass("teacher", grid, 1 + guided),
+            *self._weaker_passes(grid),
             Pass("critic", grid),
             Pass("critic", grid, self.critic_updates, gradient="weights"),
         ]
+
+    def _weaker_passes(self, grid: LatentSize) -> list[Pass]:
+        """Those of the weaker version, for the share of clips whose noise levels it leads at."""
+        weaker = self.weaker
+        if weaker is None or not (share := self.share_between(weaker.sigma_min, weaker.sigma_max)):
+            return []
+        network = "teacher" if weaker.transformer_file is None else "weaker"
+        return [Pass(network, grid, share, left_out=weaker.blocks)]
 
 
 class Critic(Learner):

@@ -200,9 +200,6 @@ def _deviation(hidden: Float[Tensor, "batch _ f h w"], group: int) -> Float[Tens
     return deviation.repeat_interleave(grouped.shape[1]).view(-1, 1, 1, 1, 1).expand_as(hidden[:, :1])
 
 
-HEADS: dict[str, type[MeanHead] | type[ConvolutionHead]] = {"mlp": MeanHead, "conv3d": ConvolutionHead}
-
-
 class Discriminator(Learner):
     """Heads on blocks of a frozen encoder, which sees true clips and the student's through one noise, or window."""
 

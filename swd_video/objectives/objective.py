@@ -189,6 +189,13 @@ class NoiseLevels(Section):
             )
         return self
 
+    def share_between(self, low: float, high: float) -> float:
+        """The share of draws that lie between two noise levels, 0 to 1."""
+        width = self.sigma_max - self.sigma_min
+        if not width:
+            return float(low <= self.sigma_min <= high)
+        return max(0.0, min(high, self.sigma_max) - max(low, self.sigma_min)) / width
+
     def noised(
         self, clips: Float[Tensor, "batch *clip"], draws: SampleDraws
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *clip"]]:
@@ -220,7 +227,7 @@ def has_say(stages: tuple[int, ...] | None, stage_index: int) -> bool:
     return stages is None or stage_index + 1 in stages
 
 
-Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(lambda n: (n,) if isinstance(n, int) else n)]
+Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(lambda n: (n,) if type(n) is int else n)]
 """Blocks of a network, from 0: one, or a list of them."""
 
 

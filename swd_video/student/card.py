@@ -5,21 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from swd_video.config import flatten
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.models.checkpoints import read_json, require
+from swd_video.models.checkpoints import find_weights, read_json, require
 from swd_video.models.loading import (
     DECODER_FILE_NAME,
     HUB_NAME,
+    folder_here,
     read_model_index,
     read_video_spec,
     shipped_models,
 )
 from swd_video.models.wan import wan_fps
-from swd_video.student.student import Student
+from swd_video.student.student import TRANSFORMER_FOLDER, Student, adds_up
 
 CARD_NAME = "README.md"
 TAG = "swd-video"
@@ -67,8 +69,11 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
     )
     what = "LoRA" if form == "lora" else "Pipeline"
     source = repo or _UNPUBLISHED
+    same = f"to the same {'clip' if student.decoder is None else 'latents'}, bit for bit"
     if form == "lora":
-        stock = stock_lora_code(base_model, source, spec.text_length)
+        fused = _is_fused(base)
+        stock = stock_lora_code(base_model, source, spec.text_length, fused=fused is not False)
+        same += " if the files of the base model's transformer are in float32" if fused is None else ""
     else:
         stock = stock_merged_code(source, spec.text_length)
     parts = [
@@ -85,8 +90,7 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
         _python(own_code(source)),
         "A stock diffusers pipeline cannot sample it: the base model takes a timestep for every token."
         if per_token
-        else "With a stock diffusers pipeline and the scheduler of swd-video, to the same "
-        f"{'clip' if student.decoder is None else 'latents'}, bit for bit:\n\n" + _python(stock),
+        else f"With a stock diffusers pipeline and the scheduler of swd-video, {same}:\n\n{_python(stock)}",
         *([] if student.decoder is None else [_DECODER]),
         "## Training",
         *_training(student),
@@ -97,30 +101,46 @@ def write_card(student: Student, base_model: str, form: str, license: str | None
     return str(card)
 
 
-def stock_lora_code(base_model: str, source: str, text_length: int | None = None) -> str:
-    """Python that samples an exported LoRA with a stock `WanPipeline`, as our own pipeline does, bit for bit."""
+def stock_lora_code(
+    base_model: str, source: str, text_length: int | None = None, *, fused: bool = True
+) -> str:
+    """Python that samples an exported LoRA with a stock `WanPipeline`, as our own pipeline does, bit for bit.
+
+    `fused` says whether ours adds it up with the weights, as it does unless the base model's files are in bfloat16.
+    """
     find, base = "", json.dumps(base_model, ensure_ascii=False)
     if base_model in shipped_models():
         find, base = (
             "\nfrom swd_video.models.loading import resolve_model_path",
             f"resolve_model_path({base})",
         )
-    return f"""\
-import torch
-from diffusers import WanPipeline{find}
-from swd_video.models.checkpoints import cast_network
-from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-
-student = "{source}"
-dtypes = {{"transformer": torch.float32, "default": torch.bfloat16}}
-pipe = WanPipeline.from_pretrained({base}, dtype=dtypes)
-pipe.load_lora_weights(student)
+    cast, dtypes, dtype, fuse = "", "", "torch.bfloat16", ""
+    if fused:
+        cast = "\nfrom swd_video.models.checkpoints import cast_network"
+        dtypes, dtype = '\ndtypes = {"transformer": torch.float32, "default": torch.bfloat16}', "dtypes"
+        fuse = """
 pipe.fuse_lora()
 pipe.unload_lora_weights()
-cast_network(pipe.transformer, torch.bfloat16)
+cast_network(pipe.transformer, torch.bfloat16)"""
+    return f"""\
+import torch
+from diffusers import WanPipeline{cast}{find}
+from swd_video.schedulers import ScaleWiseFlowMatchScheduler
+
+student = "{source}"{dtypes}
+pipe = WanPipeline.from_pretrained({base}, dtype={dtype})
+pipe.load_lora_weights(student){fuse}
 pipe.scheduler = ScaleWiseFlowMatchScheduler.from_pretrained(student, subfolder="scheduler")
 
 {_stock_call(text_length)}"""
+
+
+def _is_fused(base: str) -> bool | None:
+    """Whether additions to a base model are summed with its weights in bfloat16; None where these are not here."""
+    folder = folder_here(base)
+    if folder is None or not (folder / TRANSFORMER_FOLDER).is_dir():
+        return None
+    return adds_up(find_weights(folder / TRANSFORMER_FOLDER), torch.bfloat16)
 
 
 def stock_merged_code(source: str, text_length: int | None = None) -> str:

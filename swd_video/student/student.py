@@ -13,7 +13,7 @@ Its folder holds what distillation changed, and the name of the rest:
 Which family a student is of says its base model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -318,14 +318,11 @@ class Student:
     def _joined_transformer(self, base: str, file: Path | None, dtype: torch.dtype) -> ModelMixin:
         """The base model's transformer with the additions.
 
-        They are summed in float32, as most of them are less than half a step of bfloat16. Where the base model's own
-        weights are stored no finer than `dtype`, every such sum would be rounded back to them: there they stay beside.
+        They are summed in float32, as most of them are less than half a step of bfloat16, or stay beside: `adds_up`.
         """
         folder = model_folder(base)
         own = folder / TRANSFORMER_FOLDER
-        stored = stored_dtype(find_weights(own) if file is None else [file])
-        is_finer = stored == torch.float32 or (stored, dtype) == (torch.float16, torch.bfloat16)
-        fuse = is_finer or dtype == torch.float32
+        fuse = adds_up(find_weights(own) if file is None else [file], dtype)
         read_as = torch.float32 if fuse else dtype
         network: Any
         if file is None:
@@ -384,6 +381,16 @@ def load_student(
 ) -> ScaleWisePipeline:
     """Load a student of any family, ready to sample: `Student.load` and `Student.pipeline` in one."""
     return Student.load(name_or_path).pipeline(device=device, dtype=dtype, options=options)
+
+
+def adds_up(files: Sequence[Path], dtype: torch.dtype) -> bool:
+    """Whether additions are summed with the weights of a base model's files where these are loaded in a dtype.
+
+    Not where they are stored no finer than that: every sum would be rounded back to them.
+    """
+    stored = stored_dtype(files)
+    is_finer = stored == torch.float32 or (stored, dtype) == (torch.float16, torch.bfloat16)
+    return is_finer or dtype == torch.float32
 
 
 def is_student(name_or_path: str | Path) -> bool:

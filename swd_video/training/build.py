@@ -38,7 +38,7 @@ from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainC
 from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts
 from swd_video.training.loop import SUMMARY_FILE, Run, TrainSummary
-from swd_video.training.open_clips import open_clips
+from swd_video.training.open_clips import check_cache_apart, open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
 from swd_video.training.provenance import (
@@ -94,6 +94,7 @@ def _train(
         raise ValueError(
             "overrides: go with a config's file; change a config that is loaded by `model_copy`."
         )
+    check_cache_apart(config.data, out)
     # Started by `accelerate launch`, this is one of several processes, of which the first holds the folder.
     with alone_in(out) if join_processes().is_main_process else nullcontext():
         config, config_file = _of_run(settle_precision(config, out), adapts)
@@ -171,7 +172,7 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
 
     samples = SampleWriter(stepper, embeds, folder / "samples") if train.sample_every else None
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
-    checkpoints.check_steps(train.steps)
+    checkpoints.check_steps(train.steps, loop.state_of(stepper))
     # All that could be wrong has been found, so the folder becomes this run's.
     known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     if adapts:
@@ -193,11 +194,7 @@ def _check_load(config: DistillConfig, sharded: bool) -> None:
         ("cpu_offload", load.cpu_offload is not None, "null; text encoder and VAE leave the device anyway"),
         ("float8_weights", load.float8_weights, "false; gradients need whole weights"),
         ("attention", load.attention == "sage", "another; it computes no gradients"),
-        (
-            "dtype",
-            load.dtype != "float32" and all_train,
-            "float32, as all weights train, or train.kind: lora",
-        ),
+        ("dtype", load.dtype != "float32" and all_train, "float32 as all weights train, or train.kind: lora"),
     )
     for key, refused, expected in wrong:
         if refused:

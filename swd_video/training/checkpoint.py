@@ -108,14 +108,20 @@ class CheckpointFolder:
             if other not in latest:
                 shutil.rmtree(other)
 
-    def check_steps(self, steps: int) -> None:
-        """Refuse a run of fewer steps than were taken.
+    def check_steps(self, steps: int, state: TrainingState) -> None:
+        """Refuse a run of fewer steps than were taken; damaged checkpoints, which `restore` passes over, do not count.
 
         Raises:
-            ValueError: saying how many were.
+            ValueError: saying how many were, or if a checkpoint is of another student.
         """
-        done = max((int(path.name.removeprefix("step_")) for path in self.finished()), default=0)
-        if done > steps:
+        for folder in reversed(self.finished()):
+            done = int(folder.name.removeprefix("step_"))
+            if done <= steps:
+                return
+            try:
+                _read(folder, state)
+            except _DamagedError:
+                continue
             raise ValueError(
                 f"train.steps: {steps}, but the run in {self.folder.parent} has taken {done}. Choose another --out, "
                 f"or no fewer than {done}."
@@ -139,15 +145,9 @@ class CheckpointFolder:
         damage = ""
         for folder in reversed(self.finished()):
             try:
-                facts = _read_progress(folder / _PROGRESS)
-                tensors = _read_tensors(folder, state)
-                optimizers = {
-                    file: _read_optimizers(folder / file, here) for file, here in state.optimizers.items()
-                }
-            except _OtherStudentError:
-                raise
-            except DAMAGED as error:
-                damage = f"{folder}: the checkpoint is damaged: {_reason(error)}"
+                facts, tensors, optimizers = _read(folder, state)
+            except _DamagedError as error:
+                damage = str(error)
                 if speaks:
                     print(f"warning: {damage}. It is passed over.", file=sys.stderr)
                 continue
@@ -167,6 +167,23 @@ class CheckpointFolder:
 
 class _OtherStudentError(ValueError):
     """A whole checkpoint that belongs elsewhere: the one before would, too."""
+
+
+class _DamagedError(ValueError):
+    """A checkpoint that cannot be read to its end: the one before may be whole."""
+
+
+def _read(
+    folder: Path, state: TrainingState
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, list[dict[str, Any]]]]:
+    """What a checkpoint holds: progress, tensors and optimizers, each by its file."""
+    try:
+        facts, tensors = _read_progress(folder / _PROGRESS), _read_tensors(folder, state)
+        return facts, tensors, {f: _read_optimizers(folder / f, some) for f, some in state.optimizers.items()}
+    except _OtherStudentError:
+        raise
+    except DAMAGED as error:
+        raise _DamagedError(f"{folder}: the checkpoint is damaged: {_reason(error)}") from error
 
 
 def _read_progress(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from swd_video.training.decoder_imitation import imitated_clips
 from swd_video.training.decoder_report import HeldOutClips
 from swd_video.training.decoder_step import DecoderTrainer
 from swd_video.training.idle_parts import drop_text_encoders
-from swd_video.training.open_clips import open_clips
+from swd_video.training.open_clips import check_cache_apart, open_clips
 from swd_video.training.provenance import (
     CONFIG_FILE,
     check_made_of,
@@ -68,6 +68,7 @@ def distill_decoder(config: DecoderConfig, out: Path) -> dict[str, Any]:
         FolderInUseError: if another run trains there.
         NonFiniteError: when a loss is not finite; the last checkpoint stays.
     """
+    check_cache_apart(config.data, out)
     with alone_in(out):
         report = _finished(config, out)
         return report if report is not None else _train(config, out)
@@ -80,7 +81,10 @@ def _finished(config: DecoderConfig, out: Path) -> dict[str, Any] | None:
         return None
     made_of = StreamingDecoder.load(out / DECODER_FILE).made_of or {}
     check_made_of(out, made_of, known_now(lambda: {"vae": fingerprint_vae(config.model)}, config.data.cache))
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # damaged: the last checkpoint says the same, and all is written again
     return report
 
 

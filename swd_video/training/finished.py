@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from swd_video.config import dump_config
@@ -33,7 +34,9 @@ def finished_summary(
         return None
     try:
         summary = TrainSummary(**json.loads(path.read_text(encoding="utf-8")))
-        is_there = (folder / Path(summary.student).name).is_dir()
+        # Below the folder where it lies now: a run may have been moved, or copied.
+        summary = replace(summary, student=str(folder / Path(summary.student).name))
+        is_there = Path(summary.student).is_dir()
     except (ValueError, TypeError):
         return None  # damaged: the last checkpoint says the same, and all is written again
     if not is_there or summary.steps != config.train.steps:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from swd_video.models.fsdp import full_tensor
 
@@ -47,3 +48,23 @@ def check_gradient(step: int, whose: str, norm: float, parameters: Mapping[str, 
         f"step {step}: the norm of the {whose}'s gradient is {norm}{where}; stopped before the optimizer. "
         f"{_CURE if step else _CURE_AT_FIRST}"
     )
+
+
+def check_weights(step: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse weights that an optimizer moved beyond all numbers, which no loss has seen yet.
+
+    Args:
+        step: whose optimizer it was.
+        weights: by the file that they are to be written to, and by name.
+
+    Raises:
+        NonFiniteError: naming step, file and the first weight concerned.
+    """
+    for file, named in weights.items():
+        for name, weight in named.items():
+            # The sum is finite unless a number is not, or all of them together are too large: then look at each.
+            whole = full_tensor(weight.detach())
+            if not math.isfinite(whole.sum(dtype=torch.float64)) and not whole.isfinite().all():
+                raise NonFiniteError(
+                    f"step {step}: the optimizer moved {name} ({file}) beyond all numbers; none of it is kept. {_CURE}"
+                )

@@ -1,6 +1,7 @@
 """The training loop: steps, checkpoints, samples, logs, and a student at the end."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from swd_video.files import write_json
 from swd_video.training.checkpoint import CheckpointFolder, TrainingState
 from swd_video.training.collapse import collapse_warning
 from swd_video.training.config import TrainConfig
+from swd_video.training.finite import check_weights
 from swd_video.training.progress import SmoothLoss, TimeLeft, format_seconds
 from swd_video.training.samples import SampleWriter, add_clip
 from swd_video.training.step import Stepper, StepReport
@@ -62,15 +64,13 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     `on_step` is called after each step and its checkpoint, with the number of finished steps.
 
     Raises:
-        NonFiniteError: when the loss or its gradient is not finite; the last checkpoint stays.
+        NonFiniteError: when a loss, a gradient or a weight is not finite; the last checkpoint stays.
         ValueError: if no checkpoint is whole.
         OSError: if something cannot be written; the last checkpoint stays.
     """
     stepper, settings = run.stepper, run.stepper.train
     is_main = stepper.accelerator.is_main_process
-    state = TrainingState(
-        stepper.networks.trainable_parameters(), stepper.ema, stepper.optimizers, stepper.learners
-    )
+    state = state_of(stepper)
     done, progress = run.checkpoints.restore(state, speaks=is_main)
     losses = SmoothLoss(len(stepper.schedule))
     losses.state = progress.get("losses", losses.state)
@@ -90,6 +90,7 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
             if run.samples is not None and _due(done, settings.sample_every):
                 time_left.add_pause(_write_samples(run, run.samples, done))
             if _due(done, settings.checkpoint_every) or done == settings.steps:
+                check_weights(step, state.tensors)
                 progress = {"losses": losses.state, "seconds": time.perf_counter() - started}
                 run.checkpoints.save(done, state, progress, write=is_main)
             _show(bar, time_left, losses, done, settings)
@@ -106,6 +107,12 @@ def train(run: Run, on_step: Callable[[int, StepReport], None] | None = None) ->
     return summary
 
 
+def state_of(stepper: Stepper) -> TrainingState:
+    """All of a run that its steps change."""
+    parameters = stepper.networks.trainable_parameters()
+    return TrainingState(parameters, stepper.ema, stepper.optimizers, stepper.learners)
+
+
 def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
@@ -114,15 +121,44 @@ def _due(done: int, every: int) -> bool:
 def _logging(run: Run, done: int) -> Iterator[None]:
     # purge_step: entries that a killed run wrote after its last checkpoint are about to be written again.
     accelerator = run.stepper.accelerator
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+    with _writer_thread_is_quiet():
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+        try:
+            yield
+        except BaseException:
+            # On a full disk it fails as well, and would hide what was said first.
+            with suppress(OSError):
+                accelerator.end_training()
+            raise
+        with _to_tensorboard(run):
+            accelerator.end_training()
+
+
+@contextmanager
+def _writer_thread_is_quiet() -> Iterator[None]:
+    """TensorBoard's thread tells whoever writes next that it could not; it need not print a traceback as well."""
+    before = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if not isinstance(getattr(args.thread, "exception", None), OSError):
+            before(args)
+
+    threading.excepthook = hook
     try:
         yield
-    except BaseException:
-        # On a full disk it fails as well, and would hide what was said first.
-        with suppress(OSError):
-            accelerator.end_training()
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
+def _to_tensorboard(run: Run) -> Iterator[None]:
+    """What cannot be written there says so: the writer's own errors name no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(run.folder / "tensorboard")
         raise
-    accelerator.end_training()
 
 
 def _progress_bar(what: str, steps: int, done: int, *, speaks: bool) -> Any:
@@ -147,7 +183,8 @@ def _log(run: Run, done: int, losses: SmoothLoss, report: StepReport) -> None:
     values["grad_norm"] = report.grad_norm
     values["lr"] = run.stepper.optimizers[0].param_groups[0]["lr"]
     values["seconds_per_step"] = report.seconds
-    run.stepper.accelerator.log(values, step=done)
+    with _to_tensorboard(run):
+        run.stepper.accelerator.log(values, step=done)
 
 
 @contextmanager
@@ -174,10 +211,11 @@ def _write_samples(run: Run, samples: SampleWriter, done: int) -> float:
     if run.stepper.accelerator.is_main_process:
         values, shares = samples.write(done, clips)
         accelerator, fps = run.stepper.accelerator, run.stepper.networks.model.spec.fps
-        accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
-        writer = accelerator.get_tracker("tensorboard", unwrap=True)
-        for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
-            add_clip(writer, f"samples/{prompt}", frames, fps, done)
+        with _to_tensorboard(run):
+            accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=done)
+            writer = accelerator.get_tracker("tensorboard", unwrap=True)
+            for prompt, frames in zip(samples.prompts, samples.side_by_side(clips), strict=True):
+                add_clip(writer, f"samples/{prompt}", frames, fps, done)
         warning = collapse_warning(shares, run.stepper.train.collapse_share, samples.whose)
         if warning is not None:
             tqdm.write(f"warning: step {done}: {warning}", file=sys.stderr)

@@ -28,6 +28,18 @@ from swd_video.training.idle_parts import moved_to
 _CURE = "Repair them and run `swd-video encode` on this config with --retry-skipped."
 
 
+def check_cache_apart(data: DataConfig, out: Path) -> None:
+    """Refuse a cache in the folder of the run itself, where each would take the other's files for its own.
+
+    Raises:
+        ConfigError: if it is there.
+    """
+    if Path(data.cache).resolve() == out.resolve():
+        raise ConfigError(
+            f"data.cache: {data.cache} is the folder of the run, --out, as well; give each its own."
+        )
+
+
 def open_clips(
     data: DataConfig,
     model_name: str,

@@ -14,6 +14,7 @@ from swd_video.data.video import write_video
 from swd_video.evaluation.attribute_judge import AttributeJudge
 from swd_video.evaluation.judges import Batch
 from swd_video.evaluation.metrics.metric import MeanOfClips
+from swd_video.files import alone_in
 from swd_video.models.fingerprint import fingerprint_folders
 from swd_video.models.loading import load_teacher
 
@@ -147,6 +148,21 @@ def test_rows_are_made_judged_timed_and_shown_once(
     assert "clips, about" not in output.err and "judging" not in output.err and "timing" not in output.err
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert json.loads(output.out) == found
+
+    # What a kill leaves goes, costs that cannot be read are measured again, and one run at a time writes there.
+    (costs,) = (out / "costs").iterdir()
+    costs.write_bytes(costs.read_bytes()[:50])
+    homes = out, costs.parent, next(iter(made)).parent
+    for home in homes:
+        (home / ".0000.npz.0123456789abcdef.draft").write_bytes(b"half")
+    with alone_in(out):
+        assert main(command) == 1
+    assert f"error: {out}: another run is writing there" in capsys.readouterr().err
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert f"warning: {costs}: the file is damaged; the rows are timed again." in output.err
+    assert json.loads(output.out)["rows"]["student"].keys() == rows["student"].keys()
+    assert not [path for home in homes for path in home.glob(".*")]
 
 
 def test_without_real_clips_distances_are_to_the_reference(
@@ -294,6 +310,31 @@ def test_targets_on_what_is_not_measured_are_refused_before_anything_is_made(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: targets[0].metric: ") and message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics.real_clips.count", "3"], "metrics.real_clips: got 3 clips, expected 4 or more, as the distance"),
+        (["--metrics.real_clips.first", "7"], "metrics.real_clips: got 3 clips, expected 4 or more, as the distance"),
+        (
+            ["--num_prompts", "1", "--samples_per_prompt", "1"],
+            "row 'teacher': has 1 clip, expected 2 or more, as the distances of sets are measured; raise num_prompts",
+        ),
+    ],
+)  # fmt: skip
+def test_too_few_clips_for_a_distance_are_refused_before_anything_is_made(
+    flags: list[str],
+    message: str,
+    values: dict[str, Any],
+    small_encoders: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values["metrics"] |= small_encoders
+    assert main(["evaluate", write(values, tmp_path), "--out", str(tmp_path / "out"), *flags]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {message}") and not (tmp_path / "out").exists()
 
 
 def test_real_rows_share_no_clip_with_what_they_are_measured_to(

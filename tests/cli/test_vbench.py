@@ -103,6 +103,10 @@ def test_stopped_and_divided_it_ends_with_the_same_clips(
     again = ["vbench", str(student_folder), "--prompts", *lists, "--out", str(tmp_path / "whole")]
     assert main([*again, "--samples", "2", "--batch-size", "2", "--seed", "1"]) == 2
     assert "holds clips of other prompts or seeds" in capsys.readouterr().err
+    for damage in ("{", "[]", ""):
+        (tmp_path / "whole" / "vbench.json").write_text(damage)
+        assert main([*again, "--samples", "2", "--batch-size", "2"]) == 2
+        assert f"error: {tmp_path}/whole/vbench.json: is damaged. Delete it if" in capsys.readouterr().err
 
 
 def test_teachers_are_sampled_too(

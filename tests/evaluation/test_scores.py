@@ -102,6 +102,17 @@ def test_a_metric_from_outside_that_is_edited_measures_again(measure: Callable[[
     assert measure("batch.frames.mean(axis=(1, 2, 3, 4)) / 2").tolist() == [0, 4]
 
 
+def test_measurements_whose_file_was_cut_are_made_again(
+    measure: Callable[[str], np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure("batch.frames.mean(axis=(1, 2, 3, 4))").tolist() == [0, 8]
+    (path,) = tmp_path.glob("scores-*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    assert measure("batch.frames.mean(axis=(1, 2, 3, 4))").tolist() == [0, 8]
+    assert f"warning: {path}: the file is damaged, and made again.\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

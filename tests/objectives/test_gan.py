@@ -13,7 +13,6 @@ from swd_video.core.randomness import SampleDraws
 from swd_video.losses.gan import hinge_discriminator_loss
 from swd_video.models.fingerprint import fingerprint_vae
 from swd_video.objectives.gan import (
-    HEADS,
     ConvolutionHead,
     Discriminator,
     GanConfig,
@@ -31,7 +30,7 @@ MakeConfig = Callable[..., DistillConfig]
 MakeClips = Callable[..., ClipPair]
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["mlp", "conv3d"])
 def test_a_discriminator_learns_to_tell_and_the_student_to_deceive(
     head: Literal["mlp", "conv3d"], networks: Networks, make_clips: MakeClips
 ) -> None:

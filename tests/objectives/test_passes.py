@@ -32,6 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "dmd": {"dmd": {"guidance_scale": 3, "critic_updates": 2}},
     "dmd led by a weaker self": {"dmd": {"weaker": {"blocks": [1]}}},
+    "dmd led at few noise levels": {"dmd": {"weaker": {"blocks": [0, 2], "sigma_max": 0.01}}},
     "gan": {"gan": {"updates": 3, "block": [0, 1]}},
 }
 
@@ -68,7 +69,7 @@ def test_they_run_what_they_say(
     for index, block in enumerate(blocks):
         if index == 0:
             block.register_forward_pre_hook(begin)
-        block.register_forward_hook(lambda *_, depth=index + 1: ran.update({_key(who, depth): 1}))
+        block.attn1.register_forward_hook(lambda *_, depth=index + 1: ran.update({_key(who, depth): 1}))
 
     def _key(who: list[str], depth: int) -> tuple[str, bool, int]:
         return who[-1], torch.is_grad_enabled(), depth
@@ -82,7 +83,8 @@ def test_they_run_what_they_say(
     said: Counter[tuple[str, bool, int]] = Counter()
     for one in loss.passes(networks.model.spec, grid, 0)[part]:
         for depth in range(1, (one.depth or len(blocks)) + 1):
-            if isinstance(one.network, str) and one.network in ("teacher", "critic"):
+            runs = depth - 1 not in one.left_out
+            if isinstance(one.network, str) and one.network in ("teacher", "critic") and runs:
                 said[one.network, one.gradient != "none", depth] += int(one.clips)
     assert ran == said
 
@@ -130,6 +132,24 @@ def test_what_learns_beside_the_student_learns_as_often_as_it_is_told(spec: Mode
             Pass("heads", GRID, 6, "weights"),
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("weaker", "passes"),
+    [
+        ({"blocks": [1]}, [Pass("teacher", GRID, 1.0, left_out=(1,))]),
+        ({"blocks": [1], "sigma_min": 0.5, "sigma_max": 0.9}, [Pass("teacher", GRID, 0.5, left_out=(1,))]),
+        ({"blocks": [1], "sigma_max": 0.375}, [Pass("teacher", GRID, 0.25, left_out=(1,))]),
+        ({"blocks": [1], "sigma_max": 0.1}, []),
+        ({"transformer_file": "early.safetensors"}, [Pass("weaker", GRID, 1.0)]),
+    ],
+)
+def test_a_weaker_self_runs_for_the_clips_that_it_leads(
+    spec: ModelSpec, weaker: dict[str, Any], passes: list[Pass]
+) -> None:
+    dmd = {"guidance_scale": 1, "sigma_min": 0.25, "sigma_max": 0.75, "weaker": weaker}
+    loss = LossConfig.model_validate({"mmd": [], "dmd": dmd})
+    assert [one for one in loss.passes(spec, GRID, 0)["dmd"] if one.network != "critic"][1:] == passes
 
 
 def test_a_discriminator_of_pixels_sees_a_window_that_the_fast_decoder_decodes(spec: ModelSpec) -> None:

@@ -143,6 +143,11 @@ def test_additions_of_a_model_whose_files_are_no_finer_stay_beside_its_weights(
     )
     stock.load_lora_weights(lora_student)
     assert np.array_equal(_stock(stock), _ours(student))
+    # The card says so: it has the code of these lines, and not that which sums in float32.
+    export = export_student(Student.load(tmp_path / "student"), tmp_path / "lora").folder
+    card = (export / "README.md").read_text()
+    assert stock_lora_code("../base", PLACEHOLDER, fused=False) in card and "clip, bit for bit:" in card
+    assert "fuse_lora" not in card
     for dtype in (torch.float32, torch.float16):
         network = load_student(tmp_path / "student", dtype=dtype).model.transformer
         assert (lora_in_use(network) is None) is (dtype == torch.float32)

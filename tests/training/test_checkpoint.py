@@ -214,3 +214,15 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path: Path) -> None:
     _Training("adamw").save(folder, 1)
     with pytest.raises(ValueError, match="another student"):
         _Training("adamw", width=5).restore(folder)
+
+
+def test_damaged_checkpoints_are_no_steps_that_were_taken(tmp_path: Path) -> None:
+    folder, training = CheckpointFolder(tmp_path / "checkpoints", keep=3), _Training("adamw")
+    for step in (2, 4, 6):
+        training.save(folder, step)
+    _cut(tmp_path / "checkpoints" / "step_00000006" / "weights.safetensors")
+    folder.check_steps(4, training.state())
+    with pytest.raises(ValueError, match=rf"train\.steps: 3, but the run in {tmp_path} has taken 4\. "):
+        folder.check_steps(3, training.state())
+    with pytest.raises(ValueError, match="another student"):
+        folder.check_steps(3, _Training("adamw", width=5).state())

@@ -482,8 +482,15 @@ def test_the_command_trains_and_says_what_came_out(
     said = json.loads(capsys.readouterr().out)
     assert said["file"] == str(out / "decoder.safetensors")
     assert set(said["difference"]) == {"psnr_db", "ssim", "laplacian_energy", "motion_error"}
-    assert main(["decoder", str(path), "--out", str(out), "--train.steps", "2"]) == EXIT_DONE
+    command = ["decoder", str(path), "--out", str(out), "--train.steps", "2"]
+    assert main(command) == EXIT_DONE
     assert "PSNR, dB" in capsys.readouterr().out
+    report = (out / "report.json").read_bytes()
+    (out / "report.json").write_bytes(report[:20])  # damaged, it is written again
+    assert main(command) == EXIT_DONE
+    assert (out / "report.json").read_bytes() == report
+    assert main([*command, "--data.cache", str(out)]) == EXIT_WRONG_INPUT
+    assert f"error: data.cache: {out} is the folder of the run, --out, as well; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

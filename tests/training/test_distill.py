@@ -286,6 +286,10 @@ def test_command_writes_resumes_and_reports(
     assert f"error: {out}: another run" in capsys.readouterr().err
     assert run_command([str(path), "--out", str(out), "--train.steps", "2"]) == 0  # nothing left to do
     assert _digests(out) == before
+    out = out.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert run_command([str(path), "--out", str(out), "--train.steps", "2", "--json"]) == 0
+    assert Path(yaml.safe_load(capsys.readouterr().out)["student"]) == out / "student"
     assert finished_summary(load_config(path), out) is None
     assert run_command([str(path), "--out", str(out)]) == 0  # two more steps
     assert _digests(out / "student") != before
@@ -333,16 +337,25 @@ def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_runs(
     path, out = tmp_path / "config.yaml", tmp_path / "runs" / "first"
     path.write_text(dump_config(make_config("lora", steps=1)))
     common = [str(path), "--out", str(out)]
+    samples = ["--train.sample_every", "1", "--train.sample_prompts", "[a fox]"]
     for mistake in (
         ["--model", str(tmp_path / "no-model")],
         ["--data.manifest", str(tmp_path / "no.jsonl"), "--data.cache", str(tmp_path / "no-cache")],
         ["--loss.mmd", "[{block: 3}]"],
         ["--train.targets", '["nowhere"]'],
+        [*samples, "--train.teacher_samples", "{guidance_scale: 1, negative_prompt: blurred}"],
+        ["--data.cache", f"{out}/../first"],
     ):
-        for command in ("distill",) if "--loss.mmd" in mistake else ("distill", "adapt"):
+        ours_alone = {"--loss.mmd", "--train.teacher_samples"}.intersection(mistake)
+        for command in ("distill",) if ours_alone else ("distill", "adapt"):
             assert main([command, *common, *mistake]) == 2
-            assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert said.startswith("error: ")
             assert not out.exists()
+    assert (
+        said
+        == f"error: data.cache: {out}/../first is the folder of the run, --out, as well; give each its own."
+    )
     assert main(["distill", *common]) == 0
     assert load_config(out / "config.yaml") == load_config(path)
 
@@ -355,6 +368,51 @@ def test_command_says_when_training_blows_up(
     assert run_command([str(path), "--out", str(tmp_path / "run")]) == 1
     assert "error: step 1, stage " in capsys.readouterr().err
     assert not (tmp_path / "run" / "student").exists()
+    # The last step's weights are seen by no further loss.
+    command = [
+        "distill",
+        str(path),
+        "--out",
+        str(tmp_path / "one"),
+        "--train.steps",
+        "1",
+        "--train.lr",
+        "1e39",
+    ]
+    assert main(command) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: step 0: the optimizer moved ") and said.endswith(
+        "train.mixed_precision to null."
+    )
+    assert "weights.safetensors) beyond all numbers; none of it is kept. Lower train.lr, " in said
+    assert not list((tmp_path / "one").rglob("*.safetensors"))
+
+
+_SHORT_OF_ROOM = """
+import resource, sys
+from swd_video.cli.main import main
+from swd_video.training import loop
+
+train = loop.train
+
+def train_with_little_room(run):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+    return train(run)
+
+loop.train = train_with_little_room
+sys.exit(main(["distill", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_no_room_for_tensorboard_is_one_line(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config("lora", log_every=1, steps=8, checkpoint_every=8)
+    path, out = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(dump_config(config))
+    build_run(config, tmp_path / "encoded")
+    child = run_forked(_SHORT_OF_ROOM, path, out)
+    assert child.returncode == 1
+    assert "Traceback" not in child.stderr and 'File "' not in child.stderr
+    assert f"error: {out}/tensorboard: File too large" in child.stderr
 
 
 def test_a_cache_that_does_not_fit_is_refused(make_config: MakeConfig, cache: Path, tmp_path: Path) -> None:
