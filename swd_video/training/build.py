@@ -1,6 +1,5 @@
 """Config to objects: how a run is put together, in the order in which it happens."""
 
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,49 +11,48 @@ import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
-from safetensors.torch import save_file
 from torch import Tensor
 
-from swd_video.config import ConfigError, dump_config
+from swd_video.config import ConfigError
 from swd_video.core.randomness import keyed_global
 from swd_video.core.upsampler import LatentUpsampler
-from swd_video.files import alone_in, whole_folder, write_json, write_text
+from swd_video.data.latent_cache import LatentCache
+from swd_video.files import alone_in
 from swd_video.models.attention import set_attention
 from swd_video.models.base import VideoModel
 from swd_video.models.decoding import load_decoder
 from swd_video.models.fsdp import join_processes, wants_sharding
-from swd_video.models.loading import load_teacher, model_folder, resolve_model_path
+from swd_video.models.loading import load_teacher, resolve_model_path
 from swd_video.models.recomputation import recompute_blocks
 from swd_video.objectives.loss import LossConfig
 from swd_video.objectives.networks import Networks
 from swd_video.objectives.objective import Objective, ObjectiveConfig, learners_of
 from swd_video.schedulers import ScaleWiseFlowMatchScheduler
-from swd_video.student.student import LORA_FILE_NAME, STUDENT_FOLDER, TRANSFORMER_FOLDER, Student
+from swd_video.student.student import STUDENT_FOLDER, Student
 from swd_video.training import loop
 from swd_video.training.batch import divide_batch
 from swd_video.training.checkpoint import CheckpointFolder
-from swd_video.training.clip_order import order_clips
+from swd_video.training.clip_order import ClipOrder, order_clips
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
 from swd_video.training.finished import finished_summary
 from swd_video.training.idle_parts import drop_text_encoders, embed_texts
-from swd_video.training.loop import SUMMARY_FILE, Run, TrainSummary
+from swd_video.training.loop import Run, TrainSummary
 from swd_video.training.open_clips import check_cache_apart, open_clips
 from swd_video.training.optimizers import MuonConfig, build_optimizers
+from swd_video.training.outcome import claim_folder, save_teacher
 from swd_video.training.precision import settle_precision, warn_of_slow_bf16
 from swd_video.training.provenance import (
     ADAPTATION_FILE,
     CONFIG_FILE,
-    RECORD_FILE,
     check_record,
     check_same_run,
     digests_of_clips,
     digests_of_model,
-    settings_of,
 )
 from swd_video.training.samples import SampleWriter
 from swd_video.training.start import kept_upsampler, save_part_of_the_way, start_from, start_of
 from swd_video.training.step import Stepper
-from swd_video.training.upsampler import UPSAMPLER_FILE, digest_of_upsampler, open_upsampler
+from swd_video.training.upsampler import digest_of_upsampler, open_upsampler
 
 
 def distill(
@@ -130,27 +128,11 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(folder))
     warn_of_slow_bf16(config, accelerator)
     model, schedule = _load_teacher(config), config.scale_schedule()
-    clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
-    order = order_clips(clips, config.loss.group, config.seed, accelerator)
-    made_of = digests_of_model(config) | digests_of_clips(clips.index)
-    check_record(folder, made_of)
-    upsampler = kept_upsampler(before, config.upsampler, schedule, accelerator.device)
-    if upsampler is None:
-        upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)
-    made_of["upsampler"] = digest_of_upsampler(upsampler)
-    check_record(folder, made_of)
+    clips, order, upsampler, made_of = _open_clips(config, model, before, accelerator, folder)
 
-    # Texts are embedded while the text encoder is there; from here on the device is for what trains.
-    texts = {f"train.{key}": some for key, some in train.texts.items()}
-    for name, section in sections.items():
-        texts |= {f"{_key(name)}.{key}": some for key, some in section.texts.items()}
-    embeds = embed_texts(model, texts, speaks=accelerator.is_main_process)
-    drop_text_encoders(model)
-    decoding = {section.decodes for section in sections.values()}
-    if "vae" in decoding:
-        model.vae.to(accelerator.device, torch.float32)
-    if "decoder" in decoding and model.decoder is not None:
-        model.decoder.requires_grad_(False).to(accelerator.device, torch.float32)
+    # From here on the device is for what trains.
+    embeds = _embed_texts(config, sections, model, accelerator)
+    _place_decoders(sections, model, accelerator)
     networks = _place_networks(config, model, accelerator, adapts)
     start_from(before, networks.student)
     objectives = _build_objectives(config, sections, networks, embeds, accelerator)
@@ -174,13 +156,56 @@ def build_run(config: DistillConfig, folder: Path, *, adapts: bool = False) -> R
     checkpoints = CheckpointFolder(folder / "checkpoints", train.keep_checkpoints)
     checkpoints.check_steps(train.steps, loop.state_of(stepper))
     # All that could be wrong has been found, so the folder becomes this run's.
-    known = _claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
+    known = claim_folder(config, folder, accelerator, config_file, made_of, upsampler)
     if adapts:
-        save = partial(_save_teacher, resolve_model_path(config.model))
+        save = partial(save_teacher, resolve_model_path(config.model))
         return Run(folder, stepper, checkpoints, samples, save, folder / "teacher")
     student = _student(config, sections, model, upsampler, known, before)
     save = partial(save_part_of_the_way, student, before, train)
     return Run(folder, stepper, checkpoints, samples, save, folder / STUDENT_FOLDER)
+
+
+def _open_clips(
+    config: DistillConfig, model: VideoModel, before: Student | None, accelerator: Accelerator, folder: Path
+) -> tuple[LatentCache, ClipOrder, LatentUpsampler | None, dict[str, Any]]:
+    """Clips on every grid and their order, the way from grid to grid, and digests of all of these."""
+    schedule = config.scale_schedule()
+    clips = open_clips(config.data, config.model, config.load.adapter, schedule, model, accelerator)
+    order = order_clips(clips, config.loss.group, config.seed, accelerator)
+    made_of = digests_of_model(config) | digests_of_clips(clips.index)
+    check_record(folder, made_of)  # before an upsampler is trained
+    upsampler = kept_upsampler(before, config.upsampler, schedule, accelerator.device)
+    if upsampler is None:
+        upsampler = open_upsampler(config.upsampler, schedule, clips, accelerator, folder)
+    made_of["upsampler"] = digest_of_upsampler(upsampler)
+    check_record(folder, made_of)
+    return clips, order, upsampler, made_of
+
+
+def _embed_texts(
+    config: DistillConfig,
+    sections: Mapping[str, ObjectiveConfig],
+    model: VideoModel,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """All texts that a run needs besides its captions, by the key that has them; the text encoder goes."""
+    texts = {f"train.{key}": some for key, some in config.train.texts.items()}
+    for name, section in sections.items():
+        texts |= {f"{_key(name)}.{key}": some for key, some in section.texts.items()}
+    embeds = embed_texts(model, texts, speaks=accelerator.is_main_process)
+    drop_text_encoders(model)
+    return embeds
+
+
+def _place_decoders(
+    sections: Mapping[str, ObjectiveConfig], model: VideoModel, accelerator: Accelerator
+) -> None:
+    """What losses look at pixels through, where it trains."""
+    decoding = {section.decodes for section in sections.values()}
+    if "vae" in decoding:
+        model.vae.to(accelerator.device, torch.float32)
+    if "decoder" in decoding and model.decoder is not None:
+        model.decoder.requires_grad_(False).to(accelerator.device, torch.float32)
 
 
 def _key(name: str) -> str:
@@ -292,48 +317,6 @@ def _student(
         decoder=load_decoder(decoder, model, config.model) if isinstance(decoder, Path) else None,
         made_of=made_of,
     )
-
-
-def _save_teacher(base: str, folder: Path, weights: ModelMixin | Mapping[str, Tensor]) -> None:
-    """Write a teacher's diffusers folder with another transformer, or a LoRA file; whole or not at all.
-
-    Its other parts are copies, so that caches of clips and captions still fit.
-    """
-    with whole_folder(folder, durable=True) as draft:
-        if isinstance(weights, Mapping):
-            save_file({name: weight.cpu() for name, weight in weights.items()}, draft / LORA_FILE_NAME)
-            return
-        for part in model_folder(base).iterdir():
-            if part.is_dir() and part.name != TRANSFORMER_FOLDER:
-                shutil.copytree(part, draft / part.name)
-            elif part.is_file():
-                shutil.copyfile(part, draft / part.name)
-        weights.save_pretrained(draft / TRANSFORMER_FOLDER)
-
-
-def _claim_folder(
-    config: DistillConfig,
-    folder: Path,
-    accelerator: Accelerator,
-    config_file: str,
-    made_of: dict[str, Any],
-    upsampler: LatentUpsampler | None,
-) -> dict[str, Any] | None:
-    """Write down what the run is made of; None for one that an older version began, of which that is not known."""
-    made_of = made_of | {"settings": settings_of(config)}
-    known = (folder / RECORD_FILE).is_file() or not (folder / config_file).is_file()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        # What was finished, with another `kept_share` say, is not what the files below ask for.
-        (folder / SUMMARY_FILE).unlink(missing_ok=True)
-        if known:
-            write_json(folder / RECORD_FILE, made_of, durable=True)
-        if upsampler is not None:
-            upsampler.save(folder / UPSAMPLER_FILE)
-        write_text(folder / config_file, dump_config(config), durable=True)
-    accelerator.wait_for_everyone()
-    return made_of if known else None
 
 
 def _of_run(config: DistillConfig, adapts: bool) -> tuple[DistillConfig, str]:

@@ -87,5 +87,5 @@ def learning_rate_share(step: int | float, steps: int, warmup_steps: int = 100) 
 
 
 def is_block_matrix(name: str, weight: nn.Parameter) -> bool:
-    """Whether Muon takes a weight: the matrices of transformer blocks, and not what is two vectors or six (LTX-Video)."""
+    """Whether Muon takes a weight: the matrices of transformer blocks. LTX-Video's tables of vectors are none."""
     return weight.ndim == 2 and "blocks." in name and name.endswith(".weight")

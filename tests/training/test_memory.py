@@ -96,6 +96,13 @@ def test_options_that_do_not_train_are_refused(
     assert isinstance(error.value, ConfigError) == message.startswith("load.")
 
 
+def test_float16_alone_would_lose_small_gradients(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"load\.dtype: got 'float16' to train with, .* train\.mixed_precision: bf16"
+    ):
+        build_run(with_load(make_config("lora"), dtype="float16"), tmp_path / "run")
+
+
 def test_a_single_file_is_the_teacher_and_its_students_know_it(
     make_config: MakeConfig, tiny_wan_pipe: WanPipeline, tmp_path: Path
 ) -> None:
