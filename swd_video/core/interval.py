@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-NORMAL = 1.959964
-"""What 95 % of a normal distribution lie within, in standard deviations."""
+_NORMAL = 1.959964  # what 95 % of a normal distribution lie within, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Estimate:
             their difference has draws too; None where it was read from a file.
         groups: How many independent groups (prompts) were resampled.
         resolution: Half the width that no interval of a difference falls below; see `bootstrap_share`.
+        scale: What the figure is of things that are nothing alike, where that is known; for a figure that may be 0.
     """
 
     value: float
@@ -35,13 +35,14 @@ class Estimate:
     draws: Float[np.ndarray, " resamples"] | None = field(default=None, compare=False, repr=False)
     groups: int = field(default=0, compare=False)
     resolution: float = field(default=0.0, compare=False)
+    scale: float = field(default=0.0, compare=False)
 
     def scaled(self, factor: float) -> "Estimate":
         """The same figure in another unit (`factor` > 0)."""
         draws = None if self.draws is None else self.draws * factor
         value, low, high = (number * factor for number in (self.value, self.low, self.high))
-        resolution = self.resolution * factor
-        return replace(self, value=value, low=low, high=high, draws=draws, resolution=resolution)
+        resolution, scale = self.resolution * factor, self.scale * factor
+        return replace(self, value=value, low=low, high=high, draws=draws, resolution=resolution, scale=scale)
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain numbers for JSON."""
@@ -76,17 +77,17 @@ def bootstrap_weights(
 def bootstrap_mean(
     values: Float[np.ndarray, " samples"], groups: Int[np.ndarray, " groups"] | None = None
 ) -> Estimate:
-    """Mean with a percentile bootstrap interval of 95 %."""
+    """Mean with an interval of 95 %; see `student_reach`."""
     values = np.asarray(values, dtype=np.float64)
     weights = bootstrap_weights(groups, len(values))
     draws = weights @ values / weights.sum(axis=1)
-    return _from_draws(float(values.mean()), draws, len(values), _count_groups(groups, len(values)))
+    return _from_draws(float(values.mean()), draws, len(values), count_groups(groups, len(values)))
 
 
 def bootstrap_share(
     hits: Int[np.ndarray, " samples"], groups: Int[np.ndarray, " groups"] | None = None
 ) -> Estimate:
-    """Share of hits with a bootstrap interval.
+    """Share of hits with a percentile bootstrap interval; of a single group all is possible.
 
     Where every sample or none is a hit all resamples agree and the bootstrap would claim certainty; the
     open end is then the exact binomial bound `(alpha / 2) ** (1 / groups)`. The same bound says how rarely two rows
@@ -94,13 +95,14 @@ def bootstrap_share(
     Source: Clopper and Pearson, 1934 (zero-failure case).
     """
     estimate = bootstrap_mean(np.asarray(hits, dtype=np.float64), groups)
-    bound = float(((1.0 - CONFIDENCE) / 2.0) ** (1.0 / estimate.groups))
-    estimate = replace(estimate, resolution=1.0 - bound)
-    if estimate.value == 1.0:
-        return replace(estimate, low=bound)
-    if estimate.value == 0.0:
-        return replace(estimate, high=1.0 - bound)
-    return estimate
+    assert estimate.draws is not None
+    tail, bound = (1.0 - CONFIDENCE) / 2.0, float(((1.0 - CONFIDENCE) / 2.0) ** (1.0 / estimate.groups))
+    low, high = map(float, np.quantile(estimate.draws, [tail, 1.0 - tail]))
+    if estimate.value in (0.0, 1.0):
+        low, high = (bound, 1.0) if estimate.value else (0.0, 1.0 - bound)
+    elif estimate.groups < 2:
+        low, high = 0.0, 1.0
+    return replace(estimate, low=low, high=high, resolution=1.0 - bound)
 
 
 def bootstrap_ratio(
@@ -161,23 +163,55 @@ def bootstrap_statistic(
 
     The statistic maps sample weights, how often each sample occurs, to the figure.
     """
-    value = statistic(np.ones(samples))
     weights = bootstrap_weights(groups, samples, resamples=resamples)
     draws = np.array([statistic(w) for w in weights])
+    return normal_estimate(statistic(np.ones(samples)), draws, samples, count_groups(groups, samples))
+
+
+def normal_estimate(
+    value: float, draws: Float[np.ndarray, " resamples"], count: int, groups: int
+) -> Estimate:
+    """A figure with a normal interval of 95 % from its draws, infinite where these say nothing."""
     # Not defined where all draws fall on one prompt, as they may with two: what is left are draws of both, all alike.
     known = draws[np.isfinite(draws)]
     if len(known) < len(draws) and len(np.unique(known)) < 2:
-        draws[:] = np.nan
-    reach = NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
-    return Estimate(
-        value, value - reach, value + reach, samples, draws=draws, groups=_count_groups(groups, samples)
+        draws = np.full_like(draws, np.nan)
+    reach = _NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
+    return Estimate(value, value - reach, value + reach, count, draws=draws, groups=groups)
+
+
+def student_reach(draws: Float[np.ndarray, " resamples"], groups: int) -> float:
+    """Half an interval of 95 %: Student's t for so many groups times the deviation of the draws; infinite of one.
+
+    Good for few groups too, whose percentiles make intervals too narrow.
+    """
+    if groups < 2 or np.isfinite(draws).sum() < 2:
+        return math.inf
+    # The bootstrap divides by the number of groups where a variance needs one less.
+    deviation = float(np.nanstd(draws, ddof=1)) * math.sqrt(groups / (groups - 1))
+    return _student(groups - 1) * deviation
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, within 1 % from 3 degrees of freedom on.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.5.
+    """
+    exact = {1: 12.706, 2: 4.303}
+    if freedom in exact:
+        return exact[freedom]
+    z = _NORMAL
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
 def _from_draws(value: float, draws: np.ndarray, count: int, groups: int) -> Estimate:
-    tail = 50.0 * (1.0 - CONFIDENCE)
-    low, high = np.nanpercentile(draws, [tail, 100.0 - tail])
-    return Estimate(value, float(low), float(high), count, draws=draws, groups=groups)
+    reach = student_reach(draws, groups)
+    return Estimate(value, value - reach, value + reach, count, draws=draws, groups=groups)
 
 
 def _ratio(
@@ -189,8 +223,9 @@ def _ratio(
             f"ratio to a mean of {bottom.mean():.3g}: expected a positive one; check the reference clips."
         )
     draws = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), _count_groups(groups, len(top)))
+    return _from_draws(float(top.mean() / bottom.mean()), draws, len(top), count_groups(groups, len(top)))
 
 
-def _count_groups(groups: np.ndarray | None, samples: int) -> int:
+def count_groups(groups: Int[np.ndarray, " samples"] | None, samples: int) -> int:
+    """How many groups there are; every sample is its own when `groups` is None."""
     return int(group_indices(groups, samples).max()) + 1

@@ -4,13 +4,10 @@ A row's own interval is wide because prompts differ: most of that is common to a
 So rows are compared by the interval of the difference, never by whether their own intervals overlap.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from swd_video.core.interval import NORMAL, Estimate
+from swd_video.core.interval import Estimate, student_reach
 
 Direction = Literal["higher", "lower", "reference"]
 """Which way a figure is better; "reference" means that more is no merit, only nearer to the reference."""
@@ -66,35 +63,11 @@ class Difference:
 
 
 def difference(ours: Estimate, theirs: Estimate, margin: float, better: Direction) -> Difference:
-    """The paired difference of one figure of two rows.
+    """The paired difference of one figure of two rows; its interval is that of the resampled differences.
 
-    The interval is `value +- t * deviation` of the resampled differences, t being Student's for so many prompts: good
-    for biased statistics as well, whose percentiles are not, and for few prompts.
+    See `student_reach`: good for biased statistics as well, whose percentiles are not, and for few prompts.
     """
     assert ours.draws is not None and theirs.draws is not None and ours.groups == theirs.groups
     value = float(ours.value - theirs.value)
-    draws = ours.draws - theirs.draws
-    groups = ours.groups
-    if groups < 2 or np.isfinite(draws).sum() < 2:
-        return Difference(value, -math.inf, math.inf, margin, better)
-    # The bootstrap divides by the number of prompts where a variance needs one less.
-    deviation = float(np.nanstd(draws, ddof=1)) * math.sqrt(groups / (groups - 1))
-    reach = float(max(_student(groups - 1) * deviation, ours.resolution, theirs.resolution))
+    reach = max(student_reach(ours.draws - theirs.draws, ours.groups), ours.resolution, theirs.resolution)
     return Difference(value, value - reach, value + reach, margin, better)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, within 1 % from 3 degrees of freedom on.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.5.
-    """
-    exact = {1: 12.706, 2: 4.303}
-    if freedom in exact:
-        return exact[freedom]
-    z = NORMAL
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))

@@ -12,6 +12,9 @@ from swd_video.evaluation.difference import Difference, difference
 from swd_video.evaluation.metrics.metric import Metric
 from swd_video.evaluation.report import Column, markdown_table
 
+_LEAST_SHARE = 0.1
+"""A margin that is a share of the other row's figure is at least the same share of this much of the figure's scale."""
+
 
 @dataclass(frozen=True)
 class RowResult:
@@ -74,7 +77,10 @@ class Results:
         stated, figure = self._stated_margin(metric), theirs.figures.get(metric.key)
         if stated is None or not metric.margin_is_share:
             return stated
-        return float(stated * abs(figure.value)) if isinstance(figure, Estimate) else None
+        if not isinstance(figure, Estimate):
+            return None
+        # Near 0 a figure is no measure of itself.
+        return float(stated * max(abs(figure.value), _LEAST_SHARE * figure.scale))
 
     def margin_in_words(self, metric: Metric) -> str:
         """The margin of a metric that rows are compared by, as tables say it."""
@@ -146,7 +152,7 @@ class Results:
             f"{about['num_prompts']} prompts, {about['samples_per_prompt']} samples of each, {about['size']}, "
             f"{about['dtype']}; distances to {about['distances_to']} over {about['encoder']}; diversity and spread as "
             f"shares of those of {about['spread_of']}, motion and sharpness of {self.row(self.reference).title}; 95 % "
-            "bootstrap intervals over prompts."
+            "intervals over prompts."
         )
         if about["timed_rounds"]:
             note += (

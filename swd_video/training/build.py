@@ -220,6 +220,11 @@ def _check_load(config: DistillConfig, sharded: bool) -> None:
         ("float8_weights", load.float8_weights, "false; gradients need whole weights"),
         ("attention", load.attention == "sage", "another; it computes no gradients"),
         ("dtype", load.dtype != "float32" and all_train, "float32 as all weights train, or train.kind: lora"),
+        (
+            "dtype",
+            load.dtype == "float16" and config.train.mixed_precision != "bf16",
+            "another, or train.mixed_precision: bf16, as gradients are not scaled and small ones would be lost",
+        ),
     )
     for key, refused, expected in wrong:
         if refused:

@@ -48,6 +48,29 @@ def test_ratio_is_paired() -> None:
         bootstrap_ratio(below, np.zeros(100))
 
 
+@pytest.mark.parametrize("prompts", [3, 5, 8])
+@pytest.mark.parametrize("kind", ["mean", "ratio"])
+def test_intervals_of_a_few_prompts_hold_the_figure_as_often_as_they_say(prompts: int, kind: str) -> None:
+    draws, held = np.random.default_rng(prompts), 0
+    for _ in range(200):
+        values = draws.normal(2.0, 0.5, size=prompts)
+        estimate = (
+            bootstrap_mean(values)
+            if kind == "mean"
+            else bootstrap_ratio(values, draws.normal(4.0, 0.5, prompts))
+        )
+        held += estimate.low <= (2.0 if kind == "mean" else 0.5) <= estimate.high
+    assert held >= 0.91 * 200
+
+
+def test_one_prompt_says_nothing_of_others() -> None:
+    group = np.zeros(4, dtype=np.int64)
+    mean = bootstrap_mean(np.array([1.0, 2.0, 3.0, 7.0]), group)
+    assert (mean.value, mean.low, mean.high) == (3.25, -np.inf, np.inf)
+    share = bootstrap_share(np.array([1, 0, 1, 1]), group)
+    assert (share.value, share.low, share.high) == (0.75, 0.0, 1.0)
+
+
 def test_statistic_interval_agrees_with_the_mean_interval() -> None:
     values = np.random.default_rng(3).normal(size=300)
     normal = bootstrap_statistic(lambda w: float(w @ values / w.sum()), 300, resamples=500)

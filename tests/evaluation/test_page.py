@@ -72,6 +72,17 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     assert len({f"{tick:.10g}" for tick in ticks}) == len(ticks)
 
 
+def test_a_margin_that_is_a_share_of_next_to_nothing_is_one_of_the_scale(results: Results) -> None:
+    metric = next(metric for metric in results.metrics if metric.key == "kernel")
+    noise = np.random.default_rng(0)
+    for row, value in zip(results.rows, (0.001, 60.0, -0.002), strict=True):
+        draws = noise.normal(value, 0.05, size=50)
+        row.figures["kernel"] = Estimate(value, value, value, 6, draws=draws, groups=6, scale=50.0)  # type: ignore[index]
+    ours, theirs = (results.compare(*keys, metric) for keys in (("a", "c"), ("c", "b")))
+    assert ours is not None and ours.margin == pytest.approx(0.1 * 0.1 * 50.0) and ours.verdict == "equal"
+    assert theirs is None  # other prompts
+
+
 def test_figures_over_different_prompts_are_not_compared(results: Results) -> None:
     flow = next(metric for metric in results.shown if metric.key == "flow")
     assert results.compare("c", "a", flow) is not None

@@ -1,9 +1,18 @@
 """Fidelity: Frechet and kernel distances between the features of generated and of real clips."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_statistic
+from swd_video.core.interval import (
+    Estimate,
+    bootstrap_ratio,
+    bootstrap_statistic,
+    bootstrap_weights,
+    count_groups,
+    normal_estimate,
+)
 from swd_video.evaluation.judges import Batch
 from swd_video.evaluation.metrics.metric import Beside, Metric, Scores, caption_numbers
 
@@ -151,7 +160,9 @@ def kernel_estimate(
 
     Two clips of one prompt are more alike than two of the distribution, so such pairs never count, within a set or
     across; then the distance is unbiased however often either set holds a prompt. Where the reference holds a row's
-    prompts, it is resampled with them, else it is held fixed.
+    prompts, it is resampled with them; its other prompts are resampled on their own, for all rows alike.
+
+    The estimate's scale is how far single references lie apart: the kernel of one and itself, less that of two.
 
     `groups` are the prompts of the samples, in the same numbering as those of the references; of a set with fewer than
     two prompts each clip stands for itself.
@@ -163,20 +174,28 @@ def kernel_estimate(
     if reference_groups is None or len(np.unique(reference_groups)) < 2:
         reference_groups = taken + len(features) + np.arange(len(reference))
     kernel = _KernelMmd(features, reference, groups, reference_groups)
-    return bootstrap_statistic(kernel, len(features), groups, resamples=resamples)
+    weights = bootstrap_weights(groups, len(features), resamples=resamples)
+    of_reference = bootstrap_weights(reference_groups, len(reference), resamples=resamples, seed=1)
+    draws = np.array([kernel(*drawn) for drawn in zip(weights, of_reference, strict=True)])
+    value = kernel(np.ones(len(features)), np.ones(len(reference)))
+    estimate = normal_estimate(value, draws, len(features), count_groups(groups, len(features)))
+    return replace(estimate, scale=kernel.scale)
 
 
 class _KernelMmd:
-    """Unbiased MMD^2 as a function of sample weights; pairs that share a group never count.
+    """Unbiased MMD^2 as a function of the weights of both sets; pairs that share a group never count.
 
-    Sums over all pairs are kept by pairs of groups, since resampling draws whole groups.
+    Sums over all pairs are kept by pairs of groups, since resampling draws whole groups. `scale` is the mean
+    kernel of a reference and itself, less that of two.
     """
 
     def __init__(
         self, features: np.ndarray, reference: np.ndarray, groups: np.ndarray, reference_groups: np.ndarray
     ) -> None:
         names, self._first, self._sizes = np.unique(groups, return_index=True, return_counts=True)
-        others, self._other_sizes = np.unique(reference_groups, return_counts=True)
+        others, self._other_first, self._other_sizes = np.unique(
+            reference_groups, return_index=True, return_counts=True
+        )
         same = names[:, None] == others[None, :]
         # For each group of the reference that of the samples which it shares, -1 where there is none.
         self._partner = np.where(same.any(axis=0), same.argmax(axis=0), -1)
@@ -188,10 +207,15 @@ class _KernelMmd:
         self._across = _sums_of_kernel(x, y, self._sizes, self._other_sizes) * (1.0 - self._same)
         for sums in (self._within, self._reference):
             np.fill_diagonal(sums, 0.0)
+        pairs = self._other_sizes.sum() ** 2 - (self._other_sizes**2).sum()
+        itself = float((((y**2).sum(axis=1) / y.shape[1] + 1.0) ** 3).mean())
+        self.scale = itself - _mean_of_pairs(float(self._reference.sum()), float(pairs))
 
-    def __call__(self, weights: Float[np.ndarray, " samples"]) -> float:
+    def __call__(
+        self, weights: Float[np.ndarray, " samples"], reference_weights: Float[np.ndarray, " references"]
+    ) -> float:
         w = weights[self._first]
-        v = np.where(self._partner < 0, 1.0, w[self._partner])
+        v = np.where(self._partner < 0, reference_weights[self._other_first], w[self._partner])
         ours, theirs = w * self._sizes, v * self._other_sizes
         within = _mean_of_pairs(w @ self._within @ w, ours.sum() ** 2 - (ours**2).sum())
         reference = _mean_of_pairs(v @ self._reference @ v, theirs.sum() ** 2 - (theirs**2).sum())

@@ -145,6 +145,25 @@ def test_two_prompts_leave_the_kernel_distance_open() -> None:
     assert difference(first, second, 1e-9, "lower").verdict == "not told apart"
 
 
+def test_two_rows_as_far_from_real_clips_of_other_prompts_are_told_apart_no_more_often_than_by_chance() -> (
+    None
+):
+    """A few real clips lie nearer to one of two rows that are equally far from all that could have been drawn."""
+    rng = np.random.default_rng(9)
+    prompts, held = np.arange(150), 0
+    shift = 0.5 * np.eye(16)[0]
+    for _ in range(60):
+        centres = 0.7 * rng.normal(size=(150, 16))
+        ours, theirs = (centres + way * shift + 0.7 * rng.normal(size=(150, 16)) for way in (1, -1))
+        real = rng.normal(size=(25, 16))
+        first, second = (
+            kernel_estimate(x, real, prompts, 150 + np.arange(25), resamples=100) for x in (ours, theirs)
+        )
+        found = difference(first, second, 1e-9, "lower")
+        held += found.low <= 0 <= found.high
+    assert held >= 0.9 * 60
+
+
 def test_kernel_distance_is_unbiased_whatever_prompts_two_sets_share() -> None:
     """Clips of a prompt lie together; a set has every prompt once to thrice, and pairs of one prompt would bias it."""
     rng = np.random.default_rng(7)
