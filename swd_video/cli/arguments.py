@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_origin
 
 import tyro
@@ -9,8 +10,17 @@ import tyro
 from swd_video.cli.commands import COMMANDS
 from swd_video.files import with_homes
 
-JsonFlag: TypeAlias = Annotated[bool, tyro.conf.arg(name="json")]
+JsonFlag: TypeAlias = Annotated[
+    bool, tyro.conf.arg(name="json", help_behavior_hint="(mistakes are lines on stderr all the same)")
+]
 """Of a field `json_output`: the bare name is a module's."""
+
+ScriptFile: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCRIPT")]
+OptionalScriptFile: TypeAlias = Annotated[
+    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SCRIPT]")
+]
+ConfigFile: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+StudentName: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDENT")]
 
 _Arguments = TypeVar("_Arguments")
 

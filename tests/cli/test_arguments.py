@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from swd_video.cli.arguments import read_arguments
+from swd_video.cli.convert import Arguments as ConvertArguments
 from swd_video.cli.doctor import Arguments as DoctorArguments
 from swd_video.cli.render import Arguments
 from swd_video.cli.studio import Arguments as StudioArguments
@@ -34,6 +35,13 @@ def test_help_is_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         read_arguments(Arguments, "render", ["--only", "a", "-h"])
     assert stopped.value.code == 0 and "--only" in capsys.readouterr().out
+
+
+def test_help_says_what_stands_where_and_where_mistakes_go(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_arguments(ConvertArguments, "convert", ["-h"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "convert [-h] SCRIPT OTHER" in told and "mistakes are lines on stderr all the same" in told
 
 
 @pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", "out", "--model", ""]])
