@@ -83,8 +83,11 @@ def run(argv: list[str]) -> int:
 
 
 def _pick(script: Script, arguments: Arguments) -> int:
-    if arguments.again:
-        raise ValueError("--pick: picks takes and drafts nothing; give --again in a command of its own.")
+    for flag in ("again", "only", "skip"):
+        if getattr(arguments, flag):
+            raise ValueError(
+                f"--pick: picks takes and drafts nothing; give --{flag} in a command of its own."
+            )
     check_writable(arguments.out)
     check_sources(script, arguments.out)
     picks = pick_takes(script, arguments.out, arguments.pick)

@@ -20,8 +20,8 @@ from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.film import check_film
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
 from swd_video.studio.model import ScriptModel, load_model_for_planning
-from swd_video.studio.picks import with_picks
-from swd_video.studio.script import Script, Take, shot_and_take
+from swd_video.studio.picks import takes_in, with_picks
+from swd_video.studio.script import Script
 from swd_video.studio.take_state import check_batch, drafted_together, read_state
 from swd_video.yaml_source import SourceError
 
@@ -163,7 +163,7 @@ def check(
     facts = replace(facts, batch=batch)
     errors: list[SourceError] = []
     asked = list(script.takes())
-    further = set() if out is None else _takes_in(out, script) - set(asked)
+    further = set() if out is None else takes_in(out, script) - set(asked)
     planned = plan_clips(script, facts, errors, takes=[*asked, *further])
     clips = [clip for clip in planned if clip.take not in further]
     if script.film is not None and not errors:  # else the lengths of some are not known
@@ -187,15 +187,6 @@ def check(
         time=estimate_seconds(to_do, facts, report, precision) if to_do else None,
         content_hashes=hashes,
     )
-
-
-def _takes_in(out: Path, script: Script) -> set[Take]:
-    """The takes of a script that a folder has clips or drafts of, of whatever version of it."""
-    shots = {shot.id: shot for shot in script.shots}
-    found = {
-        shot_and_take(path.stem) for place in (out, out / DRAFTS_FOLDER) for path in place.glob("*.json")
-    }
-    return {script.take(shots[shot_id], take) for shot_id, take in found if shot_id in shots}
 
 
 def _look_for(

@@ -57,6 +57,8 @@ from swd_video.studio.take_state import (
 )
 from swd_video.studio.unused import see_to_unused
 
+_FURTHER = "A draft is rendered once it is picked; `takes` in the script asks for more."
+
 
 def render(
     script: Script | str | Path,
@@ -106,7 +108,9 @@ def render(
     script = script if isinstance(script, Script) else load_script(script, reader)
     check_batch(batch)
     check_sources(script, out)
-    select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
+    select_takes(
+        list(with_picks(script, out).takes()), only, skip, _FURTHER
+    )  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
     facts = replace(facts, batch=drafted_together(out) if batch is None else batch)
@@ -166,7 +170,7 @@ class _RenderRun:
     def plan(self, only: Sequence[str], skip: Sequence[str]) -> None:
         """Find out which clips there are, and which to render: `only` some, or all, less `skip`; writes nothing."""
         clips = plan_clips(self.script, self.model)
-        self.chosen = select_takes([clip.take for clip in clips], only, skip)
+        self.chosen = select_takes([clip.take for clip in clips], only, skip, _FURTHER)
         self.results = [ClipResult(clip) for clip in clips]
         self.warnings = [*self.script.warnings, *prompt_warnings(self.script, clips)]
         for line in self.warnings:

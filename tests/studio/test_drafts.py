@@ -1,6 +1,7 @@
 """Drafts: what is kept, what is shown, and that finishing one is what it would have been without it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,9 @@ def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[in
     assert (row.prompt, row.details) == (
         "a tiger walking left", f"{entry['seconds']:.3g} s   seed {entry['seed']}   kept as it was",
     )  # fmt: skip
-    drafted = draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])
+    lines: list[str] = []
+    drafted = draft(tmp_path, loaded, changed, seeds=2, only=["tiger"], say=lines.append)
+    assert "tiger-take2: drafted before, for another prompt, seed: kept" in "\n".join(lines)
     assert statuses(drafted) == {"tiger": "drafted", "tiger-take2": "older"}
     assert [draft_sheet._label(result, result.clip.take.take == 2) for result in drafted.results] == [
         "1",
@@ -291,6 +294,28 @@ def test_more_seeds_that_were_interrupted_are_not_drawn_twice(tmp_path: Path, lo
     there = {path.stem for path in (tmp_path / "drafts").glob("tiger*.json")}
     assert len(there) == 7
     assert statuses(draft(tmp_path, loaded, seeds=1, again=["tiger"]))["tiger-take8"] == "drafted"
+
+
+def test_new_seeds_are_asked_for_by_shot_and_what_leaves_none_is_refused(
+    tmp_path: Path, loaded: Any, ran: list[int]
+) -> None:
+    draft(tmp_path, loaded, seeds=1, only=["tiger"])
+    ran.clear()
+    for asked, told in (
+        ({"again": ["tiger:1"]}, "--again tiger:1: names a take, expected a shot. Give --again tiger."),
+        ({"again": ["tigr"]}, "--again tigr: there is no shot 'tigr'. Did you mean `tiger`?"),
+        ({"again": ["tiger"], "only": ["fish"]}, "--again, --only and --skip: no new take is left."),
+        (
+            {"only": ["tiger:4"]},
+            "--only tiger:4: tiger has no take '4', only 1, 2. Take one of them. --seeds drafts",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            draft(tmp_path, loaded, seeds=2, **asked)
+    assert not ran and json.loads((tmp_path / "drafts.json").read_text())["takes"]["tiger"] == 1
+    # A shot that has no draft yet is one all the same.
+    report = draft(tmp_path, loaded, seeds=1, again=["tiger"], skip=["fish"])
+    assert statuses(report) == {"tiger": "kept", "tiger-take2": "drafted"}
 
 
 def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
