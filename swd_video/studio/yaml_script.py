@@ -48,8 +48,7 @@ class YamlReader(ScriptReader):
         defaults |= {key: own[key] for key in ("size", "aspect") if key in own}
         entries = _shot_nodes(top, root if bare else top.node("shots"))
         film = None
-        if top.has("film"):
-            node = top.node("film")
+        if (node := top.node("film")) is not None:
             if not isinstance(node, yaml.MappingNode):
                 raise top.error(
                     "film", f"expected keys, such as `titles: true`, got {describe(node)}. {_FILM_CURE}"
