@@ -13,7 +13,7 @@ from typing import Any
 from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.clip_files import NOT_FINITE
+from swd_video.studio.clip_files import NOT_FINITE, clip_is_there
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import finished_videos, joined
 from swd_video.studio.draft_files import find_draft, show_drafts, write_draft
@@ -152,7 +152,9 @@ def _plan_takes(
         if shot.id in chosen:
             names = [script.take(shot, number).name for number in range(1, asked + seeds + 1)]
             missing = [
-                name for name in names[:asked] if not sidecar_file(name, out / DRAFTS_FOLDER).is_file()
+                name
+                for name in names[:asked]
+                if not any(sidecar_file(name, place).is_file() for place in (out, out / DRAFTS_FOLDER))
             ]
             takes[shot.id] = asked if missing or request == asked_before else asked + seeds
             fresh.update(missing or names[asked : takes[shot.id]])
@@ -225,6 +227,8 @@ class _DraftRun:
             self.results.append(result)
             if result.kept.is_shown and (result.kept.stages >= self.stages or clip.name not in names):
                 result.take_over("kept")
+            elif clip_is_there(clip, self.out):
+                result.finish(read_object(sidecar_file(clip.name, self.out)))
             elif result.kept.is_whole and (clip.name not in names or clip.take.shot.keeps(clip.take.take)):
                 result.take_over("older")
             if clip.name in names:
@@ -277,9 +281,11 @@ class _DraftRun:
             elif result.status == "pending" and result.kept.stages >= self.stages:
                 self.progress.note(f"{result.clip.name}: shown anew from its latents")
             if result.status != "pending":
-                older = f", for another {result.kept.differs}: kept" if result.status == "older" else ""
-                text = f"{result.clip.name}: drafted before{older}"
-                self.progress.clip(result.clip.take, result.status, text)
+                text = {
+                    "older": f"drafted before, for another {result.kept.differs}: kept",
+                    "finished": "finished before",
+                }.get(result.status, "drafted before")
+                self.progress.clip(result.clip.take, result.status, f"{result.clip.name}: {text}")
 
     def _computed(self, unit: Sequence[DraftResult]) -> Iterator[list[DraftResult]]:
         """Takes whose stages are done, those together that are shown on one grid."""
