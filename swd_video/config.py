@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, WrapValidator, field_validator
 
 from swd_video.extensions import find
+from swd_video.files import with_homes
 from swd_video.plain_text import first_line
 from swd_video.yaml_source import KeyPath, SourceError, dotted, dump_values, parse_value, read_source
 
@@ -31,9 +32,14 @@ _IN_YAML = {
 
 
 class Section(BaseModel):
-    """A part of a config: immutable, and an unknown key is an error."""
+    """A part of a config: immutable, an unknown key is an error, and `~` in a path is a home."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _find_homes(cls, value: Any) -> Any:
+        return with_homes(value)
 
 
 def or_from_outside(group: str, base: type[Section]) -> WrapValidator:

@@ -241,6 +241,13 @@ def expand_home(name: str | os.PathLike[str]) -> Path:
         return path
 
 
+def with_homes(value: Any) -> Any:
+    """A value that people gave, with its path or its tuple of paths as `expand_home` reads them; any other as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(with_homes, value))
+    return expand_home(value) if isinstance(value, Path) else value
+
+
 def path_from(folder: Path, file: Path) -> str:
     """The way from a folder to a file; from the root where there is none, as between drives of Windows.
 

@@ -88,6 +88,11 @@ def on_one_line(text: str) -> str:
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
 
 
+def as_key(name: str) -> str:
+    """A name in the form of the keys of files: `negative_prompt` for "Negative prompt" and `negative-prompt`."""
+    return re.sub(r"[ -]", "_", on_one_line(name).lower())
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says first; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from swd_video.plain_text import did_you_mean, on_one_line, read_text
+from swd_video.plain_text import as_key, did_you_mean, on_one_line, read_text
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys, and numbers of list items from 0."""
@@ -245,7 +245,8 @@ class Mapping:
             if not key and name.startswith("x-"):
                 continue
             if name not in known:
-                problem = f"{refused[name]}." if name in refused else _unknown_key(name, known)
+                reason = refused.get(as_key(name))
+                problem = f"{reason}." if reason else _unknown_key(name, known)
                 raise self.fail(name_node, self._dotted(on_one_line(name)), problem)
             if name in self._values:
                 line = self._values[name][0].start_mark.line + 1
@@ -395,4 +396,4 @@ def describe(node: yaml.Node) -> str:
 def _unknown_key(name: str, known: tuple[str, ...]) -> str:
     keys = f"The keys here are {', '.join(known)}."
     cut = f"A text with a colon or, in braces, a comma is cut there by YAML. {_QUOTES}"
-    return f"unknown key. {did_you_mean(name, known, cut if ' ' in name else keys)}"
+    return f"unknown key. {did_you_mean(as_key(name), known, cut if ' ' in name else keys)}"

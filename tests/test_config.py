@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
 
-from swd_video.config import ConfigError, dump_config, flatten, parse_overrides
+from swd_video.config import ConfigError, Section, dump_config, flatten, parse_overrides
 from swd_video.core.grid import LatentSize
 from swd_video.core.local_attention import LocalAttention
 from swd_video.training.config import DistillConfig, FullTrainConfig, LoraTrainConfig, load_config
@@ -490,3 +491,15 @@ def test_keys_are_texts_and_anchors_may_branch_and_meet(tmp_path: Path) -> None:
     values, origins = read_source(path, "file").values()
     assert (values["4090"], values["no"], values["n1"]) == (1, 2, [[1]] * 9)
     assert origins["n29", 8] == f"{path}:31" and origins["loop", 0] == f"{path}:33"
+
+
+def test_a_home_in_a_path_is_that_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Files(Section):
+        one: Path
+        more: tuple[Path, ...] = ()
+        decoder: Literal["vae"] | Path | None = None
+
+    monkeypatch.setenv("HOME", "/home/tiger")
+    found = Files.model_validate({"one": "~/a", "more": ["b", "~/c"], "decoder": "vae"})
+    assert (found.one, found.more) == (Path("/home/tiger/a"), (Path("b"), Path("/home/tiger/c")))
+    assert found.decoder == "vae"

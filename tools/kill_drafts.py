@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from swd_video.studio.folder import PICKS_NAME
 from swd_video.studio.picks import pick_takes
 from swd_video.studio.script import load_script
 
@@ -94,7 +96,7 @@ def main() -> int:
     killer.run(["render", *words, str(killed)], killer.left)
     twice = [key for key, count in killer.told.items() if count > 1]
     plain.mkdir(parents=True)
-    pick_takes(script, plain, [f"{shot_id}:{take}" for shot_id, take in picks.items()])
+    shutil.copyfile(killed / PICKS_NAME, plain / PICKS_NAME)
     Killer(0, 0, 1).run(["render", *words, str(plain)], 0)
     names = {path.name for path in plain.iterdir() if path.suffix in _SUFFIXES} - _WITH_TIMES
     differ = [

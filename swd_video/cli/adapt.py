@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.cli.training import run_training
 
 _DESCRIPTION = """Train a teacher by flow matching on every grid of a schedule (scale adaptation).
@@ -21,7 +18,7 @@ explained in docs/keys.md and swd_video/training/config.py.
 
 @dataclass
 class _Arguments:
-    config: Annotated[Path, tyro.conf.Positional]
+    config: ConfigFile
     """YAML file, for example configs/pocket/swd.yaml."""
     out: Path
     """Folder of the run: teacher/ (a diffusers folder, or a LoRA file), train.json, adapt.yaml, checkpoints/."""

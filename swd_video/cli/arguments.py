@@ -8,10 +8,19 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_origin
 import tyro
 
 from swd_video.cli.commands import COMMANDS
-from swd_video.files import expand_home
+from swd_video.files import with_homes
 
-JsonFlag: TypeAlias = Annotated[bool, tyro.conf.arg(name="json")]
+JsonFlag: TypeAlias = Annotated[
+    bool, tyro.conf.arg(name="json", help_behavior_hint="(mistakes are lines on stderr all the same)")
+]
 """Of a field `json_output`: the bare name is a module's."""
+
+ScriptFile: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCRIPT")]
+OptionalScriptFile: TypeAlias = Annotated[
+    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SCRIPT]")
+]
+ConfigFile: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+StudentName: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDENT")]
 
 _Arguments = TypeVar("_Arguments")
 
@@ -35,11 +44,7 @@ def read_arguments(
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     # As in `--out=~/clips`, where no shell does it.
-    homes = {
-        one.name: expand_home(value)
-        for one in fields(cast(Any, arguments))
-        if isinstance(value := getattr(arguments, one.name), Path)
-    }
+    homes = {one.name: with_homes(getattr(arguments, one.name)) for one in fields(cast(Any, arguments))}
     return cast(_Arguments, replace(cast(Any, arguments), **homes))
 
 
@@ -65,37 +70,40 @@ def _refuse_empty(argv: Sequence[str], kind: Any) -> None:
         flag, equals, value = word.partition("=")
         is_empty = word.startswith("--") and (value if equals else following) == ""
         if is_empty and flag.replace("_", "-") not in may_be:
-            raise ValueError(f"{flag}: got an empty text. Give a value, or leave the flag out.")
+            raise _empty(flag)
+
+
+def _empty(flag: str) -> ValueError:
+    return ValueError(f"{flag}: got an empty text. Give a value, or leave the flag out.")
 
 
 def _together(argv: Sequence[str], kind: Any) -> list[str]:
     """The words, with all values of a flag behind its last mention: tyro would take only those."""
-    flags = {
-        f"--{field.name.replace('_', '-')}": list[str]()
-        for field in fields(kind)
-        if get_origin(field.type) is tuple
+    several = {
+        f"--{field.name.replace('_', '-')}" for field in fields(kind) if get_origin(field.type) is tuple
     }
     rest: list[str] = []
-    mentioned = dict[str, None]()
+    mentions: list[tuple[str, list[str]]] = []
     into = rest
     for word in argv:
         flag, equals, value = word.partition("=")
-        if word.startswith("--") or word == "-h":
-            flag = flag.replace("_", "-")
-            into = flags.get(flag, rest)
-            if into is rest:
-                rest.append(word)
-                continue
-            mentioned[flag] = None
-            if equals:
-                into.append(value)
-                into = rest
-        else:
+        flag = flag.replace("_", "-")
+        if not word.startswith("--") and word != "-h":
             into.append(word)
-    for flag in mentioned:
-        if not flags[flag] and not {"-h", "--help"} & set(rest):
+        elif flag in several:
+            mentions.append((flag, [value] if equals else []))
+            into = rest if equals else mentions[-1][1]
+        else:
+            rest.append(word)
+            into = rest
+    together: dict[str, list[str]] = {}
+    for flag, values in mentions:
+        if not values and not {"-h", "--help"} & set(rest):
             raise ValueError(f"{flag}: expected at least one value. Give one, or leave the flag out.")
-    return [*rest, *(word for flag in mentioned if flags[flag] for word in (flag, *flags[flag]))]
+        if "" in values:
+            raise _empty(flag)
+        together.setdefault(flag, []).extend(values)
+    return [*rest, *(word for flag, values in together.items() if values for word in (flag, *values))]
 
 
 def _split(words: list[str], kind: Any) -> tuple[list[str], list[str]]:

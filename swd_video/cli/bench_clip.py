@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, StudentName, read_arguments
 from swd_video.cli.model_flags import ModelFlags, OfModel
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ _NAMES = {
 class Arguments:
     """Flags of the command."""
 
-    student: tyro.conf.Positional[str]
+    student: StudentName
     """A shipped name or a folder."""
     batch: int = 1
     """Clips made at once; all figures are for one of them."""

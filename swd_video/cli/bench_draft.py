@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, StudentName, read_arguments
 from swd_video.cli.model_flags import ModelFlags, OfModel
 
 _DESCRIPTION = """After how many stages a draft tells the clip.
@@ -23,7 +21,7 @@ common. The first stage that tells nine in ten is noted in the student's folder,
 class Arguments:
     """Flags of the command."""
 
-    student: tyro.conf.Positional[str]
+    student: StudentName
     """A shipped name or a folder."""
     prompts: Path | None = None
     """File with a prompt a line; default four short ones."""

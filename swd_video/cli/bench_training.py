@@ -3,12 +3,9 @@
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 
 _DESCRIPTION = """Time and memory of training on this machine, with the data and the losses of a distillation's config.
 
@@ -22,7 +19,7 @@ steps are counted. Nothing is kept of what the steps learned. Any key of the con
 class Arguments:
     """Flags of the command."""
 
-    config: Annotated[Path, tyro.conf.Positional]
+    config: ConfigFile
     """YAML file of a distillation; clips are encoded first where its cache is not complete."""
     steps: int = 8
     """Steps to measure; each trains the stages that a run draws for it."""

@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, ScriptFile, read_arguments
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 from swd_video.environment import collecting_no_garbage
 from swd_video.studio.script import load_script
@@ -24,7 +22,7 @@ the output.
 class Arguments:
     """Options of `swd-video check`."""
 
-    script: tyro.conf.Positional[Path]
+    script: ScriptFile
     """The script, in any form of docs/scripts.md."""
     out: Path | None = None
     """Folder of its clips, to say what is finished and how long clips took there; nothing is written."""

@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from swd_video.cli.arguments import JsonFlag, read_arguments
-from swd_video.files import whole_file
+from swd_video.cli.arguments import JsonFlag, ScriptFile, read_arguments
+from swd_video.files import check_writable, whole_file
 from swd_video.studio.script import load_script
 from swd_video.studio.yaml_writer import script_as_yaml
 
@@ -22,9 +23,9 @@ The shots stay the same, and so do their clips, byte for byte. Comments are not 
 class Arguments:
     """Options of `swd-video convert`."""
 
-    script: tyro.conf.Positional[Path]
+    script: ScriptFile
     """The script, in any form of docs/scripts.md."""
-    other: tyro.conf.Positional[Path]
+    other: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")]
     """The YAML file to write; one that is there already is left alone."""
     reader: str | None = None
     """Reader of the script from another package, as module:Class or by its entry point's name; default: what belongs to
@@ -47,6 +48,7 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"{other}: is there already; give another name, or --overwrite to replace it.")
     if not other.parent.is_dir():
         raise ValueError(f"{other}: there is no folder {other.parent}; make it, or give another name.")
+    check_writable(other.parent, "OTHER")
     script = load_script(arguments.script, arguments.reader)
     text = script_as_yaml(script, other.parent)
     with whole_file(other) as draft:

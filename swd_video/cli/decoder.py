@@ -4,11 +4,9 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 
 _DESCRIPTION = """Distil the decoder of a model's VAE into a small one that decodes a clip as a stream.
 
@@ -30,7 +28,7 @@ _ROWS = {
 
 @dataclass
 class _Arguments:
-    config: Annotated[Path, tyro.conf.Positional]
+    config: ConfigFile
     """YAML file, for example configs/pocket/decoder.yaml."""
     out: Path
     """Folder of the run: decoder.safetensors, report.json, config.yaml, samples/, checkpoint.pt."""

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.cli.training import run_training
 
 _DESCRIPTION = """Distil a teacher into a student that samples in a few stages.
@@ -24,7 +21,7 @@ defaults are explained in docs/keys.md and swd_video/training/config.py; DIR/con
 
 @dataclass
 class _Arguments:
-    config: Annotated[Path, tyro.conf.Positional]
+    config: ConfigFile
     """YAML file, for example configs/pocket/swd.yaml."""
     out: Path
     """Folder of the run: student/, train.json, config.yaml, checkpoints/, samples/, tensorboard/."""

@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, ScriptFile, read_arguments
 from swd_video.cli.following import following
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loading
 from swd_video.environment import collecting_no_garbage
@@ -21,7 +19,7 @@ from swd_video.studio.sources import check_sources
 class Arguments:
     """Options of `swd-video draft`."""
 
-    script: tyro.conf.Positional[Path]
+    script: ScriptFile
     """The script; docs/scripts.md explains it."""
     out: Path
     """Folder of the clips; drafts that are there and still of the script are kept, so run again to go on."""
@@ -85,8 +83,11 @@ def run(argv: list[str]) -> int:
 
 
 def _pick(script: Script, arguments: Arguments) -> int:
-    if arguments.again:
-        raise ValueError("--pick: picks takes and drafts nothing; give --again in a command of its own.")
+    for flag in ("again", "only", "skip"):
+        if getattr(arguments, flag):
+            raise ValueError(
+                f"--pick: picks takes and drafts nothing; give --{flag} in a command of its own."
+            )
     check_writable(arguments.out)
     check_sources(script, arguments.out)
     picks = pick_takes(script, arguments.out, arguments.pick)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.files import check_writable
 from swd_video.models.devices import Device
 
@@ -33,7 +31,7 @@ Any key of the config can be set after the options: --model pocket-wan --data.ma
 class Arguments:
     """Options of `swd-video encode`."""
 
-    config: tyro.conf.Positional[Path]
+    config: ConfigFile
     """YAML file of a distillation, for example configs/pocket/swd.yaml: its model, schedule and data are used."""
     out: Path | None = None
     """Folder of the cache; by default the config's data.cache."""

@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.models.devices import Device
 
 _DESCRIPTION = """Make the same clips with several models, measure them, and write a page to look at.
@@ -24,7 +22,7 @@ explained in docs/keys.md and swd_video/evaluation/config.py.
 class Arguments:
     """Options of `swd-video evaluate`."""
 
-    config: tyro.conf.Positional[Path]
+    config: ConfigFile
     """YAML file, for example configs/pocket/evaluate.yaml."""
     out: Path
     """Folder of the evaluation: index.html, evaluation.json, table.md, config.yaml, clips/, costs/."""

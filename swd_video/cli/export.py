@@ -6,16 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, StudentName, read_arguments
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `swd-video export`."""
 
-    student: tyro.conf.Positional[str]
+    student: StudentName
     """The student: the student/ folder of a run, or a shipped one such as pocket-wan-swd."""
     out: Path
     """Folder of the export; one that is there is replaced, anything else is left alone."""

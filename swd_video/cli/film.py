@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, OptionalScriptFile, read_arguments
 from swd_video.studio.script import FilmSettings, check_script, load_script
 
 _DESCRIPTION = """Join the clips of a rendered script: film.mp4, film.otio, film.fcpxml, film.edl, film.json, and a page
@@ -24,9 +24,9 @@ last. docs/film.md explains order, trims, crossfades, titles and sound.
 class Arguments:
     """Options of `swd-video film`."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder that `swd-video render` filled."""
-    script: Annotated[Path | None, tyro.conf.Positional] = None
+    script: OptionalScriptFile = None
     """Script of the clips, where it was edited since: for order, trims, transitions, titles and picks."""
     sound: Path | None = None
     """Sound file to lay under the film, in place of the script's."""

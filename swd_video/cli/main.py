@@ -40,7 +40,8 @@ def usage() -> str:
         "Distil video diffusion models into few stages, growing in space and time, and render with them.\n\n"
         f"commands:\n{rows}\n\n"
         "`swd-video COMMAND --help` lists a command's options. With --json a command prints one JSON\n"
-        "object on stdout. Exit codes: 0 done, 1 failed, 2 wrong input.\n"
+        "object on stdout; mistakes are lines on stderr, and stdout is empty where nothing was made.\n"
+        "Exit codes: 0 done, 1 failed, 2 wrong input.\n"
         f"{TRACEBACK_VARIABLE}=1 in the environment shows where an error came from."
     )
 

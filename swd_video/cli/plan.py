@@ -3,11 +3,8 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.environment import collecting_no_garbage
 
 _DESCRIPTION = """Count what a schedule costs to sample and to train, from the model's config files alone.
@@ -20,7 +17,7 @@ docs/cost.md explains the output.
 
 @dataclass
 class _Arguments:
-    config: Annotated[Path, tyro.conf.Positional]
+    config: ConfigFile
     """YAML file of a distillation, for example configs/wan2.1_1.3b/swd_4stage.yaml."""
     json_output: JsonFlag = False
     """Print one JSON object on stdout."""

@@ -4,9 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, ScriptFile, read_arguments
 from swd_video.cli.following import following
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags, quiet_loading
 from swd_video.environment import collecting_no_garbage
@@ -17,7 +15,7 @@ from swd_video.studio.script import load_script
 class Arguments:
     """Options of `swd-video render`."""
 
-    script: tyro.conf.Positional[Path]
+    script: ScriptFile
     """The script, in any form of docs/scripts.md."""
     out: Path
     """Folder for the clips; finished clips in it are kept, so run again to go on."""

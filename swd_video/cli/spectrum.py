@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -23,7 +23,7 @@ handover from stage to stage loses nothing but such frequencies, ready to paste 
 class Arguments:
     """Options of `swd-video spectrum`."""
 
-    latents: tyro.conf.Positional[Path]
+    latents: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LATENTS")]
     """Folder made by `swd-video encode`, whose largest grid is measured, or a safetensors file of latents."""
     sigmas: tuple[float, ...] = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
     """Noise levels to print grids for."""

@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments
+from swd_video.cli.arguments import JsonFlag, OptionalScriptFile, read_arguments
 from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 
 
@@ -15,7 +13,7 @@ from swd_video.cli.model_flags import OfScriptModel, ScriptModelFlags
 class Arguments:
     """Options of `swd-video studio`."""
 
-    script: tyro.conf.Positional[Path | None] = None
+    script: OptionalScriptFile = None
     """The script, of any form; default: the one in the folder that was open last, else a new one there."""
     out: Path | None = None
     """Folder for everything; the page goes on with what is in it. Default: out/NAME of the script, else out/studio."""

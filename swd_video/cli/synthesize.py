@@ -5,9 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from swd_video.cli.arguments import JsonFlag, read_arguments_and_keys
+from swd_video.cli.arguments import ConfigFile, JsonFlag, read_arguments_and_keys
 from swd_video.files import check_writable
 from swd_video.models.devices import Device
 
@@ -26,7 +24,7 @@ docs/keys.md and swd_video/data/sections.py.
 class Arguments:
     """Options of `swd-video synthesize`."""
 
-    config: tyro.conf.Positional[Path]
+    config: ConfigFile
     """YAML file, for example configs/pocket/synthesize.yaml."""
     out: Path
     """Folder of the cache: what data.cache of a distillation names."""

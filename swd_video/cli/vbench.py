@@ -5,7 +5,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -26,7 +26,7 @@ same command again after it was stopped makes only the clips that are missing.
 class Arguments:
     """Options of `swd-video vbench`."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A student, which samples in its own stages, or a teacher."""
     prompts: tuple[Path, ...]
     """Text files with a prompt on each line, one for each dimension and named like it."""

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from swd_video.config import Section
+from swd_video.files import expand_home
 
 
 class LoadOptions(Section):
@@ -39,7 +40,7 @@ class LoadOptions(Section):
 
     def shown_through(self, decoder: str | None) -> "LoadOptions":
         """The same with another `decoder`, where one is named."""
-        named = Path(decoder) if decoder not in (None, "vae") else decoder
+        named = decoder if decoder in (None, "vae") else expand_home(decoder)
         return self if named is None else self.model_copy(update={"decoder": named})
 
     @property

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ from swd_video.cost.architecture import Architecture
 from swd_video.cost.working_memory import working_bytes
 from swd_video.models.devices import Device, Precision, choose_device, choose_precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.clip_files import is_finished, kept_sidecar
+from swd_video.studio.clip_files import as_kept, film_frames, is_finished, kept_sidecar
 from swd_video.studio.clip_times import estimate_seconds
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import in_chain_order, joined, video_hash
 from swd_video.studio.film import check_film
 from swd_video.studio.folder import DRAFTS_FOLDER, REPORT_NAME, read_object, state_file
 from swd_video.studio.model import ScriptModel, load_model_for_planning
-from swd_video.studio.picks import with_picks
-from swd_video.studio.script import Script, Take, shot_and_take
+from swd_video.studio.picks import takes_in, with_picks
+from swd_video.studio.script import Script
 from swd_video.studio.take_state import check_batch, drafted_together, read_state
 from swd_video.yaml_source import SourceError
 
@@ -34,26 +34,32 @@ class CheckedClip:
 
     Attributes:
         finished: Whether its files are there.
+        kept: Sidecar of what the script keeps in its place.
         stages: How many of its stages are computed and wait to be gone on from.
     """
 
     clip: PlannedClip
     finished: bool = False
     stages: int = 0
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its files show or will show, as plain values; sizes in pixels."""
+        kept = as_kept(self.kept) if self.kept else {}
+        return {**self.clip.take.as_dict(), "line": self.clip.take.shot.line, **self.clip.shown(), **kept}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; sizes in pixels."""
         clip = self.clip
         shot = clip.take.shot
         return {
-            **clip.take.as_dict(),
-            "line": shot.line,
-            **clip.shown(),
+            **self.about,
             "asked_seconds": shot.seconds,
             "status": self.status,
             "stages_done": len(clip.stages) if self.finished else self.stages,
-            **({} if clip.prompt == shot.prompt else {"read_as": clip.prompt}),
-            **({"unknown_words": clip.unknown_words} if clip.unknown_words else {}),
+            **({} if clip.prompt == shot.prompt or self.kept else {"read_as": clip.prompt}),
+            **({"unknown_words": clip.unknown_words} if clip.unknown_words and not self.kept else {}),
         }
 
     @property
@@ -95,7 +101,7 @@ class Check:
             "model": self.model,
             "shots": len(self.script.shots),
             "clips": [clip.as_dict() for clip in self.clips],
-            "seconds": round(sum(clip.clip.seconds for clip in self.clips), 6),
+            "seconds": round(sum(clip.about["seconds"] for clip in self.clips), 6),
             "finished": statuses["finished"],
             "begun": statuses["begun"],
             "content_hashes": self.content_hashes,
@@ -115,7 +121,7 @@ class Check:
         lines = [
             *rows,
             f"{shots} shot{'' if shots == 1 else 's'}, {clips} clip{'' if clips == 1 else 's'} of "
-            f"{sum(clip.clip.seconds for clip in self.clips):.4g} s for {self.model}: {told or 'none'}",
+            f"{sum(clip.about['seconds'] for clip in self.clips):.4g} s for {self.model}: {told or 'none'}",
         ]
         if self.memory is not None:
             weights, working = self.memory["weights_gib"], self.memory["working_gib"]
@@ -163,12 +169,15 @@ def check(
     facts = replace(facts, batch=batch)
     errors: list[SourceError] = []
     asked = list(script.takes())
-    further = set() if out is None else _takes_in(out, script) - set(asked)
+    further = set() if out is None else takes_in(out, script) - set(asked)
     planned = plan_clips(script, facts, errors, takes=[*asked, *further])
     clips = [clip for clip in planned if clip.take not in further]
     if script.film is not None and not errors:  # else the lengths of some are not known
         try:
-            check_film(script, {clip.name: clip.shown_size.frames for clip in clips}, facts.pipe.fps)
+            kept = {clip.name: {} if out is None else kept_sidecar(clip, out) for clip in clips}
+            check_film(
+                script, {clip.name: film_frames(clip, kept[clip.name]) for clip in clips}, facts.pipe.fps
+            )
         except SourceError as error:
             errors.append(error)
     checked, hashes = [CheckedClip(clip) for clip in clips], dict[str, str]()
@@ -189,15 +198,6 @@ def check(
     )
 
 
-def _takes_in(out: Path, script: Script) -> set[Take]:
-    """The takes of a script that a folder has clips or drafts of, of whatever version of it."""
-    shots = {shot.id: shot for shot in script.shots}
-    found = {
-        shot_and_take(path.stem) for place in (out, out / DRAFTS_FOLDER) for path in place.glob("*.json")
-    }
-    return {script.take(shots[shot_id], take) for shot_id, take in found if shot_id in shots}
-
-
 def _look_for(
     clips: Sequence[PlannedClip], further: Sequence[PlannedClip], out: Path
 ) -> tuple[list[CheckedClip], dict[str, str]]:
@@ -208,12 +208,15 @@ def _look_for(
         clip = planned if planned.continues is None else joined(planned, videos, out)
         if clip is None:
             found[planned.name] = CheckedClip(planned)
-        elif is_finished(clip, out) or kept_sidecar(clip, out):
+        elif is_finished(clip, out):
             found[planned.name] = CheckedClip(clip, finished=True)
-            videos[planned.name] = video_hash(planned.name, out)
+        elif kept := kept_sidecar(clip, out):
+            found[planned.name] = CheckedClip(clip, finished=True, kept=kept)
         else:
             states = state_file(clip.name, out), state_file(clip.name, out / DRAFTS_FOLDER)
             found[planned.name] = CheckedClip(clip, stages=read_state(clip, *states).stages)
+        if found[planned.name].finished:
+            videos[planned.name] = video_hash(planned.name, out)
     hashes = {name: one.clip.content_hash for name, one in found.items()}
     hashes |= {clip.name: (joined(clip, videos, out) or clip).content_hash for clip in further}
     return [found[clip.name] for clip in clips], hashes
@@ -243,13 +246,13 @@ def _memory(
 def _row(clip: CheckedClip, width: int) -> str:
     """A clip as it will be."""
     planned = clip.clip
-    size, asked = planned.shown_size, planned.take.shot.seconds
-    exact = asked is None or abs(asked - planned.seconds) < 5e-4
-    length = f"{planned.seconds:.4g} s, {size.frames} frames" + ("" if exact else f" (asked for {asked:g} s)")
+    about, asked = clip.about, planned.take.shot.seconds
+    exact = asked is None or bool(clip.kept) or abs(asked - planned.seconds) < 5e-4
+    length = f"{about['seconds']:.4g} s, {about['frames']} frames"
+    length += "" if exact else f" (asked for {asked:g} s)"
     state = f"{clip.stages} of {len(planned.stages)} stages" if clip.status == "begun" else clip.status
-    return (
-        f"  {planned.name:<{width}}  {length}, {size.width}x{size.height}, seed {planned.take.seed}, {state}"
-    )
+    state = "kept as it was" if clip.kept else state
+    return f"  {planned.name:<{width}}  {length}, {about['width']}x{about['height']}, seed {about['seed']}, {state}"
 
 
 def _line(error: SourceError) -> int:

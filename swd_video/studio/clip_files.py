@@ -18,6 +18,7 @@ from swd_video.files import hash_file, sync, write_json
 from swd_video.student.pipeline import ScaleWisePipeline
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.continuation import join_of
+from swd_video.studio.film_plan import as_fraction, length_at
 from swd_video.studio.folder import are_whole, object_at, read_object, sidecar_file, stage_preview
 from swd_video.studio.model import ScriptModel
 
@@ -99,6 +100,11 @@ def write_stage_preview(
     return stage_preview(clip.name)
 
 
+def clip_is_there(clip: PlannedClip, out: Path) -> bool:
+    """Whether this very clip is finished, or what the script keeps in its place."""
+    return is_finished(clip, out) or bool(kept_sidecar(clip, out))
+
+
 def is_finished(clip: PlannedClip, out: Path) -> bool:
     """Whether all files of this very clip are there and whole."""
     sidecar = read_object(sidecar_file(clip.name, out))
@@ -113,6 +119,20 @@ def kept_sidecar(clip: PlannedClip, out: Path) -> dict[str, Any]:
     """The sidecar of a take that the script keeps, whatever it shows; empty where there is none, or not all of it."""
     sidecar = read_object(sidecar_file(clip.name, out)) if clip.take.shot.keeps(clip.take.take) else {}
     return sidecar if _is_whole(clip, sidecar, out) else {}
+
+
+def as_kept(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """What a take shows that the script keeps, of its sidecar, where it may be another than the script says."""
+    keys = ("prompt", "read_as", "seed", "frames", "width", "height", "fps", "seconds")
+    return {"kept": True, **{key: sidecar[key] for key in keys if key in sidecar}}
+
+
+def film_frames(clip: PlannedClip, kept: Mapping[str, Any]) -> int:
+    """How many frames a film at its rate has of a clip; `kept` is the sidecar of what the script keeps in its place."""
+    frames, fps = kept.get("frames"), kept.get("fps")
+    if not isinstance(frames, int) or not isinstance(fps, int | float) or fps <= 0:
+        return clip.shown_size.frames
+    return length_at(frames, as_fraction(fps), as_fraction(clip.fps))
 
 
 def is_kept_and_changed(clip: PlannedClip, out: Path) -> bool:

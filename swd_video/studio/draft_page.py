@@ -8,7 +8,7 @@ from typing import Any
 from swd_video.files import whole_file
 from swd_video.pages import page_template
 from swd_video.studio.draft_report import DraftReport, DraftResult
-from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_PAGE_NAME, drop_other_pages, in_pages
+from swd_video.studio.folder import DRAFTS_PAGE_NAME, drop_other_pages, in_pages
 from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
 
@@ -50,6 +50,6 @@ def _takes(results: Sequence[DraftResult], report: DraftReport, out: Path) -> It
         entry = result.as_dict(report.is_picked(result))
         picture = None
         if result.is_there:
-            data = (out / DRAFTS_FOLDER / f"{result.clip.name}.webp").read_bytes()
+            data = (out / result.file).read_bytes()
             picture = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
         yield entry | {"picture": picture, "error": result.error, "name": result.clip.name}

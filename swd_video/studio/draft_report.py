@@ -13,7 +13,7 @@ from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script, Shot
 from swd_video.studio.take_state import TakeState
 
-DraftStatus = Literal["pending", "drafted", "kept", "older", "failed"]
+DraftStatus = Literal["pending", "drafted", "kept", "older", "finished", "failed"]
 TERA = 1e12
 
 
@@ -24,7 +24,8 @@ class DraftResult:
     Attributes:
         kept: What an earlier run left of it.
         status: "drafted" in this run, "kept" from an earlier one, "older" for one that is kept and shows what the
-            script said before, "failed", or still "pending".
+            script said before, "finished" where the whole clip is there and no draft of it, "failed", or still
+            "pending".
         state: The take after its last stage, until it is shown.
         stage: How many stages it shows; 0 where there is nothing to see.
         seconds: Wall time that it took, in whichever run; None where that is not known.
@@ -42,7 +43,18 @@ class DraftResult:
     @property
     def is_there(self) -> bool:
         """Whether there is something to see."""
-        return self.status in ("drafted", "kept", "older")
+        return self.status in ("drafted", "kept", "older", "finished")
+
+    @property
+    def file(self) -> str:
+        """Where it is seen, from the folder of the clips on."""
+        name = f"{self.clip.name}.webp"
+        return name if self.status == "finished" else f"{DRAFTS_FOLDER}/{name}"
+
+    def finish(self, sidecar: Mapping[str, Any]) -> None:
+        """Show the whole clip in its place, which has this sidecar."""
+        self.kept = KeptDraft(sidecar)
+        self.status, self.stage = "finished", len(self.clip.stages)
 
     def take_over(self, status: Literal["kept", "older"]) -> None:
         """Leave it as an earlier run made it."""
@@ -54,11 +66,11 @@ class DraftResult:
     def as_dict(self, picked: bool) -> dict[str, Any]:
         """The draft's entry in `drafts.json`; `file` lies beside that."""
         take = self.clip.take
-        shown = self.kept.about if self.status == "older" else {}
+        shown = self.kept.about if self.status in ("older", "finished") else {}
         return {
             **take.as_dict(),
             **{key: shown[key] for key in ("prompt", "seed") if key in shown},
-            "file": f"{DRAFTS_FOLDER}/{self.clip.name}.webp" if self.is_there else None,
+            "file": self.file if self.is_there else None,
             "stage": self.stage or None,
             "stages": len(self.clip.stages),
             "status": self.status,
@@ -112,7 +124,11 @@ class DraftReport:
     def summary(self) -> str:
         """How many drafts became what, and what they cost, as a line."""
         counts = [f"{self.count('drafted')} drafted", f"{self.count('kept')} kept"]
-        counts += [f"{number} {status}" for status in ("older", "failed") if (number := self.count(status))]
+        counts += [
+            f"{number} {status}"
+            for status in ("older", "finished", "failed")
+            if (number := self.count(status))
+        ]
         line = f"{', '.join(counts)} in {self.seconds:.1f} s"
         share = self.cost.get("share")
         return (
@@ -160,7 +176,7 @@ def cost_of(results: Sequence[DraftResult], model: ScriptModel, known: Mapping[s
         clips, both with what shows them; `share`, the first of the second; `counted`: both in operations, by size and
         stages. None for what cannot be counted.
     """
-    there = [result for result in results if result.is_there and result.status != "older"]
+    there = [result for result in results if result.status in ("drafted", "kept")]
     counted: dict[str, Any] = {}
     sums = [0, 0]
     for result in there:

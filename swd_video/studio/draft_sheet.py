@@ -8,7 +8,7 @@ from PIL import Image, ImageSequence
 
 from swd_video.studio.contact_sheet import SheetRow, draw_contact_sheets
 from swd_video.studio.draft_report import DraftReport, DraftResult
-from swd_video.studio.folder import DRAFTS_FOLDER, DRAFTS_SHEET_NAME
+from swd_video.studio.folder import DRAFTS_SHEET_NAME
 from swd_video.studio.lettering import draw_text
 from swd_video.studio.model import ScriptModel
 from swd_video.studio.script import Script
@@ -39,15 +39,11 @@ def write_sheets(out: Path, script: Script, model: ScriptModel, report: DraftRep
                 video=None,
                 problem="; ".join(f"take {one.clip.take.take}: {one.error}" for one in results if one.error),
                 picture=partial(_draw_takes, out, there),
-                drawn_of=[(_preview(out, one), label) for one, label in there],
+                drawn_of=[(out / one.file, label) for one, label in there],
             )
         )
     about = f"{model.name}, drafts of {report.stages} in {len(model.schedule)} stages"
     draw_contact_sheets(out / DRAFTS_SHEET_NAME, script.title, about, rows)
-
-
-def _preview(out: Path, result: DraftResult) -> Path:
-    return out / DRAFTS_FOLDER / f"{result.clip.name}.webp"
 
 
 def _label(result: DraftResult, is_picked: bool) -> str:
@@ -56,7 +52,7 @@ def _label(result: DraftResult, is_picked: bool) -> str:
 
 
 def _draw_takes(out: Path, takes: Sequence[tuple[DraftResult, str]]) -> Image.Image:
-    cells = [_draw_take(_preview(out, result), label) for result, label in takes]
+    cells = [_draw_take(out / result.file, label) for result, label in takes]
     if not cells:
         return Image.new("RGB", (1, 1), _BACKGROUND)
     width, height = cells[0].width + _GAP_PX, max(cell.height for cell in cells) + _GAP_PX

@@ -13,7 +13,7 @@ from typing import Any
 from swd_video.files import alone_in, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
-from swd_video.studio.clip_files import NOT_FINITE
+from swd_video.studio.clip_files import NOT_FINITE, clip_is_there
 from swd_video.studio.clips import PlannedClip, plan_clips, prompt_warnings
 from swd_video.studio.continuation import finished_videos, joined
 from swd_video.studio.draft_files import find_draft, show_drafts, write_draft
@@ -30,7 +30,7 @@ from swd_video.studio.folder import (
     why_it_failed,
 )
 from swd_video.studio.model import ScriptModel, open_model
-from swd_video.studio.picks import named_takes, select_takes, with_picks
+from swd_video.studio.picks import named_shot, select_takes, with_picks
 from swd_video.studio.progress import Progress, Watch, as_lines, reporting
 from swd_video.studio.script import MAX_TAKES, Script, load_script
 from swd_video.studio.sources import check_sources
@@ -136,24 +136,25 @@ def _plan_takes(
     counts, request = object_at(report, "takes"), object_at(report, "unfinished")
     numbers = {shot.id: counts.get(shot.id) for shot in script.shots}
     before = {name: n if type(n) is int and 1 <= n <= MAX_TAKES else 0 for name, n in numbers.items()}
-    one_each = [script.take(shot, 1) for shot in script.shots]
-    chosen: set[str] = set().union(*(named_takes(one_each, text, "--again") for text in again))
+    chosen = {named_shot(script, text, "--again") for text in again}
     asked_before, drafted = request, {path.stem for path in (out / DRAFTS_FOLDER).glob("*.json")}
     if again:
-        request = {"shots": [first.shot.id for first in one_each if first.name in chosen], "seeds": seeds}
+        request = {"shots": [shot.id for shot in script.shots if shot.id in chosen], "seeds": seeds}
     takes: dict[str, int] = {}
     fresh: set[str] = set()
-    for first in one_each:
-        shot, asked = first.shot, before[first.shot.id]
-        if first.name in chosen:
+    for shot in script.shots:
+        asked = before[shot.id]
+        if shot.id in chosen:
             # Of a time when the shot was there, before a script without it.
             numbers_there = range(asked + 1, MAX_TAKES + 1)
             asked = max([asked, *(n for n in numbers_there if script.take(shot, n).name in drafted)])
         takes[shot.id] = asked if again else max(asked, seeds)
-        if first.name in chosen:
+        if shot.id in chosen:
             names = [script.take(shot, number).name for number in range(1, asked + seeds + 1)]
             missing = [
-                name for name in names[:asked] if not sidecar_file(name, out / DRAFTS_FOLDER).is_file()
+                name
+                for name in names[:asked]
+                if not any(sidecar_file(name, place).is_file() for place in (out, out / DRAFTS_FOLDER))
             ]
             takes[shot.id] = asked if missing or request == asked_before else asked + seeds
             fresh.update(missing or names[asked : takes[shot.id]])
@@ -161,8 +162,12 @@ def _plan_takes(
             raise ValueError(
                 f"--seeds {seeds}: {shot.id} would have {takes[shot.id]} takes, at most {MAX_TAKES}."
             )
-    everything = [script.take(shot, take) for shot in script.shots for take in range(1, takes[shot.id] + 1)]
-    work = select_takes(everything, only, skip)
+    # One at least, so that a shot without drafts can be named.
+    counted = [(shot, max(1, takes[shot.id])) for shot in script.shots]
+    everything = [script.take(shot, take) for shot, count in counted for take in range(1, count + 1)]
+    work = select_takes(everything, only, skip, "--seeds drafts more.")
+    if fresh and not work & fresh:
+        raise ValueError("--again, --only and --skip: no new take is left. Drop one of them.")
     work = work & fresh if again else work
     at_work = {take.shot.id for take in everything if take.name in work}
     return {name: n if name in at_work else before[name] for name, n in takes.items()}, work, request
@@ -213,14 +218,17 @@ class _DraftRun:
                 continue
             clip = joined(planned, videos, self.out)
             if clip is None:
-                self.progress.note(
-                    f"{planned.name}: drafted once {planned.continues} is finished, which it continues"
-                )
+                if planned.name in names:
+                    self.progress.note(
+                        f"{planned.name}: drafted once {planned.continues} is finished, which it continues"
+                    )
                 continue
             result = DraftResult(clip, find_draft(clip, self.out))
             self.results.append(result)
             if result.kept.is_shown and (result.kept.stages >= self.stages or clip.name not in names):
                 result.take_over("kept")
+            elif clip_is_there(clip, self.out):
+                result.finish(read_object(sidecar_file(clip.name, self.out)))
             elif result.kept.is_whole and (clip.name not in names or clip.take.shot.keeps(clip.take.take)):
                 result.take_over("older")
             if clip.name in names:
@@ -273,7 +281,11 @@ class _DraftRun:
             elif result.status == "pending" and result.kept.stages >= self.stages:
                 self.progress.note(f"{result.clip.name}: shown anew from its latents")
             if result.status != "pending":
-                self.progress.clip(result.clip.take, result.status, f"{result.clip.name}: drafted before")
+                text = {
+                    "older": f"drafted before, for another {result.kept.differs}: kept",
+                    "finished": "finished before",
+                }.get(result.status, "drafted before")
+                self.progress.clip(result.clip.take, result.status, f"{result.clip.name}: {text}")
 
     def _computed(self, unit: Sequence[DraftResult]) -> Iterator[list[DraftResult]]:
         """Takes whose stages are done, those together that are shown on one grid."""

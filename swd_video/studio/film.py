@@ -6,7 +6,6 @@ A film that is as asked already is left alone. All files appear whole, and `film
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from typing import Any
 from swd_video.data.video_joining import Copied, Sound, join_video, parameter_sets
 from swd_video.files import hash_file, path_from, write_json
 from swd_video.studio.film_pictures import cut_titles, film_pieces
-from swd_video.studio.film_plan import FilmClip, FilmPlan, lay_out, plan_film, shots_of_film, sound_length
+from swd_video.studio.film_plan import (
+    FilmClip,
+    FilmPlan,
+    as_fraction,
+    lay_out,
+    plan_film,
+    shots_of_film,
+    sound_length,
+)
 from swd_video.studio.folder import (
     EDL_NAME,
     FCPXML_NAME,
@@ -87,7 +94,7 @@ def check_film(script: Script, frames: Mapping[str, int], fps: float) -> None:
     """
     shots = shots_of_film(script)
     lengths = [frames[script.shown_take(shot).name] for shot in shots]
-    lay_out(script, shots, lengths, Fraction(fps).limit_denominator(1001))
+    lay_out(script, shots, lengths, as_fraction(fps))
     sound_length(script)
 
 

@@ -179,7 +179,7 @@ def plan_film(script: Script, folder: Path) -> FilmPlan:
     played = [packets[take.name] for take in takes]
     fps = _most((clip.fps, clip.frames) for clip in played)
     size = _most(((clip.height, clip.width), clip.frames) for clip in played)
-    lengths = [_length_at(clip, fps) for clip in played]
+    lengths = [length_at(clip.frames, clip.fps, fps) for clip in played]
     repeated = [
         _repeated(sidecars[take.name], before.name) if packets[take.name].fps == fps else 0
         for take, before in zip(takes, [takes[-1], *takes], strict=False)
@@ -214,9 +214,14 @@ def sound_length(script: Script) -> Fraction:
         raise script.film_error("sound", str(error)) from None
 
 
-def _length_at(clip: PacketIndex, fps: Fraction) -> int:
-    """How many frames a clip has at a rate, counted as `read_video` does."""
-    return clip.frames if clip.fps == fps else max(1, int(clip.frames / clip.fps * fps + Fraction(1, 20)))
+def length_at(frames: int, clip_fps: Fraction, fps: Fraction) -> int:
+    """How many frames a clip has at another rate than its own, counted as `read_video` does."""
+    return frames if clip_fps == fps else max(1, int(frames / clip_fps * fps + Fraction(1, 20)))
+
+
+def as_fraction(fps: float) -> Fraction:
+    """A rate as films count with it."""
+    return Fraction(fps).limit_denominator(1001)
 
 
 def _sidecar(take: Take, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What `render.json` remembers of a script for its film, so that a film can be made of the folder alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def film_entry(settings: FilmSettings, folder: Path) -> dict[str, Any]:
 
 
 def script_of_folder(folder: Path) -> Script:
-    """The script that was rendered into a folder, as far as a film needs it.
+    """The script that was rendered into a folder, as far as a film needs it, with what is picked there by now.
 
     Raises:
         SourceError: Nothing was rendered there, or the record of it is damaged.
@@ -41,6 +41,8 @@ def script_of_folder(folder: Path) -> Script:
         raise SourceError(f"{path}: no record of clips. Render a script into this folder first.")
     picks = read_picks(folder)
     try:
+        for shot_id in record.get("picked_in_script", ()):  # which counts more
+            picks.pop(shot_id, None)
         takes: dict[str, dict[int, dict[str, Any]]] = {}
         for entry in record["shots"]:
             takes.setdefault(str(entry["id"]), {})[int(entry["take"])] = entry
@@ -50,7 +52,7 @@ def script_of_folder(folder: Path) -> Script:
             title=str(record["title"]),
             model=str(record["model"]),
             seed=seed,
-            shots=tuple(_shot(of_shot, seed, picks) for of_shot in takes.values()),
+            shots=tuple(_shot(of_shot, seed, picks.get(shot_id, ())) for shot_id, of_shot in takes.items()),
             film=None if film is None else _settings(film, folder),
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -59,17 +61,17 @@ def script_of_folder(folder: Path) -> Script:
         ) from None
 
 
-def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: Mapping[str, Sequence[int]]) -> Shot:
-    shot_id = next(iter(takes.values()))["id"]
-    # The script's own picks were rendered alone; those of the folder choose among what was.
-    take = next((number for number in picks.get(shot_id, ()) if number in takes), next(iter(takes)))
-    entry = takes[take]
-    derived = derive_seed(script_seed, shot_id, take) == entry["seed"]
+def _shot(takes: dict[int, dict[str, Any]], script_seed: int, picks: Sequence[int]) -> Shot:
+    # A take that was picked since is told by another of the shot; where it is not rendered, the film says so.
+    take = next(iter(picks or takes))
+    entry = takes.get(take, next(iter(takes.values())))
+    shot_id, told_by = str(entry["id"]), int(entry["take"])
+    derived = derive_seed(script_seed, shot_id, told_by) == entry["seed"]
     trim, transition = entry.get("trim"), entry.get("transition")
     return Shot(
         id=shot_id,
         prompt=str(entry["prompt"]),
-        seed=None if derived else int(entry["seed"]) - take + 1,
+        seed=None if derived else int(entry["seed"]) - told_by + 1,
         takes=max(takes),
         pick=(take,),
         title=entry.get("title"),

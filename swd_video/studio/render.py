@@ -12,12 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from swd_video.files import alone_in, write_json
+from swd_video.files import alone_in, path_from, write_json
 from swd_video.models.devices import Device, Precision
 from swd_video.models.loading import DEFAULT_OPTIONS, LoadOptions
 from swd_video.plain_text import sentence
 from swd_video.studio.clip_files import (
     NOT_FINITE,
+    film_frames,
     is_finished,
     is_kept_and_changed,
     kept_sidecar,
@@ -34,6 +35,7 @@ from swd_video.studio.folder import (
     FILM_NAME,
     REPORT_NAME,
     SHEET_NAME,
+    read_object,
     stage_preview,
     state_file,
     why_it_failed,
@@ -55,7 +57,9 @@ from swd_video.studio.take_state import (
     run_stages,
     write_state,
 )
-from swd_video.studio.unused import see_to_unused
+from swd_video.studio.unused import see_to_unused, set_aside
+
+_FURTHER = "A draft is rendered once it is picked; `takes` in the script asks for more."
 
 
 def render(
@@ -106,18 +110,20 @@ def render(
     script = script if isinstance(script, Script) else load_script(script, reader)
     check_batch(batch)
     check_sources(script, out)
-    select_takes(list(with_picks(script, out).takes()), only, skip)  # refused before the model is loaded
+    select_takes(
+        list(with_picks(script, out).takes()), only, skip, _FURTHER
+    )  # refused before the model is loaded
     progress = Progress(as_lines(say), watch)
     facts = open_model(model or script.model, out, progress, device=device, dtype=dtype, options=options)
     facts = replace(facts, batch=drafted_together(out) if batch is None else batch)
-    run = _RenderRun(with_picks(script, out), facts, out, progress, previews, stop)
+    run = _RenderRun(script, with_picks(script, out), facts, out, progress, previews, stop)
     run.plan(only, skip)
     with alone_in(out):
         run.make()
         rows = [result.sheet_row(out) for result in run.results]
         draw_contact_sheets(out / SHEET_NAME, script.title, facts.name, rows)
         report = run.report()
-        report = replace(report, film=_make_film(run.script, out, progress))
+        report = replace(report, film=_make_film(run.picked, out, progress))
         write_player(out)
         see_to_unused([shot.id for shot in script.shots], out, tidy_up=tidy, say=progress.note)
     progress.done("failed" if report.count("failed") else "done", report.summary())
@@ -143,6 +149,8 @@ class _RenderRun:
     """What a run has and does.
 
     Attributes:
+        script: As it is written.
+        picked: The same with what was picked by hand.
         previews: Whether each stage but the last is shown in a file.
         stop: Asked before the next clips are begun.
         started: When it began, as `time.perf_counter` counts.
@@ -151,6 +159,7 @@ class _RenderRun:
     """
 
     script: Script
+    picked: Script
     model: ScriptModel
     out: Path
     progress: Progress
@@ -165,26 +174,27 @@ class _RenderRun:
 
     def plan(self, only: Sequence[str], skip: Sequence[str]) -> None:
         """Find out which clips there are, and which to render: `only` some, or all, less `skip`; writes nothing."""
-        clips = plan_clips(self.script, self.model)
-        self.chosen = select_takes([clip.take for clip in clips], only, skip)
+        clips = plan_clips(self.picked, self.model)
+        self.chosen = select_takes([clip.take for clip in clips], only, skip, _FURTHER)
         self.results = [ClipResult(clip) for clip in clips]
-        self.warnings = [*self.script.warnings, *prompt_warnings(self.script, clips)]
+        self.warnings = [*self.script.warnings, *prompt_warnings(self.picked, clips)]
         for line in self.warnings:
             self.progress.warning(line)
         if self.model.batch > 1:
             self.progress.note(
                 f"{self.model.batch} takes at a time: their pixels are rounded a little differently than alone"
             )
-        for line in length_notes(clips):
+        kept = {clip.name: sidecar for clip in clips if (sidecar := kept_sidecar(clip, self.out))}
+        for line in length_notes([clip for clip in clips if clip.name not in kept]):
             self.progress.note(line)
         if self.script.film is not None:
-            check_film(
-                self.script, {clip.name: clip.shown_size.frames for clip in clips}, self.model.pipe.fps
-            )
+            frames = {clip.name: film_frames(clip, kept.get(clip.name, {})) for clip in clips}
+            check_film(self.picked, frames, self.model.pipe.fps)
 
     def make(self) -> None:
         """Render what is not finished."""
         clips = [result.clip for result in self.results]
+        self._set_aside(clips)
         self._tell_plan(clips)
         self._earlier = read_entries(self.out / REPORT_NAME)
         for result in self.results:
@@ -205,6 +215,19 @@ class _RenderRun:
         report = RenderReport(self.results, time.perf_counter() - self.started, self.warnings)
         write_json(self.out / REPORT_NAME, report.describe(self.script, self.model, self.out))
         return report
+
+    def _set_aside(self, clips: Sequence[PlannedClip]) -> None:
+        """Move clips of another script away that these would replace: nobody reworded them, so both are wanted."""
+        before = read_object(self.out / REPORT_NAME).get("script")
+        if not isinstance(before, str) or before == path_from(self.out, self.script.path):
+            return
+        # All, also those that this run leaves out: the next one no longer knows of the other script.
+        takes = [clip.take for clip in clips if not clip.take.shot.keeps(clip.take.take)]
+        if line := set_aside(takes, self.out):
+            self.warnings.append(
+                f"{before} was rendered here, too: {line} Give each script a folder of its own."
+            )
+            self.progress.warning(self.warnings[-1])
 
     def _tell_plan(self, clips: Sequence[PlannedClip]) -> None:
         """Tell how many clips there are, and how much work each is that its sidecar does not call finished."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from swd_video.files import path_from
 from swd_video.models.devices import device_name
-from swd_video.studio.clip_files import stages_of
+from swd_video.studio.clip_files import as_kept, stages_of
 from swd_video.studio.clips import PlannedClip
 from swd_video.studio.contact_sheet import SheetRow
 from swd_video.studio.film_record import film_entry, shot_entry
@@ -75,11 +76,9 @@ class ClipResult:
 
     def _as_kept(self) -> dict[str, Any]:
         """What is another than the script says."""
-        keys = ("prompt", "read_as", "seed", "frames", "width", "height", "fps", "seconds")
         before, stages = object_at(self.kept, "joins").get("clip"), self.kept.get("stages")
         listed = [{**stage, "seconds": None} for stage in stages] if isinstance(stages, list) else []
-        kept = {key: self.kept[key] for key in keys if key in self.kept}
-        return {"kept": True, **kept, "stages": listed, **({"continues": before} if before else {})}
+        return {**as_kept(self.kept), "stages": listed, **({"continues": before} if before else {})}
 
     def line(self) -> str:
         """What became of it, to be read after its name."""
@@ -146,13 +145,15 @@ class RenderReport:
         return described
 
     def describe(self, script: Script, model: ScriptModel, out: Path) -> dict[str, Any]:
-        """The content of `render.json` in a folder."""
+        """The content of `render.json` in a folder; the script is as it is written, without what is picked there."""
         described = self.as_dict()
         for entry, result in zip(described["shots"], self.results, strict=True):
             entry["finish_seconds"] = result.finish_seconds
             entry["content_hash"] = result.kept.get("content_hash", result.clip.content_hash)
+        picked = [shot.id for shot in script.shots if shot.pick]
         return {
             "title": script.title,
+            "script": path_from(out, script.path),
             "model": model.name,
             "model_fingerprint": model.fingerprint,
             **({"decoder": model.decoder} if model.decoder else {}),
@@ -161,6 +162,7 @@ class RenderReport:
             "dtype": model.dtype,
             "machine": device_name(model.device),
             "seed": script.seed,
+            **({"picked_in_script": picked} if picked else {}),
             **({"film_settings": film_entry(script.film, out)} if script.film is not None else {}),
             **described,
         }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from swd_video.plain_text import on_one_line, sentence
+from swd_video.plain_text import as_key, on_one_line, sentence
 from swd_video.studio.script import DEFAULT_CROSSFADE_SECONDS, DEFAULT_MODEL, Script, Shot
 from swd_video.studio.shot_values import (
     REFUSED_KEYS,
@@ -49,7 +49,7 @@ _SAME_TIME = re.compile(
 )
 _CROSSFADE = re.compile(r"\bdissolve|\bcross[\s-]?(?:fade|dissolve)", re.IGNORECASE)
 _CUT = re.compile(r"\bcut\b|\bback to\b", re.IGNORECASE)
-_KNOWN = "|".join(sorted((*SHOT_KEYS, *REFUSED_KEYS), key=len, reverse=True))
+_KNOWN = "|".join(sorted((*SHOT_KEYS, *REFUSED_KEYS), key=len, reverse=True)).replace("_", "[ _-]")
 _NOTE_KEY = re.compile(rf"(?:^|[,;\n])\s*({_KNOWN})\s*:", re.IGNORECASE)
 _FIRST_WORD = re.compile(r"\s*([A-Za-z_]+)\s*:")
 
@@ -256,7 +256,7 @@ def _note_keys(note: Written, path: Path) -> dict[str, Written]:
     keys: dict[str, Written] = {}
     ends = [*(match.start() for match in found[1:]), len(note.text)]
     for match, end in zip(found, ends, strict=True):
-        key, line = match[1].lower(), note.line + note.text.count("\n", 0, match.start(1))
+        key, line = as_key(match[1]), note.line + note.text.count("\n", 0, match.start(1))
         if key in REFUSED_KEYS:
             raise SourceError(f"{path}:{line}: {key}: {REFUSED_KEYS[key]}.")
         if key in keys:

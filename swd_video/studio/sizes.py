@@ -28,11 +28,12 @@ class ShotSizes:
         Raises:
             SourceError: if the model cannot make it; the message offers the nearest that it can.
         """
-        asked = (shot.seconds, shot.frames, shot.size, shot.aspect, shot.trim)
+        asked = (shot.seconds, shot.frames, shot.size, shot.aspect, shot.trim, bool(shot.keep))
         if asked not in self._known:
             height, width = self._picture(shot)
             frames = self._frames(shot)
-            self._check_trim(shot, frames / self.model.pipe.fps)
+            if not shot.keep:  # a clip that is kept may have another length: the film tells
+                self._check_trim(shot, frames / self.model.pipe.fps)
             self._known[asked] = PixelSize(frames, height, width)
         return self._known[asked]
 

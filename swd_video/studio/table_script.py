@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from swd_video.plain_text import did_you_mean, on_one_line
+from swd_video.plain_text import as_key, did_you_mean, on_one_line
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import (
     REFUSED_KEYS,
@@ -69,6 +69,11 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
+            if "field limit" in str(error):
+                raise SourceError(
+                    f"{path}:{line}: a cell of this row has more than {csv.field_size_limit()} characters, which is no "
+                    "prompt. Shorten it, or close the quote with which it begins."
+                ) from None
             problem = "a quote that opens here is not closed" if "end of data" in str(error) else str(error)
             between = _SEPARATORS.get(separator, repr(separator))
             raise SourceError(
@@ -82,7 +87,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 def _keys(path: Path, line: int, header: list[str]) -> list[str]:
     while header and not header[-1].strip():
         header = header[:-1]
-    keys = [on_one_line(cell).lower().replace(" ", "_") for cell in header]
+    keys = [as_key(cell) for cell in header]
     where = f"{path}:{line}: header"
     for number, key in enumerate(keys):
         if key in keys[:number]:

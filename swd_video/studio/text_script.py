@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from swd_video.plain_text import did_you_mean, on_one_line
+from swd_video.plain_text import as_key, did_you_mean, on_one_line
 from swd_video.studio.script import DEFAULT_MODEL, Script, ScriptReader, Shot
 from swd_video.studio.shot_values import REFUSED_KEYS, Written, make_shot, read_values, with_ids
 from swd_video.yaml_source import SourceError, read_each
@@ -49,8 +49,8 @@ def _read_line(number: int, line: str, path: Path) -> Shot:
         raise fail(number, f"{typeset[1]}{typeset[2]}", f"begins with a dash. Write --{typeset[2]}.")
     written: dict[str, Written] = {}
     for flag, value in zip(rest[::2], rest[1::2], strict=True):
-        if flag.replace("-", "_") in _REFUSED:
-            raise fail(number, f"--{flag}", f"{_REFUSED[flag.replace('-', '_')]}.")
+        if reason := _REFUSED.get(as_key(flag)):
+            raise fail(number, f"--{flag}", f"{reason}.")
         if flag not in FLAGS:
             flags = ", ".join(f"--{one}" for one in FLAGS)
             cure = did_you_mean(flag, FLAGS, f"The flags are {flags}.", "--{}")

@@ -1,7 +1,7 @@
 """Files of shots that a script names no longer: found, and moved out of the way."""
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,7 @@ from swd_video.studio.folder import (
     stage_preview,
     state_file,
 )
-from swd_video.studio.script import shot_and_take
+from swd_video.studio.script import Take, shot_and_take
 
 UNUSED_FOLDER = "unused"
 
@@ -90,6 +90,21 @@ def tidy(files: Collection[Path], folder: Path) -> Path:
     return target
 
 
+def set_aside(takes: Iterable[Take], folder: Path) -> str:
+    """Move the finished clips away that have the names of takes and show another prompt.
+
+    Returns:
+        What was moved, as a sentence; empty where nothing was.
+    """
+    there = _with_sidecar(folder)
+    files: list[Path] = []
+    for take in takes:
+        sidecar = sidecar_file(take.name, folder)
+        if take.name in there and read_object(sidecar).get("prompt") != take.shot.prompt:
+            files += [file for file in (sidecar, *there[take.name][1]) if file.is_file()]
+    return f"clips of these names are moved to {tidy(files, folder)}: {_listed(files)}." if files else ""
+
+
 def see_to_unused(
     shot_ids: Collection[str],
     folder: Path,
@@ -102,12 +117,17 @@ def see_to_unused(
     files = unused_files(shot_ids, folder, begun=begun)
     if not files:
         return
-    names = list(dict.fromkeys(file.name.partition(".")[0] for file in files))
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    shown = _listed(files)
     if tidy_up:
         say(f"takes that no shot names any more, moved to {tidy(files, folder)}: {shown}")
     else:
         say(f"takes that no shot names any more: {shown}. --tidy moves them into {folder / UNUSED_FOLDER}.")
+
+
+def _listed(files: Collection[Path]) -> str:
+    """Names of takes, by their files; the first few of many."""
+    names = list(dict.fromkeys(file.name.partition(".")[0] for file in files))
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _named(number: int) -> str:

@@ -25,6 +25,7 @@ from swd_video.yaml_source import Mapping, Source, SourceError, describe, read_e
 
 _NULL = "tag:yaml.org,2002:null"
 _PROSE = ("prompt", "title", "marker")
+_FILM_CURE = "Write `film: {}` for a film of all shots with cuts, or leave the key out."
 
 
 class YamlReader(ScriptReader):
@@ -47,8 +48,12 @@ class YamlReader(ScriptReader):
         defaults |= {key: own[key] for key in ("size", "aspect") if key in own}
         entries = _shot_nodes(top, root if bare else top.node("shots"))
         film = None
-        if top.has("film"):
-            mapping = Mapping(source, "film", top.node("film"), FILM_KEYS)
+        if (node := top.node("film")) is not None:
+            if not isinstance(node, yaml.MappingNode):
+                raise top.error(
+                    "film", f"expected keys, such as `titles: true`, got {describe(node)}. {_FILM_CURE}"
+                )
+            mapping = Mapping(source, "film", node, FILM_KEYS)
             film = make_film(_values(mapping, FILM_KEYS), mapping.line(), path.parent)
         return Script(
             path=path,

@@ -95,3 +95,6 @@ def test_files_that_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "film.csv: would be read as another form" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "film.txt"), str(tmp_path / "away" / "film.yaml")]) == 2
     assert f"there is no folder {tmp_path / 'away'}; make it" in capsys.readouterr().err
+    # A folder in which nobody, not even root, can make a file.
+    assert main(["convert", str(tmp_path / "film.txt"), "/proc/film.yaml"]) == 2
+    assert "error: OTHER /proc: cannot be written to: " in capsys.readouterr().err

@@ -15,6 +15,9 @@ def script(tmp_path: Path) -> str:
 
 
 def test_what_is_picked_now_is_said(tmp_path: Path, script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "drafts").mkdir(parents=True)
+    for name in ("tiger-take3", "ghost-take2", "ghost-take5"):
+        (tmp_path / "out" / "drafts" / f"{name}.json").write_text("{}")
     command = ["draft", script, "--out", str(tmp_path / "out"), "--pick"]
     assert main([*command, "tiger:3", "ghost:5", "ghost:2"]) == 0
     assert capsys.readouterr().out == "tiger: take 3\nghost: takes 2, 5\n"
@@ -25,7 +28,13 @@ def test_what_is_picked_now_is_said(tmp_path: Path, script: str, capsys: pytest.
 def test_a_pick_that_cannot_be_kept_is_one_line_and_leaves_nothing(
     tmp_path: Path, script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["draft", script, "--out", str(tmp_path / "out"), "--pick", "fox:1"]) == 2
+    for text in ("fox:1", "tiger:999"):
+        assert main(["draft", script, "--out", str(tmp_path / "out"), "--pick", text]) == 2
+        assert capsys.readouterr().err.startswith(f"error: --pick {text}: ")
+    assert (
+        main(["draft", script, "--out", str(tmp_path / "out"), "--pick", "tiger:1", "--only", "ghost"]) == 2
+    )
+    assert "give --only in a command of its own" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     capsys.readouterr()
     assert main(["draft", script, "--out", script, "--pick", "tiger:1"]) == 2

@@ -71,6 +71,8 @@ def write_folder(folder: Path, text: str = SCRIPT) -> Script:
         about |= {"file": f"{take.name}.mp4", "width": 64, "height": 48, "fps": 16.0, "frames": len(frames)}
         entries.append({**about, "seconds": len(frames) / 16, "status": "rendered", **shot_entry(take.shot)})
     record = {"title": script.title, "model": "some-student", "seed": script.seed, "shots": entries}
+    if picked := [shot.id for shot in script.shots if shot.pick]:
+        record["picked_in_script"] = picked
     if script.film is not None:
         record["film_settings"] = film_entry(script.film, folder)
     (folder / "render.json").write_text(json.dumps(record))

@@ -1,6 +1,7 @@
 """Drafts: what is kept, what is shown, and that finishing one is what it would have been without it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_takes_computed_together_are_those_of_renders_in_such_batches(
     assert report.batch == 2 and set(alone) == set(together)
 
 
+def test_a_take_that_is_finished_is_not_drafted(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
+    render(script(), tmp_path, model=loaded)
+    ran.clear()
+    report = draft(tmp_path, loaded, seeds=2)
+    made = {"tiger": "finished", "tiger-take2": "drafted", "fish": "finished", "fish-take2": "drafted"}
+    assert statuses(report) == made and len(ran) == 2 * 2
+    assert {path.stem for path in (tmp_path / "drafts").glob("*.json")} == {"tiger-take2", "fish-take2"}
+    written = json.loads((tmp_path / "drafts.json").read_text())
+    entry = written["drafts"][0]
+    assert (entry["file"], entry["stage"], entry["status"]) == ("tiger.webp", 3, "finished")
+    assert written["cost"]["drafts"] == 2 and "2 finished" in report.summary()
+    assert (tmp_path / "drafts.html").read_text().count("data:image/webp;base64,") == 4
+    assert statuses(draft(tmp_path, loaded, seeds=1, again=["tiger"]))["tiger-take3"] == "drafted"
+
+
 def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[int]) -> None:
     text = TEXT.replace("  - id: tiger\n", "  - id: tiger\n    takes: 2\n    keep: 2\n")
     render(script(text), tmp_path, model=loaded)
@@ -168,12 +184,10 @@ def test_kept_takes_outlive_the_script(tmp_path: Path, loaded: Any, ran: list[in
     assert (row.prompt, row.details) == (
         "a tiger walking left", f"{entry['seconds']:.3g} s   seed {entry['seed']}   kept as it was",
     )  # fmt: skip
+    ran.clear()
     drafted = draft(tmp_path, loaded, changed, seeds=2, only=["tiger"])
-    assert statuses(drafted) == {"tiger": "drafted", "tiger-take2": "older"}
-    assert [draft_sheet._label(result, result.clip.take.take == 2) for result in drafted.results] == [
-        "1",
-        "2  older  picked",
-    ]
+    assert statuses(drafted) == {"tiger": "finished", "tiger-take2": "finished"} and not ran
+    assert "of an earlier version of the shot: a tiger walking left" in (tmp_path / "drafts.html").read_text()
 
 
 def test_a_kept_draft_of_an_edited_shot_is_shown_and_not_finished(
@@ -184,13 +198,17 @@ def test_a_kept_draft_of_an_edited_shot_is_shown_and_not_finished(
     changed = text.replace("walking left", "walking right")
     before = {path: path.read_bytes() for path in (tmp_path / "drafts").glob("tiger-take2*")}
     ran.clear()
-    assert statuses(draft(tmp_path, loaded, changed, seeds=2))["tiger-take2"] == "older"
+    lines: list[str] = []
+    report = draft(tmp_path, loaded, changed, seeds=2, say=lines.append)
+    assert statuses(report)["tiger-take2"] == "older"
+    assert "[1/4] tiger-take2: drafted before, for another prompt: kept" in lines
+    labels = [draft_sheet._label(result, result.clip.take.take == 2) for result in report.results]
+    assert labels[:2] == ["1", "2  older  picked"]
     assert len(ran) == 2, "take 1 alone"
     assert {path: path.read_bytes() for path in before} == before
     page = (tmp_path / "drafts.html").read_text()
     assert page.count("of an earlier version of the shot: a tiger walking left") == 1
     # It may still be what the script says again; until then, what is rendered is what the script says.
-    lines: list[str] = []
     render(script(changed), tmp_path, model=loaded, only=["tiger"], say=lines.append)
     assert "tiger-take2: its draft is of another prompt, and is of no use" in lines
     assert probe_text(tmp_path / "tiger-take2.mp4") == "a tiger walking right"
@@ -291,6 +309,28 @@ def test_more_seeds_that_were_interrupted_are_not_drawn_twice(tmp_path: Path, lo
     there = {path.stem for path in (tmp_path / "drafts").glob("tiger*.json")}
     assert len(there) == 7
     assert statuses(draft(tmp_path, loaded, seeds=1, again=["tiger"]))["tiger-take8"] == "drafted"
+
+
+def test_new_seeds_are_asked_for_by_shot_and_what_leaves_none_is_refused(
+    tmp_path: Path, loaded: Any, ran: list[int]
+) -> None:
+    draft(tmp_path, loaded, seeds=1, only=["tiger"])
+    ran.clear()
+    for asked, told in (
+        ({"again": ["tiger:1"]}, "--again tiger:1: names a take, expected a shot. Give --again tiger."),
+        ({"again": ["tigr"]}, "--again tigr: there is no shot 'tigr'. Did you mean `tiger`?"),
+        ({"again": ["tiger"], "only": ["fish"]}, "--again, --only and --skip: no new take is left."),
+        (
+            {"only": ["tiger:4"]},
+            "--only tiger:4: tiger has no take '4', only 1, 2. Take one of them. --seeds drafts",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            draft(tmp_path, loaded, seeds=2, **asked)
+    assert not ran and json.loads((tmp_path / "drafts.json").read_text())["takes"]["tiger"] == 1
+    # A shot that has no draft yet is one all the same.
+    report = draft(tmp_path, loaded, seeds=1, again=["tiger"], skip=["fish"])
+    assert statuses(report) == {"tiger": "kept", "tiger-take2": "drafted"}
 
 
 def test_another_clip_is_drafted_anew_and_said(tmp_path: Path, loaded: Any, ran: list[int]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from swd_video.data.video import probe_video, read_video
 from swd_video.files import alone_in
+from swd_video.studio.check import check
 from swd_video.studio.film import make_film
 from swd_video.studio.film_pictures import cut_titles, draw_card
 from swd_video.studio.film_plan import plan_film
@@ -192,6 +193,28 @@ def test_the_folder_alone_gives_the_same_film_as_the_script(
     assert not make_film(alone, tmp_path)["made"]
 
 
+def test_the_folder_alone_shows_what_was_picked_after_it_was_rendered(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    record = json.loads((tmp_path / "render.json").read_text())
+    del record["shots"][2]  # the run before this one made the second take of green
+    (tmp_path / "render.json").write_text(json.dumps(record))
+    (tmp_path / "picks.json").write_text('{"green": [2]}')
+    lines: list[str] = []
+    film = make_film(script_of_folder(tmp_path), tmp_path, say=lines.append)
+    assert film["clips"][1]["file"] == "green-take2.mp4" and not lines
+    (tmp_path / "picks.json").write_text('{"green": [3]}')
+    with pytest.raises(ValueError, match=r"green-take3 is not rendered there yet\. Render the script first"):
+        make_film(script_of_folder(tmp_path), tmp_path)
+
+
+def test_the_folder_alone_shows_what_the_script_picked_rather_than_what_was_picked_there(
+    tmp_path: Path,
+) -> None:
+    write_folder(tmp_path, SCRIPT.replace("takes: 2", "takes: 2, pick: 2"))
+    (tmp_path / "picks.json").write_text('{"green": [1]}')
+    assert make_film(script_of_folder(tmp_path), tmp_path)["clips"][1]["file"] == "green-take2.mp4"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -349,3 +372,21 @@ def test_a_film_waits_for_clips_that_were_left_out(tmp_path: Path, loaded: Any) 
     report = render(script, tmp_path, model=loaded, only=["fish"], say=lines.append)
     assert report.film is None
     assert any("no film was made" in line and "tiger is not rendered there yet" in line for line in lines)
+
+
+def test_a_kept_clip_is_as_long_as_it_is_and_not_as_the_script_says(tmp_path: Path, loaded: Any) -> None:
+    render(parse_script(RENDERED_SCRIPT, tmp_path / "film.yaml"), tmp_path, model=loaded)
+    shorter = RENDERED_SCRIPT.replace(
+        "    prompt: a tiger walking left\n",
+        "    prompt: a tiger walking left\n    seconds: 0.3125\n    keep: true\n    trim: [0.375, 0]\n",
+    )
+    assert shorter != RENDERED_SCRIPT
+    script = parse_script(shorter + "film: {}\n", tmp_path / "film.yaml")
+    lines: list[str] = []
+    assert render(script, tmp_path, model=loaded, say=lines.append).film == "film.mp4"
+    assert lines[-1] == "film.mp4: 8 frames, 0.5 s, made"
+    found = check(script, tmp_path, model=str(loaded.name)).as_dict()
+    assert found["problems"] == []
+    tiger, fish, _ = found["clips"]
+    assert (tiger["frames"], tiger["seconds"], tiger["kept"]) == (9, 0.5625, True)
+    assert (fish["frames"], found["seconds"], "kept" in fish) == (5, 1.1875, False)

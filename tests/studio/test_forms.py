@@ -94,6 +94,9 @@ def test_all_keys_of_a_shot_can_be_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "text", "message"),
     [
+        ("csv", "prompt\na\n" + "b" * 200_000, ":3: a cell of this row has more than 131072 characters"),
+        ("csv", 'prompt\na\n"b' + "\nc" * 70_000, ":3: a cell of this row has more than 131072 characters"),
+        ("csv", "prompt,guidance-scale\na,3\n", ":1: header: guidance_scale: a student was distilled from"),
         (
             "json",
             '{"shots": [\n{"id": "a" "prompt": "b"}]}',

@@ -20,8 +20,27 @@ def script() -> Script:
     return parse_script(text, "film.yaml")
 
 
+def make_drafts(out: Path, *names: str) -> None:
+    (out / "drafts").mkdir()
+    for name in names:
+        (out / "drafts" / f"{name}.json").write_text("{}")
+
+
+def test_a_take_that_is_nowhere_is_not_picked(tmp_path: Path, script: Script) -> None:
+    make_drafts(tmp_path, "tiger", "tiger-take2", "fish-take4")
+    (tmp_path / "tiger-take3.json").write_text("{}")  # of a clip
+    pick_takes(script, tmp_path, ["tiger:2", "tiger:3", "fish:1"])
+    (tmp_path / "drafts" / "tiger-take2.json").unlink()
+    told = r"^--pick tiger:999: tiger has no take '999', only 1, 2, 3\. Take one of them\. --again tiger drafts more"
+    with pytest.raises(ValueError, match=told):
+        pick_takes(script, tmp_path, ["fish:4", "tiger:999"])
+    assert read_picks(tmp_path) == {"tiger": (2, 3), "fish": (1,)}
+    assert pick_takes(script, tmp_path, ["tiger:2", "tiger:1"])["tiger"] == (1, 2), "it was picked before"
+
+
 def test_picks_are_kept_and_the_script_s_own_count(tmp_path: Path, script: Script) -> None:
     assert with_picks(script, tmp_path) is script
+    make_drafts(tmp_path, "tiger-take3", "tiger-take5", "fish-take2")
     pick_takes(script, tmp_path, ["tiger:3", "tiger:1", "fish:2"])
     assert json.loads((tmp_path / "picks.json").read_text()) == {"tiger": [1, 3], "fish": [2]}
     assert pick_takes(script, tmp_path, ["tiger:5", "fish:none"]) == {"tiger": (5,)}
@@ -58,6 +77,7 @@ def test_picks_that_a_slip_spoilt_are_refused_and_kept(
             "tiger",
             "--pick tiger: expected the number of a take, from 1 to 1000, as in tiger:3, or tiger:none",
         ),
+        ("tiger:2", "--pick tiger:2: tiger has no take '2', only 1. Take one of them. --again tiger drafts"),
         ("tiger:0", "expected the number of a take"),
         ("tiger:²", "expected the number of a take"),
         ("cow:1", "the script says `pick` for cow, which counts"),
@@ -90,6 +110,7 @@ def test_takes_are_chosen(only: tuple[str, ...], skip: tuple[str, ...], names: s
         ((), ("cat",), r"^--skip cat: there is no shot 'cat'\. Look up"),
         (("tiger:4",), (), r"^--only tiger:4: tiger has no take '4', only 1, 2, 3\."),
         (("tiger:",), (), r"tiger has no take ''"),
+        (("tiger-take2",), (), r"there is no shot 'tiger-take2'\. Did you mean `tiger:2`\?$"),
         (("Fish",), ("Fish",), r"no take is left"),
     ],
 )

@@ -461,3 +461,29 @@ def test_a_kept_clip_that_somebody_changed_is_left_alone(tmp_path: Path, loaded:
     assert (tmp_path / "tiger.mp4").read_bytes() == b"cut by hand"
     (tmp_path / "tiger.mp4").unlink()
     assert statuses(render(tmp_path, loaded, text)) == ["rendered", "skipped", "skipped"]
+
+
+def test_clips_of_another_script_in_the_folder_are_moved_and_not_replaced(
+    tmp_path: Path, loaded: Any
+) -> None:
+    """Shots of a list have the same ids in every list."""
+
+    def rendered(name: str, *prompts: str) -> RenderReport:
+        text = "".join(f"- {prompt}\n" for prompt in prompts)
+        return render_script(parse_script(text, tmp_path / name), tmp_path / "out", model=loaded)
+
+    rendered("one.yaml", "a tiger walking left", "a fish staying on pink")
+    before = contents(tmp_path / "out")
+    report = rendered("two.yaml", "a tiger walking left", "a tiger staying on pink")
+    assert statuses(report) == ["skipped", "rendered"]
+    moved = tmp_path / "out" / "unused"
+    assert contents(moved) == {name: before[name] for name in ("shot-2.mp4", "shot-2.webp", "shot-2.json")}
+    assert report.warnings == [
+        f"../one.yaml was rendered here, too: clips of these names are moved to {moved}: shot-2. "
+        "Give each script a folder of its own."
+    ]
+    assert statuses(rendered("two.yaml", "a tiger walking left", "a tiger walking left")) == [
+        "skipped",
+        "rendered",
+    ]
+    assert len(contents(moved)) == 3, "a prompt that is reworded is another clip, as it always was"

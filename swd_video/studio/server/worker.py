@@ -51,6 +51,7 @@ class Worker:
         self._queue, self._folder, self._logs = queue, folder, logs
         self._command, self._changed = command, changed
         self._child: Child | None = None
+        self._in_use = str(FolderInUseError(folder.resolve()))
         self._awake = asyncio.Event()
 
     def wake(self) -> None:
@@ -191,8 +192,9 @@ class Worker:
             self._finish(job, "done", str(done.get("text") or ""))
         elif job.state == "stopping":
             self._finish(job, "cancelled", "")
-        elif job.was_told or exit_code is None:
-            # For a shot that is left out; or nobody saw how it ended: the same command again says what is left.
+        elif job.was_told or exit_code is None or self._last_error(done) == self._in_use:
+            # For a shot that is left out; or nobody saw how it ended: the same command again says what is left. Or
+            # another run was loading its model meanwhile, and had the folder first.
             self._wait_again(job)
         elif exit_code < 0:
             self._finish(

@@ -139,6 +139,7 @@ def test_a_pick_is_a_line_of_picks_json_and_the_scripts_own_counts_more(
     client: TestClient, studio: Studio
 ) -> None:
     picks = studio.folder.path / "picks.json"
+    finish(studio.folder.path, "tiger", 9, 1, "a tiger")
     for take, picked in ((2, True), (9, True), (2, False)):
         assert (
             client.post("/api/pick", json={"shot": "tiger", "take": take, "picked": picked}).status_code
@@ -147,7 +148,7 @@ def test_a_pick_is_a_line_of_picks_json_and_the_scripts_own_counts_more(
     assert json.loads(picks.read_text()) == {"tiger": [9]}
     client.post("/api/pick", json={"shot": "tiger", "take": 9, "picked": False})
     assert json.loads(picks.read_text()) == {}
-    for shot, take in (("../x", 1), ("tiger", 0), ("tiger:1", 2)):
+    for shot, take in (("../x", 1), ("tiger", 0), ("tiger:1", 2), ("tiger", 8)):
         refused(client.post("/api/pick", json={"shot": shot, "take": take, "picked": True}))
     assert json.loads(picks.read_text()) == {}
     studio.script.path.write_text(SCRIPT.replace("takes: 2", "pick: 2"))

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from swd_video.files import alone_in
 from swd_video.studio.server.child import Child, ask
 from swd_video.studio.server.queue import QUEUE_NAME, Job, Queue
 from swd_video.studio.server.worker import Worker
+
+from ..film_folder import write_folder
 
 
 def worker_of(folder: Path, command: Callable[[Job], Sequence[str] | None]) -> Worker:
@@ -177,6 +180,33 @@ def test_a_command_waits_until_another_run_has_left_the_folder(tmp_path: Path) -
         task.cancel()
 
     asyncio.run(main())
+
+
+def test_a_command_waits_if_another_one_was_ahead_of_it(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    ahead, begun = ExitStack(), list[int]()
+
+    def command(job: Job) -> list[str]:
+        if not begun:  # until now it was loading its model
+            ahead.enter_context(alone_in(tmp_path))
+        begun.append(job.number)
+        return ["film", str(tmp_path)]
+
+    worker = worker_of(tmp_path, command)
+    job = worker._queue.add("film")
+
+    async def main() -> None:
+        task = asyncio.create_task(worker.work())
+        await until(lambda: begun and job.state == "waiting" and job.message, 240)
+        assert job.message.startswith("another run is writing into the folder")
+        ahead.close()
+        worker.wake()
+        await until(lambda: job.is_over, 240)
+        task.cancel()
+
+    with ahead:
+        asyncio.run(main())
+    assert (job.state, len(begun)) == ("done", 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
