@@ -1,5 +1,6 @@
 """Opens a studio: one server for a folder, on an address of this machine."""
 
+import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
@@ -74,9 +75,16 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
         super().__init__(config)
-        self._close = close
+        self._close, self._was_interrupted = close, False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets)
+        if self._was_interrupted:
+            # It is told once more to whoever waits for it, but where it is ignored, as in what a shell starts with `&`.
+            raise KeyboardInterrupt
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._was_interrupted = self._was_interrupted or sig == signal.SIGINT
         self._close()
         super().handle_exit(sig, frame)
 
