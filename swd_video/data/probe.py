@@ -9,7 +9,7 @@ Such files are told apart here, before decoding.
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -38,6 +38,7 @@ from swd_video.data.containers import (
     open_container,
     refuse_cut,
 )
+from swd_video.data.key_frames import is_key_frame
 
 # Containers and codecs where one packet is one frame and its timestamp is when the frame is shown, so that
 # the packets alone tell which frames there are. In all others the file is decoded once to find out.
@@ -264,17 +265,30 @@ def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
     return seconds, fps
 
 
-def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:
+def _check_packets(
+    path: Path, container: av.container.InputContainer, stream: Any, promised: int
+) -> Iterator[Any]:
     """Pass on the packets of a stream up to the first that is cut; in the end there must be as many as promised."""
     count = 0
-    for packet in packets:
+    for packet in container.demux(stream):
         if packet.is_corrupt:
             moment = f" at {float(packet.pts * packet.time_base):.3f} s" if packet.pts is not None else ""
             raise VideoError(path, f"is cut short or damaged{moment}. {DAMAGE_ADVICE}")
         count += packet.size > 0 or packet.pts is not None
         yield packet
-    if count < promised:
+    if count < promised and (count := _count_chunks(path, stream.index)) < promised:
         raise VideoError(path, f"promises {promised} frames and holds {count}. {DAMAGE_ADVICE}")
+
+
+def _count_chunks(path: Path, stream_index: int) -> int:
+    """How many frames a container counts: also those that its edit list hides and, in AVI, those that were dropped."""
+    count = 0
+    with open_container(path, ignore_editlist="1") as container:
+        for packet in container.demux(container.streams[stream_index]):
+            if packet.size:
+                # AVI has an empty chunk for a frame that was dropped. FFmpeg skips it, and counts it as time.
+                count = 1 + ((packet.dts or 0) if container.format.name == "avi" else count)
+    return count
 
 
 def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Timing | None:
@@ -286,13 +300,15 @@ def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised
     with open_container(path) as container:
         stream = container.streams[stream_index]
         time_base = stream.time_base or Fraction(1, 1000)
-        for packet in _check_packets(path, container.demux(stream), promised):
+        for packet in _check_packets(path, container, stream, promised):
             if packet.size == 0:
                 continue
             if packet.pts is None:
                 return None
-            if packet.is_keyframe:
+            if is_key_frame(packet):
                 keyframe_pts.append(packet.pts)
+            elif packet.is_keyframe:
+                objection = objection or "its pictures are refreshed part by part"
             elif keyframe_pts and packet.pts < keyframe_pts[-1]:
                 objection = objection or "its frames refer across key frames"
             if packet.is_discard:
@@ -315,7 +331,7 @@ def _decode_all(path: Path, stream_index: int, rate: Fraction | None, promised: 
     last = 0.0
     cut = False
     with open_container(path) as container:
-        for packet in _check_packets(path, container.demux(container.streams[stream_index]), promised):
+        for packet in _check_packets(path, container, container.streams[stream_index], promised):
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame)
                 time_base = frame.time_base or Fraction(0)
@@ -329,6 +345,8 @@ def _decode_all(path: Path, stream_index: int, rate: Fraction | None, promised: 
     if not np.all(np.diff(starts) > 0) or np.isnan(starts).any():
         if not rate:
             raise VideoError(path, "says neither when its frames are shown nor at which rate.")
+        if len(times) < promised:
+            raise VideoError(path, "leaves frames out, and does not say when others are shown. Re-encode it.")
         starts, last = np.arange(len(times)) / float(rate), float(1 / rate)
     return _Timing(starts, last)
 
