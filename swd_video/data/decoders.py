@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from swd_video.data.colours import UNREADABLE, frame_to_rgb, picture_to_rgb, refuse_colours
+from swd_video.data.colours import UNREADABLE, frame_to_rgb, picture_to_rgb, refuse_colours, state_colours
 from swd_video.data.containers import DAMAGE_ADVICE, VideoError, open_container
 from swd_video.data.probe import VideoFile
 
@@ -146,8 +146,9 @@ def _picture(video: VideoFile, frame: av.VideoFrame) -> NDArray[np.uint8]:
         raise VideoError(
             video.path, f"{moment} is interlaced, the first one is not. Deinterlace the file first."
         )
+    state_colours(frame, video.colours)
     refuse_colours(video.path, frame.color_trc, frame.color_primaries, frame.colorspace)
-    picture = video.upright(frame_to_rgb(frame, video.matrix))
+    picture = video.upright(frame_to_rgb(frame))
     if picture.shape[:2] != (video.height, video.width):
         raise VideoError(video.path, f"{moment} has another size than the first one. Cut the file in two.")
     return picture

@@ -23,12 +23,15 @@ from PIL import Image, features
 
 from swd_video.data.colours import (
     UNREADABLE,
+    UNSTATED,
+    Colours,
     colour_matrix,
     has_alpha,
     has_wide_gamut,
     is_untagged_hd,
     picture_to_rgb,
     refuse_colours,
+    state_colours,
 )
 from swd_video.data.containers import (
     DAMAGE_ADVICE,
@@ -80,7 +83,7 @@ class VideoFile:
             and frames are counted from the start of the file.
         keyframe_pts: timestamps where decoding can start, ascending; empty without `pts`.
         stream_index: which stream of the container.
-        matrix: colour matrix of frames that do not state theirs, as a number of ISO/IEC 23091-2.
+        colours: those of frames that do not state theirs.
         interlaced: pictures may hold two moments, and are deinterlaced.
         alpha_decoder: the decoder that reads transparency beside the picture; None for the usual one.
         decord_objection: why decord is not trusted with this file; None where it is.
@@ -99,7 +102,7 @@ class VideoFile:
     pts: tuple[int, ...] | None = None
     keyframe_pts: tuple[int, ...] = ()
     stream_index: int = 0
-    matrix: int = 0
+    colours: Colours = UNSTATED
     interlaced: bool = False
     alpha_decoder: str | None = None
     decord_objection: str | None = None
@@ -201,23 +204,28 @@ def _probe_container(path: Path) -> VideoFile:
         # The cover of a song is a video stream, too.
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise VideoError(path, "has no video stream.")
-        if stream.codec_context is None:
+        context = stream.codec_context
+        if context is None:
             raise VideoError(path, "has a codec that this FFmpeg does not know. Re-encode it.")
-        assert isinstance(stream, av.VideoStream)
+        assert isinstance(stream, av.VideoStream) and isinstance(context, av.VideoCodecContext)
         # Read now: a stream of a closed container points nowhere.
         stream_index, num_streams = stream.index, len(container.streams.video)
-        format_name, codec = container.format.name, stream.codec_context.codec.canonical_name
+        format_name, codec = container.format.name, context.codec.canonical_name
         rate, time_base = stream.average_rate, stream.time_base or Fraction(1, 1000)
         promised = stream.frames if format_name in _COUNTED_FORMATS else 0
         if format_name == "mxf" and rate:
             promised = int((stream.duration or 0) * time_base * rate)
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        # Read before the first picture: most decoders forget what their stream itself does not say.
+        stated = Colours(context.color_trc, context.color_primaries, context.colorspace)
         alpha_decoder = _ALPHA_DECODERS.get(codec) if stream.metadata.get("alpha_mode") == "1" else None
         first = next(iter(container.decode(stream)), None)
         if first is None:
             raise VideoError(path, f"has no frame that can be decoded. {DAMAGE_ADVICE}")
-        field_order = stream.codec_context.field_order
-    matrix = colour_matrix(path, first)
+        field_order = context.field_order
+    own_matrix = first.colorspace
+    state_colours(first, stated)
+    colours = stated._replace(matrix=colour_matrix(path, first))
     timing = None
     if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
         timing = _read_packets(path, stream_index, first.pts, promised)
@@ -241,13 +249,13 @@ def _probe_container(path: Path) -> VideoFile:
         pts=timing.pts,
         keyframe_pts=timing.keyframe_pts,
         stream_index=stream_index,
-        matrix=matrix,
+        colours=colours,
         interlaced=bool(first.interlaced_frame) or field_order in _INTERLACED,
         alpha_decoder=alpha_decoder,
     )
     may_be_interlaced = video.interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
-    objection = _decord_objection(video, num_streams, first, may_be_interlaced) or timing.decord_objection
-    return replace(video, decord_objection=objection)
+    objection = _decord_objection(video, num_streams, first, own_matrix, may_be_interlaced)
+    return replace(video, decord_objection=objection or timing.decord_objection)
 
 
 def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
@@ -367,7 +375,7 @@ def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
 
 
 def _decord_objection(
-    video: VideoFile, num_streams: int, frame: av.VideoFrame, may_be_interlaced: bool
+    video: VideoFile, num_streams: int, frame: av.VideoFrame, own_matrix: int, may_be_interlaced: bool
 ) -> str | None:
     subsampled = "444" not in frame.format.name
     objections = {
@@ -376,6 +384,7 @@ def _decord_objection(
         "it has transparency": has_alpha(frame) or video.alpha_decoder is not None,
         f"decord is not trusted with {frame.format.name}": frame.format.name not in _DECORD_PIXEL_FORMATS,
         "it does not say that its colours are BT.709": is_untagged_hd(frame),
+        "only its container says its colours": frame.colorspace != own_matrix,
         "its primaries are not those of BT.709": has_wide_gamut(frame),
         "it has an odd size and subsampled chroma": subsampled and bool(frame.width % 2 or frame.height % 2),
         "it is rotated or mirrored": bool(video.rotation) or video.mirrored,
