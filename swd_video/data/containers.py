@@ -249,8 +249,13 @@ def _measure_gif(file: BinaryIO, size: int) -> int | None:
     offset = 13 + _colour_table_bytes(_at(file, 10, 1))
     while offset < size:
         head = _at(file, offset, 10)
+        # Some writers leave a zero between blocks, and all readers skip it; so many are a hole.
+        padding = len(head) - len(head.lstrip(b"\x00"))
         if head[:1] == b";":
             return offset + 1
+        if 0 < padding < len(head):
+            offset += padding
+            continue
         if head[:1] == b"!":
             offset += 2
         elif head[:1] == b",":

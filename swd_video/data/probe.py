@@ -56,8 +56,12 @@ BY_PILLOW = ("webp", "avif")
 
 _PILLOW_BRANDS = {b"avif", b"avis"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "avi", "ivf"}
+# What a GIF or WebP asks for up to this, browsers show for a tenth of a second.
+_HASTY_SECONDS, _UNHURRIED_SECONDS = 0.0105, 0.1
 _PROGRESSIVE = 1
 _INTERLACED = {2, 3, 4, 5}
+# Programs write right angles that are off in the last bits.
+_RIGHT_ANGLE_DEGREES = 0.1
 # A container that states another rate than its frames have is believed up to this share of it.
 _RATE_TOLERANCE = 0.01
 
@@ -182,9 +186,7 @@ def _probe_pictures(path: Path, name: str) -> VideoFile:
             height, width = picture_to_rgb(image).shape[:2]
     except UNREADABLE as error:
         raise VideoError(path, f"cannot be read as {name}: {describe(error)}") from error
-    if len(milliseconds) > 1 and min(milliseconds) <= 0:
-        milliseconds = [duration if duration > 0 else 100.0 for duration in milliseconds]
-    ends = np.cumsum(milliseconds) / 1000
+    ends = np.cumsum(_shown_seconds(np.array(milliseconds) / 1000))
     seconds = float(ends[-1]) or 1.0
     return VideoFile(
         path,
@@ -196,6 +198,12 @@ def _probe_pictures(path: Path, name: str) -> VideoFile:
         np.concatenate([[0.0], ends[:-1]]),
         decord_objection="decord reads no WebP and no AVIF",
     )
+
+
+def _shown_seconds(durations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many seconds browsers show the pictures of an animation; for the hasty ones they take their time."""
+    hasty = durations <= _HASTY_SECONDS if len(durations) > 1 else False
+    return np.where(hasty, _UNHURRIED_SECONDS, durations)
 
 
 def _probe_container(path: Path) -> VideoFile:
@@ -230,6 +238,9 @@ def _probe_container(path: Path) -> VideoFile:
     if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
         timing = _read_packets(path, stream_index, first.pts, promised)
     timing = timing or _decode_all(path, stream_index, rate, promised)
+    if codec == "gif":
+        shown = _shown_seconds(np.append(np.diff(timing.starts), timing.last_seconds))
+        timing = replace(timing, starts=np.cumsum(shown) - shown, last_seconds=float(shown[-1]))
     seconds, fps = _length(timing, rate)
     rotation, mirrored = _orientation(path, first)
     height, width = first.height, first.width
@@ -364,14 +375,17 @@ def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
-    # ISO 14496-12: shown x = a x + c y, shown y = b x + d y.
+    # ISO 14496-12: shown x = a x + c y, shown y = b x + d y. Mirroring changes the signs of a and c.
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
-    mirrored = a * d - b * c < 0
-    if b == c == 0 and a and d:
-        return 180 if d < 0 else 0, mirrored
-    if a == d == 0 and b and c:
-        return 270 if b < 0 else 90, mirrored
-    raise VideoError(path, "is rotated by an angle that is no multiple of 90 degrees.")
+    if not (a or b or c or d):
+        return 0, False
+    determinant = a * d - b * c
+    side = -1 if determinant < 0 else 1
+    degrees = np.degrees(np.arctan2([b, -side * c], [d, side * a]))
+    turns = np.rint(degrees / 90)
+    if not determinant or np.abs(degrees - 90 * turns).max() > _RIGHT_ANGLE_DEGREES or np.ptp(turns % 4):
+        raise VideoError(path, "is rotated by an angle that is no multiple of 90 degrees.")
+    return int(turns[0]) % 4 * 90, determinant < 0
 
 
 def _decord_objection(

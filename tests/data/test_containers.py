@@ -85,6 +85,18 @@ def test_matroska_without_a_length_is_measured_by_its_blocks(
         probe_video(path)
 
 
+def test_a_zero_between_the_blocks_of_a_gif_is_no_damage(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    path = encode_file(tmp_path / "a.gif", pictures(4, 24, 32), codec="gif", pixel_format="rgb8")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x00;")
+    assert probe_video(path).frames == len(read_video(path)[0]) == 4
+    path.write_bytes(content[:-1] + bytes(20) + b";")
+    with pytest.raises(VideoError, match="damaged at byte"):
+        probe_video(path)
+
+
 @pytest.mark.parametrize("name", ["meta_latin1.avi", "meta_latin1.mp4"])
 def test_tags_that_are_no_utf8_cost_no_frame(name: str) -> None:
     frames, fps = read_video(CASES / name)

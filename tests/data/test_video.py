@@ -123,6 +123,39 @@ def test_pictures_are_turned_the_way_players_show_them(
     assert choose_decoder(path) == ("pyav", "it is rotated or mirrored")
 
 
+def test_display_matrices_are_right_angles_give_or_take_a_rounding(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    content = bytearray(encode_file(tmp_path / "a.mp4", pictures(2, 32, 48)).read_bytes())
+    at = content.find(b"tkhd") + 44
+    one = 1 << 16
+    assert struct.unpack(">9i", content[at : at + 36]) == (one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    for (a, b, c, d), expected in {
+        (2, one, -one, -3): (90, False),
+        (-one, 1, 2, -one): (180, False),
+        (-1, -one, one, 1): (270, False),
+        (-one, 1, 1, one): (0, True),
+        (one, 2, 2, -one): (180, True),
+        (3, one, one, 3): (90, True),
+        (2 * one, 0, 0, one): (0, False),
+        (0, 0, 0, 0): (0, False),
+        (one, one // 400, -one // 400, one): None,
+        (one, one, -one, one): None,
+        (one, 0, one, 0): None,
+    }.items():
+        content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        path = tmp_path / "b.mp4"
+        path.write_bytes(content)
+        if expected is None:
+            with pytest.raises(VideoError, match="no multiple of 90 degrees"):
+                probe_video(path)
+        else:
+            video = probe_video(path)
+            assert (video.rotation, video.mirrored) == expected
+            assert (video.height, video.width) == ((48, 32) if expected[0] % 180 else (32, 48))
+        path.unlink()
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 6), (3, 27), (14, 20)])
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_an_edit_list_hides_frames_from_both_ends(
@@ -269,6 +302,16 @@ def test_transparent_gif_is_laid_over_white(tmp_path: Path) -> None:
     frames, _ = read_video(tmp_path / "a.gif")
     assert (frames[0, :, 8:] == 255).all()
     assert (frames[0, :, :8] == (200, 40, 40)).all()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_hasty_animations_are_shown_as_browsers_do(name: str, tmp_path: Path, pictures: Draw) -> None:
+    first, *others = [Image.fromarray(picture) for picture in pictures(5, 12, 16)]
+    durations = [10, 20, 0, 50, 10]
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=durations, loop=0)
+    video = probe_video(tmp_path / name)
+    assert np.allclose(video.starts, [0, 0.1, 0.12, 0.22, 0.27])
+    assert video.seconds == pytest.approx(0.37)
 
 
 def test_over_white_rounds_to_nearest() -> None:
