@@ -53,7 +53,8 @@ def decode_with_decord(
 
 def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarray, "frames height width 3"]:
     """Frames by PyAV, from the nearest key frame on where timestamps tell frames apart."""
-    pictures: dict[int, NDArray[np.uint8]] = {}
+    frames = np.empty((len(indices), video.height, video.width, 3), np.uint8)
+    missing = set(range(len(indices)))
     with open_container(video.path) as container:
         stream = container.streams[video.stream_index]
         assert isinstance(stream, av.VideoStream)
@@ -62,7 +63,7 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
         times: Sequence[int] = range(video.frames) if video.pts is None else video.pts
         # Deinterlacing looks at the frame before.
         first, last = times[max(0, indices[0] - video.interlaced)], times[indices[-1]]
-        wanted = {times[index]: index for index in indices}
+        wanted = {times[index]: row for row, index in enumerate(indices)}
         # A seek may land past the first wanted frame (containers seek by decoding time): then start earlier,
         # at last from the very beginning of the file.
         before = video.keyframe_pts[: bisect.bisect_right(video.keyframe_pts, first)]
@@ -78,19 +79,20 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
                     continue
                 landed_early = landed_early or time <= first
                 if time in wanted and landed_early:
-                    pictures[wanted[time]] = _picture(video, frame)
+                    frames[wanted[time]] = _picture(video, frame)
+                    missing.discard(wanted[time])
                 if time >= last or not landed_early:
                     break
             if landed_early:
                 break
-    missing = [index for index in indices if index not in pictures]
     if missing:
+        first_missing = indices[min(missing)]
         raise VideoError(
             video.path,
-            f"frame {missing[0]} of {video.frames} (at {video.starts[missing[0]]:.3f} s) cannot be "
+            f"frame {first_missing} of {video.frames} (at {video.starts[first_missing]:.3f} s) cannot be "
             f"decoded. {DAMAGE_ADVICE}",
         )
-    return np.stack([pictures[index] for index in indices])
+    return frames
 
 
 def _frames(
@@ -158,12 +160,12 @@ def decode_with_pillow(
     video: VideoFile, indices: Sequence[int]
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """Frames of an animated WebP or AVIF by Pillow."""
-    pictures = []
+    frames = np.empty((len(indices), video.height, video.width, 3), np.uint8)
     try:
         with Image.open(video.path) as image:
-            for index in indices:
+            for row, index in enumerate(indices):
                 image.seek(index)
-                pictures.append(picture_to_rgb(image))
+                frames[row] = picture_to_rgb(image)
     except UNREADABLE as error:
         raise VideoError(video.path, f"decoding fails: {error}") from error
-    return np.stack(pictures)
+    return frames

@@ -9,6 +9,7 @@ the table.
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -27,6 +28,7 @@ __all__ = [
     "VideoFile",
     "choose_decoder",
     "probe_video",
+    "read_frames",
     "read_video",
     "read_video_metadata",
     "write_preview",
@@ -96,6 +98,20 @@ def read_video(
     distinct, position = np.unique(picked, return_inverse=True)
     frames = _decode(video, [int(index) for index in distinct], decoder)
     return (frames if len(distinct) == len(picked) else frames[position]), float(rate)
+
+
+def read_frames(
+    path: str | os.PathLike[str], numbers: Sequence[int], decoder: Decoder = "auto"
+) -> UInt8[np.ndarray, "frames height width 3"]:
+    """Read frames by their numbers from 0 on, ascending and each once, and no others.
+
+    Returns:
+        RGB frames.
+
+    Raises:
+        VideoError: if the file cannot be read, or is not one for the asked decoder, as in `read_video`.
+    """
+    return _decode(probe_video(path), list(numbers), decoder)
 
 
 def pick_frames(
