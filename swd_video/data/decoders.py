@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import av
 import av.filter
@@ -70,7 +71,7 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
         for start in (*reversed(before[-3:]), None):
             if start is not None:
                 container.seek(start, backward=True, any_frame=False, stream=stream)
-            elif video.pts is not None:
+            elif before:
                 container.seek(0, backward=True, any_frame=False)
             landed_early = start is None
             for number, frame in enumerate(_frames(container, stream, video)):
@@ -98,14 +99,19 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
 def _frames(
     container: av.container.InputContainer, stream: av.VideoStream, video: VideoFile
 ) -> Iterator[av.VideoFrame]:
-    if video.alpha_decoder is None:
-        frames: Iterable[av.VideoFrame] = container.decode(stream)
-    else:
+    decoder: Any = stream.codec_context
+    if video.alpha_decoder is not None:
         decoder = av.CodecContext.create(video.alpha_decoder, "r")
-        assert isinstance(decoder, av.VideoCodecContext)
         decoder.extradata = stream.codec_context.extradata
-        frames = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
+    frames = (frame for packet in _sound(container.demux(stream)) for frame in decoder.decode(packet))
     return _deinterlaced(frames, stream) if video.interlaced else iter(frames)
+
+
+def _sound(packets: Iterable[Any]) -> Iterator[Any]:
+    """Packets that are flagged as damaged, as `VideoFile.damage` says of which frames that is true."""
+    for packet in packets:
+        packet.is_corrupt = False
+        yield packet
 
 
 def _deinterlaced(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[av.VideoFrame]:

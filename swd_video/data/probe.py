@@ -9,7 +9,6 @@ Such files are told apart here, before decoding.
 
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -41,12 +40,8 @@ from swd_video.data.containers import (
     open_container,
     refuse_cut,
 )
-from swd_video.data.key_frames import is_key_frame
+from swd_video.data.timing import StreamFacts, time_frames
 
-# Containers and codecs where one packet is one frame and its timestamp is when the frame is shown, so that
-# the packets alone tell which frames there are. In all others the file is decoded once to find out.
-_INDEXED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_INDEXED_CODECS = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
 _DECORD_CODECS = {"h264", "vp9", "av1"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv444p"}
 # FFmpeg's own decoders of these leave out the transparency that WebM has beside the picture; these do not.
@@ -62,8 +57,6 @@ _PROGRESSIVE = 1
 _INTERLACED = {2, 3, 4, 5}
 # Programs write right angles that are off in the last bits.
 _RIGHT_ANGLE_DEGREES = 0.1
-# A container that states another rate than its frames have is believed up to this share of it.
-_RATE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +79,7 @@ class VideoFile:
         pts: timestamp of each frame in the stream's unit, where frames can be told apart by it; else None,
             and frames are counted from the start of the file.
         keyframe_pts: timestamps where decoding can start, ascending; empty without `pts`.
+        damage: stretches of frames that are not what they should be, each from a number to before another.
         stream_index: which stream of the container.
         colours: those of frames that do not state theirs.
         interlaced: pictures may hold two moments, and are deinterlaced.
@@ -105,6 +99,7 @@ class VideoFile:
     mirrored: bool = False
     pts: tuple[int, ...] | None = None
     keyframe_pts: tuple[int, ...] = ()
+    damage: tuple[tuple[int, int], ...] = ()
     stream_index: int = 0
     colours: Colours = UNSTATED
     interlaced: bool = False
@@ -120,15 +115,6 @@ class VideoFile:
         """Turn a stored picture (height, width, channels) into the shown one."""
         picture = np.rot90(picture, -self.rotation // 90)
         return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
-
-
-@dataclass(frozen=True)
-class _Timing:
-    starts: NDArray[np.float64]
-    last_seconds: float
-    pts: tuple[int, ...] | None = None
-    keyframe_pts: tuple[int, ...] = ()
-    decord_objection: str | None = None
 
 
 def probe_video(path: str | os.PathLike[str]) -> VideoFile:
@@ -234,14 +220,11 @@ def _probe_container(path: Path) -> VideoFile:
     own_matrix = first.colorspace
     state_colours(first, stated)
     colours = stated._replace(matrix=colour_matrix(path, first))
-    timing = None
-    if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
-        timing = _read_packets(path, stream_index, first.pts, promised)
-    timing = timing or _decode_all(path, stream_index, rate, promised)
+    timing = time_frames(StreamFacts(path, stream_index, format_name, codec, rate, first.pts, promised))
     if codec == "gif":
         shown = _shown_seconds(np.append(np.diff(timing.starts), timing.last_seconds))
         timing = replace(timing, starts=np.cumsum(shown) - shown, last_seconds=float(shown[-1]))
-    seconds, fps = _length(timing, rate)
+    seconds, fps = timing.length(rate)
     rotation, mirrored = _orientation(path, first)
     height, width = first.height, first.width
     if rotation in (90, 270):
@@ -259,6 +242,7 @@ def _probe_container(path: Path) -> VideoFile:
         mirrored=mirrored,
         pts=timing.pts,
         keyframe_pts=timing.keyframe_pts,
+        damage=timing.damage,
         stream_index=stream_index,
         colours=colours,
         interlaced=bool(first.interlaced_frame) or field_order in _INTERLACED,
@@ -267,107 +251,6 @@ def _probe_container(path: Path) -> VideoFile:
     may_be_interlaced = video.interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
     objection = _decord_objection(video, num_streams, first, own_matrix, may_be_interlaced)
     return replace(video, decord_objection=objection or timing.decord_objection)
-
-
-def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
-    """Seconds, and frames per second."""
-    starts, last = timing.starts, timing.last_seconds
-    if last <= 0 and (rate or len(starts) == 1):
-        last = float(1 / rate) if rate else 1.0
-    if len(starts) > 1:
-        shortest = float(np.diff(starts).min())
-        last = shortest if last < shortest / 2 else last
-    seconds = float(starts[-1]) + last
-    fps = len(starts) / seconds
-    if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
-        fps = float(rate)
-    return seconds, fps
-
-
-def _check_packets(
-    path: Path, container: av.container.InputContainer, stream: Any, promised: int
-) -> Iterator[Any]:
-    """Pass on the packets of a stream up to the first that is cut; in the end there must be as many as promised."""
-    count = 0
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            moment = f" at {float(packet.pts * packet.time_base):.3f} s" if packet.pts is not None else ""
-            raise VideoError(path, f"is cut short or damaged{moment}. {DAMAGE_ADVICE}")
-        count += packet.size > 0 or packet.pts is not None
-        yield packet
-    if count < promised and (count := _count_chunks(path, stream.index)) < promised:
-        raise VideoError(path, f"promises {promised} frames and holds {count}. {DAMAGE_ADVICE}")
-
-
-def _count_chunks(path: Path, stream_index: int) -> int:
-    """How many frames a container counts: also those that its edit list hides and, in AVI, those that were dropped."""
-    count = 0
-    with open_container(path, ignore_editlist="1") as container:
-        for packet in container.demux(container.streams[stream_index]):
-            if packet.size:
-                # AVI has an empty chunk for a frame that was dropped. FFmpeg skips it, and counts it as time.
-                count = 1 + ((packet.dts or 0) if container.format.name == "avi" else count)
-    return count
-
-
-def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Timing | None:
-    """The frames as the packets tell them; None where these do not tell."""
-    pts: list[int] = []
-    keyframe_pts: list[int] = []
-    durations: dict[int, int] = {}
-    objection = None
-    with open_container(path) as container:
-        stream = container.streams[stream_index]
-        time_base = stream.time_base or Fraction(1, 1000)
-        for packet in _check_packets(path, container, stream, promised):
-            if packet.size == 0:
-                continue
-            if packet.pts is None:
-                return None
-            if is_key_frame(packet):
-                keyframe_pts.append(packet.pts)
-            elif packet.is_keyframe:
-                objection = objection or "its pictures are refreshed part by part"
-            elif keyframe_pts and packet.pts < keyframe_pts[-1]:
-                objection = objection or "its frames refer across key frames"
-            if packet.is_discard:
-                objection = "its edit list hides frames"
-                continue
-            pts.append(packet.pts)
-            durations[packet.pts] = packet.duration or 0
-    # Frames before the first that decodes (a recording that starts inside a GOP) do not exist for us.
-    shown = sorted(value for value in pts if first_pts is None or value >= first_pts)
-    if not shown or len(set(shown)) != len(shown) or first_pts != shown[0]:
-        return None
-    starts = np.array([float((value - shown[0]) * time_base) for value in shown])
-    last = float(durations[shown[-1]] * time_base)
-    return _Timing(starts, last, tuple(shown), tuple(sorted(keyframe_pts)), objection)
-
-
-def _decode_all(path: Path, stream_index: int, rate: Fraction | None, promised: int) -> _Timing:
-    """The frames as they come when the whole file is decoded."""
-    times: list[float] = []
-    last = 0.0
-    cut = False
-    with open_container(path) as container:
-        for packet in _check_packets(path, container, container.streams[stream_index], promised):
-            for frame in packet.decode():
-                assert isinstance(frame, av.VideoFrame)
-                time_base = frame.time_base or Fraction(0)
-                times.append(float(frame.pts * time_base) if frame.pts is not None else float("nan"))
-                last = float((frame.duration or 0) * time_base)
-                cut = frame.is_corrupt
-    if cut:
-        raise VideoError(path, f"is cut short: its last frame is damaged. {DAMAGE_ADVICE}")
-    starts = np.array(times) - times[0]
-    # AVI has no timestamps worth the name for reordered frames: there only the rate is known.
-    if not np.all(np.diff(starts) > 0) or np.isnan(starts).any():
-        if not rate:
-            raise VideoError(path, "says neither when its frames are shown nor at which rate.")
-        if len(times) < promised:
-            raise VideoError(path, "leaves frames out, and does not say when others are shown. Re-encode it.")
-        starts, last = np.arange(len(times)) / float(rate), float(1 / rate)
-    return _Timing(starts, last)
 
 
 def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
@@ -393,7 +276,6 @@ def _decord_objection(
 ) -> str | None:
     subsampled = "444" not in frame.format.name
     objections = {
-        "its timestamps do not tell its frames apart": video.pts is None,
         f"decord is not trusted with {video.codec}": video.codec not in _DECORD_CODECS,
         "it has transparency": has_alpha(frame) or video.alpha_decoder is not None,
         f"decord is not trusted with {frame.format.name}": frame.format.name not in _DECORD_PIXEL_FORMATS,

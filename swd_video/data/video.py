@@ -192,6 +192,11 @@ def _decode(
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     if decoder not in ("auto", "decord", "pyav"):
         raise ValueError(f'decoder: got {decoder!r}, expected "auto", "decord" or "pyav".')
+    for first, stop in video.damage:
+        if any(first <= index < stop for index in indices):
+            ends = (*video.starts, video.seconds)
+            window = f"from {ends[first]:.3f} s to {ends[stop]:.3f} s"
+            raise VideoError(video.path, f"is damaged {window}. Take another part, or fetch it again.")
     if decoder == "decord" and video.decord_objection is not None:
         raise VideoError(
             video.path, f"decord would not give the right frames: {video.decord_objection}. Use PyAV."

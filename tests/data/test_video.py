@@ -44,6 +44,8 @@ FILES = {
     "intra refresh in matroska": ("a.mkv", {"options": INTRA_REFRESH}),
     "transport stream": ("a.ts", {"options": CLOSED_GOPS}),
     "avi": ("a.avi", {"options": CLOSED_GOPS}),
+    "vp8": ("a.webm", {"codec": "libvpx", "options": {"g": "12", "cpu-used": "8"}}),
+    "mpeg4": ("a.mp4", {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}}),
     "two streams": ("a.mp4", {"options": CLOSED_GOPS, "num_streams": 2}),
     "gif": ("a.gif", {"codec": "gif", "pixel_format": "rgb8", "fps": 25}),
 }
@@ -72,6 +74,22 @@ def test_every_decoder_gives_the_frames_of_sequential_decoding(
                 indices, _ = pick_frames(source, num_frames=None, fps=fps, **window)
                 frames, _ = read_video(path, fps=fps, decoder=decoder, **window)
                 assert np.array_equal(frames, expected[indices]), (decoder, window, fps)
+
+
+def test_decoding_starts_at_key_frames_where_the_container_finds_them(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    """Also of codecs whose packets do not tell which frames there are; transport streams do not find theirs."""
+    for kind, inside in (
+        ("vp8", True),
+        ("mpeg4", True),
+        ("intra refresh", False),
+        ("transport stream", False),
+    ):
+        name, settings = FILES[kind]
+        video = probe_video(encode_file(tmp_path / name, pictures(48, 48, 64), **settings))
+        assert (len(video.keyframe_pts) >= 4) == inside
+        assert set(video.keyframe_pts) <= set(video.pts or ())
 
 
 def test_open_gops_are_why_decord_is_not_trusted(
