@@ -34,14 +34,22 @@ _OLD = ".old"
 _ATTEMPTS = 100
 _PROBE_BYTES = 2**20
 _STEM_BYTES = 220
+# What file systems of clusters and of other machines say where they have no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# What some say of a folder whose names they keep as they like.
+_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}
 
 
 class FolderInUseError(OSError):
     """Another run writes into the folder; the message says which and what to do."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record: str | None = None) -> None:
+        """What the lock's file says (a process, its host), where the file alone is the lock."""
+        process, host, *_ = *(record or "").splitlines(), "", ""
+        who = f", process {process} on {host}" if host else ""
+        cure = "" if record is None else f" If that run is over, delete {LOCK_NAME} there."
         super().__init__(
-            f"{folder}: another run is writing there. Wait for it to end, or choose another folder."
+            f"{folder}: another run is writing there{who}. Wait for it to end, or choose another folder.{cure}"
         )
 
 
@@ -49,7 +57,8 @@ class FolderInUseError(OSError):
 def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Path]:
     """Keep other runs out of a folder while the block runs; a process that dies lets go by itself.
 
-    What killed runs left unfinished in it is deleted first.
+    Where the file system has no locks, the lock's file alone is one. Then one that a process of another host left as it
+    died has to be deleted by hand. What killed runs left unfinished in it is deleted first.
 
     Args:
         folder: where; it and its parents are made, and go again if the block leaves them empty.
@@ -59,16 +68,18 @@ def alone_in(folder: str | os.PathLike[str], what: str = "--out") -> Iterator[Pa
         FolderInUseError: if another run is in such a block, be it in this process.
         ValueError: as `check_writable`.
     """
-    from filelock import FileLock, Timeout  # takes its time, and most who import this want none
+    # It takes its time, and most who import this want none.
+    from filelock import FileLock, SoftFileLock, Timeout
 
     folder = Path(folder)
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
     with _empty_folders_go(folder):
         check_writable(folder, what)
+        kind = FileLock if _has_locks(folder) else SoftFileLock
+        lock = kind(folder / LOCK_NAME, timeout=0)
         try:
             lock.acquire()
         except Timeout:
-            raise FolderInUseError(folder) from None
+            raise FolderInUseError(folder, None if kind is FileLock else _record(folder)) from None
         try:
             remove_leftovers(folder)
             yield folder
@@ -93,7 +104,12 @@ def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: if nothing can be written there.
     """
     folder = Path(folder)
-    handle = _share_lock(folder) if fcntl is not None else None
+    handle = None
+    if not _has_locks(folder):
+        if (folder / LOCK_NAME).exists():
+            raise FolderInUseError(folder, _record(folder))
+    elif fcntl is not None:
+        handle = _share_lock(folder)
     try:
         yield folder
     finally:
@@ -104,7 +120,29 @@ def together_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(handle)
 
 
-def _share_lock(folder: Path) -> int | None:
+def _has_locks(folder: Path) -> bool:
+    """Whether a folder's file system has locks; it and its parents are made."""
+    if fcntl is None:
+        return True
+    with _unnamed_file_in(folder) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
+
+
+def _record(folder: Path) -> str:
+    """What the file says that is a folder's lock."""
+    try:
+        return (folder / LOCK_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _share_lock(folder: Path) -> int:
     assert fcntl is not None
     for _ in range(_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +153,10 @@ def _share_lock(folder: Path) -> int | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            # Some file systems of clusters have no such locks. There `alone_in` leaves its own number in the file.
-            held = isinstance(error, BlockingIOError) or os.fstat(handle).st_size > 0
             os.close(handle)
-            if held:
+            if isinstance(error, BlockingIOError | PermissionError):  # as some say for the other
                 break
-            (folder / LOCK_NAME).unlink(missing_ok=True)
-            return None
+            raise
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)  # its holder left meanwhile, and took the name away
@@ -193,8 +228,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
         yield draft
-        # safetensors puts a file of its own in the draft's place, which its owner alone may read.
-        draft.chmod(mode)
+        _set_mode(draft, mode)
         if durable:
             sync(draft)
         os.replace(draft, target)
@@ -286,7 +320,7 @@ def whole_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
         yield draft
         for path in draft.rglob("*"):
             if path.is_file() and not path.is_symlink():
-                path.chmod(mode)  # see `whole_file`
+                _set_mode(path, mode)
         if durable:
             for path in (*draft.rglob("*"), draft):
                 sync(path)
@@ -308,14 +342,26 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    if path.is_dir() and os.name == "nt":
+    """Wait until a file's bytes, or a folder's names, are on the disk; as far as the file system can, of a folder."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
         return  # Windows keeps names by itself, and opens no folders
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if not (is_folder and error.errno in _NO_SYNC):
+            raise
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Let those read a file who should: safetensors puts one in the draft's place that its owner alone may read."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(OSError):  # file systems without modes, and of other machines, refuse
+            path.chmod(mode)
 
 
 def _beside(target: Path, suffix: str) -> Path:

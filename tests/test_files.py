@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -248,18 +249,61 @@ def test_runs_that_share_a_folder_keep_others_out(tmp_path: Path) -> None:
     assert not (tmp_path / "planted").exists()
 
 
-def test_parts_run_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL"])
+def test_runs_keep_apart_where_there_are_no_locks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(handle: int, operation: int) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     out = tmp_path / "out"
     with together_in(out), together_in(out):
         assert names(out) == []
-    with pytest.warns(UserWarning, match="SoftFileLock"), alone_in(out):
-        with pytest.raises(FolderInUseError), together_in(out):
-            pass
+    with alone_in(out):
+        for enter in (together_in, alone_in):
+            with (
+                pytest.raises(FolderInUseError, match=rf"there, process {os.getpid()} on \S+\. Wait"),
+                enter(out),
+            ):
+                pass
         assert names(out) == [LOCK_NAME]
+    # A run of another machine that was killed: nobody here can know.
+    (out / LOCK_NAME).write_text("12345\nnode7\n")
+    for enter in (together_in, alone_in):
+        with (
+            pytest.raises(FolderInUseError, match=rf"12345 on node7\. .* over, delete \{LOCK_NAME} there\.$"),
+            enter(out),
+        ):
+            pass
+    (out / LOCK_NAME).unlink()
+    with alone_in(out):
+        pass
+
+
+def test_file_systems_without_modes_take_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT, and shares of other machines, refuse to change who may read, and to wait for a folder's names."""
+    fsync = os.fsync
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def no_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fsync", no_folders)
+    with whole_file(tmp_path / "whole.safetensors", durable=True) as draft:
+        save_file({"weight": torch.zeros(1)}, draft)
+    write_json(tmp_path / "index.json", {}, durable=True)
+    with whole_folder(tmp_path / "folder", durable=True) as draft:
+        write_text(draft / "inner", "whole")
+    assert names(tmp_path) == ["folder", "index.json", "whole.safetensors"]
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(PermissionError):  # of a file it counts
+        write_text(tmp_path / "other", "", durable=True)
 
 
 def test_the_longest_name_that_a_folder_takes(tmp_path: Path) -> None:

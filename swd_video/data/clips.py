@@ -3,7 +3,10 @@
 import errno
 import math
 import os
+from functools import cache
+from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -14,12 +17,19 @@ from swd_video.core.pixels import pixels_from_frames
 from swd_video.core.resize import resize_pixels
 from swd_video.data.manifest import Clip
 from swd_video.data.video import Decoder, VideoError, probe_video, read_video
-from swd_video.plain_text import describe_error
+from swd_video.plain_text import describe_error, on_one_line
 
 # Frames converted to float at once: a minute of full HD in float32 would not fit in memory.
 _FRAMES_AT_ONCE = 8
-# What the system says when the next clip would fare no better: no handles left, or the disk of the clips went away.
-_MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+# What the system says when the next clip would fare no better: no handles or memory left, or the disk of the clips went
+# away. Not every system knows all of them.
+_MACHINE_ERRORS = {
+    getattr(errno, name, errno.EIO)
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "EIO", "ENODEV", "ENXIO", "ENOTCONN", "ESTALE", "ETIMEDOUT"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
+    )
+}
 
 
 def clip_pixels(
@@ -85,18 +95,37 @@ def pixels_or_reason(
         OSError: if the machine failed, so that other clips would fail too.
     """
     try:
+        for folder in clip.path.parents:
+            _device_at_first(folder)
         return clip_pixels(clip, size, fps, decoder)
     except Exception as error:
         # All of them: decoders have more ways to fail than anybody has thought of.
-        if (code := _machine_error(error)) is not None:
-            raise OSError(code, os.strerror(code), clip.name) from error
+        if (failure := _machine_failure(error, clip)) is not None:
+            raise failure from error
         return error.reason if isinstance(error, VideoError) else describe_error(error)
 
 
-def _machine_error(error: BaseException | None) -> int | None:
+def _machine_failure(error: BaseException | None, clip: Clip) -> OSError | None:
+    """The failure of the machine, if one is behind an error."""
     while error is not None:
-        code = getattr(error, "errno", None)
+        # FFmpeg opens no file here; where it says EIO or ENOMEM itself, it is a damaged file's nonsense.
+        code = None if isinstance(error, av.FFmpegError) else getattr(error, "errno", None)
         if code in _MACHINE_ERRORS:
-            return int(code)
+            return OSError(code, os.strerror(code), clip.name)
+        for folder in clip.path.parents if code == errno.ENOENT else ():
+            if _device_at_first(folder) not in (None, _device(folder)):
+                return OSError(errno.ENODEV, f"{on_one_line(str(folder))} was there and is gone", clip.name)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _device(folder: Path) -> int | None:
+    """Which disk a folder lies on; None where there is no such folder."""
+    try:
+        return folder.stat().st_dev
+    except (OSError, ValueError):
+        return None
+
+
+# Where an unmounted disk was lies an empty folder of another.
+_device_at_first = cache(_device)

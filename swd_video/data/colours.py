@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -45,6 +46,34 @@ _DISPLAY_GAMMA = 2.4
 _HD_HEIGHT, _HD_WIDTH = 720, 1280
 
 _PROFILE_MODES = {"RGB ": "RGB", "CMYK": "CMYK", "GRAY": "L"}
+
+
+class Colours(NamedTuple):
+    """What is said about colours, in numbers of ISO/IEC 23091-2; 2 where nothing is.
+
+    Attributes:
+        transfer: from light to what is stored.
+        primaries: which red, green and blue.
+        matrix: from these to brightness and colour differences.
+    """
+
+    transfer: int = _UNTAGGED
+    primaries: int = _UNTAGGED
+    matrix: int = _UNTAGGED
+
+
+UNSTATED = Colours()
+"""Of a file that says nothing of its colours."""
+
+
+def state_colours(frame: av.VideoFrame, colours: Colours) -> None:
+    """Let a decoded frame say what it leaves open: decoders forget what only the container says."""
+    if frame.color_trc == _UNTAGGED:
+        frame.color_trc = colours.transfer
+    if frame.color_primaries == _UNTAGGED:
+        frame.color_primaries = colours.primaries
+    if frame.colorspace == _UNTAGGED and not frame.format.is_rgb:
+        frame.colorspace = colours.matrix
 
 
 def refuse_colours(
@@ -91,13 +120,8 @@ def is_untagged_hd(frame: av.VideoFrame) -> bool:
     return frame.colorspace == _UNTAGGED and not frame.format.is_rgb and is_large
 
 
-def frame_to_rgb(frame: av.VideoFrame, matrix: int) -> UInt8[np.ndarray, "height width 3"]:
-    """A decoded frame as stored, in BT.709's primaries, transparent parts over white.
-
-    The matrix, which `colour_matrix` says of the file, is for frames that do not say it themselves.
-    """
-    if frame.colorspace == _UNTAGGED and not frame.format.is_rgb:
-        frame.colorspace = matrix
+def frame_to_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
+    """A decoded frame that says its colours (`state_colours`), as stored, in BT.709's primaries, over white."""
     if has_alpha(frame):
         picture = over_white(np.asarray(frame.to_ndarray(format="rgba"), dtype=np.uint8))
     else:

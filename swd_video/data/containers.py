@@ -57,11 +57,12 @@ class _Bytes:
 
 @contextmanager
 def open_container(
-    path: str | os.PathLike[str], what: str = "video"
+    path: str | os.PathLike[str], what: str = "video", **options: str
 ) -> Iterator[av.container.InputContainer]:
     """A local file opened by FFmpeg, whatever its name looks like and whatever other files it points to.
 
-    Text in it that is no UTF-8 reads with U+FFFD in place of what is none. `what` is what it should be, for messages.
+    Text in it that is no UTF-8 reads with U+FFFD in place of what is none. `what` is what it should be, for messages;
+    `options` are FFmpeg's for the container.
 
     Raises:
         VideoError: if it, or what is read from it in the block, makes no sense to FFmpeg.
@@ -72,7 +73,7 @@ def open_container(
             av.open(
                 _Bytes(file),
                 "r",
-                options={"protocol_whitelist": "none"},
+                options={"protocol_whitelist": "none", **options},
                 metadata_errors="replace",
                 buffer_size=_BUFFER_BYTES,
             ) as container,
@@ -248,8 +249,13 @@ def _measure_gif(file: BinaryIO, size: int) -> int | None:
     offset = 13 + _colour_table_bytes(_at(file, 10, 1))
     while offset < size:
         head = _at(file, offset, 10)
+        # Some writers leave a zero between blocks, and all readers skip it; so many are a hole.
+        padding = len(head) - len(head.lstrip(b"\x00"))
         if head[:1] == b";":
             return offset + 1
+        if 0 < padding < len(head):
+            offset += padding
+            continue
         if head[:1] == b"!":
             offset += 2
         elif head[:1] == b",":

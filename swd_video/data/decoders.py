@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import av
 import av.filter
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from swd_video.data.colours import UNREADABLE, frame_to_rgb, picture_to_rgb, refuse_colours
+from swd_video.data.colours import UNREADABLE, frame_to_rgb, picture_to_rgb, refuse_colours, state_colours
 from swd_video.data.containers import DAMAGE_ADVICE, VideoError, open_container
 from swd_video.data.probe import VideoFile
 
@@ -53,7 +54,8 @@ def decode_with_decord(
 
 def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarray, "frames height width 3"]:
     """Frames by PyAV, from the nearest key frame on where timestamps tell frames apart."""
-    pictures: dict[int, NDArray[np.uint8]] = {}
+    frames = np.empty((len(indices), video.height, video.width, 3), np.uint8)
+    missing = set(range(len(indices)))
     with open_container(video.path) as container:
         stream = container.streams[video.stream_index]
         assert isinstance(stream, av.VideoStream)
@@ -62,14 +64,14 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
         times: Sequence[int] = range(video.frames) if video.pts is None else video.pts
         # Deinterlacing looks at the frame before.
         first, last = times[max(0, indices[0] - video.interlaced)], times[indices[-1]]
-        wanted = {times[index]: index for index in indices}
+        wanted = {times[index]: row for row, index in enumerate(indices)}
         # A seek may land past the first wanted frame (containers seek by decoding time): then start earlier,
         # at last from the very beginning of the file.
         before = video.keyframe_pts[: bisect.bisect_right(video.keyframe_pts, first)]
         for start in (*reversed(before[-3:]), None):
             if start is not None:
                 container.seek(start, backward=True, any_frame=False, stream=stream)
-            elif video.pts is not None:
+            elif before:
                 container.seek(0, backward=True, any_frame=False)
             landed_early = start is None
             for number, frame in enumerate(_frames(container, stream, video)):
@@ -78,32 +80,38 @@ def decode_with_pyav(video: VideoFile, indices: Sequence[int]) -> UInt8[np.ndarr
                     continue
                 landed_early = landed_early or time <= first
                 if time in wanted and landed_early:
-                    pictures[wanted[time]] = _picture(video, frame)
+                    frames[wanted[time]] = _picture(video, frame)
+                    missing.discard(wanted[time])
                 if time >= last or not landed_early:
                     break
             if landed_early:
                 break
-    missing = [index for index in indices if index not in pictures]
     if missing:
+        first_missing = indices[min(missing)]
         raise VideoError(
             video.path,
-            f"frame {missing[0]} of {video.frames} (at {video.starts[missing[0]]:.3f} s) cannot be "
+            f"frame {first_missing} of {video.frames} (at {video.starts[first_missing]:.3f} s) cannot be "
             f"decoded. {DAMAGE_ADVICE}",
         )
-    return np.stack([pictures[index] for index in indices])
+    return frames
 
 
 def _frames(
     container: av.container.InputContainer, stream: av.VideoStream, video: VideoFile
 ) -> Iterator[av.VideoFrame]:
-    if video.alpha_decoder is None:
-        frames: Iterable[av.VideoFrame] = container.decode(stream)
-    else:
+    decoder: Any = stream.codec_context
+    if video.alpha_decoder is not None:
         decoder = av.CodecContext.create(video.alpha_decoder, "r")
-        assert isinstance(decoder, av.VideoCodecContext)
         decoder.extradata = stream.codec_context.extradata
-        frames = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
+    frames = (frame for packet in _sound(container.demux(stream)) for frame in decoder.decode(packet))
     return _deinterlaced(frames, stream) if video.interlaced else iter(frames)
+
+
+def _sound(packets: Iterable[Any]) -> Iterator[Any]:
+    """Packets that are flagged as damaged, as `VideoFile.damage` says of which frames that is true."""
+    for packet in packets:
+        packet.is_corrupt = False
+        yield packet
 
 
 def _deinterlaced(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -146,8 +154,9 @@ def _picture(video: VideoFile, frame: av.VideoFrame) -> NDArray[np.uint8]:
         raise VideoError(
             video.path, f"{moment} is interlaced, the first one is not. Deinterlace the file first."
         )
+    state_colours(frame, video.colours)
     refuse_colours(video.path, frame.color_trc, frame.color_primaries, frame.colorspace)
-    picture = video.upright(frame_to_rgb(frame, video.matrix))
+    picture = video.upright(frame_to_rgb(frame))
     if picture.shape[:2] != (video.height, video.width):
         raise VideoError(video.path, f"{moment} has another size than the first one. Cut the file in two.")
     return picture
@@ -157,12 +166,12 @@ def decode_with_pillow(
     video: VideoFile, indices: Sequence[int]
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """Frames of an animated WebP or AVIF by Pillow."""
-    pictures = []
+    frames = np.empty((len(indices), video.height, video.width, 3), np.uint8)
     try:
         with Image.open(video.path) as image:
-            for index in indices:
+            for row, index in enumerate(indices):
                 image.seek(index)
-                pictures.append(picture_to_rgb(image))
+                frames[row] = picture_to_rgb(image)
     except UNREADABLE as error:
         raise VideoError(video.path, f"decoding fails: {error}") from error
-    return np.stack(pictures)
+    return frames

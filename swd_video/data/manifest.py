@@ -56,7 +56,7 @@ class Clip:
 def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     """Read every clip of a manifest, in order. Whether the videos exist is found out when they are read.
 
-    A clip whose caption no tokenizer takes says so in its `problem`.
+    A clip without a caption, or with one that no tokenizer takes, says so in its `problem`.
 
     Raises:
         ValueError: naming file and line, if one is not what it should be, or there is no clip.
@@ -99,19 +99,22 @@ def _parse(line: str, number: int, manifest: Path) -> Clip:
     unknown = [key for key in fields if key not in _KEYS]
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; a clip has {', '.join(_KEYS)}.")
-    for key in ("path", "caption"):
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise ValueError(f"{where}: {key}: got {fields.get(key)!r}, expected text.")
+    path, caption = fields.get("path"), fields.get("caption")
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(f"{where}: path: got {path!r}, expected text.")
+    if "caption" not in fields or not isinstance(caption, str | None):
+        raise ValueError(f"{where}: caption: got {caption!r}, expected text.")
     start = _seconds(fields.get("start"), "start", where) or 0.0
     end = _seconds(fields.get("end"), "end", where)
     if end is not None and end <= start:
         raise ValueError(f"{where}: end: got {end:g} s, expected more than start, {start:g} s.")
-    caption, problem = fields["caption"], ""
+    name, problem = f"line {number} of the manifest: caption", ""
     try:
-        caption = clean_text(caption, f"line {number} of the manifest: caption")
+        caption = clean_text(caption or "", name).strip()
+        problem = "" if caption else f"{name} is empty; write what the clip shows, or drop the line."
     except ValueError as error:
-        problem = str(error)
-    return Clip(manifest.parent / fields["path"], caption.strip(), start, end, fields["path"], problem)
+        caption, problem = caption or "", str(error)
+    return Clip(manifest.parent / path, caption.strip(), start, end, path, problem)
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

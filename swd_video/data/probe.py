@@ -9,7 +9,6 @@ Such files are told apart here, before decoding.
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -23,12 +22,15 @@ from PIL import Image, features
 
 from swd_video.data.colours import (
     UNREADABLE,
+    UNSTATED,
+    Colours,
     colour_matrix,
     has_alpha,
     has_wide_gamut,
     is_untagged_hd,
     picture_to_rgb,
     refuse_colours,
+    state_colours,
 )
 from swd_video.data.containers import (
     DAMAGE_ADVICE,
@@ -38,11 +40,8 @@ from swd_video.data.containers import (
     open_container,
     refuse_cut,
 )
+from swd_video.data.timing import StreamFacts, time_frames
 
-# Containers and codecs where one packet is one frame and its timestamp is when the frame is shown, so that
-# the packets alone tell which frames there are. In all others the file is decoded once to find out.
-_INDEXED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_INDEXED_CODECS = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
 _DECORD_CODECS = {"h264", "vp9", "av1"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv444p"}
 # FFmpeg's own decoders of these leave out the transparency that WebM has beside the picture; these do not.
@@ -52,10 +51,12 @@ BY_PILLOW = ("webp", "avif")
 
 _PILLOW_BRANDS = {b"avif", b"avis"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "avi", "ivf"}
+# What a GIF or WebP asks for up to this, browsers show for a tenth of a second.
+_HASTY_SECONDS, _UNHURRIED_SECONDS = 0.0105, 0.1
 _PROGRESSIVE = 1
 _INTERLACED = {2, 3, 4, 5}
-# A container that states another rate than its frames have is believed up to this share of it.
-_RATE_TOLERANCE = 0.01
+# Programs write right angles that are off in the last bits.
+_RIGHT_ANGLE_DEGREES = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,9 @@ class VideoFile:
         pts: timestamp of each frame in the stream's unit, where frames can be told apart by it; else None,
             and frames are counted from the start of the file.
         keyframe_pts: timestamps where decoding can start, ascending; empty without `pts`.
+        damage: stretches of frames that are not what they should be, each from a number to before another.
         stream_index: which stream of the container.
-        matrix: colour matrix of frames that do not state theirs, as a number of ISO/IEC 23091-2.
+        colours: those of frames that do not state theirs.
         interlaced: pictures may hold two moments, and are deinterlaced.
         alpha_decoder: the decoder that reads transparency beside the picture; None for the usual one.
         decord_objection: why decord is not trusted with this file; None where it is.
@@ -97,8 +99,9 @@ class VideoFile:
     mirrored: bool = False
     pts: tuple[int, ...] | None = None
     keyframe_pts: tuple[int, ...] = ()
+    damage: tuple[tuple[int, int], ...] = ()
     stream_index: int = 0
-    matrix: int = 0
+    colours: Colours = UNSTATED
     interlaced: bool = False
     alpha_decoder: str | None = None
     decord_objection: str | None = None
@@ -112,15 +115,6 @@ class VideoFile:
         """Turn a stored picture (height, width, channels) into the shown one."""
         picture = np.rot90(picture, -self.rotation // 90)
         return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
-
-
-@dataclass(frozen=True)
-class _Timing:
-    starts: NDArray[np.float64]
-    last_seconds: float
-    pts: tuple[int, ...] | None = None
-    keyframe_pts: tuple[int, ...] = ()
-    decord_objection: str | None = None
 
 
 def probe_video(path: str | os.PathLike[str]) -> VideoFile:
@@ -178,9 +172,7 @@ def _probe_pictures(path: Path, name: str) -> VideoFile:
             height, width = picture_to_rgb(image).shape[:2]
     except UNREADABLE as error:
         raise VideoError(path, f"cannot be read as {name}: {describe(error)}") from error
-    if len(milliseconds) > 1 and min(milliseconds) <= 0:
-        milliseconds = [duration if duration > 0 else 100.0 for duration in milliseconds]
-    ends = np.cumsum(milliseconds) / 1000
+    ends = np.cumsum(_shown_seconds(np.array(milliseconds) / 1000))
     seconds = float(ends[-1]) or 1.0
     return VideoFile(
         path,
@@ -194,34 +186,45 @@ def _probe_pictures(path: Path, name: str) -> VideoFile:
     )
 
 
+def _shown_seconds(durations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many seconds browsers show the pictures of an animation; for the hasty ones they take their time."""
+    hasty = durations <= _HASTY_SECONDS if len(durations) > 1 else False
+    return np.where(hasty, _UNHURRIED_SECONDS, durations)
+
+
 def _probe_container(path: Path) -> VideoFile:
     with open_container(path) as container:
         stream = container.streams.best("video")
         # The cover of a song is a video stream, too.
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise VideoError(path, "has no video stream.")
-        if stream.codec_context is None:
+        context = stream.codec_context
+        if context is None:
             raise VideoError(path, "has a codec that this FFmpeg does not know. Re-encode it.")
-        assert isinstance(stream, av.VideoStream)
+        assert isinstance(stream, av.VideoStream) and isinstance(context, av.VideoCodecContext)
         # Read now: a stream of a closed container points nowhere.
         stream_index, num_streams = stream.index, len(container.streams.video)
-        format_name, codec = container.format.name, stream.codec_context.codec.canonical_name
+        format_name, codec = container.format.name, context.codec.canonical_name
         rate, time_base = stream.average_rate, stream.time_base or Fraction(1, 1000)
         promised = stream.frames if format_name in _COUNTED_FORMATS else 0
         if format_name == "mxf" and rate:
             promised = int((stream.duration or 0) * time_base * rate)
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        # Read before the first picture: most decoders forget what their stream itself does not say.
+        stated = Colours(context.color_trc, context.color_primaries, context.colorspace)
         alpha_decoder = _ALPHA_DECODERS.get(codec) if stream.metadata.get("alpha_mode") == "1" else None
         first = next(iter(container.decode(stream)), None)
         if first is None:
             raise VideoError(path, f"has no frame that can be decoded. {DAMAGE_ADVICE}")
-        field_order = stream.codec_context.field_order
-    matrix = colour_matrix(path, first)
-    timing = None
-    if format_name in _INDEXED_FORMATS and codec in _INDEXED_CODECS:
-        timing = _read_packets(path, stream_index, first.pts, promised)
-    timing = timing or _decode_all(path, stream_index, rate, promised)
-    seconds, fps = _length(timing, rate)
+        field_order = context.field_order
+    own_matrix = first.colorspace
+    state_colours(first, stated)
+    colours = stated._replace(matrix=colour_matrix(path, first))
+    timing = time_frames(StreamFacts(path, stream_index, format_name, codec, rate, first.pts, promised))
+    if codec == "gif":
+        shown = _shown_seconds(np.append(np.diff(timing.starts), timing.last_seconds))
+        timing = replace(timing, starts=np.cumsum(shown) - shown, last_seconds=float(shown[-1]))
+    seconds, fps = timing.length(rate)
     rotation, mirrored = _orientation(path, first)
     height, width = first.height, first.width
     if rotation in (90, 270):
@@ -239,98 +242,15 @@ def _probe_container(path: Path) -> VideoFile:
         mirrored=mirrored,
         pts=timing.pts,
         keyframe_pts=timing.keyframe_pts,
+        damage=timing.damage,
         stream_index=stream_index,
-        matrix=matrix,
+        colours=colours,
         interlaced=bool(first.interlaced_frame) or field_order in _INTERLACED,
         alpha_decoder=alpha_decoder,
     )
     may_be_interlaced = video.interlaced or (codec == "h264" and field_order != _PROGRESSIVE)
-    objection = _decord_objection(video, num_streams, first, may_be_interlaced) or timing.decord_objection
-    return replace(video, decord_objection=objection)
-
-
-def _length(timing: _Timing, rate: Fraction | None) -> tuple[float, float]:
-    """Seconds, and frames per second."""
-    starts, last = timing.starts, timing.last_seconds
-    if last <= 0 and (rate or len(starts) == 1):
-        last = float(1 / rate) if rate else 1.0
-    if len(starts) > 1:
-        shortest = float(np.diff(starts).min())
-        last = shortest if last < shortest / 2 else last
-    seconds = float(starts[-1]) + last
-    fps = len(starts) / seconds
-    if rate and abs(float(rate) - fps) <= _RATE_TOLERANCE * fps:
-        fps = float(rate)
-    return seconds, fps
-
-
-def _check_packets(path: Path, packets: Iterable[Any], promised: int) -> Iterator[Any]:
-    """Pass on the packets of a stream up to the first that is cut; in the end there must be as many as promised."""
-    count = 0
-    for packet in packets:
-        if packet.is_corrupt:
-            moment = f" at {float(packet.pts * packet.time_base):.3f} s" if packet.pts is not None else ""
-            raise VideoError(path, f"is cut short or damaged{moment}. {DAMAGE_ADVICE}")
-        count += packet.size > 0 or packet.pts is not None
-        yield packet
-    if count < promised:
-        raise VideoError(path, f"promises {promised} frames and holds {count}. {DAMAGE_ADVICE}")
-
-
-def _read_packets(path: Path, stream_index: int, first_pts: int | None, promised: int) -> _Timing | None:
-    """The frames as the packets tell them; None where these do not tell."""
-    pts: list[int] = []
-    keyframe_pts: list[int] = []
-    durations: dict[int, int] = {}
-    objection = None
-    with open_container(path) as container:
-        stream = container.streams[stream_index]
-        time_base = stream.time_base or Fraction(1, 1000)
-        for packet in _check_packets(path, container.demux(stream), promised):
-            if packet.size == 0:
-                continue
-            if packet.pts is None:
-                return None
-            if packet.is_keyframe:
-                keyframe_pts.append(packet.pts)
-            elif keyframe_pts and packet.pts < keyframe_pts[-1]:
-                objection = objection or "its frames refer across key frames"
-            if packet.is_discard:
-                objection = "its edit list hides frames"
-                continue
-            pts.append(packet.pts)
-            durations[packet.pts] = packet.duration or 0
-    # Frames before the first that decodes (a recording that starts inside a GOP) do not exist for us.
-    shown = sorted(value for value in pts if first_pts is None or value >= first_pts)
-    if not shown or len(set(shown)) != len(shown) or first_pts != shown[0]:
-        return None
-    starts = np.array([float((value - shown[0]) * time_base) for value in shown])
-    last = float(durations[shown[-1]] * time_base)
-    return _Timing(starts, last, tuple(shown), tuple(sorted(keyframe_pts)), objection)
-
-
-def _decode_all(path: Path, stream_index: int, rate: Fraction | None, promised: int) -> _Timing:
-    """The frames as they come when the whole file is decoded."""
-    times: list[float] = []
-    last = 0.0
-    cut = False
-    with open_container(path) as container:
-        for packet in _check_packets(path, container.demux(container.streams[stream_index]), promised):
-            for frame in packet.decode():
-                assert isinstance(frame, av.VideoFrame)
-                time_base = frame.time_base or Fraction(0)
-                times.append(float(frame.pts * time_base) if frame.pts is not None else float("nan"))
-                last = float((frame.duration or 0) * time_base)
-                cut = frame.is_corrupt
-    if cut:
-        raise VideoError(path, f"is cut short: its last frame is damaged. {DAMAGE_ADVICE}")
-    starts = np.array(times) - times[0]
-    # AVI has no timestamps worth the name for reordered frames: there only the rate is known.
-    if not np.all(np.diff(starts) > 0) or np.isnan(starts).any():
-        if not rate:
-            raise VideoError(path, "says neither when its frames are shown nor at which rate.")
-        starts, last = np.arange(len(times)) / float(rate), float(1 / rate)
-    return _Timing(starts, last)
+    objection = _decord_objection(video, num_streams, first, own_matrix, may_be_interlaced)
+    return replace(video, decord_objection=objection or timing.decord_objection)
 
 
 def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
@@ -338,26 +258,29 @@ def _orientation(path: Path, frame: av.VideoFrame) -> tuple[int, bool]:
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
-    # ISO 14496-12: shown x = a x + c y, shown y = b x + d y.
+    # ISO 14496-12: shown x = a x + c y, shown y = b x + d y. Mirroring changes the signs of a and c.
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
-    mirrored = a * d - b * c < 0
-    if b == c == 0 and a and d:
-        return 180 if d < 0 else 0, mirrored
-    if a == d == 0 and b and c:
-        return 270 if b < 0 else 90, mirrored
-    raise VideoError(path, "is rotated by an angle that is no multiple of 90 degrees.")
+    if not (a or b or c or d):
+        return 0, False
+    determinant = a * d - b * c
+    side = -1 if determinant < 0 else 1
+    degrees = np.degrees(np.arctan2([b, -side * c], [d, side * a]))
+    turns = np.rint(degrees / 90)
+    if not determinant or np.abs(degrees - 90 * turns).max() > _RIGHT_ANGLE_DEGREES or np.ptp(turns % 4):
+        raise VideoError(path, "is rotated by an angle that is no multiple of 90 degrees.")
+    return int(turns[0]) % 4 * 90, determinant < 0
 
 
 def _decord_objection(
-    video: VideoFile, num_streams: int, frame: av.VideoFrame, may_be_interlaced: bool
+    video: VideoFile, num_streams: int, frame: av.VideoFrame, own_matrix: int, may_be_interlaced: bool
 ) -> str | None:
     subsampled = "444" not in frame.format.name
     objections = {
-        "its timestamps do not tell its frames apart": video.pts is None,
         f"decord is not trusted with {video.codec}": video.codec not in _DECORD_CODECS,
         "it has transparency": has_alpha(frame) or video.alpha_decoder is not None,
         f"decord is not trusted with {frame.format.name}": frame.format.name not in _DECORD_PIXEL_FORMATS,
         "it does not say that its colours are BT.709": is_untagged_hd(frame),
+        "only its container says its colours": frame.colorspace != own_matrix,
         "its primaries are not those of BT.709": has_wide_gamut(frame),
         "it has an odd size and subsampled chroma": subsampled and bool(frame.width % 2 or frame.height % 2),
         "it is rotated or mirrored": bool(video.rotation) or video.mirrored,

@@ -9,8 +9,9 @@ the table.
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,6 +28,7 @@ __all__ = [
     "VideoFile",
     "choose_decoder",
     "probe_video",
+    "read_frames",
     "read_video",
     "read_video_metadata",
     "write_preview",
@@ -35,9 +37,9 @@ __all__ = [
 
 Decoder = Literal["auto", "decord", "pyav"]
 
-# Containers round times to a millisecond, some to more: bounds this close to a frame's time mean that time, where
-# frames are not closer to each other.
-_TIME_TOLERANCE_SECONDS = 1e-3
+# Containers round times to a millisecond, and so do people who write down where a clip starts: times this close to a
+# frame's mean that frame's, where frames are not closer to each other.
+_TIME_TOLERANCE_SECONDS = 1.5e-3
 _COUNT_TOLERANCE = 0.05
 
 
@@ -98,6 +100,20 @@ def read_video(
     return (frames if len(distinct) == len(picked) else frames[position]), float(rate)
 
 
+def read_frames(
+    path: str | os.PathLike[str], numbers: Sequence[int], decoder: Decoder = "auto"
+) -> UInt8[np.ndarray, "frames height width 3"]:
+    """Read frames by their numbers from 0 on, ascending and each once, and no others.
+
+    Returns:
+        RGB frames.
+
+    Raises:
+        VideoError: if the file cannot be read, or is not one for the asked decoder, as in `read_video`.
+    """
+    return _decode(probe_video(path), list(numbers), decoder)
+
+
 def pick_frames(
     video: VideoFile,
     *,
@@ -130,8 +146,8 @@ def pick_frames(
             raise VideoError(
                 video.path, f"has {len(inside)} frames {window}, fewer than the {num_frames} asked for."
             )
-        middles = start_seconds + (np.arange(num_frames) + 0.5) * (end - start_seconds) / num_frames
-        return _on_display(video, middles), num_frames / (end - start_seconds)
+        rate = num_frames / (end - start_seconds)
+        return _on_display(video, start_seconds, num_frames, rate), rate
     available = math.floor((end - start_seconds) * fps + _COUNT_TOLERANCE)
     wanted = available if num_frames is None else num_frames
     if wanted < 1 or wanted > available:
@@ -139,7 +155,7 @@ def pick_frames(
             video.path,
             f"has {available} frames at {fps:g} fps {window}, fewer than the {max(wanted, 1)} asked for.",
         )
-    return _on_display(video, start_seconds + (np.arange(wanted) + 0.5) / fps), fps
+    return _on_display(video, start_seconds, wanted, fps), fps
 
 
 def _check_window(
@@ -156,8 +172,19 @@ def _check_window(
         raise VideoError(video.path, f"got fps {fps}, expected a positive number.")
 
 
-def _on_display(video: VideoFile, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    return np.asarray(np.searchsorted(video.starts, times, side="right") - 1, dtype=np.int64).clip(min=0)
+def _on_display(
+    video: VideoFile, start_seconds: int | float, num_frames: int, fps: int | float
+) -> NDArray[np.int64]:
+    """The number of the frame on display in the middle of each of `num_frames` intervals at `fps`.
+
+    At half a file's rate, or a quarter, every middle is the moment at which a frame appears, give or take a rounding:
+    a frame that appears so little later counts as there.
+    """
+    middles = start_seconds + (np.arange(num_frames) + 0.5) / fps
+    # A quarter of an interval, of the file's or of the clip's, leaves middles alone that lie between two frames.
+    gaps = np.minimum(np.diff(video.starts, prepend=-np.inf), 1 / fps)
+    appear = video.starts - np.minimum(_TIME_TOLERANCE_SECONDS, gaps / 4)
+    return np.asarray(np.searchsorted(appear, middles, side="right") - 1, dtype=np.int64)
 
 
 def _decode(
@@ -165,6 +192,11 @@ def _decode(
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     if decoder not in ("auto", "decord", "pyav"):
         raise ValueError(f'decoder: got {decoder!r}, expected "auto", "decord" or "pyav".')
+    for first, stop in video.damage:
+        if any(first <= index < stop for index in indices):
+            ends = (*video.starts, video.seconds)
+            window = f"from {ends[first]:.3f} s to {ends[stop]:.3f} s"
+            raise VideoError(video.path, f"is damaged {window}. Take another part, or fetch it again.")
     if decoder == "decord" and video.decord_objection is not None:
         raise VideoError(
             video.path, f"decord would not give the right frames: {video.decord_objection}. Use PyAV."

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from swd_video import __version__
-from swd_video.data.video import read_video
+from swd_video.data.video import probe_video, read_frames
 from swd_video.files import whole_file
 from swd_video.studio.folder import drop_other_pages, in_pages
 from swd_video.studio.lettering import Colour, draw_text
@@ -133,14 +133,14 @@ def _draw(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Image.Image:
 
 def _strip(video: Path) -> Image.Image:
     """Evenly spaced frames of a clip side by side."""
-    frames, _ = read_video(video)
-    count = min(_FRAMES_IN_ROW, len(frames))
-    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    num_frames = probe_video(video).frames
+    count = min(_FRAMES_IN_ROW, num_frames)
+    frames = read_frames(video, np.linspace(0, num_frames - 1, count).round().astype(int).tolist())
     height, width = frames.shape[1:3]
     scale = _LONG_SIDE_PX / max(height, width)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
     strip = Image.new("RGB", (count * (cell[0] + _GAP_PX) - _GAP_PX, cell[1]), _BACKGROUND)
-    for column, index in enumerate(chosen):
-        picture = Image.fromarray(frames[index]).resize(cell, Image.Resampling.LANCZOS)
+    for column, frame in enumerate(frames):
+        picture = Image.fromarray(frame).resize(cell, Image.Resampling.LANCZOS)
         strip.paste(picture, (column * (cell[0] + _GAP_PX), 0))
     return strip

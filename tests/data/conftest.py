@@ -35,6 +35,7 @@ def write_file(
     fps: int = 24,
     options: dict[str, str] | None = None,
     milliseconds: Sequence[int] | None = None,
+    tick: Fraction = Fraction(1, 1000),
     rotation: float = 0,
     hflip: bool = False,
     num_streams: int = 1,
@@ -49,7 +50,7 @@ def write_file(
             if pixel_aspect is not None:
                 stream.sample_aspect_ratio = pixel_aspect
             if milliseconds is not None:
-                stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+                stream.codec_context.time_base = stream.time_base = tick
             if rotation or hflip:
                 stream.set_display_rotation(rotation, hflip=hflip)
         for index, picture in enumerate(pictures):

@@ -13,6 +13,7 @@ from swd_video.studio.pictures import open_picture
 
 CASES = Path(__file__).parents[1] / "cases"
 PATCHES = [(200, 40, 40), (0, 255, 0), (40, 40, 200), (255, 255, 255)]
+GREYISH = [(200, 60, 60), (60, 180, 60), (60, 60, 180), (128, 128, 128)]
 BT709, UNTAGGED, BT601, BT2020, YCGCO = 1, 2, 6, 9, 8
 HLG, P3 = 18, 12
 
@@ -119,6 +120,47 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path) -> None:
     for read in (read_video, lambda path: open_picture(path, PixelSize(1, 96, 128))):
         with pytest.raises(ValueError, match=r"^[^:]*a\.avif: is HDR \(transfer HLG\)"):
             read(path)
+
+
+def with_container_colours(source: Path, target: Path, **tags: int) -> Path:
+    """The same pictures; the tags are the container's alone."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                made.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "suffix"),
+    [
+        ("libx265", "yuv420p10le", "mp4"),
+        ("libx265", "yuv420p10le", "mkv"),
+        ("prores_ks", "yuv422p10le", "mov"),
+        ("libvpx-vp9", "yuv420p", "webm"),
+    ],
+)
+def test_colours_that_only_the_container_states_count(
+    codec: str, pixel_format: str, suffix: str, tmp_path: Path
+) -> None:
+    source = write_patches(
+        tmp_path / f"source.{suffix}", "itu709", codec=codec, pixel_format=pixel_format, patches=GREYISH
+    )
+    path = tmp_path / f"a.{suffix}"
+    with_container_colours(source, path, colorspace=BT709, color_primaries=BT709, color_trc=BT709)
+    assert np.abs(read_patches(path) - GREYISH).max() <= 6
+    assert np.abs(read_patches(source) - GREYISH).max() > 6, "as BT.601 they are others"
+    assert choose_decoder(path)[0] == "pyav"
+    with_container_colours(source, path, colorspace=BT2020, color_primaries=BT2020, color_trc=16)
+    with pytest.raises(VideoError, match=r"is HDR \(transfer PQ\)"):
+        read_video(path)
+    with_container_colours(source, path, colorspace=BT709, color_primaries=11, color_trc=BT709)
+    with pytest.raises(VideoError, match="has the primaries of DCI-P3"):
+        read_video(path)
 
 
 @pytest.mark.parametrize("name", ["alpha_vp8.webm", "alpha_vp9.webm"])

@@ -22,6 +22,7 @@ CASES = Path(__file__).parents[1] / "cases"
 Draw = Callable[[int, int, int], np.ndarray]
 EncodeFile = Callable[..., Path]
 
+GOPS_OF_8 = {"g": "8", "bf": "0", "x264-params": "scenecut=0"}
 # The codec, the pixel format, and whether a gap in the middle shows when the file is probed (else when it is read).
 CONTAINERS = {
     "mp4": ("libx264", "yuv420p", False),
@@ -29,8 +30,8 @@ CONTAINERS = {
     "mkv": ("libx264", "yuv420p", True),
     "webm": ("libvpx-vp9", "yuv420p", True),
     "avi": ("mpeg4", "yuv420p", True),
-    "ts": ("libx264", "yuv420p", True),
-    "m2ts": ("libx264", "yuv420p", True),
+    "ts": ("libx264", "yuv420p", False),
+    "m2ts": ("libx264", "yuv420p", False),
     "flv": ("flv", "yuv420p", True),
     "wmv": ("wmv2", "yuv420p", None),
     "ivf": ("libvpx", "yuv420p", None),
@@ -82,6 +83,50 @@ def test_matroska_without_a_length_is_measured_by_its_blocks(
     assert probe_video(path).frames == 12
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(VideoError, match="cut short"):
+        probe_video(path)
+
+
+def test_a_transport_stream_with_losses_is_read_where_it_is_whole(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    scene = pictures(64, 64, 96)
+    parts = [
+        encode_file(
+            tmp_path / f"{start}.ts", scene[start : start + 32], options=GOPS_OF_8, milliseconds=times
+        )
+        for start, times in ((0, range(0, 1280, 40)), (32, range(1280, 2560, 40)))
+    ]
+    content = b"".join(part.read_bytes() for part in parts)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(content)
+    whole, _ = read_video(path)
+    assert np.array_equal(whole, np.concatenate([read_video(part)[0] for part in parts]))
+    assert np.array_equal(read_video(path, start_seconds=1.2, end_seconds=1.4)[0], whole[30:35])
+    # One packet of the video is lost, in the second GOP.
+    packets = [content[at : at + 188] for at in range(0, len(content), 188)]
+    video = [number for number, packet in enumerate(packets) if packet[1] & 0x1F == 1 and packet[2] == 0]
+    starts = [number for number in video if packets[number][1] & 0x40]
+    del packets[starts[12]]
+    path.write_bytes(b"".join(packets))
+    damaged = probe_video(path)
+    assert [
+        (round(damaged.starts[a] / 0.04), round(damaged.starts[b] / 0.04)) for a, b in damaged.damage
+    ] == [(8, 16)]
+    with pytest.raises(VideoError, match=r"is damaged from 0\.320 s to 0\.640 s\. Take another part"):
+        read_video(path)
+    assert np.array_equal(read_video(path, end_seconds=0.32)[0], whole[:8])
+    assert np.array_equal(read_video(path, start_seconds=0.64)[0], whole[16:])
+
+
+def test_a_zero_between_the_blocks_of_a_gif_is_no_damage(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    path = encode_file(tmp_path / "a.gif", pictures(4, 24, 32), codec="gif", pixel_format="rgb8")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x00;")
+    assert probe_video(path).frames == len(read_video(path)[0]) == 4
+    path.write_bytes(content[:-1] + bytes(20) + b";")
+    with pytest.raises(VideoError, match="damaged at byte"):
         probe_video(path)
 
 

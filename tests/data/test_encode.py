@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -15,7 +17,7 @@ import torch
 from swd_video.core.grid import LatentSize, PixelSize
 from swd_video.core.resize import resize_pixels
 from swd_video.core.schedule import ScaleSchedule
-from swd_video.data.clips import clip_pixels, crop_to_shape
+from swd_video.data.clips import clip_pixels, crop_to_shape, pixels_or_reason
 from swd_video.data.encode import encode_manifest
 from swd_video.data.latent_cache import CacheError, LatentCache
 from swd_video.data.latent_cache_filling import CacheReport
@@ -238,6 +240,37 @@ def test_no_bad_file_ends_an_encode(
     assert all(text.isprintable() for clip in report["skipped"] for text in clip.values())
     assert [LatentCache(out)[0][key] for key in ("key", "caption")] == [f"{len(clips) - 1:08d}", "discs"]
     assert told[-1].startswith(f"{len(bad) + 5} of {len(bad) + 6} clips are skipped: 3 x is a pipe,")
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENODEV", "ENXIO", "EHOSTDOWN", "ENETDOWN", "ENOMEM"])
+def test_a_disk_that_fails_is_no_clip_that_does(
+    name: str, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, stat = getattr(errno, name), os.stat
+
+    def fail(path: Any, *arguments: Any, **settings: Any) -> os.stat_result:
+        if Path(path).name == "wide.mp4":
+            raise OSError(code, os.strerror(code), path)
+        return stat(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        pixels_or_reason(Clip(videos / "wide.mp4", "discs"), TARGET, 16)
+
+
+def test_a_folder_that_goes_away_is_no_missing_clip(videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "disk" / "clips"
+    shutil.copytree(videos, folder)
+    good, missing = Clip(folder / "wide.mp4", "discs"), Clip(folder / "none.mp4", "discs")
+    nowhere = Clip(tmp_path / "never" / "wide.mp4", "discs")
+    assert isinstance(pixels_or_reason(good, TARGET, 16), torch.Tensor)
+    for clip in (missing, nowhere):
+        assert pixels_or_reason(clip, TARGET, 16) == "No such file or directory."
+    shutil.rmtree(folder)
+    for clip in (good, missing):
+        with pytest.raises(OSError, match=rf"{folder} was there and is gone: '.*{clip.path.name}'"):
+            pixels_or_reason(clip, TARGET, 16)
+    assert pixels_or_reason(nowhere, TARGET, 16) == "No such file or directory."
 
 
 def test_a_failure_of_the_machine_ends_it_and_is_gone_on_from(

@@ -40,11 +40,11 @@ def test_the_manifest_of_the_page_is_one(tmp_path: Path) -> None:
         ("{", r'not valid JSON: .*; write one JSON object a line, such as \{"path": "fox\.mp4", '),
         ("[1, 2]", r"got \[1, 2\], expected an object"),
         ('{"caption": "x"}', "path: got None, expected text"),
-        ('{"path": "a.mp4", "caption": "  "}', "caption: got '  ', expected text"),
+        ('{"path": "  ", "caption": "x"}', "path: got '  ', expected text"),
+        ('{"path": "a.mp4"}', "caption: got None, expected text"),
         ('{"path": "a.mp4", "caption": 3}', "caption: got 3, expected text"),
         ('{"path": "a.mp4", "caption": ["x"]}', r"caption: got \['x'\], expected text"),
         ('{"path": "a.mp4", "caption": "x", "caption": "y"}', "the key 'caption' is given twice"),
-        ('{"path": "a.mp4", "caption": "\\f"}', r"caption: got '\\x0c', expected text"),
         ("[" * 100000, "not valid JSON: maximum recursion depth"),
         ('{"start": ' + "9" * 5000 + "}", "not valid JSON: Exceeds the limit"),
         ('{"path": "a.mp4", "caption": "x", "start": 1e10}', "start: got 10000000000.0"),
@@ -87,6 +87,16 @@ def test_captions_as_tokenizers_take_them(tmp_path: Path) -> None:
     assert (
         read_manifest(write(tmp_path, r'{"path": "\ud83d\n.mp4", "caption": "x"}'))[0].name == "\\ud83d .mp4"
     )
+
+
+def test_a_clip_without_a_caption_costs_no_other(tmp_path: Path) -> None:
+    captions = ["null", '""', '" \\f"', '"a fox"']
+    text = "".join(f'{{"path": "a.mp4", "caption": {caption}}}\n' for caption in captions)
+    *bad, good = read_manifest(write(tmp_path, text))
+    assert (good.caption, good.problem) == ("a fox", "")
+    for number, clip in enumerate(bad, 1):
+        assert clip.problem.startswith(f"line {number} of the manifest: caption is empty; write what")
+        assert clip.caption == ""
 
 
 def test_files_that_are_no_manifest(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ CASES = Path(__file__).parents[1] / "cases"
 Draw = Callable[[int, int, int], np.ndarray]
 EncodeFile = Callable[..., Path]
 CLOSED_GOPS = {"g": "12", "x264-params": "open-gop=0:scenecut=0"}
+INTRA_REFRESH = {"x264-params": "intra-refresh=1:keyint=12:bframes=0:slices=2"}
 OPEN_GOPS = {"x264-params": "open-gop=1:keyint=12:scenecut=0:bframes=4"}
 
 
@@ -39,8 +40,12 @@ FILES = {
     "full chroma": ("a.mp4", {"options": CLOSED_GOPS, "pixel_format": "yuv444p"}),
     "varying rate": ("a.mp4", {"options": CLOSED_GOPS, "milliseconds": varying_times(48)}),
     "open GOPs": ("a.mp4", {"options": OPEN_GOPS}),
+    "intra refresh": ("a.mp4", {"options": INTRA_REFRESH}),
+    "intra refresh in matroska": ("a.mkv", {"options": INTRA_REFRESH}),
     "transport stream": ("a.ts", {"options": CLOSED_GOPS}),
     "avi": ("a.avi", {"options": CLOSED_GOPS}),
+    "vp8": ("a.webm", {"codec": "libvpx", "options": {"g": "12", "cpu-used": "8"}}),
+    "mpeg4": ("a.mp4", {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}}),
     "two streams": ("a.mp4", {"options": CLOSED_GOPS, "num_streams": 2}),
     "gif": ("a.gif", {"codec": "gif", "pixel_format": "rgb8", "fps": 25}),
 }
@@ -71,6 +76,22 @@ def test_every_decoder_gives_the_frames_of_sequential_decoding(
                 assert np.array_equal(frames, expected[indices]), (decoder, window, fps)
 
 
+def test_decoding_starts_at_key_frames_where_the_container_finds_them(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    """Also of codecs whose packets do not tell which frames there are; transport streams do not find theirs."""
+    for kind, inside in (
+        ("vp8", True),
+        ("mpeg4", True),
+        ("intra refresh", False),
+        ("transport stream", False),
+    ):
+        name, settings = FILES[kind]
+        video = probe_video(encode_file(tmp_path / name, pictures(48, 48, 64), **settings))
+        assert (len(video.keyframe_pts) >= 4) == inside
+        assert set(video.keyframe_pts) <= set(video.pts or ())
+
+
 def test_open_gops_are_why_decord_is_not_trusted(
     tmp_path: Path, pictures: Draw, encode_file: EncodeFile
 ) -> None:
@@ -80,6 +101,26 @@ def test_open_gops_are_why_decord_is_not_trusted(
     assert wrong, "decord seeks right in open GOPs now: probe.py may trust it there"
     with pytest.raises(VideoError, match="decord would not give the right frames"):
         read_video(path, decoder="decord")
+
+
+def test_recovery_points_of_intra_refresh_are_no_key_frames(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    path = encode_file(tmp_path / "a.mp4", pictures(48, 48, 64), options=INTRA_REFRESH)
+    with av.open(str(path)) as file:
+        assert sum(packet.is_keyframe for packet in file.demux(video=0)) == 4
+    source = probe_video(path)
+    assert source.keyframe_pts == source.pts[:1]
+    assert source.decord_objection == "its pictures are refreshed part by part"
+    whole, _ = read_video(path)
+    for index in range(48):
+        assert np.array_equal(
+            read_video(path, start_seconds=index / 24, num_frames=1, fps=24)[0][0], whole[index]
+        )
+    for options in (CLOSED_GOPS, OPEN_GOPS):  # intra pictures are, those that are no IDR among them
+        path = encode_file(tmp_path / "b.mkv", pictures(48, 48, 64), options=options)
+        assert len(probe_video(path).keyframe_pts) == 4
+        assert probe_video(path).decord_objection != "its pictures are refreshed part by part"
 
 
 @pytest.mark.parametrize(
@@ -100,23 +141,83 @@ def test_pictures_are_turned_the_way_players_show_them(
     assert choose_decoder(path) == ("pyav", "it is rotated or mirrored")
 
 
-def test_an_edit_list_hides_frames_from_both_ends(
+def test_display_matrices_are_right_angles_give_or_take_a_rounding(
     tmp_path: Path, pictures: Draw, encode_file: EncodeFile
 ) -> None:
-    path = encode_file(tmp_path / "whole.mp4", pictures(40, 48, 64))
+    content = bytearray(encode_file(tmp_path / "a.mp4", pictures(2, 32, 48)).read_bytes())
+    at = content.find(b"tkhd") + 44
+    one = 1 << 16
+    assert struct.unpack(">9i", content[at : at + 36]) == (one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    for (a, b, c, d), expected in {
+        (2, one, -one, -3): (90, False),
+        (-one, 1, 2, -one): (180, False),
+        (-1, -one, one, 1): (270, False),
+        (-one, 1, 1, one): (0, True),
+        (one, 2, 2, -one): (180, True),
+        (3, one, one, 3): (90, True),
+        (2 * one, 0, 0, one): (0, False),
+        (0, 0, 0, 0): (0, False),
+        (one, one // 400, -one // 400, one): None,
+        (one, one, -one, one): None,
+        (one, 0, one, 0): None,
+    }.items():
+        content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        path = tmp_path / "b.mp4"
+        path.write_bytes(content)
+        if expected is None:
+            with pytest.raises(VideoError, match="no multiple of 90 degrees"):
+                probe_video(path)
+        else:
+            video = probe_video(path)
+            assert (video.rotation, video.mirrored) == expected
+            assert (video.height, video.width) == ((48, 32) if expected[0] % 180 else (32, 48))
+        path.unlink()
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 6), (3, 27), (14, 20)])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_an_edit_list_hides_frames_from_both_ends(
+    codec: str, first: int, last: int, tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    """Whole GOPs among them, whose frames the container still counts."""
+    options = {"g": "6", "bf": "2", "x264-params": "scenecut=0"}
+    path = encode_file(tmp_path / "whole.mp4", pictures(40, 48, 64), codec=codec, options=options)
     whole, _ = read_video(path)
     content = bytearray(path.read_bytes())
     at = content.find(b"elst") + 12
-    duration, media_time = struct.unpack(">Ii", content[at : at + 8])
+    _, media_time = struct.unpack(">Ii", content[at : at + 8])
     time_base = 24 * 512  # of 24 fps in FFmpeg's MP4
-    content[at : at + 8] = struct.pack(">Ii", 500, media_time + 10 * time_base // 24)
+    milliseconds = (last - first) * 1000 // 24
+    content[at : at + 8] = struct.pack(">Ii", milliseconds, media_time + first * time_base // 24)
     trimmed = tmp_path / "trimmed.mp4"
     trimmed.write_bytes(content)
     frames, _ = read_video(trimmed)
-    assert duration > 500
-    assert np.array_equal(frames, whole[10:22])
-    assert probe_video(trimmed).seconds == pytest.approx(0.5)
-    assert choose_decoder(trimmed) == ("pyav", "its edit list hides frames")
+    assert np.array_equal(frames, whole[first:last])
+    assert probe_video(trimmed).seconds == pytest.approx((last - first) / 24)
+    assert np.array_equal(read_video(trimmed, start_seconds=4 / 24)[0], whole[first + 4 : last])
+    assert choose_decoder(trimmed)[0] == "pyav"
+    assert codec == "mpeg4" or choose_decoder(trimmed)[1] == "its edit list hides frames"
+
+
+@pytest.mark.parametrize(("codec", "pixel_format"), [("mjpeg", "yuvj420p"), ("mpeg4", "yuv420p")])
+def test_avi_with_dropped_frames_shows_the_others_longer(
+    codec: str, pixel_format: str, tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    """An empty chunk stands for a frame that was dropped, and the file counts it."""
+    times = [0, 1, 2, 3, 6, 7, 8]
+    path = encode_file(
+        tmp_path / "a.avi",
+        pictures(7, 48, 64),
+        codec=codec,
+        pixel_format=pixel_format,
+        milliseconds=[125 * time for time in times],
+        tick=Fraction(1, 8),
+    )
+    video = probe_video(path)
+    assert np.array_equal(video.starts * 8, times)
+    assert video.seconds == 9 / 8
+    whole, _ = read_video(path)
+    assert np.array_equal(read_video(path, fps=8)[0], whole[[0, 1, 2, 3, 3, 3, 4, 5, 6]])
 
 
 def test_where_decord_fails_pyav_steps_in(tmp_path: Path, pictures: Draw, encode_file: EncodeFile) -> None:
@@ -149,6 +250,39 @@ def test_varying_rate_is_resampled_by_what_is_on_display(
     assert np.array_equal(frames[:9], whole[[0, 1, 2, 2, 2, 2, 2, 3, 4]])
 
 
+@pytest.mark.parametrize(("name", "rate", "fps"), [("a.mkv", 60, 30), ("a.mkv", 48, 24), ("a.mp4", 60, 15)])
+def test_resampling_by_an_even_ratio_takes_evenly_spaced_frames(
+    name: str, rate: int, fps: int, tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    """There a frame appears in the middle of every interval, which Matroska rounds to a millisecond."""
+    path = encode_file(tmp_path / name, pictures(2 * rate, 16, 16), fps=rate, options={"preset": "ultrafast"})
+    video = probe_video(path)
+    ratio = rate // fps
+    for first in range(rate // 2):
+        for start in (first / rate, round(first / rate, 3)):  # as people write it
+            picked, _ = pick_frames(video, start_seconds=start, end_seconds=None, num_frames=fps, fps=fps)
+            assert np.array_equal(picked, first + ratio // 2 + ratio * np.arange(fps)), (first, start)
+    # Spread evenly over the clip, it is the same; and nothing moves at the file's own rate or above.
+    assert np.array_equal(
+        pick_frames(video, start_seconds=0, end_seconds=1, num_frames=fps, fps=None)[0],
+        ratio // 2 + ratio * np.arange(fps),
+    )
+    for factor in (1, 2, 4):
+        picked, _ = pick_frames(video, start_seconds=0, end_seconds=1, num_frames=None, fps=factor * rate)
+        assert np.array_equal(picked, np.arange(factor * rate) // factor)
+
+
+def test_frames_of_a_millisecond_do_not_count_before_they_appear(
+    tmp_path: Path, pictures: Draw, encode_file: EncodeFile
+) -> None:
+    times = [0, 50, 51, 52, 101, 151, 200]
+    video = probe_video(encode_file(tmp_path / "a.mkv", pictures(7, 48, 64), milliseconds=times))
+    picked, _ = pick_frames(video, start_seconds=0, end_seconds=0.1, num_frames=None, fps=1000)
+    assert list(picked) == [0] * 50 + [1, 2] + [3] * 48
+    picked, _ = pick_frames(video, start_seconds=0, end_seconds=None, num_frames=2, fps=10)
+    assert list(picked) == [1, 5], "frames that are close to each other change nothing elsewhere"
+
+
 def test_animated_webp_is_laid_over_white(emoji: Path) -> None:
     for name, frames_expected in (("droplet", 56), ("clapping", 28)):
         path = emoji / f"{name}.webp"
@@ -174,7 +308,8 @@ def test_webp_frame_durations_count(emoji: Path) -> None:
     assert gaps.max() == pytest.approx(0.252)
     clip, _ = read_video(emoji / "clapping.webp", fps=12, num_frames=9)
     whole, _ = read_video(emoji / "clapping.webp")
-    assert np.array_equal(clip, whole[[int((k + 0.5) / 12 / 0.042) for k in range(9)]])
+    # Frames that appear a millisecond after the middle count as there.
+    assert np.array_equal(clip, whole[[int(((k + 0.5) / 12 + 0.0015) / 0.042) for k in range(9)]])
 
 
 def test_transparent_gif_is_laid_over_white(tmp_path: Path) -> None:
@@ -185,6 +320,16 @@ def test_transparent_gif_is_laid_over_white(tmp_path: Path) -> None:
     frames, _ = read_video(tmp_path / "a.gif")
     assert (frames[0, :, 8:] == 255).all()
     assert (frames[0, :, :8] == (200, 40, 40)).all()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_hasty_animations_are_shown_as_browsers_do(name: str, tmp_path: Path, pictures: Draw) -> None:
+    first, *others = [Image.fromarray(picture) for picture in pictures(5, 12, 16)]
+    durations = [10, 20, 0, 50, 10]
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=durations, loop=0)
+    video = probe_video(tmp_path / name)
+    assert np.allclose(video.starts, [0, 0.1, 0.12, 0.22, 0.27])
+    assert video.seconds == pytest.approx(0.37)
 
 
 def test_over_white_rounds_to_nearest() -> None:
