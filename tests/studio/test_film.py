@@ -152,7 +152,7 @@ def test_a_clip_of_uneven_times_is_shown_as_it_plays(tmp_path: Path) -> None:
         stream.height, stream.width, stream.time_base, stream.codec_context.time_base = 48, 64, base, base
         for number, picture in enumerate(pictures("blue")):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = int(number * 62.5) - 30 * (number % 3 == 1), base
+            frame.pts, frame.time_base = int(number * 62.5) - 25 * (number % 3 == 1), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     film = make_film(script, tmp_path)
