@@ -117,11 +117,16 @@ def dump_values(values: Any) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """What a single text is worth, as on a command line.
+    """What a single text is worth, as on a command line: YAML, but that `#` in plain text begins no comment.
 
     Raises:
         yaml.YAMLError: if it is not YAML.
     """
+    node = _Loader(text).get_single_node()
+    words = text.strip()
+    plain = node is None or isinstance(node, yaml.ScalarNode) and node.style is None
+    if plain and "#" in words and (node is None or node.value != words):
+        return words
     return yaml.load(text, _Loader)
 
 

@@ -147,6 +147,23 @@ def test_a_mapping_of_an_override_is_merged_as_one_of_a_file(
     assert _error(base, {"train": "{steps: 20}"}).startswith(f"{base}:10: train.lr: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("runs/a #1", "runs/a #1"),
+        ("#1", "#1"),
+        ("'runs/a #1'", "runs/a #1"),
+        ("1e-4", 1e-4),
+        ("1e-4 # half", "1e-4 # half"),
+        ("null", None),
+        ("", None),
+        ("[1, 2] # both", [1, 2]),
+    ],
+)
+def test_plain_text_of_an_override_holds_no_comment(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
 @pytest.mark.parametrize("words", [["train.lr", "1"], ["--train.lr"], ["--train.lr", "--seed", "1"], ["--"]])
 def test_malformed_overrides_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError):

@@ -167,11 +167,13 @@ def check_record(folder: Path, now: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        there = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
         raise ConfigError(
             f"{path}: is damaged; delete it to go on without comparing what the run is made of."
-        ) from None
+        )
     check_made_of(folder, there, now)
 
 

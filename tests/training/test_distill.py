@@ -34,6 +34,7 @@ from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.finished import finished_summary
 from swd_video.training.loop import train
+from swd_video.training.provenance import RECORD_FILE, check_record
 
 from ..forked import run_forked
 from .conftest import train_until
@@ -462,6 +463,14 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_clips(
     train(build_run(longer, run))
     assert "made_of" not in json.loads((run / "student" / "student.json").read_text())
     assert not (run / "made_of.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null"])
+def test_a_damaged_record_of_what_a_run_is_made_of_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / RECORD_FILE
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{path}: is damaged; delete it"):
+        check_record(tmp_path, {})
 
 
 def test_a_run_does_not_go_on_with_another_network_to_look_through(
