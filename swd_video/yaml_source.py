@@ -124,7 +124,7 @@ def parse_value(text: str) -> Any:
     """
     node = _Loader(text).get_single_node()
     words = text.strip()
-    plain = node is None or isinstance(node, yaml.ScalarNode) and node.style is None
+    plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None)
     if plain and "#" in words and (node is None or node.value != words):
         return words
     return yaml.load(text, _Loader)
