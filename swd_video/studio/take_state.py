@@ -92,7 +92,8 @@ def run_stages(
     """Run the next stages of some takes together.
 
     In a batch a clip is computed by other kernels than alone, which round differently. In batches of one size neither
-    its neighbours nor its place matter; so batches that are not full are filled up.
+    its neighbours nor, where widths fill a processor's vectors, its place matter; so batches that are not full are
+    filled up.
 
     Args:
         clips: Takes of the same size, all with a picture or all without.

@@ -174,8 +174,8 @@ def test_flags_change_the_estimates_and_keys_the_config(
     flags = ("--gpu", "H100", "--num-gpus", "1", "--utilisation", "0.25", "--num-clips", "10")
     counted = plan(capsys, str(tiny_config), *flags, "--train.kind", "lora", "--train.rank", "2")
     assert counted["training"]["kind"] == "lora"
-    # In every block, inputs and outputs of eight layers of 24 x 24 and two of 24 x 32, twice each.
-    assert counted["training"]["lora"]["trainable_parameters"] == 3 * 2 * (8 * 48 + 2 * 56)
+    # In every block, inputs and outputs of eight layers of 32 x 32 and two of 32 x 64, twice each.
+    assert counted["training"]["lora"]["trainable_parameters"] == 3 * 2 * (8 * 64 + 2 * 96)
     (row,) = counted["training"]["lora"]["gpus"]
     # A float32 run, of which one GPU does all the work.
     assert row["step_seconds"] == pytest.approx(row["step_tflops"] / (0.25 * 67))

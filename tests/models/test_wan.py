@@ -32,7 +32,7 @@ def test_spec_comes_from_the_configs(model: WanModel) -> None:
     assert (spec.family, spec.fps, spec.training_size) == ("wan", 12.0, PixelSize(9, 48, 64))
     # Rotary tables of 64 positions: as many latent frames, and cells of two latents in space.
     assert spec.compression == Compression(temporal=4, spatial=8, patch=(1, 2, 2), limits=(64, 128, 128))
-    assert (spec.latent_channels, spec.hidden_size, spec.num_blocks) == (4, 24, 3)
+    assert (spec.latent_channels, spec.hidden_size, spec.num_blocks) == (4, 32, 3)
     assert (spec.text_length, spec.text_dim) == (TEXT_LENGTH, 16)
     assert model.device == torch.device("cpu")
 
@@ -168,7 +168,7 @@ def test_features_are_what_the_blocks_put_out(model: WanModel, tiny_wan_pipe: Wa
         got = model.features(noisy_latents, 0.4, embeds, blocks)
         assert len(got) == len(blocks)
         for index, tokens in zip(blocks, got, strict=True):
-            assert tokens.shape == (2, 3 * 2 * 3, 24)
+            assert tokens.shape == (2, 3 * 2 * 3, 32)
             assert torch.equal(tokens, expected[index])
 
 

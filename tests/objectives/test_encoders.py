@@ -67,7 +67,7 @@ def test_clean_latents_and_the_critics_blocks(networks: Networks, make_clips: Ma
         name: source.tokens(_comparison(networks, clips), (0.3, 0.5), [1])[0][1]
         for name, source in (("teacher", teacher), ("clean", clean), ("critic", of_critic))
     }
-    assert found["teacher"].shape == (2, 3, 3, 3, 24) and teacher.grid(LatentSize(3, 6, 6), 1) == (3, 3, 3)
+    assert found["teacher"].shape == (2, 3, 3, 3, 32) and teacher.grid(LatentSize(3, 6, 6), 1) == (3, 3, 3)
     assert torch.equal(found["critic"], found["teacher"]), "a critic starts as the teacher"
     seen = networks.features("teacher", clips.predicted_x0, torch.zeros(2), clips.prompt_embeds, [1])[1]
     assert torch.equal(found["clean"].flatten(1, 3), seen) and not torch.equal(

@@ -85,7 +85,7 @@ def _spoiled(weights: Weights) -> Weights:
             _without("to_q.lora_B"),
             ("lacks 6 weights of a LoRA of WanTransformer3DModel", "attn1.to_q.lora_B.weight"),
         ),
-        (_wider, ("has shape (4, 48), in a LoRA of WanTransformer3DModel it has (4, 24)",)),
+        (_wider, ("has shape (4, 64), in a LoRA of WanTransformer3DModel it has (4, 32)",)),
         (_spoiled, ("lora_A.weight holds values that are no finite numbers",)),
         (lambda _: {}, ("holds no weights",)),
     ],

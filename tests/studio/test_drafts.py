@@ -130,7 +130,7 @@ def test_takes_computed_together_are_those_of_renders_in_such_batches(
     report = draft(tmp_path / "drafted", loaded, batch=2)
     # Three takes of each size: batches that are not full are filled up.
     assert ran == [2] * 2 * 2 * 2
-    pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:1"])
+    pick_takes(script(), tmp_path / "drafted", ["tiger:3", "fish:2"])
     ran.clear()
     lines: list[str] = []
     finished = render(script(), tmp_path / "drafted", model=loaded, say=lines.append)
@@ -140,10 +140,11 @@ def test_takes_computed_together_are_those_of_renders_in_such_batches(
     render(plain, tmp_path / "together", model=loaded, batch=2)
     render(plain, tmp_path / "alone", model=loaded, batch=1)
     made, together, alone = (clip_files(tmp_path / name) for name in ("drafted", "together", "alone"))
-    # All first of their batch: some processors round the second otherwise.
-    for name in ("tiger-take3.mp4", "tiger-take3.webp", "fish.mp4"):
+    for name in ("tiger-take3.mp4", "tiger-take3.webp", "fish-take2.mp4"):
         assert made[name] == together[name]
-    sidecars = [json.loads((tmp_path / name / "fish.json").read_text()) for name in ("drafted", "alone")]
+    sidecars = [
+        json.loads((tmp_path / name / "fish-take2.json").read_text()) for name in ("drafted", "alone")
+    ]
     assert sidecars[0]["batch"] == 2 and "batch" not in sidecars[1]
     assert sidecars[0]["content_hash"] != sidecars[1]["content_hash"]
     assert report.batch == 2 and set(alone) == set(together)
