@@ -160,7 +160,7 @@ def truncated_weights(bench: Bench) -> None:
 
 def weights_of_another_size(bench: Bench) -> None:
     config = bench.folder / "transformer" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 64}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 96}))
     load_teacher(bench.folder)
 
 
