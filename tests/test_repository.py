@@ -45,6 +45,7 @@ OTHER_SCHEMAS: dict[str, type[BaseModel]] = {
     "final": EvaluateConfig,
     "rehearsal": World,
     "steps": EvaluateConfig,
+    "steps_pixels": EvaluateConfig,
     "study": StudyConfig,
     "synthesize": SynthesizeConfig,
     "world": World,
