@@ -9,13 +9,14 @@ one folder apart.
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -248,6 +249,17 @@ def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = False
     """Write a UTF-8 text file, as `whole_file` does."""
     with whole_file(path, durable=durable) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def plain_json(value: object) -> Any:
+    """A value as every reader of JSON takes it: what has `as_dict` an object; null what is NaN or infinite."""
+    if hasattr(value, "as_dict"):
+        return plain_json(value.as_dict())
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = False) -> None:

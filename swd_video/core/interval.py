@@ -46,7 +46,8 @@ class Estimate:
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain numbers for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+        value, low, high = map(float, (self.value, self.low, self.high))  # a metric may count in numpy
+        return {"value": value, "low": low, "high": high, "count": self.count}
 
 
 def group_indices(groups: Int[np.ndarray, " groups"] | None, samples: int) -> Int[np.ndarray, " samples"]:
@@ -87,11 +88,12 @@ def bootstrap_mean(
 def bootstrap_share(
     hits: Int[np.ndarray, " samples"], groups: Int[np.ndarray, " groups"] | None = None
 ) -> Estimate:
-    """Share of hits with a percentile bootstrap interval; of a single group all is possible.
+    """Share of hits with an interval of 95 %: what the percentiles of the bootstrap and `student_reach` hold together.
 
-    Where every sample or none is a hit all resamples agree and the bootstrap would claim certainty; the
-    open end is then the exact binomial bound `(alpha / 2) ** (1 / groups)`. The same bound says how rarely two rows
-    that agree on every sample might still differ, so it is the resolution of their difference.
+    Of a single group all is possible. Where every sample or none is a hit all resamples agree and the bootstrap would
+    claim certainty; the open end is then the exact binomial bound `(alpha / 2) ** (1 / groups)`. The same bound says
+    how rarely two rows that agree on every sample might still differ, so it is the resolution of their difference, and
+    the reach where all groups have one share.
     Source: Clopper and Pearson, 1934 (zero-failure case).
     """
     estimate = bootstrap_mean(np.asarray(hits, dtype=np.float64), groups)
@@ -100,8 +102,10 @@ def bootstrap_share(
     low, high = map(float, np.quantile(estimate.draws, [tail, 1.0 - tail]))
     if estimate.value in (0.0, 1.0):
         low, high = (bound, 1.0) if estimate.value else (0.0, 1.0 - bound)
-    elif estimate.groups < 2:
-        low, high = 0.0, 1.0
+    else:
+        # Of few groups percentiles alone are too narrow.
+        reach = student_reach(estimate.draws, estimate.groups) or 1.0 - bound
+        low, high = max(0.0, min(low, estimate.value - reach)), min(1.0, max(high, estimate.value + reach))
     return replace(estimate, low=low, high=high, resolution=1.0 - bound)
 
 
@@ -171,12 +175,13 @@ def bootstrap_statistic(
 def normal_estimate(
     value: float, draws: Float[np.ndarray, " resamples"], count: int, groups: int
 ) -> Estimate:
-    """A figure with a normal interval of 95 % from its draws, infinite where these say nothing."""
+    """A figure with a normal interval of 95 % from its draws, infinite where these say nothing, and of one group."""
     # Not defined where all draws fall on one prompt, as they may with two: what is left are draws of both, all alike.
     known = draws[np.isfinite(draws)]
     if len(known) < len(draws) and len(np.unique(known)) < 2:
         draws = np.full_like(draws, np.nan)
-    reach = _NORMAL * float(np.nanstd(draws, ddof=1)) if np.isfinite(draws).sum() > 1 else math.inf
+    tells = groups > 1 and np.isfinite(draws).sum() > 1
+    reach = _NORMAL * float(np.nanstd(draws, ddof=1)) if tells else math.inf
     return Estimate(value, value - reach, value + reach, count, draws=draws, groups=groups)
 
 

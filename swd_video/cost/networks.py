@@ -131,13 +131,17 @@ class Transformer(Network):
 
     Args:
         architecture: whose.
-        lora: rank and layers of what is added to its weights; None where all of them train, or none.
+        lora: rank, layers and name of what is added to its weights; None where all of them train, or none.
 
     Raises:
         ValueError: if no layer is called as `lora` says.
     """
 
-    def __init__(self, architecture: Architecture, lora: tuple[int, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        lora: tuple[int, Sequence[str], str] | tuple[int, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__(architecture.counted.setdefault(("transformer", lora and (lora[0], *lora[1])), {}))
         self._architecture, self._lora = architecture, lora
         if "trained" not in self._counted:

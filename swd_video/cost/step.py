@@ -26,6 +26,7 @@ from swd_video.cost.networks import (
     Transformer,
     planned_decoder,
 )
+from swd_video.models.lora import CRITIC, STUDENT
 from swd_video.objectives.encoders import PixelEncoderConfig
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig, LoraTrainConfig, UpsamplerConfig
@@ -110,7 +111,8 @@ class StepCost:
         architecture, loss = self.architecture, self.config.loss
         if name == "student" and kind == "lora":
             train = self.config.train if isinstance(self.config.train, LoraTrainConfig) else LoraTrainConfig()
-            return Transformer(architecture, (train.rank, train.targets or architecture.model.lora_targets))
+            targets = train.targets or architecture.model.lora_targets
+            return Transformer(architecture, (train.rank, targets, STUDENT))
         teaches = name in ("teacher", "weaker")
         if kind != "full" or teaches:
             # What the student is makes no difference to others; a copy of all weights costs what they do.
@@ -120,7 +122,7 @@ class StepCost:
         if name == "critic":
             assert loss.dmd is not None
             targets = loss.dmd.critic_targets or architecture.model.lora_targets
-            return Transformer(architecture, (loss.dmd.critic_rank, targets))
+            return Transformer(architecture, (loss.dmd.critic_rank, targets, CRITIC))
         if name == "heads":
             assert loss.gan is not None
             try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from swd_video.core.grid import LatentSize
 from swd_video.data.clips import pixels_or_reason
-from swd_video.data.latent_cache import CacheError, CacheHeader, SkippedClip
+from swd_video.data.latent_cache import CacheError, CacheHeader, SkippedClip, distinct_grids
 from swd_video.data.latent_cache_filling import (
     CacheFiller,
     CacheReport,
@@ -79,7 +79,7 @@ def encode_manifest(
         encoders=encoders,
         clips_digest=clips_digest(clips),
         num_clips=len(clips),
-        grids=tuple(dict.fromkeys(grids)),
+        grids=distinct_grids(grids),
         dtype=dtype,
     )
     filler = CacheFiller(folder, header, shard_size, share=share, thorough=verify, progress=progress, say=say)

@@ -13,7 +13,7 @@ on ends with the same bytes as one that was never stopped. `latent_cache_writing
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +52,12 @@ _OPEN_SHARDS = 256
 
 class CacheError(ValueError):
     """A cache folder that cannot be read, or not be continued."""
+
+
+def distinct_grids(grids: Iterable[LatentSize]) -> tuple[LatentSize, ...]:
+    """Each grid once; the last one, which is the target, stays the last."""
+    *others, target = grids
+    return *dict.fromkeys(grid for grid in others if grid != target), target
 
 
 @dataclass(frozen=True, kw_only=True)

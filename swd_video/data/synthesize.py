@@ -16,7 +16,7 @@ from torch import Tensor
 from swd_video.config import dump_config
 from swd_video.core.grid import LatentSize
 from swd_video.core.randomness import keyed_generator
-from swd_video.data.latent_cache import CacheHeader
+from swd_video.data.latent_cache import CacheHeader, distinct_grids
 from swd_video.data.latent_cache_filling import (
     CacheFiller,
     CacheReport,
@@ -63,7 +63,7 @@ def synthesize(
         encoders=fingerprint_encoders(resolve_model_path(config.model)),
         clips_digest=_digest(recipe),
         num_clips=len(recipe.prompts) * recipe.samples_per_prompt,
-        grids=tuple(dict.fromkeys(config.latent_grids)),
+        grids=distinct_grids(config.latent_grids),
         dtype=config.cache_dtype,
     )
     filler = CacheFiller(

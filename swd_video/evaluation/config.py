@@ -121,6 +121,14 @@ class RealRowConfig(RowConfig):
     decoder: Path | None = None
     """A decoder's file, in the place of that VAE's own."""
 
+    @model_validator(mode="after")
+    def _check_decoder(self) -> "RealRowConfig":
+        if self.decoder is not None and self.through_vae_of is None:
+            raise ValueError(
+                "decoder: decodes what a VAE encoded; set through_vae_of too, or leave decoder out"
+            )
+        return self
+
 
 class TeacherRowConfig(TeacherSamplingConfig, RowConfig):
     """A teacher, sampled in many steps with guidance."""

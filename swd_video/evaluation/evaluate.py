@@ -98,7 +98,8 @@ def _evaluate(config: EvaluateConfig, out: Path, *, title: str, device: str) -> 
         figures: Figures = {**row_figures(_that_can_judge(metrics, key, stored), found, others)}
         results.append(RowResult(key, row.title, figures | costs.get(key, {}), stored))
     beside = Beside(baseline, real)
-    about = _how_made(config, judges, size, fps, machine) | {
+    num_clips = len(prompts) * config.samples_per_prompt
+    about = _how_made(config, judges, size, fps, machine, num_clips) | {
         "title": f"Evaluation: {title}",
         "num_prompts": len(prompts),
         "unrecorded": unrecorded,
@@ -137,7 +138,7 @@ def _rows(
 
 
 def _how_made(
-    config: EvaluateConfig, judges: Judges, size: PixelSize, fps: float, machine: str
+    config: EvaluateConfig, judges: Judges, size: PixelSize, fps: float, machine: str, num_clips: int
 ) -> dict[str, Any]:
     """What the results say of their making, as far as it does not depend on them."""
     return {
@@ -152,7 +153,7 @@ def _how_made(
         "frame_encoder": judges.frame_encoder.name,
         "optical_flow": judges.flow,
         "timed_rounds": config.cost and config.cost.rounds,
-        "timed_batch": config.cost and config.cost.batch_size,
+        "timed_batch": config.cost and min(config.cost.batch_size, num_clips),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": machine,

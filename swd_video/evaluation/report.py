@@ -8,7 +8,7 @@ from typing import Any
 
 from swd_video.core.interval import Estimate
 from swd_video.evaluation.difference import Difference
-from swd_video.files import write_json, write_text
+from swd_video.files import plain_json, write_json, write_text
 
 Cell = Estimate | Difference | float | str | None
 
@@ -57,7 +57,7 @@ def markdown_table(columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[
 def write_figures(path: Path, data: object) -> None:
     """Write JSON whole, and folders for it; estimates and differences become objects, NaN null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, _plain(data))
+    write_json(path, plain_json(data))
 
 
 def replace_between_markers(path: Path, name: str, text: str) -> None:
@@ -88,15 +88,3 @@ def check_markers(path: Path, name: str) -> tuple[str, str]:
         )
     before, rest = document.split(begin)
     return before + begin, end + rest.split(end)[1]
-
-
-def _plain(data: object) -> Any:
-    if isinstance(data, Estimate | Difference):
-        return _plain(data.as_dict())
-    if isinstance(data, Mapping):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    return data

@@ -64,7 +64,7 @@ def _check(target: TargetConfig, metric: Metric, results: Results) -> dict[str, 
         value = None if whole is None or whole <= 0 else value / whole
     if value is None or bound is None:
         return {"name": name, "found": "–", "met": None}
-    met = value >= bound if target.at_least is not None else value <= bound
+    met = bool(value >= bound if target.at_least is not None else value <= bound)
     return {"name": name, "found": f"{value:.{max(metric.digits, 2)}f}", "met": met}
 
 

@@ -23,6 +23,7 @@ _STATE_DICT_PREFIX = "transformer."
 _KEY = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<half>[AB])\.weight")
 STUDENT, CRITIC = "default", "critic"
 """Names of additions; peft's own name for the only ones keeps the student's keys as every tool knows them."""
+_TARGETS_KEYS = {STUDENT: "train.targets", CRITIC: "loss.dmd.critic_targets"}
 
 
 def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str], name: str = STUDENT) -> None:
@@ -49,7 +50,7 @@ def add_lora(transformer: nn.Module, rank: int, targets: Sequence[str], name: st
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise ValueError(
-                f"train.targets: no linear layer of {type(transformer).__name__} is called {target!r}; "
+                f"{_TARGETS_KEYS[name]}: no linear layer of {type(transformer).__name__} is called {target!r}; "
                 f"its blocks have {', '.join(_short_names(linear))}"
             )
     transformer.requires_grad_(False)

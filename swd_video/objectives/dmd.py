@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
@@ -54,7 +55,7 @@ class DmdConfig(ObjectiveConfig, NoiseLevels):
     (arXiv 2503.16397), and a warning says so."""
     critic_rank: int = Field(default=64, ge=1)
     """Rank of the critic's additions."""
-    critic_targets: tuple[str, ...] | None = None
+    critic_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Ends of the names of the linear layers that get one; null is the family's attention and MLP."""
     critic_lr: float = Field(default=1e-4, gt=0)
     """Learning rate of the critic."""

@@ -110,6 +110,11 @@ class LossConfig(Section):
         """Most times that something beside the student learns in a step; for all but the first it makes new clips."""
         return max(part.num_updates for part in self.objectives.values())
 
+    def num_updates_at(self, stage_index: int) -> int:
+        """The same of what learns at a stage."""
+        parts = self.objectives.values()
+        return max((part.num_updates for part in parts if part.has_say(stage_index)), default=1)
+
     def passes(self, spec: ModelSpec, grid: LatentSize, stage_index: int) -> dict[str, list[Pass]]:
         """What each objective runs for clips of a stage, what learns beside the student included, by its name.
 

@@ -21,7 +21,7 @@ from swd_video.core.resize import resize_pixels
 from swd_video.data.clips import pixels_or_reason
 from swd_video.data.manifest import Clip
 from swd_video.data.video import write_preview
-from swd_video.files import write_json
+from swd_video.files import plain_json, write_json
 from swd_video.models.base import VideoModel
 
 _CLIPS_SHOWN = 4
@@ -69,7 +69,7 @@ class HeldOutClips:
             fast.append(_measure(self._through(decoder, latents), pixels))
         ours, theirs = (_columns(measured, float(np.mean(detail))) for measured in (fast, vae))
         self.write_samples(decoder, "final")
-        report = {
+        report: dict[str, Any] = {
             "clips": len(detail),
             "skipped": len(self._clips) - len(detail),
             "parameters": sum(weight.numel() for weight in decoder.parameters()),
@@ -77,6 +77,7 @@ class HeldOutClips:
             "decoder": _figures(ours),
             "difference": _figures({name: ours[name] - theirs[name] for name in ours}),
         }
+        report = plain_json(report)  # intervals of one clip are open
         write_json(path, report, durable=True)
         return report
 

@@ -22,7 +22,7 @@ def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dic
         for one in upsampler_passes(config, index)
     ]
     # Whatever learns beside the student more often than the student does sees clips that it makes anew.
-    num_new = config.loss.num_updates - 1
+    num_new = config.loss.num_updates_at(stage_index) - 1
     makes_new = (student[stage_index], *simulated, *upsampled)
     new_clips = [replace(one, clips=num_new * one.clips) for one in makes_new]
     return {

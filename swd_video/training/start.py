@@ -55,20 +55,26 @@ def start_from(student: Student | None, network: nn.Module) -> None:
 def kept_upsampler(
     student: Student | None, config: UpsamplerConfig | None, schedule: ScaleSchedule, device: torch.device
 ) -> LatentUpsampler | None:
-    """What takes the student's clips from grid to grid, where it has that and the config wants one of the run's own.
+    """What takes the student's clips from grid to grid, where it has that and the config names no file.
 
     Raises:
-        ConfigError: if it goes between other grids.
+        ConfigError: if it goes between other grids, or the config wants none, or one of another shape.
     """
-    if student is None or config is None or config.file is not None:
+    upsampler = None if student is None else student.scheduler.upsampler
+    if upsampler is None or not growing_pairs(schedule) or (config is not None and config.file is not None):
         return None
-    upsampler = student.scheduler.upsampler
-    if upsampler is not None and set(growing_pairs(schedule)) - set(upsampler.pairs):
+    kept = {"width": upsampler.width, "depth": upsampler.depth}
+    if config is None or config.model_dump(include=set(kept)) != kept:
+        raise ConfigError(
+            f"upsampler: that of train.start is kept, {kept}, and another is asked for, or none; "
+            "set upsampler to that, or give upsampler.file a name to train another."
+        )
+    if set(growing_pairs(schedule)) - set(upsampler.pairs):
         raise ConfigError(
             "train.start: its upsampler goes between other grids than those of the schedule; give upsampler.file a "
             "name to train another, or name another student."
         )
-    return None if upsampler is None else upsampler.to(device)
+    return upsampler.to(device)
 
 
 def save_part_of_the_way(

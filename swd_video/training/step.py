@@ -156,14 +156,15 @@ class Stepper:
             optimizer.zero_grad()
         self.networks.weights_changed()
         self.ema.step(self._parameters.values())
+        losses: dict[str, list[float]] = {}
         for update in range(self.num_updates):
             if update > 0:
                 seen = self._new_clips(step, update)
             for objective, learner in self._taught:
                 shown = [one for one in seen if objective.has_say(one[0].stage_index)]
                 if shown and update < learner.updates:
-                    loss = self._train_learner(learner, step, shown) / learner.updates
-                    report.learners[learner.name] = report.learners.get(learner.name, 0.0) + loss
+                    losses.setdefault(learner.name, []).append(self._train_learner(learner, step, shown))
+        report.learners = {name: sum(taken) / len(taken) for name, taken in losses.items()}
         report.seconds = time.perf_counter() - started
         return report
 
@@ -304,8 +305,13 @@ class Stepper:
 
     def _new_clips(self, step: int, update: int) -> Seen:
         """What the student makes by now of other clips and prompts, for the networks beside it to learn from."""
-        parts = range(self.division.num_stages)
-        batches = [batch for part in parts for batch in self.micro_batches(step, part, update)]
+        learning = [part for part, learner in self._taught if update < learner.updates]
+        batches = [
+            batch
+            for part in range(self.division.num_stages)
+            for batch in self.micro_batches(step, part, update)
+            if any(objective.has_say(batch.stage_index) for objective in learning)
+        ]
         with torch.no_grad():
             return [(batch, self.predict(batch)) for batch in batches]
 

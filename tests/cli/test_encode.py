@@ -65,6 +65,9 @@ def test_config_names_manifest_and_cache(
     arguments = ["encode", str(config), "--data.manifest", str(manifest), "--data.extra-grids", '["3x4x4"]']
     assert main(arguments) == 0
     assert "2 of 3 clips on 3x4x4, 2x4x4, 3x6x8, 1 skipped" in capsys.readouterr().out
+    # Grids of the schedule may be named again, its last one too.
+    assert main([*arguments[:-1], '["3x6x8", "3x4x4"]']) == 0
+    assert "finished already" in capsys.readouterr().err
     assert len(LatentCache(tmp_path / "cache")) == 2
 
 

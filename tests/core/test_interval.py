@@ -37,6 +37,18 @@ def test_a_share_of_one_is_not_certain() -> None:
     assert mixed.low < 0.75 < mixed.high < 1.0
 
 
+def test_shares_of_few_prompts_hold_the_truth_as_often_as_they_say() -> None:
+    draw, held = np.random.default_rng(4), 0
+    for _ in range(200):
+        share = bootstrap_share((draw.random(12) < 0.8).astype(np.int64), np.repeat(np.arange(3), 4))
+        held += share.low <= 0.8 <= share.high
+        assert share.low < share.high
+    assert held >= 0.93 * 200
+    # Prompts that agree say no more than their number does.
+    alike = bootstrap_share(np.array([1, 0, 0, 1, 1, 0]), np.repeat(np.arange(3), 2))
+    assert (alike.low, alike.high) == (0.0, 1.0)
+
+
 def test_ratio_is_paired() -> None:
     below = np.random.default_rng(2).uniform(1.0, 9.0, size=100)
     estimate = bootstrap_ratio(0.5 * below, below)
@@ -69,6 +81,8 @@ def test_one_prompt_says_nothing_of_others() -> None:
     assert (mean.value, mean.low, mean.high) == (3.25, -np.inf, np.inf)
     share = bootstrap_share(np.array([1, 0, 1, 1]), group)
     assert (share.value, share.low, share.high) == (0.75, 0.0, 1.0)
+    other = bootstrap_statistic(lambda w: float(w.mean()), 4, group, resamples=10)
+    assert (other.low, other.high) == (-np.inf, np.inf)
 
 
 def test_statistic_interval_agrees_with_the_mean_interval() -> None:

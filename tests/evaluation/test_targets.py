@@ -1,5 +1,6 @@
 """Targets, on figures whose truth is known."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from pydantic import ValidationError
 
 from swd_video.core.interval import Estimate, bootstrap_ratio, bootstrap_share
 from swd_video.evaluation.clip_store import StoredClips
-from swd_video.evaluation.config import EvaluateConfig, TargetConfig
+from swd_video.evaluation.config import EvaluateConfig, RealRowConfig, TargetConfig
 from swd_video.evaluation.metrics import all_metrics, default_margins
+from swd_video.evaluation.metrics.fidelity import kernel_estimate
 from swd_video.evaluation.results import Results, RowResult
 from swd_video.evaluation.targets import check_targets
 
@@ -91,6 +93,17 @@ def test_two_steps_must_be_beaten_by_the_whole_interval(gain: float) -> None:
     assert [check["met"] for check in checks] == [gain < 0, gain > 0, gain > 0]
 
 
+def test_what_targets_say_can_be_written() -> None:
+    figures = {
+        "kernel": kernel_estimate(*np.random.default_rng(0).normal([[[2.0]], [[0.0]]], size=(2, 8, 4)))
+    }
+    row = RowResult("s", "s", figures, StoredClips(Path(), (), 1, tuple("abcdefgh"), 12.0))
+    results = Results([row], "s", {}, all_metrics(CLASSES), default_margins())
+    bounds = [{"at_most": 100}, {"share_of": "s", "at_least": 0.5}]
+    checks = check_targets([TargetConfig(row="s", metric="kernel", **bound) for bound in bounds], results)
+    assert [check["met"] for check in json.loads(json.dumps(checks))] == [True, True]
+
+
 def test_few_prompts_do_not_make_rows_equal() -> None:
     """All right in both rows: with forty prompts that leaves room for 0.09, which is no 0.05."""
     rows = [row_of("teacher", {}, 4.0, 1), row_of("student", {}, 0.05, 3)]
@@ -146,3 +159,10 @@ def test_targets_that_cannot_be_checked_are_refused(target: dict[str, Any], mess
     rows = [{"kind": "teacher", "key": "t", "model": "pocket-wan"}]
     with pytest.raises(ValidationError, match=message):
         EvaluateConfig.model_validate({"prompts": ["a"], "rows": rows, "reference": "t", "targets": [target]})
+
+
+def test_a_decoder_without_a_vae_is_refused() -> None:
+    with pytest.raises(ValidationError, match="decoder: decodes what a VAE encoded; set through_vae_of too"):
+        RealRowConfig.model_validate(
+            {"key": "r", "clips": {"manifest": "m.jsonl"}, "decoder": "d.safetensors"}
+        )

@@ -76,7 +76,10 @@ def test_a_student_in_windows_is_sampled_as_it_was_trained(
     generator = [keyed_generator(config.seed, "sample", 0, 0)]
     clip = pipe(config.train.sample_prompts[0], generator=generator, output_type="latent").frames
     frames = frames_from_pixels(pipe.model.decode(clip)[0]).permute(1, 2, 3, 0)
-    assert np.array_equal(run.samples.sample()[0][0], frames.numpy())
+    # Copies of weights that lie elsewhere in memory may round otherwise.
+    sample = run.samples.sample()[0][0]
+    assert np.abs(sample.astype(int) - frames.numpy()).max() <= 1
+    assert (sample != frames.numpy()).mean() < 1e-3
 
     train(run)
     assert load_config(tmp_path / "run" / "config.yaml") == config

@@ -12,6 +12,7 @@ from swd_video.objectives.objective import ClipPair, Learner
 from swd_video.training.build import build_run
 from swd_video.training.config import DistillConfig, load_config
 from swd_video.training.loop import train
+from swd_video.training.passes import step_passes
 from swd_video.training.step import Stepper, StepReport
 
 from .conftest import train_until
@@ -119,6 +120,24 @@ def test_critic_and_discriminator_learn_as_often_as_asked(make_config: MakeConfi
     assert sorted(read) == sorted(stepper.clips.captions)  # one epoch of six clips: each once
     optimizer = stepper.optimizers[0].state_dict()["state"][0]
     assert optimizer["step"] == 1
+
+
+def test_more_updates_are_of_the_stages_that_a_learner_has_a_say_in(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(parts={"gan": {"stages": [3], "updates": 4, "lr": 1e-12}}, steps=8)
+    stepper = build_run(config, tmp_path / "run").stepper
+    made = []
+    predict = stepper.predict
+    stepper.predict = lambda batch: (made.append(batch), predict(batch))[1]  # type: ignore[assignment,func-returns-value]
+    losses = [stepper.take_step(step).learners.get("discriminator") for step in range(8)]
+    # Heads that have not learned yet know nothing: a hinge of 1 for each of both sides, however often they are asked.
+    shown = [loss for loss in losses if loss is not None]
+    assert shown and shown == pytest.approx([2.0] * len(shown), abs=0.2)
+    again = [batch for batch in made if batch.update > 0]
+    assert again and {batch.stage_index for batch in again} == {2}
+    spec = stepper.networks.model.spec
+    assert not step_passes(config, spec, 0)["new_clips"] and step_passes(config, spec, 2)["new_clips"]
 
 
 def test_a_saved_student_has_nothing_of_the_critic(make_config: MakeConfig, tmp_path: Path) -> None:

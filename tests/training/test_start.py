@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from swd_video.cli.main import main
 from swd_video.config import ConfigError, dump_config
+from swd_video.core.upsampler import LatentUpsampler
 from swd_video.student.student import Student
 from swd_video.student.student_file import PixelNetwork
 from swd_video.training.build import build_run, distill
-from swd_video.training.config import DistillConfig
+from swd_video.training.config import DistillConfig, UpsamplerConfig
 from swd_video.training.loop import train
 
 MakeConfig = Callable[..., DistillConfig]
@@ -67,19 +68,34 @@ def test_it_begins_with_the_others_weights_and_remembers_what_trained_those(
         build_run(make_config(steps=2, start=str(first / "student")), out)
 
 
+@pytest.mark.parametrize("asked", [None, UpsamplerConfig(width=16, steps=1)])
+def test_its_upsampler_is_kept_and_never_dropped_unsaid(
+    asked: UpsamplerConfig | None, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    small = {"upsampler": UpsamplerConfig(width=8, steps=1)}
+    train(build_run(make_config(steps=1).model_copy(update=small), tmp_path / "first"))
+    config = make_config(steps=1, start=str(tmp_path / "first" / "student"))
+    kept = build_run(config.model_copy(update=small), tmp_path / "kept").stepper.upsample
+    assert isinstance(kept, LatentUpsampler) and kept.width == 8
+    with pytest.raises(ConfigError, match=r"upsampler: that of train\.start is kept, .*'width': 8"):
+        build_run(config.model_copy(update={"upsampler": asked}), tmp_path / "other")
+
+
 def test_what_it_cannot_go_on_from(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     additions, path = tmp_path / "lora", tmp_path / "config.yaml"
     train(build_run(make_config("lora", steps=1), additions))
     path.write_text(dump_config(make_config(steps=1)))
-    for start, message in (
-        ("nowhere", "train.start: model 'nowhere': does not exist"),
-        (str(additions / "student"), "train.start: .* is a student of kind lora, expected kind full"),
-        ("pocket-wan-swd", "train.start: .*transformer"),
+    own = UpsamplerConfig(file=str(tmp_path / "own.safetensors"), width=8, steps=1)
+    for start, upsampler, message in (
+        ("nowhere", None, "train.start: model 'nowhere': does not exist"),
+        (str(additions / "student"), None, "train.start: .* is a student of kind lora, expected kind full"),
+        ("pocket-wan-swd", own, "train.start: .*transformer"),
     ):
+        config = make_config(steps=1, start=start).model_copy(update={"upsampler": upsampler})
         with pytest.raises(ConfigError, match=message):
-            build_run(make_config(steps=1, start=start), tmp_path / "run")
+            build_run(config, tmp_path / "run")
         assert main(["distill", str(path), "--out", str(tmp_path / "run"), "--train.start", start]) == 2
         assert "error: " in capsys.readouterr().err and not (tmp_path / "run").exists()
     # Before clips are encoded, which takes long.

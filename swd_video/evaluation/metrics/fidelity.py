@@ -233,7 +233,7 @@ def _sums_of_kernel(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, others: np.
 
 
 def _mean_of_pairs(total: float, pairs: float) -> float:
-    return float(total) / pairs if pairs > 0 else float("nan")
+    return float(total / pairs) if pairs > 0 else float("nan")
 
 
 def _check_sets(features: np.ndarray, reference: np.ndarray) -> None:
