@@ -306,14 +306,10 @@ class Stepper:
     def _new_clips(self, step: int, update: int) -> Seen:
         """What the student makes by now of other clips and prompts, for the networks beside it to learn from."""
         learning = [part for part, learner in self._taught if update < learner.updates]
-        batches = [
-            batch
-            for part in range(self.division.num_stages)
-            for batch in self.micro_batches(step, part, update)
-            if any(objective.has_say(batch.stage_index) for objective in learning)
-        ]
+        parts = range(self.division.num_stages)
+        made = (batch for part in parts for batch in self.micro_batches(step, part, update))
         with torch.no_grad():
-            return [(batch, self.predict(batch)) for batch in batches]
+            return [(b, self.predict(b)) for b in made if any(p.has_say(b.stage_index) for p in learning)]
 
     def _train_learner(self, learner: Learner, step: int, seen: Seen) -> float:
         # The student's loss may have left gradients in it.
@@ -344,9 +340,8 @@ class Stepper:
         return mean
 
     def _clip_gradient(self, step: int) -> float:
-        limit = self.train.max_grad_norm
-        weights = list(self._parameters.values())
-        norm = float(full_tensor(clip_grad_norm_(weights, math.inf if limit is None else limit)))
+        limit = math.inf if self.train.max_grad_norm is None else self.train.max_grad_norm
+        norm = float(full_tensor(clip_grad_norm_(list(self._parameters.values()), limit)))
         check_gradient(step, "student", norm, self._parameters)
         return norm
 
