@@ -47,6 +47,9 @@ def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> 
     Args:
         folders: Model folders; their order counts, where they lie does not.
         files: What replaces parts of them; names do not count.
+
+    Raises:
+        ValueError: If one of the files is not there.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -54,6 +57,8 @@ def fingerprint_folders(folders: Iterable[Path], files: Iterable[Path] = ()) -> 
             _add_file(digest, path, folder)
         digest.update(b"\n")
     for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; check the path.")
         digest.update(f"{_fingerprint_file(file)}\n".encode())
     return digest.hexdigest()
 

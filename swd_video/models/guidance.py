@@ -53,6 +53,7 @@ def identity_of(config: WeakerSelfConfig) -> dict[str, Any]:
     """A section as plain values, with a digest of its file in place of the name."""
     values = config.model_dump(mode="json")
     if config.transformer_file is not None:
+        check_weights_file(config.transformer_file)
         values["transformer_file"] = fingerprint_folders([], [config.transformer_file])
     return values
 

@@ -6,6 +6,7 @@ from swd_video.core.upsampler import growing_pairs
 from swd_video.models.spec import ModelSpec
 from swd_video.objectives.passes import Pass
 from swd_video.training.config import DistillConfig
+from swd_video.training.start import starts_with_upsampler
 
 
 def step_passes(config: DistillConfig, spec: ModelSpec, stage_index: int) -> dict[str, list[Pass]]:
@@ -44,7 +45,7 @@ def upsampler_passes(config: DistillConfig, stage_index: int) -> list[Pass]:
 def passes_before(config: DistillConfig) -> dict[str, list[Pass]]:
     """What trains before the student itself, by name, with all its clips."""
     section, pairs = config.upsampler, growing_pairs(config.scale_schedule())
-    if section is None:
+    if section is None or (section.file is None and starts_with_upsampler(config.train)):
         return {}
     clips = section.steps * section.batch_size
     passes = [Pass(section, small, clips / len(pairs), "weights", to=large) for small, large in pairs]

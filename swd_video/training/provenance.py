@@ -73,6 +73,9 @@ def digests_of_model(config: DistillConfig) -> dict[str, Any]:
     """
     path, file = resolve_model_path(config.model), config.load.transformer_file
     sections = config.loss.objectives.values()
+    for name, section in config.loss.objectives.items():
+        if gone := [file for file in section.files if not file.is_file()]:
+            raise ValueError(f"loss.{name}: {gone[0]}: no such file; check the path.")
     read = [file for section in sections for file in section.files]
     networks = [network for section in sections for network in section.trained_through]
     # Those of a hub, and of a folder that is gone, are known by their names alone, which the settings have.

@@ -36,6 +36,15 @@ def start_of(train: TrainConfig) -> Student | None:
     return student
 
 
+def starts_with_upsampler(train: TrainConfig) -> bool:
+    """Whether it goes on from a student with an upsampler; one that is not on this machine is taken for such."""
+    try:
+        student = start_of(train)
+    except ConfigError:
+        return True
+    return student is not None and student.scheduler.upsampler is not None
+
+
 def digest_of_start(train: TrainConfig) -> str | None:
     """A digest of the weights that it goes on from; see `start_of`."""
     student = start_of(train)

@@ -154,6 +154,11 @@ def test_a_saved_student_has_nothing_of_the_critic(make_config: MakeConfig, tmp_
 def test_impossible_parts_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loss\.gan\.block: 3 does not exist; .* has blocks 0 to 2"):
         build_run(make_config(parts={"gan": {"block": 3}}), tmp_path / "run")
+    weaker = {
+        "dmd": {**ADVERSARIES["dmd"], "weaker": {"transformer_file": str(tmp_path / "gone.safetensors")}}
+    }
+    with pytest.raises(ValueError, match=r"loss\.dmd: .*gone\.safetensors: no such file; check the path"):
+        build_run(make_config(parts=weaker), tmp_path / "run")
     with pytest.raises(ConfigError, match="nothing to train on"):
         make_config(mmd=[])
     assert list(make_config(mmd=[{"weight": 0}], parts={"gan": {}}).loss.objectives) == ["gan"]

@@ -16,6 +16,7 @@ from swd_video.student.student_file import PixelNetwork
 from swd_video.training.build import build_run, distill
 from swd_video.training.config import DistillConfig, UpsamplerConfig
 from swd_video.training.loop import train
+from swd_video.training.passes import passes_before
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -77,6 +78,8 @@ def test_its_upsampler_is_kept_and_never_dropped_unsaid(
     config = make_config(steps=1, start=str(tmp_path / "first" / "student"))
     kept = build_run(config.model_copy(update=small), tmp_path / "kept").stepper.upsample
     assert isinstance(kept, LatentUpsampler) and kept.width == 8
+    assert passes_before(make_config(steps=1).model_copy(update=small))
+    assert not passes_before(config.model_copy(update=small)), "trained already"
     with pytest.raises(ConfigError, match=r"upsampler: that of train\.start is kept, .*'width': 8"):
         build_run(config.model_copy(update={"upsampler": asked}), tmp_path / "other")
 
